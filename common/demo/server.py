@@ -25,9 +25,9 @@ import threading
 import time
 import traceback
 from collections import Counter
-from dataclasses import dataclass, field, replace
 from functools import lru_cache
 
+from common.demo.faults import ERRORS, FAULTS, Reply, spoil
 from common.demo.rules import rule_reply
 
 # id: context length, maximum output length, $ per million tokens in, out. The figures listed by Chutes, 2026-09.
@@ -38,93 +38,8 @@ MODELS = {
 }
 _UNKNOWN_MODEL = (131_072, 32_768, 1.00, 1.00)
 
-# What can be ordered, by name. Provider texts are the ones that Chutes is known to send.
-FAULTS = {
-    "400-context": "400, the prompt is longer than the model's context",
-    "400-param": "400, a sampling value that the model refuses",
-    "401": "401, unknown key",
-    "402": "402, quota spent; the detail is an object",
-    "403": "403, not allowed",
-    "404": "404, model not found",
-    "408": "408 in OpenAI's error form",
-    "409": "409 in OpenAI's error form",
-    "429": "429 at maximum capacity, no Retry-After",
-    "429-retry-after": "429 with Retry-After: 1",
-    "429-spam": "429, the same prompt sent too often",
-    "500": "500, no target left",
-    "502-html": "502 with a page of HTML",
-    "503": "503, no instance available",
-    "524": "524 with a page of HTML, as a proxy's timeout",
-    "200-html": "200 with a page of HTML",
-    "200-error": "200 with {\"detail\": ...} and choices null",
-    "no-choices": "200, choices missing",
-    "empty-choices": "200, choices []",
-    "error-line": "half a stream, then a bare {\"error\": ...} line without `data:`, then a clean end",
-    "error-event": "half a stream, then data: {\"error\": ...}, then a clean end",
-    "cut-stream": "half the body, then the connection is closed",
-    "no-finish": "the whole text and a clean end, but never a finish_reason",
-    "stall": "half the body, then silence with the socket open, for stall_s",
-    "silent": "no byte at all for stall_s",
-    "comments": "keep-alive comments without end",
-    "reset": "TCP reset before any byte",
-    "length-empty": "content null, finish_reason length, unless max_tokens >= length_enough",
-    "length-cut": "half the text, finish_reason length",
-    "empty": "no text, finish_reason stop",
-    "tool-tokens": "Kimi's raw tool-call tokens at the start",
-    "tool-tokens-late": "Kimi's raw tool-call tokens after the text",
-    "think": "<think>...</think> inline before the text",
-    "think-unopened": "the same without the opening tag",
-    "reasoning": "reasoning in the field `reasoning`, the text in content",
-    "verdict-in-reasoning": "the text in the reasoning, only empty words in content",
-    "content-filter": "half the text, finish_reason content_filter",
-    "not-stream": "one JSON body though a stream was asked for",
-    "crlf": "a sound stream with \\r\\n line ends, cut inside UTF-8 characters across TCP writes",
-}
-
-_HTML = "<html><head><title>Bad gateway</title></head><body><h1>Bad gateway</h1></body></html>"
-_ERRORS = {  # name: (status, body, further headers)
-    "400-context": (400, {"detail": "Invalid request: the input (140001 tokens) is longer than the model's context "
-                                    "length (131072 tokens)."}, {}),
-    "400-param": (400, {"detail": "Invalid request: invalid temperature: only 1 is allowed for this model"}, {}),
-    "401": (401, {"detail": "Can't find a user with that api key in our db :("}, {}),
-    "402": (402, {"detail": {"message": "Quota exceeded and account balance is $0.0, please pay with fiat or send "
-                                        "tao", "resets_at": "2026-10-01T00:00:00Z"}}, {}),
-    "403": (403, {"detail": "You are not allowed to use this chute."}, {}),
-    "404": (404, {"detail": "model not found: {model}"}, {}),
-    "408": (408, {"error": {"message": "Request timed out.", "type": "timeout", "code": None}}, {}),
-    "409": (409, {"error": {"message": "Conflict, try again.", "type": "conflict", "code": None}}, {}),
-    "429": (429, {"detail": "Infrastructure is at maximum capacity, try again later"}, {}),
-    "429-retry-after": (429, {"detail": "Too many requests"}, {"Retry-After": "1"}),
-    "429-spam": (429, {"detail": "Stop spamming this prompt, please..."}, {}),
-    "500": (500, {"detail": "exhausted all available targets to no avail"}, {}),
-    "502-html": (502, _HTML, {}),
-    "503": (503, {"detail": "No instances available (yet) for chute_id='demo'"}, {}),
-    "524": (524, _HTML, {}),
-    "200-html": (200, _HTML, {}),
-    "200-error": (200, {"detail": "No result returned from upstream", "choices": None}, {}),
-    "no-choices": (200, {"id": "chatcmpl-0", "object": "chat.completion"}, {}),
-    "empty-choices": (200, {"id": "chatcmpl-0", "object": "chat.completion", "choices": []}, {}),
-}
-_TOOL_TOKENS = ('<|tool_calls_section_begin|><|tool_call_begin|>functions.bash:0<|tool_call_argument_begin|>'
-                '{"command": "ls"}<|tool_call_end|><|tool_calls_section_end|>')
-_THOUGHTS = "Let me think. One could run\n```bash\nls -la\n```\nbut is that the best next step?"
 _STREAM_ERROR = {"error": "upstream instance went away"}
 _ID = b"chatcmpl-000000000000"  # stands in cached bytes; a request's own id has the same length
-
-
-@dataclass
-class Reply:
-    """What the model says. `chunks`: number of stream events (None: the server's own); `delay_s` adds to its latency."""
-
-    content: "str | None"
-    reasoning: "str | None" = None
-    reasoning_field: str = "reasoning_content"
-    finish_reason: "str | None" = "stop"
-    chunks: "int | None" = None
-    usage: "dict | None" = None
-    delay_s: float = 0.0
-    model: "str | None" = None
-    headers: dict = field(default_factory=dict)
 
 
 def _json(value) -> bytes:
@@ -132,27 +47,6 @@ def _json(value) -> bytes:
         return json.dumps(value, ensure_ascii=False).encode()
     except UnicodeEncodeError:  # a lone surrogate
         return json.dumps(value).encode()
-
-
-def _spoil(reply: Reply, fault: "str | None", max_tokens: int, length_enough: int) -> Reply:
-    """The reply as the content faults leave it."""
-    text = reply.content or ""
-    half = text[:len(text) // 2]
-    if fault == "length-empty" and max_tokens < length_enough:
-        return replace(reply, content=None, reasoning=_THOUGHTS, finish_reason="length")
-    changes = {
-        "length-cut": {"content": half, "finish_reason": "length"},
-        "content-filter": {"content": half, "finish_reason": "content_filter"},
-        "empty": {"content": ""},
-        "tool-tokens": {"content": _TOOL_TOKENS + text},
-        "tool-tokens-late": {"content": text + "\n" + _TOOL_TOKENS},
-        "think": {"content": f"<think>\n{_THOUGHTS}\n</think>\n\n{text}"},
-        "think-unopened": {"content": f"{_THOUGHTS}\n</think>\n\n{text}"},
-        "reasoning": {"reasoning": _THOUGHTS, "reasoning_field": "reasoning"},
-        "verdict-in-reasoning": {"content": "My answer is given above.", "reasoning": text},
-        "no-finish": {"finish_reason": None},
-    }
-    return replace(reply, **changes.get(fault, {}))
 
 
 @lru_cache(maxsize=32)
@@ -292,8 +186,8 @@ class Server:
                 self.faults(record["n"], record["body"]) if self.faults else None)
             if fault is not None and fault not in FAULTS:
                 raise ValueError(f"no such fault: {fault!r}")
-            if fault in _ERRORS:
-                status, body, more = _ERRORS[fault]
+            if fault in ERRORS:
+                status, body, more = ERRORS[fault]
                 if fault == "404":
                     body = {"detail": f"model not found: {record['body'].get('model')}"}
                 if fault == "401" and "authorization" not in headers:
@@ -329,7 +223,7 @@ class Server:
         reply = self.reply(body)
         reply = Reply(reply) if isinstance(reply, str) or reply is None else reply
         max_tokens = body.get("max_tokens") or body.get("max_completion_tokens") or 0
-        reply = _spoil(reply, fault, max_tokens, self.length_enough)
+        reply = spoil(reply, fault, max_tokens, self.length_enough)
         if self.latency_s + reply.delay_s > 0:
             await asyncio.sleep(self.latency_s + reply.delay_s)
         if fault == "reset":

@@ -1,0 +1,41 @@
+"""PR records (commit/<instance_id>.json) and which instances are left out, in one place for prompt, king and report."""
+from __future__ import annotations
+
+from pathlib import Path
+
+from common.io import BadFile, Stop, read_json
+
+# Instances that must never become training data, whatever the sample draws. prompt.py --exclude FILE adds a user's own.
+_EXCLUDE_IDS: frozenset[str] = frozenset()
+
+RECORD_KEYS = ("instance_id", "repo", "base_commit", "issue", "description", "files", "patch", "test_patch",
+               "interface", "language", "created_at")
+
+
+def read_record(instance_id: str, folder: Path | str = "commit") -> dict:
+    """The PR record of an instance, keys as in RECORD_KEYS. Raises Stop when there is none, BadFile when it is torn."""
+    path = Path(folder, f"{instance_id}.json")
+    try:
+        record = read_json(path, RECORD_KEYS)
+    except FileNotFoundError:
+        raise Stop(f"{path} is missing. prompt.py writes it: run prompt.py again.") from None
+    if record["instance_id"] != instance_id:
+        raise BadFile(path, f"holds the record of {record['instance_id']!r}")
+    return record
+
+
+def record_chars(record: dict) -> int:
+    """Size of what the challenger's prompt would show of a record, in characters."""
+    return sum(len(record[key] or "") for key in ("issue", "description", "patch", "interface"))
+
+
+def why_left_out(record: dict, max_record_chars: int) -> str | None:
+    """Why an instance gets no king and no challenger, in plain words; None when it does.
+
+    `max_record_chars` is chain.toml's [generate] max_record_chars.
+    """
+    if record["instance_id"] in _EXCLUDE_IDS:
+        return "on the list of excluded instances"
+    if record_chars(record) > max_record_chars:
+        return f"PR record too large for the challenger's prompt (over {max_record_chars:,} characters)"
+    return None

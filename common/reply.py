@@ -1,0 +1,265 @@
+"""Reading one agent reply: is it whole, which command does it run, does it keep the rules of its chat.
+
+A reply is what the agent says in one turn: a THOUGHT in prose, then one ```bash block. The block is found by the rule of
+mini-swe-agent v1, whose parser decides what would really have been run. The command is then split as a shell would
+(quotes, heredocs, pipes, subshells), so that `grep "cd "` is no `cd`. Nothing here calls a model or reads a file.
+"""
+
+import re
+from dataclasses import dataclass, field
+
+# mini-swe-agent v1: exactly one match of this in a reply, else the turn is refused.
+_BASH_BLOCK = re.compile(r"```bash\s*\n(.*?)\n```", re.DOTALL)
+_FENCE_LINE = re.compile(r"^[ \t]*```[^`\n]*$", re.MULTILINE)
+_THINK_TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
+# Chat-template and tool-call tokens that providers let through: Kimi and Qwen (<|...|>), DeepSeek (full-width bars), Hermes.
+_RAW_TOKEN = re.compile(
+    r"<\|(?:tool_calls?|im|end|start|message|channel|return|call|media|python_tag|eot|assistant|user|system|fim|endoftext)"
+    r"[A-Za-z_]*\|>|<｜[^<>\n]{1,40}｜>|</?tool_calls?>|</?tool_response>|<\|tool_call>|<tool_call\|>"
+)
+
+
+# ---- the text ----
+
+def visible_text(content: str) -> str:
+    """The answer without inline reasoning: `<think>...</think>` is cut, also when its opening or closing tag is missing."""
+    before, closing_tag, after = content.rpartition("</think>")
+    answer = after if closing_tag else content
+    return answer.split("<think>", 1)[0].strip()
+
+
+def format_problem(reply: str) -> str | None:
+    """Why this text is no reply at all (empty, raw tokens, reasoning left in, cut off), or None when it is one."""
+    if not reply or not reply.strip():
+        return "the reply is empty"
+    if _RAW_TOKEN.search(reply):
+        return "the reply holds raw tool-call or chat-template tokens"
+    if _THINK_TAG.search(reply):
+        return "the reply holds a <think> tag"
+    if len(_FENCE_LINE.findall(reply)) % 2:
+        return "the reply is cut off: a code block is never closed"
+    return None
+
+
+def format_ok(reply: str) -> bool:
+    return format_problem(reply) is None
+
+
+def bash_blocks(reply: str) -> list[str]:
+    """The commands of all ```bash blocks, as mini-swe-agent v1 finds them."""
+    return [block.strip() for block in _BASH_BLOCK.findall(reply)]
+
+
+def thought(reply: str) -> str:
+    """All prose of a reply: everything but its ```bash blocks."""
+    return _BASH_BLOCK.sub("\n", reply)
+
+
+# ---- the command ----
+
+@dataclass
+class Command:
+    """One simple command: its words without quotes, its redirections (`(">", "out.txt")`), the bodies of its heredocs."""
+
+    words: list[str] = field(default_factory=list)
+    redirects: list[tuple[str, str]] = field(default_factory=list)
+    heredocs: list[str] = field(default_factory=list)
+
+    @property
+    def argv(self) -> list[str]:
+        """The words from the program's name on: without `VAR=value`, shell keywords and wrappers such as `sudo`."""
+        words = self.words
+        while words and (words[0] in _SKIPPED_WORDS or _ASSIGNMENT.match(words[0])):
+            words = words[1:]
+            while words and words[0] != "-" and (words[0].startswith("-") or _DURATION.match(words[0])):
+                words = words[1:]  # options of the wrapper: `timeout -k 5 60 make`, `xargs -0 grep`
+        return words
+
+    @property
+    def program(self) -> str:
+        return self.argv[0].rsplit("/", 1)[-1] if self.argv else ""
+
+    @property
+    def written_files(self) -> list[str]:
+        return [target for operator, target in self.redirects
+                if operator.lstrip("0123456789") in _WRITING and not target.startswith("/dev/")]
+
+
+_SKIPPED_WORDS = {"sudo", "time", "env", "timeout", "nohup", "command", "exec", "xargs", "nice", "stdbuf", "builtin",
+                  "then", "do", "else", "elif", "if", "while", "until", "!", "{", "}", "fi", "done"}
+_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
+_DURATION = re.compile(r"\d+(?:\.\d+)?[smhd]?$")
+_WRITING = {">", ">>", ">|", "&>", "&>>"}
+# Each alternative starts with other characters than the rest and nothing follows the repetition: no backtracking.
+_TOKEN = re.compile(r"""
+    (?P<blank>   [ \t\r]+ | \\\r?\n )
+  | (?P<redirect> [0-9]* (?: <<< | <<-? | >> | >\| | [<>]& | <> | < | > ) | &>>? )
+  | (?P<operator> && | \|\| | \|& | ;; | [;&|()\n] )
+  | (?P<word> (?: \\. | '[^']*' | \$'(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | `[^`]*` | \$\{[^}]*\}
+              | [^\s;&|()<>'"`\\] )+ )
+""", re.VERBOSE | re.DOTALL)
+_QUOTED = re.compile(r"""\\(.)|\$?'((?:[^'\\]|\\.)*|[^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
+_COMMENT = re.compile(r"#[^\n]*")
+
+
+def _unquote(word: str) -> str:
+    return _QUOTED.sub(lambda match: next(part for part in (*match.groups(), "") if part is not None), word)
+
+
+def split_commands(script: str) -> list[Command]:
+    """The simple commands of a script, in order, across `;`, newlines, `&&`, `||`, pipes, `$(...)` and subshells.
+
+    Raises ValueError when a quote or a heredoc is never closed.
+    """
+    commands, current, awaited, position = [], Command(), [], 0
+    pending_redirect = None
+    while position < len(script):
+        at_word_start = position == 0 or script[position - 1] in " \t\n;&|("
+        if at_word_start and (comment := _COMMENT.match(script, position)):
+            position = comment.end()
+            continue
+        token = _TOKEN.match(script, position)
+        if not token:
+            raise ValueError("a quote is never closed")
+        position = token.end()
+        text = token.group()
+        if token.lastgroup == "redirect":
+            pending_redirect = text
+        elif token.lastgroup == "word":
+            if pending_redirect is None:
+                current.words.append(_unquote(text))
+            else:
+                current.redirects.append((pending_redirect, _unquote(text)))
+                if pending_redirect.lstrip("0123456789") in ("<<", "<<-"):
+                    awaited.append((current, pending_redirect, _unquote(text)))
+                pending_redirect = None
+        elif token.lastgroup == "operator":
+            commands.append(current)
+            current, pending_redirect = Command(), None
+            if text == "\n":
+                for owner, operator, delimiter in awaited:
+                    body, position = _heredoc_body(script, position, delimiter, operator.endswith("-"))
+                    owner.heredocs.append(body)
+                awaited = []
+    if awaited:
+        raise ValueError(f"the heredoc {awaited[0][2]!r} has no body")
+    return [command for command in [*commands, current] if command.words or command.redirects]
+
+
+def _heredoc_body(script: str, start: int, delimiter: str, tabs_stripped: bool) -> tuple[str, int]:
+    """The heredoc's text from `start` up to its delimiter line, and the position just before that line's newline."""
+    position = start
+    while position < len(script):
+        line_end = script.find("\n", position)
+        line_end = len(script) if line_end < 0 else line_end
+        line = script[position:line_end]
+        if (line.lstrip("\t") if tabs_stripped else line) == delimiter:
+            return script[start:position], line_end
+        position = line_end + 1
+    raise ValueError(f"the heredoc {delimiter!r} is never closed")
+
+
+# ---- the rules of the chat ----
+
+_INTERPRETERS = set(
+    "python python2 python3 pytest py.test tox nox pip pip3 ipython poetry uv pdm conda mamba node nodejs npm npx yarn pnpm "
+    "deno bun tsc jest mocha vitest cargo rustc go gofmt make cmake ninja bazel gcc g++ cc c++ clang clang++ java javac "
+    "mvn gradle gradlew mvnw ant sbt scala kotlinc ruby bundle rake rspec gem perl php composer phpunit dotnet swift "
+    "ghc cabal stack elixir mix erl lua Rscript julia unittest".split()
+)
+_SHELL_ESCAPES = {"bash", "sh", "zsh", "dash", "eval", "source", "."}
+_NEGATED = re.compile(r"\b(?:not|never|no|don't|cannot|forbidden|prohibited|disallowed)\b", re.IGNORECASE)
+
+
+def forbidden_programs(messages: list[dict]) -> tuple[set[str], bool]:
+    """What the chat's own system prompt forbids: (program names, whether a leading `# comment` is forbidden too).
+
+    SWE-ZERO forbids `cd`, interpreters, build tools, test runners, `bash -c` and leading comments; mini-swe-agent nothing.
+    """
+    programs, comment_forbidden = set(), False
+    system = " ".join(str(m.get("content") or "") for m in messages if m.get("role") == "system")
+    for sentence in re.split(r"[.!?:]\s+|\s[-*]\s", re.sub(r"\s+", " ", system)):
+        if not _NEGATED.search(sentence):
+            continue
+        if re.search(r"\b(?:use|run|call|issue|invoke)\b[^`]*`?cd\b|\bno `?cd\b", sentence, re.IGNORECASE):
+            programs.add("cd")
+        if re.search(r"interpreter|build tool|test runner|compiler", sentence, re.IGNORECASE):
+            programs |= _INTERPRETERS
+        if re.search(r"\b(?:ba)?sh -c\b|`(?:eval|source)`", sentence):
+            programs |= _SHELL_ESCAPES
+        if re.search(r"#\s*comment|leading comment|comment line", sentence, re.IGNORECASE):
+            comment_forbidden = True
+    return programs, comment_forbidden
+
+
+def protocol_problem(reply: str, messages: list[dict]) -> str | None:
+    """Why the reply breaks the agent's protocol, in a few plain words, or None when it keeps it.
+
+    Exactly one ```bash block with a command in it and a thought in prose before it, whole, without raw tokens, and
+    nothing that the chat's own system prompt forbids.
+    """
+    if problem := format_problem(reply):
+        return problem
+    blocks = bash_blocks(reply)
+    if len(blocks) != 1:
+        return f"the reply holds {len(blocks)} ```bash blocks; exactly one is asked for"
+    try:
+        commands = split_commands(blocks[0])
+    except ValueError as error:
+        return f"the command is cut short ({error}); a ``` line inside it ends the block"
+    if not any(command.words or command.written_files for command in commands):
+        return "the ```bash block holds no command"
+    before = reply[:_BASH_BLOCK.search(reply).start()]
+    if not re.search(r"\w", re.sub(r"^\W*THOUGHT\W*", "", before, flags=re.IGNORECASE)):
+        return "no THOUGHT stands before the command"
+    programs, comment_forbidden = forbidden_programs(messages)
+    if comment_forbidden and blocks[0].startswith("#"):
+        return "the command starts with a # comment, which this chat's system prompt forbids"
+    for command in commands:
+        if command.program in programs:
+            return f"the command runs `{command.program}`, which this chat's system prompt forbids"
+    return None
+
+
+# ---- what kind of move it is ----
+
+# From the strongest: a chain counts as its strongest part.
+STYLES = ("submit", "edit", "run", "git", "read", "search", "look", "other")
+_SEARCHERS = {"grep", "egrep", "fgrep", "rg", "ag", "ack", "locate", "which", "whereis"}
+_READERS = {"cat", "head", "tail", "less", "more", "nl", "sed", "awk", "bat", "diff", "od", "xxd", "strings", "view"}
+_LISTERS = {"ls", "tree", "pwd", "stat", "file", "wc", "du", "find", "fd"}
+_EDITORS = {"cp", "mv", "rm", "mkdir", "rmdir", "touch", "ln", "patch", "tee", "chmod", "dd", "truncate", "install"}
+_WRITES_IN_SCRIPT = re.compile(r"""open\([^)\n]*,\s*['"][wax]|\.write_text\(|\.write\(|\.writelines\(|writeFile""")
+
+
+def _command_style(command: Command) -> str:
+    program, arguments = command.program, command.argv[1:]
+    operands = [argument for argument in arguments if not argument.startswith("-")]
+    options = [argument for argument in arguments if argument.startswith("-")]
+    script = "\n".join([*command.heredocs, *arguments])
+    if program in ("echo", "printf") and "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT" in script:
+        return "submit"
+    if command.written_files or program in _EDITORS:
+        return "edit"
+    if program in ("sed", "perl") and any(re.match(r"-[a-zA-Z]*i|--in-place", option) for option in options):
+        return "edit"
+    if program in _INTERPRETERS | _SHELL_ESCAPES or re.search(r"\.(?:py|sh|js|rb)$|(?:^|/)run", program):
+        return "edit" if _WRITES_IN_SCRIPT.search(script) else "run"
+    if program == "git":
+        return {"apply": "edit", "grep": "search", "ls-files": "look"}.get(operands[0] if operands else "", "git")
+    if program in _SEARCHERS or program in ("find", "fd") and re.search(r"-i?(?:name|path|regex)\b", script):
+        return "search"
+    if program in _READERS:  # `| head -20` reads no file: it only trims what another command printed
+        needed = 2 if program in ("sed", "awk") else 1
+        numbers = sum(1 for operand in operands if operand.isdigit())
+        return "read" if len(operands) - numbers >= needed or command.redirects and not numbers else "other"
+    return "look" if program in _LISTERS else "other"
+
+
+def action_style(reply: str) -> str:
+    """What kind of command the reply runs: one of STYLES."""
+    try:
+        found = {_command_style(command) for block in bash_blocks(reply) for command in split_commands(block)}
+    except ValueError:
+        return "other"
+    return next((style for style in STYLES if style in found), "other")
