@@ -1,1 +1,1 @@
-"""The demo: data written for this project, a local model server, rules that answer; run by `python -m common.demo`."""
+"""The demo, `python -m common.demo`: data written for this project, a local model server, rules to answer."""

@@ -47,12 +47,12 @@ FAULTS = {
 
 _HTML = "<html><head><title>Bad gateway</title></head><body><h1>Bad gateway</h1></body></html>"
 ERRORS = {  # name: (status, body, further headers)
-    "400-context": (400, {"detail": "Invalid request: the input (140001 tokens) is longer than the model's context "
-                                    "length (131072 tokens)."}, {}),
-    "400-param": (400, {"detail": "Invalid request: invalid temperature: only 1 is allowed for this model"}, {}),
+    "400-context": (400, {"detail": "Invalid request: the input (140001 tokens) is longer "
+                                    "than the model's context length (131072 tokens)."}, {}),
+    "400-param": (400, {"detail": "Invalid request: temperature must be 1 for this model"}, {}),
     "401": (401, {"detail": "Can't find a user with that api key in our db :("}, {}),
-    "402": (402, {"detail": {"message": "Quota exceeded and account balance is $0.0, please pay with fiat or send "
-                                        "tao", "resets_at": "2026-10-01T00:00:00Z"}}, {}),
+    "402": (402, {"detail": {"message": "Quota exceeded and account balance is $0.0",
+                               "resets_at": "2026-10-01T00:00:00Z"}}, {}),
     "403": (403, {"detail": "You are not allowed to use this chute."}, {}),
     "404": (404, {"detail": "model not found: {model}"}, {}),
     "408": (408, {"error": {"message": "Request timed out.", "type": "timeout", "code": None}}, {}),
@@ -76,7 +76,10 @@ _THOUGHTS = "Let me think. One could run\n```bash\nls -la\n```\nbut is that the 
 
 @dataclass
 class Reply:
-    """What the model says. `chunks`: number of stream events (None: the server's own); `delay_s` adds to its latency."""
+    """What the model says.
+
+    chunks: number of stream events (None: the server's own). delay_s: on top of the server's latency.
+    """
 
     content: "str | None"
     reasoning: "str | None" = None

@@ -30,7 +30,7 @@ from functools import lru_cache
 from common.demo.faults import ERRORS, FAULTS, Reply, spoil
 from common.demo.rules import rule_reply
 
-# id: context length, maximum output length, $ per million tokens in, out. The figures listed by Chutes, 2026-09.
+# id: context length, maximum output length, $ per million tokens in, out. As Chutes listed them, 2026-09.
 MODELS = {
     "moonshotai/Kimi-K2.6-TEE": (262_144, 65_535, 0.50, 2.85),
     "Qwen/Qwen3-235B-A22B-Thinking-2507-TEE": (262_144, 262_144, 0.30, 1.20),
@@ -65,6 +65,15 @@ def _events(content, reasoning, reasoning_field, finish_reason, count, model) ->
     return tuple(events + ([event({}, finish_reason)] if finish_reason else []))
 
 
+def _usage(prompt_bytes: int, reply: Reply) -> dict:
+    """Tokens at four bytes each, the usual rough rule."""
+    prompt, reasoning = prompt_bytes // 4, len(reply.reasoning or "") // 4
+    completion = reasoning + len(reply.content or "") // 4
+    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
+            "prompt_tokens_details": {"cached_tokens": 0},
+            "completion_tokens_details": {"reasoning_tokens": reasoning}}
+
+
 def _frame(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
@@ -82,19 +91,22 @@ def _head(status: int, headers: dict) -> bytes:
 class Server:
     """The server, on a thread of its own from `__enter__` to `__exit__`.
 
-    reply: body -> str or Reply. faults: (n, body) -> a name of FAULTS or None; n counts chat requests from 1, tries
-    included. key: asked for when set. models: ids, or ids with figures as in MODELS; others get 404 (None: every id is
-    served). latency_s: before the first byte; stream_s: over which a stream is spread. events: of a stream.
-    max_in_flight: above it 429. keep: record requests (switch off for long benchmarks).
+    reply: body -> str or Reply. faults: (n, body) -> a name of FAULTS or None; n counts chat requests from 1,
+    tries included. key: asked for when set. models: ids, or ids with figures as in MODELS; others get 404
+    (None: every id is served). latency_s: before the first byte; stream_s: over which a stream is spread.
+    events: of a stream. max_in_flight: above it 429. stall_s: how long silent faults keep the socket open.
+    length_enough: the max_tokens from which "length-empty" no longer strikes. keep: record the requests.
 
-    requests: every request as {"path", "body", "headers", "n", "fault", "status", "started_at", "finished_at"}
-    (Unix seconds; finished_at None until answered in full); chats: those to the chat route.
+    requests: each as {"path", "body", "headers", "n", "fault", "status", "started_at", "finished_at"} (Unix
+    seconds; finished_at None until answered in full); chats: those to the chat route.
     """
 
-    def __init__(self, reply=rule_reply, *, latency_s=0.0, stream_s=0.0, events=24, key=None, models=None, faults=None,
-                 max_in_flight=None, stall_s=3600.0, length_enough=16_000, port=0, keep=True):
-        self.reply, self.latency_s, self.stream_s, self.events, self.key = reply, latency_s, stream_s, events, key
-        self.models = models if models is None or isinstance(models, dict) else dict.fromkeys(models, _UNKNOWN_MODEL)
+    def __init__(self, reply=rule_reply, *, latency_s=0.0, stream_s=0.0, events=24, key=None, models=None,
+                 faults=None, max_in_flight=None, stall_s=3600.0, length_enough=16_000, port=0, keep=True):
+        self.reply, self.key, self.events = reply, key, events
+        self.latency_s, self.stream_s = latency_s, stream_s
+        named = isinstance(models, (list, tuple, set))
+        self.models = dict.fromkeys(models, _UNKNOWN_MODEL) if named else models
         self.faults, self.max_in_flight, self.stall_s = faults, max_in_flight, stall_s
         self.length_enough, self.port, self.keep = length_enough, port, keep
         self.requests: "list[dict]" = []
@@ -125,8 +137,9 @@ class Server:
         """Listen until stopped; asyncio.run then cancels the open connections."""
         started = getattr(self, "_started", None)
         try:
-            # The limit is what the reader buffers before it pauses the socket: prompts are tens of kilobytes.
-            listener = await asyncio.start_server(self._connection, "127.0.0.1", self.port, limit=1 << 22, backlog=1024)
+            # limit: what a reader buffers before it pauses its socket; prompts are tens of kilobytes.
+            listener = await asyncio.start_server(
+                self._connection, "127.0.0.1", self.port, limit=1 << 22, backlog=1024)
             self.port = listener.sockets[0].getsockname()[1]
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         finally:
@@ -142,9 +155,11 @@ class Server:
     async def _connection(self, reader, writer) -> None:
         try:
             while True:
-                request_line, *lines = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1").split("\r\n")
-                headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+                head = (await reader.readuntil(b"\r\n\r\n")).decode("latin-1")
+                request_line, *lines = head.split("\r\n")
                 method, path, _ = request_line.split(" ", 2)
+                pairs = (line.partition(":") for line in lines if line)
+                headers = {name.lower(): value.strip() for name, _, value in pairs}
                 data = await reader.readexactly(int(headers.get("content-length", 0)))
                 if not await self._answer(method, path, headers, data, reader, writer):
                     break
@@ -153,7 +168,7 @@ class Server:
                     break
         except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError, asyncio.CancelledError):
             pass  # the client went, or the server is stopping
-        except Exception:  # noqa: BLE001 - a fault in the rule under test: say so, as the client sees only a closed socket
+        except Exception:  # a mistake in the rule under test: the client sees only a closed socket
             traceback.print_exc()
         finally:
             writer.close()
@@ -168,8 +183,8 @@ class Server:
     async def _answer(self, method, path, headers, data, reader, writer) -> bool:
         """Answer one request; False when the connection is to be closed."""
         is_chat = method == "POST" and path == "/v1/chat/completions"
-        record = {"path": path, "body": json.loads(data) if data else None, "headers": headers, "n": 0, "fault": None,
-                  "status": None, "started_at": time.time(), "finished_at": None}
+        record = {"path": path, "body": json.loads(data) if data else None, "headers": headers, "n": 0,
+                  "fault": None, "status": None, "started_at": time.time(), "finished_at": None}
         if self.keep:
             self.requests.append(record)
         if not is_chat:
@@ -197,18 +212,19 @@ class Server:
             return await self._complete(record, len(data), reader, writer)
         finally:
             self.in_flight -= not busy
-            self.outcomes[record["fault"] or "ok" if record["finished_at"] else record["fault"] or "left"] += 1
+            self.outcomes[record["fault"] or ("ok" if record["finished_at"] else "left")] += 1
 
     def _plain(self, path) -> tuple:
         if path == "/v1/models":
             return 200, {"object": "list", "data": [
-                {"id": name, "object": "model", "owned_by": "demo", "context_length": context, "max_model_len": context,
-                 "max_output_length": output, "pricing": {"prompt": dollars_in, "completion": dollars_out},
+                {"id": name, "object": "model", "owned_by": "demo", "max_model_len": context,
+                 "context_length": context, "max_output_length": output,
+                 "pricing": {"prompt": dollars_in, "completion": dollars_out},
                  "price": {"input": {"usd": dollars_in}, "output": {"usd": dollars_out}}}
                 for name, (context, output, dollars_in, dollars_out) in (self.models or MODELS).items()]}
         if path == "/stats":
-            return 200, {"chats": self.chat_count, "in_flight": self.in_flight, "peak_in_flight": self.peak_in_flight,
-                         "outcomes": self.outcomes}
+            return 200, {"chats": self.chat_count, "in_flight": self.in_flight,
+                         "peak_in_flight": self.peak_in_flight, "outcomes": self.outcomes}
         return 404, {"detail": "Not Found"}
 
     def _refusal(self, record, busy) -> "str | None":
@@ -227,18 +243,14 @@ class Server:
         if self.latency_s + reply.delay_s > 0:
             await asyncio.sleep(self.latency_s + reply.delay_s)
         if fault == "reset":
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+            linger_0s = struct.pack("ii", 1, 0)
+            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_0s)
             writer.transport.abort()
             return False
         if fault == "silent":
             return await self._hold(reader)
         ident = b"chatcmpl-%012d" % record["n"]
-        reasoning_tokens = len(reply.reasoning or "") // 4
-        usage = reply.usage or {  # four bytes a token, the usual rough rule
-            "prompt_tokens": prompt_bytes // 4, "completion_tokens": len(reply.content or "") // 4 + reasoning_tokens,
-            "total_tokens": prompt_bytes // 4 + len(reply.content or "") // 4 + reasoning_tokens,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": reasoning_tokens}}
+        usage = reply.usage or _usage(prompt_bytes, reply)
         headers = {"X-Chutes-InvocationID": f"demo-{record['n']:012d}", **reply.headers}
         model = reply.model or body.get("model")
         if body.get("stream") and fault != "not-stream":
@@ -246,8 +258,9 @@ class Server:
         message = {"role": "assistant", "content": reply.content, "tool_calls": None}
         if reply.reasoning is not None:
             message[reply.reasoning_field] = reply.reasoning
-        whole = {"id": ident.decode(), "object": "chat.completion", "created": int(time.time()), "model": model,
-                 "choices": [{"index": 0, "message": message, "finish_reason": reply.finish_reason}], "usage": usage}
+        choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
+        whole = {"id": ident.decode(), "object": "chat.completion", "created": int(time.time()),
+                 "model": model, "choices": [choice], "usage": usage}
         if fault in ("error-line", "error-event"):
             whole = _STREAM_ERROR
         if fault in ("cut-stream", "stall", "comments"):
@@ -321,29 +334,31 @@ class _Process(Server):
 
 
 def main(argv=None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        "common.demo.server", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency-ms", type=float, default=0, help="before the first byte")
     parser.add_argument("--stream-ms", type=float, default=0, help="over which a stream is spread")
     parser.add_argument("--events", type=int, default=24, help="of a stream")
-    parser.add_argument("--reply-chars", type=int, help="one constant agent reply of this length, instead of the rules")
+    parser.add_argument("--reply-chars", type=int, help="a constant agent reply of this length")
     parser.add_argument("--key", help="demand this key")
     parser.add_argument("--max-in-flight", type=int, help="above it: 429")
     parser.add_argument("--faults", default="", help="comma-separated names: " + ", ".join(FAULTS))
-    parser.add_argument("--fault-rate", type=float, default=0.4, help="share of requests that get one of --faults")
+    parser.add_argument("--fault-rate", type=float, default=0.4, help="share of requests struck by --faults")
     args = parser.parse_args(argv)
     names = [name for name in args.faults.split(",") if name]
     if unknown := set(names) - set(FAULTS):
         parser.error(f"no such fault: {', '.join(sorted(unknown))}; known: {', '.join(FAULTS)}")
     draw = random.Random(0)
     block = "\n\n```bash\nls -la\n```"
-    constant = "THOUGHT: " + "I look around first. " * ((args.reply_chars or 0) // 21 + 1)
-    constant = constant[:max(10, (args.reply_chars or 0) - len(block))] + block
+    chars = args.reply_chars or 0
+    thought = "THOUGHT: " + "I look around first. " * (chars // 21 + 1)
+    constant = thought[:max(10, chars - len(block))] + block
     server = _Process(
-        (lambda body: constant) if args.reply_chars else rule_reply, latency_s=args.latency_ms / 1000,
+        (lambda body: constant) if chars else rule_reply, latency_s=args.latency_ms / 1000,
         stream_s=args.stream_ms / 1000, events=args.events, key=args.key, max_in_flight=args.max_in_flight,
         port=args.port, keep=False,
-        faults=(lambda n, body: draw.choice(names) if draw.random() < args.fault_rate else None) if names else None)
+        faults=lambda n, body: draw.choice(names) if names and draw.random() < args.fault_rate else None)
     try:
         asyncio.run(server.serve())
     except KeyboardInterrupt:
