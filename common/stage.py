@@ -157,8 +157,12 @@ class Tally:
         """`kind` groups failures in the tally (a few words); `detail` is the whole reason, kept in _failed.jsonl."""
         self.failed.append({"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind})
 
-    def write_failed(self, folder: Path | str, name: str = "_failed.jsonl") -> None:
-        """Replace the folder's list of failed items by this run's; a run without failures leaves no list."""
+    def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
+        """Replace the folder's list of failed items by this run's; a run without failures leaves no list.
+
+        Shards that share a folder each keep a list of their own.
+        """
+        name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
         if self.failed:
             write_jsonl(Path(folder, name), self.failed)
         else:

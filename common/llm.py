@@ -1,0 +1,436 @@
+"""Asking a model so that no paid reply is lost: the retry policy, the pace of each model, and the run over all turns.
+
+The policy, in one place:
+- configuration (401, 402, 403, 404, no money, the same 400 three times before any success): the run stops, exit 2;
+- item (prompt too long, content refused, no acceptable reply after all tries): this item fails, the rest goes on;
+- passing (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried again after growing,
+  jittered waits, within `retry_budget_s` a call; nothing good from a model for `outage_s`: the run stops, exit 1.
+The pace: a model starts with one call, goes to eight after the first success, then doubles per round; a 429 halves it
+and slows its later growth; Retry-After, or 429s in a row, pause the whole model.
+"""
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+import signal
+import sys
+import time
+from collections import Counter, deque
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
+from typing import Awaitable, Callable, Iterable
+
+from common import wire
+from common.config import CallSettings, Environment
+from common.io import BadFile, Stop, clean_text
+from common.money import Model, Purse, Spending, list_models, prompt_chars, worst_case_usd
+from common.reply import visible_text
+from common.stage import (EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_STOPPED, Progress, Tally, disk_words)
+
+_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_NEVER_REACHED_S = 15.0  # an address that never answered at all is a typo or a server that is down: no long wait
+_FAULTS_OF_AN_OUTAGE, _EXHAUSTED_OF_AN_OUTAGE = 5, 10  # in a row, without a success between
+_SAME_REFUSALS = 3
+_START_PACE = 8
+_GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
+
+
+class ItemFailed(Exception):
+    """One item fails, the rest goes on. `kind`: a few words for the tally; `detail`: the whole reason."""
+
+    def __init__(self, kind: str, detail: str = ""):
+        super().__init__(detail or kind)
+        self.kind, self.detail = kind, detail or kind
+
+
+class NoAcceptableReply(ItemFailed):
+    """Every reply was refused; `last` is the last one that came whole (None when all were empty or cut off)."""
+
+    def __init__(self, kind: str, detail: str, last: Reply | None):
+        super().__init__(kind, detail)
+        self.last = last
+
+
+class Halted(Exception):
+    """The run has been told to stop: this call was not sent, or not tried again."""
+
+
+@dataclass
+class Reply:
+    """A reply as it is kept: `text` without reasoning; usage of this reply; cost_usd and tries of all it took."""
+
+    text: str
+    finish_reason: str
+    usage: dict
+    cost_usd: float | None
+    model: str
+    model_answered: str
+    invocation_id: str
+    asked_at: str
+    time_s: float
+    tries: int
+    sampling: dict
+
+    def meta(self) -> dict:
+        """All but the text, for a file's `meta`."""
+        values = asdict(self)
+        del values["text"]
+        return values
+
+
+# ----------------------------------------------------------------------------------------------------------- pace
+
+class Pace:
+    """How many calls one model gets at once: additive rise, halving on 429 (AIMD, as TCP does), pauses for all."""
+
+    def __init__(self, top: int):
+        self.top, self.limit, self.in_flight = top, 1.0, 0
+        self.proven = self.ever_reached = False  # a call has succeeded; anything has answered
+        self.last_life = time.monotonic()
+        self.faults_in_a_row = self.exhausted_in_a_row = 0
+        self.refusals: Counter = Counter()
+        self._ceiling = float(top)
+        self._cuts_in_a_row, self._last_cut, self._pause_until = 0, 0.0, 0.0
+        self._waiting: deque[asyncio.Future] = deque()
+
+    async def enter(self) -> float:
+        """Wait for a place; returns the time of entry. Raises Halted when the run ends meanwhile."""
+        while self.in_flight >= int(self.limit) or time.monotonic() < self._pause_until:
+            place = asyncio.get_running_loop().create_future()
+            self._waiting.append(place)
+            await place
+        self.in_flight += 1
+        return time.monotonic()
+
+    def leave(self) -> None:
+        """Give the place back."""
+        self.in_flight -= 1
+        self._wake()
+
+    def alive(self) -> None:
+        """Words of a reply are arriving."""
+        self.last_life, self.ever_reached = time.monotonic(), True
+
+    def succeeded(self) -> None:
+        """A whole reply came: room for more, quickly below the last known ceiling, slowly above it."""
+        self.alive()
+        self.faults_in_a_row = self.exhausted_in_a_row = self._cuts_in_a_row = 0
+        if not self.proven:
+            self.proven, self.limit = True, float(min(self.top, _START_PACE))
+        elif self.limit < self._ceiling:
+            self.limit = min(self._ceiling, self.limit + 1)
+        elif self.limit < self.top:
+            self.limit = self._ceiling = min(self.top, self.limit + 0.1 / self.limit)  # one more in ten rounds
+
+    def failed(self, fault: wire.Fault, entered: float) -> None:
+        """A 429 halves the limit, once for all calls that were out together; waits that were asked for hold for all."""
+        self.ever_reached = self.ever_reached or fault.reached
+        if fault.sort == "passing":
+            self.faults_in_a_row += 1
+        if fault.retry_after_s:
+            self._pause(fault.retry_after_s)
+        if fault.crowded and entered >= self._last_cut:
+            self._last_cut = time.monotonic()
+            self._ceiling = max(1.0, 0.8 * self.limit)
+            self.limit = max(1.0, self.limit / 2)
+            self._cuts_in_a_row += 1
+            if self._cuts_in_a_row > 1:
+                self._pause(wait_s(self._cuts_in_a_row - 2))
+
+    def release_all(self) -> None:
+        """Wake everyone who waits with Halted."""
+        while self._waiting:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_exception(Halted())
+
+    def _pause(self, seconds: float) -> None:
+        self._pause_until = max(self._pause_until, time.monotonic() + seconds)
+        asyncio.get_running_loop().call_later(seconds + 0.01, self._wake)
+
+    def _wake(self) -> None:
+        free = int(self.limit) - self.in_flight if time.monotonic() >= self._pause_until else 0
+        while self._waiting and free > 0:
+            place = self._waiting.popleft()
+            if not place.done():
+                place.set_result(None)
+                free -= 1
+
+
+def wait_s(tries_before: int) -> float:
+    """The wait before the next try: doubling from one second to a minute, with half of it jitter."""
+    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(tries_before, 10)) * random.uniform(0.5, 1.0)
+
+
+# ------------------------------------------------------------------------------------------------------------ ask
+
+class LLM:
+    """The provider, for one process: one client, one pace per model, one purse."""
+
+    def __init__(self, environment: Environment, *, concurrency: int | None = None, max_cost: float | None = None):
+        self.environment, self.concurrency = environment, concurrency
+        self.spending, self.purse = Spending(), Purse(max_cost)
+        self.halted: tuple[int, str] | None = None
+        self._paces: dict[str, Pace] = {}
+        self._client = self._models = self._halt_signal = None
+
+    async def ask(self, call: CallSettings, messages: list[dict], accept: Callable[[str], str | None],
+                  again: Callable[[str, str], list[dict]] | None = None) -> Reply:
+        """A reply that `accept` finds nothing wrong with (it returns None, or says why not in a few words).
+
+        A refused, empty or cut-off reply is asked for again, at most `bad_reply_tries` times in all, a cut-off one with
+        twice the tokens up to `max_tokens_cap`; `again(text, why)` may give other messages for the next try. Raises
+        ItemFailed, NoAcceptableReply, or Halted when the run is over.
+        """
+        asked_at, started = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.monotonic()
+        max_tokens, tries, cost_usd, why, last = call.max_tokens, 0, 0.0, "", None
+        for _ in range(call.bad_reply_tries):
+            completion, attempts, cost = await self._completion(call, messages, max_tokens)
+            tries += attempts
+            cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
+            text = clean_text(visible_text(completion.content))
+            why = _not_a_reply(completion, text)
+            if why is None:
+                last = Reply(text, completion.finish_reason, completion.usage, cost_usd, call.model, completion.model,
+                             completion.invocation_id, asked_at, round(time.monotonic() - started, 3), tries,
+                             {**call.sampling(), "max_tokens": max_tokens})
+                why = accept(text)
+                if why is None:
+                    self.spending.calls["good"] += 1
+                    return last
+                messages = again(text, why) if again else messages
+            self.spending.calls["refused reply"] += 1
+            if completion.finish_reason == "length":
+                max_tokens = min(2 * max_tokens, call.max_tokens_cap)
+        raise NoAcceptableReply(f"no acceptable reply: {why}", f"{why} (asked {call.bad_reply_tries} times)", last)
+
+    async def _completion(self, call: CallSettings, messages: list[dict],
+                          max_tokens: int) -> tuple[wire.Completion, int, float | None]:
+        """A whole completion, through all passing faults: (completion, attempts, cost in dollars or None)."""
+        pace, attempts, budget_s = self._pace(call), 0, call.retry_budget_s
+        while True:
+            attempts += 1
+            try:
+                completion, cost = await self._attempt(pace, call, messages, max_tokens)
+                return completion, attempts, cost
+            except wire.Fault as fault:
+                self.spending.calls[fault.kind] += 1
+                self._stop_or_fail_on(fault, call, pace)
+                pause = max(wait_s(attempts - 1), fault.retry_after_s or 0.0)
+                budget_s -= fault.took_s + pause
+                if budget_s < 0:
+                    self._exhausted(fault, call, pace)
+                    raise ItemFailed(f"provider: {fault.kind}", f"gave up after {attempts} tries: {fault}") from None
+                await self._sleep(pause)
+
+    async def _attempt(self, pace: Pace, call: CallSettings, messages: list[dict],
+                       max_tokens: int) -> tuple[wire.Completion, float | None]:
+        reserved = await self._reserve(call, messages, max_tokens) if self.purse.limit_usd else 0.0
+        started, cost = await self._enter(pace), None
+        price = asyncio.ensure_future(self._model(call.model))
+        try:
+            completion = await wire.complete(self._client, call, messages, max_tokens, pace.alive)
+            cost = (await price).cost_usd(completion.usage)
+            self.spending.add(completion.usage, cost)
+            pace.succeeded()
+            return completion, cost
+        except wire.Fault as fault:
+            fault.took_s = time.monotonic() - started
+            fault.detail = self._redacted(fault.detail)
+            pace.failed(fault, started)
+            raise
+        finally:
+            price.cancel()
+            pace.leave()
+            if reserved:
+                await self.purse.settle(reserved, cost or 0.0)
+
+    def _stop_or_fail_on(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
+        """Configuration and outage halt the run, an item's own fault fails the item; a passing one returns."""
+        if fault.sort == "item":
+            if not pace.proven:
+                pace.refusals[fault.status, re.sub(r"\d+", "#", fault.detail)] += 1
+                if fault.status == 400 and max(pace.refusals.values()) >= _SAME_REFUSALS and "too long" not in fault.kind:
+                    raise self.halt(EXIT_STOPPED, f"{call.model} refuses every call alike (HTTP 400): {fault.detail}\n"
+                                    "Change what it names in chain.toml (sampling, extra_body, stream), then run again.")
+            raise ItemFailed(fault.kind, f"{fault.kind}: {fault.detail}")
+        if fault.sort == "configuration":
+            raise self.halt(EXIT_STOPPED, f"{call.model} at {self.environment.base_url}: {fault}\n{_what_to_change(fault)}")
+        silent_s = time.monotonic() - pace.last_life
+        patience_s = call.outage_s if pace.ever_reached else min(call.outage_s, _NEVER_REACHED_S)
+        if pace.faults_in_a_row >= _FAULTS_OF_AN_OUTAGE and silent_s > patience_s:
+            raise self._outage(fault, call, f"nothing good for {silent_s:.0f} s")
+        if (fault.retry_after_s or 0) > call.retry_budget_s:
+            raise self._outage(fault, call, f"it asks to come back in {fault.retry_after_s:.0f} s")
+
+    def _exhausted(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
+        pace.exhausted_in_a_row += 1
+        if pace.exhausted_in_a_row >= _EXHAUSTED_OF_AN_OUTAGE:
+            raise self._outage(fault, call, f"{pace.exhausted_in_a_row} calls in a row used up retry_budget_s")
+
+    def _outage(self, fault: wire.Fault, call: CallSettings, what: str) -> Halted:
+        return self.halt(EXIT_SOME_FAILED, f"{call.model} at {self.environment.base_url} does not answer: {what}; "
+                         f"last: {fault}\nWhat was finished is saved. Run the same line again when it is back.")
+
+    # ------------------------------------------------------------------------------------------------- the run's end
+
+    def halt(self, code: int, words: str) -> Halted:
+        """No new calls from now on; the first reason stands. Returns what the caller may raise."""
+        if self.halted is None:
+            self.halted = (code, words)
+            if self._halt_signal is not None:
+                self._halt_signal.set()
+            for pace in self._paces.values():
+                pace.release_all()
+        return Halted()
+
+    async def open(self) -> asyncio.Event:
+        """Start the client inside the running loop; the event is set when the run must end."""
+        self._client = wire.make_client(self.environment.base_url, self.environment.api_key)
+        self._halt_signal = asyncio.Event()
+        if self.halted:
+            self._halt_signal.set()
+        return self._halt_signal
+
+    async def close(self) -> None:
+        if self._models is not None:
+            self._models.cancel()
+        await self._client.close()
+
+    def at_once(self) -> str:
+        """The current pace of each model, for the progress bar."""
+        return "+".join(str(int(pace.limit)) for pace in self._paces.values())
+
+    def usage_lines(self) -> list[str]:
+        """Calls by outcome, tokens and cost, for the tally."""
+        return self.spending.lines()
+
+    # ------------------------------------------------------------------------------------------------------- helpers
+
+    async def _enter(self, pace: Pace) -> float:
+        if self.halted:
+            raise Halted()
+        return await pace.enter()
+
+    async def _sleep(self, seconds: float) -> None:
+        try:
+            await asyncio.wait_for(self._halt_signal.wait(), seconds)
+        except asyncio.TimeoutError:
+            return
+        raise Halted()
+
+    async def _reserve(self, call: CallSettings, messages: list[dict], max_tokens: int) -> float:
+        amount = worst_case_usd(await self._model(call.model), prompt_chars(messages), max_tokens)
+        if not await self.purse.reserve(amount):
+            raise self.halt(EXIT_SOME_FAILED, f"--max-cost: ${self.purse.spent_usd:.4f} of ${self.purse.limit_usd:.4f} is "
+                            f"spent, and the next call could cost ${amount:.4f}.\nRun the same line again to go on.")
+        return amount
+
+    async def _model(self, name: str) -> Model:
+        """The model's prices, from the provider's free list, fetched once."""
+        if self._models is None:
+            self._models = asyncio.ensure_future(list_models(self._client))
+        return (await asyncio.shield(self._models)).get(name, Model())
+
+    def _pace(self, call: CallSettings) -> Pace:
+        if call.model not in self._paces:
+            self._paces[call.model] = Pace(self.concurrency or call.concurrency)
+        return self._paces[call.model]
+
+    def _redacted(self, words: str) -> str:
+        key = self.environment.api_key
+        return words.replace(key, "[key]") if key else words
+
+
+def _not_a_reply(completion: wire.Completion, text: str) -> str | None:
+    if completion.finish_reason == "length":
+        return "cut off at max_tokens" if text.strip() else "empty: all of max_tokens went into reasoning"
+    if completion.finish_reason in ("tool_calls", "function_call"):
+        return "a tool call instead of text"
+    return None if text.strip() else "empty"
+
+
+def _what_to_change(fault: wire.Fault) -> str:
+    if fault.status == 401:
+        return "Check CHUTES_API_KEY in .env (and that CHUTES_BASE_URL is the provider that issued it)."
+    if fault.status == 402:
+        return "The account has no balance left. Top it up, then run the same line again."
+    if fault.status == 404:
+        return "Check the model id in chain.toml ([generate] model, [judge] models) and CHUTES_BASE_URL in .env."
+    if fault.status == 403:
+        return "This key may not use this model. Check the key in .env and the model id in chain.toml."
+    return "Nothing more is asked. Look at the account, then run the same line again."
+
+
+# ------------------------------------------------------------------------------------------------------ all turns
+
+def run_turns(llm: LLM, turns: Iterable, work: Callable[[object], Awaitable[None]], *, name: Callable[[object], str],
+              width: int, progress: Progress, tally: Tally) -> int:
+    """Do `work(turn)` for every turn, `width` at once, pulled from `turns` as they are needed.
+
+    `work` saves its own results. ItemFailed fails that turn in `tally`; a halt (Ctrl-C, configuration, outage,
+    --max-cost) ends the run: no new calls, those in flight get a few seconds, what they bring is saved. Returns 0, or
+    the exit code to end with, the reason told on stderr.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        asyncio.run(_drive(llm, iter(turns), work, name, width, progress, tally))
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        progress.close()
+    if llm.halted is None:
+        return 0
+    code, words = llm.halted
+    print(f"\n{tally.stage}: {words}", file=sys.stderr)
+    return code
+
+
+async def _drive(llm: LLM, turns, work, name, width: int, progress: Progress, tally: Tally) -> None:
+    halt_signal = await llm.open()
+    loop = asyncio.get_running_loop()
+    workers = [asyncio.ensure_future(_worker(llm, turns, work, name, progress, tally)) for _ in range(width)]
+
+    def interrupt() -> None:
+        if llm.halted and llm.halted[0] == EXIT_INTERRUPTED:  # asked twice: do not wait for calls in flight
+            for worker in workers:
+                worker.cancel()
+        llm.halt(EXIT_INTERRUPTED, "interrupted; what was finished is saved, the same line goes on from here")
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, interrupt)
+    halted = asyncio.ensure_future(halt_signal.wait())
+    all_done = asyncio.gather(*workers, return_exceptions=True)
+    try:
+        await asyncio.wait({all_done, halted}, return_when=asyncio.FIRST_COMPLETED)
+        if not all_done.done():
+            await asyncio.wait({all_done}, timeout=_GRACE_S)
+    finally:
+        for worker in workers:
+            worker.cancel()
+        results = await asyncio.gather(*workers, return_exceptions=True)
+        halted.cancel()
+        await llm.close()
+    for result in results:
+        if isinstance(result, Exception):
+            raise result
+
+
+async def _worker(llm: LLM, turns, work, name, progress: Progress, tally: Tally) -> None:
+    for turn in turns:
+        if llm.halted:
+            return
+        try:
+            await work(turn)
+            tally.done += 1
+        except ItemFailed as failure:
+            tally.fail(name(turn), failure.kind, failure.detail)
+        except Halted:
+            return
+        except (Stop, BadFile) as stop:
+            llm.halt(EXIT_STOPPED, str(stop))
+            return
+        except OSError as error:
+            llm.halt(EXIT_STOPPED, disk_words(error))
+            return
+        progress.update(failed=len(tally.failed), at_once=llm.at_once())

@@ -1,0 +1,185 @@
+"""Stage 2: the king's reply to every prompt, written blind.
+
+    python king.py [--limit N] [--concurrency N] [--shard I/N] [--dry-run] [--max-cost DOLLARS]
+
+The model of chain.toml's [generate] sees the chat of each prompt and nothing else. Prompts of excluded instances and of
+PR records too large for the challenger's prompt are left out. A turn answered in any answer_*/ is never asked again.
+
+Reads   prompt/*.json, commit/<instance_id>.json
+Writes  answer_0/<source>_<order>.json (answer_I/ with --shard I/N: every N-th prompt), answer_*/_failed.jsonl
+"""
+from __future__ import annotations
+
+import asyncio
+from pathlib import Path
+from typing import Iterator
+
+from common.config import Config, load_config, load_environment
+from common.io import (BadFile, Stop, answer_folders, check_whole, lock_folders, read_json, safe_name, set_aside,
+                       turn_files, write_json)
+from common.llm import LLM, run_turns
+from common.money import dry_run, prompt_chars
+from common.records import _EXCLUDE_IDS, read_record, why_left_out  # noqa: F401 (the one list of excluded ids)
+from common.reply import format_ok, format_problem  # noqa: F401 (format_ok is this stage's word for the check)
+from common.stage import Progress, Tally, parser, run
+
+PROMPT_VERSION = "king-1: the chat as it is"
+PROMPTS_PER_FILE = 200  # prompt.py's limit; fixes which shard a prompt falls to without reading the files before it
+_PLAN_KEYS = ("dataset", "revision", "seed", "count")
+
+
+def main() -> int:
+    flags = parser(__doc__, calls=True).parse_args()
+    config, environment = load_config(), load_environment()
+    shard_number, shards = flags.shard or (0, 1)
+    folder = Path(f"answer_{shard_number}")
+    tally = Tally("king.py")
+    with lock_folders([folder] if flags.shard else sorted({folder, *answer_folders()}), "king"):
+        check_same_plan(folder)
+        pending = find_pending(answered_stems(tally), shard_number, shards, config, tally)
+        pending = pending[:flags.limit]
+        call = config.generator()
+        if flags.dry_run:
+            dry_run(environment, ((call, prompt_chars(prompt["messages"]), 1) for _, prompt in load(pending)))
+            return 0
+        llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
+
+        async def answer(turn: tuple[str, dict]) -> None:
+            stem, prompt = turn
+            reply = await llm.ask(call, prompt["messages"], format_problem)
+            await asyncio.to_thread(write_json, folder / f"{stem}.json", new_answer(prompt, reply))
+
+        code = run_turns(llm, load(pending), answer, name=lambda turn: turn[0], width=flags.concurrency or call.concurrency,
+                         progress=Progress(len(pending), "king"), tally=tally)
+        tally.write_failed(folder)
+    done = tally.show(*llm.usage_lines(), f"output  {folder}/", next_command="python ch.py")
+    return code or done
+
+
+def new_answer(prompt: dict, reply) -> dict:
+    """The answer file of a turn that has its king and waits for its challenger."""
+    return {"instance_id": prompt["instance_id"], "king": reply.text, "challenger": None,
+            "assistant": prompt["assistant"], "messages": prompt["messages"],
+            "meta": {"repo": prompt["repo"], "source": prompt["source"],
+                     "king": {"prompt_version": PROMPT_VERSION, **reply.meta()}, "challenger": None}}
+
+
+# --------------------------------------------------------------------------------------------------- what is ahead
+
+def find_pending(answered: set[str], shard_number: int, shards: int, config: Config,
+                 tally: Tally) -> list[tuple[Path, int]]:
+    """The prompts that still need a king, as (prompts file, 1-based order); what is passed over is counted."""
+    files = turn_files("prompt")
+    if not files:
+        raise Stop("prompt/ holds no prompts. prompt.py writes them: run prompt.py first.")
+    if not Path("commit").is_dir():
+        raise Stop("commit/ is missing. prompt.py writes the PR records there: run prompt.py first.")
+    pending, verdicts = [], {}
+    for number, path in enumerate(files):
+        ours = range(1 + (shard_number - number * PROMPTS_PER_FILE) % shards, PROMPTS_PER_FILE + 1, shards)
+        if all(f"{path.stem}_{order}" in answered for order in ours):
+            tally.skipped["already answered"] += len(ours)
+            continue
+        prompts = read_prompts(path)
+        for order in ours:
+            if order > len(prompts):
+                break
+            instance_id = prompts[order - 1]["instance_id"]
+            if f"{path.stem}_{order}" in answered:
+                tally.skipped["already answered"] += 1
+                continue
+            if instance_id not in verdicts:
+                verdicts[instance_id] = judge_record(instance_id, config.generate.max_record_chars)
+            skip, failure = verdicts[instance_id]
+            if failure:
+                tally.fail(f"{path.stem}_{order}", failure.split(":")[0], failure)
+            elif skip:
+                tally.skipped[skip] += 1
+            else:
+                pending.append((path, order))
+    return pending
+
+
+def judge_record(instance_id: str, max_record_chars: int) -> tuple[str | None, str | None]:
+    """(why the instance is left out, why it fails), at most one of them."""
+    if not safe_name(instance_id):
+        return None, f"instance id not fit for a file name: {instance_id!r}"
+    try:
+        return why_left_out(read_record(instance_id), max_record_chars), None
+    except (Stop, BadFile) as problem:
+        return None, f"no usable PR record: {problem} Run prompt.py again."
+
+
+def answered_stems(tally: Tally) -> set[str]:
+    """Stems of the whole answers in all answer_*/; a torn or foreign file is reported and set aside."""
+    stems = set()
+    for folder in answer_folders():
+        for path in turn_files(folder):
+            try:
+                check_whole(path, ("instance_id", "king", "messages"))
+                stems.add(path.stem)
+            except BadFile as bad:
+                print(f"{bad}: set aside as {set_aside(path).name}, asked for again")
+                tally.skipped["torn files set aside"] += 1
+    return stems
+
+
+def load(pending: list[tuple[Path, int]]) -> Iterator[tuple[str, dict]]:
+    """The pending prompts, (stem, prompt), one prompts file in memory at a time."""
+    current, prompts = None, []
+    for path, order in pending:
+        if path != current:
+            current, prompts = path, read_prompts(path)
+        yield f"{path.stem}_{order}", prompts[order - 1]
+
+
+def read_prompts(path: Path) -> list[dict]:
+    """A prompts file. Raises Stop naming the file and the record that is not as prompt.py writes it."""
+    try:
+        prompts = read_json(path)
+    except BadFile as bad:
+        raise Stop(f"{bad}\nprompt.py writes it: run prompt.py again, it mends what is torn.") from None
+    if not isinstance(prompts, list):
+        raise Stop(f"{path}: expected a list of prompts, found a {type(prompts).__name__}. Run prompt.py again.")
+    for order, prompt in enumerate(prompts, 1):
+        problem = prompt_problem(prompt)
+        if problem:
+            raise Stop(f"{path}, record {order}: {problem}.\nprompt.py writes it: remove the file and run prompt.py again.")
+    return prompts
+
+
+def prompt_problem(prompt: object) -> str | None:
+    """What is wrong with one prompt record, in words."""
+    if not isinstance(prompt, dict):
+        return "expected an object"
+    for key in ("instance_id", "repo", "messages", "assistant", "source"):
+        if key not in prompt:
+            return f"key {key!r} is missing"
+    messages = prompt["messages"]
+    if not (isinstance(messages, list) and messages and all(
+            isinstance(message, dict) and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str) for message in messages)):
+        return "key 'messages': expected a list of {role, content} texts"
+    return None if messages[-1]["role"] == "user" else "key 'messages': expected a chat that ends with a user message"
+
+
+def check_same_plan(folder: Path) -> None:
+    """Answers belong to one sample: stop when prompt/ has since been drawn anew under the same file names."""
+    try:
+        plan = read_json("prompt/_plan.json")
+    except (FileNotFoundError, BadFile):
+        return
+    drawn, note = {key: plan.get(key) for key in _PLAN_KEYS}, folder / "_plan.json"
+    try:
+        answered = read_json(note)
+    except (FileNotFoundError, BadFile):
+        write_json(note, drawn)
+        return
+    for key in _PLAN_KEYS:
+        if answered.get(key) != drawn[key]:
+            raise Stop(f"{folder}/ answers another sample: its {key} is {answered.get(key)!r}, prompt/ has "
+                       f"{drawn[key]!r}.\nMove the answer_*/ folders away, or bring that prompt/ back.")
+
+
+if __name__ == "__main__":
+    run(main)
