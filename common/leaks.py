@@ -1,36 +1,39 @@
 """The leak audit: what a reply refers to that the hidden PR record holds and the visible chat could not have given.
 
-`find_leaks(reply, messages, pr)` is deterministic, calls no model and takes milliseconds. It starts from what reply and
-record share, and asks of each such thing whether the chat shows it, lists it, or lets an honest engineer derive it.
-Searching (`grep`, `find -name`) for what the issue suggests is honest; reading, editing or asserting a thing never seen is
-not. Kinds of hits: path, identifier, line, verbatim, disclosure.
+`find_leaks(reply, messages, pr)` is deterministic, calls no model and takes milliseconds. It starts from what the reply
+and the record share, and asks of each such thing whether the chat shows it, lists it, or lets an honest engineer derive
+it. Searching (`grep`, `find -name`) for what the issue suggests is honest; reading, editing or asserting a thing never
+seen is not. Kinds of hits: path, identifier, line, verbatim, disclosure.
 """
 
 import builtins
 import keyword
 import re
 import sys
-from dataclasses import dataclass, field
 from functools import cached_property
 
 from common.reply import Command, action_style, bash_blocks, split_commands, thought
 
 AUDIT_VERSION = "1"  # raise it whenever the audit gets stricter: ch.py then audits stored replies again
 
-_LINE_REACH = 100  # lines: paging on from what was seen, up to this far, is honest
-_NEAR = 0.85  # share of a hidden line's token pairs that makes a reply line nearly that line
-_MIN_LINE_CHARS, _MIN_LINE_TOKENS = 14, 4  # a shorter line (`else:`, `return None`) proves nothing
+# Tuned on real turns of some repositories, checked on others (tests/bench_leaks.py prints the figures).
+_LINE_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
+_WIDE_VIEW = 250  # lines: a wider view aims at no line
+_MIN_LINE_CHARS, _MIN_LINE_TOKENS = 12, 4  # a shorter line (`else:`, `return None`) proves nothing
+_NEAR, _MIN_NEAR_TOKENS = 0.7, 6  # share of a hidden line's token pairs that makes a reply's line nearly that line
+# Words of the language itself, which no reply needs to have been shown.
 _VOCABULARY = {*keyword.kwlist, *dir(builtins), *dir(str), *dir(dict), *dir(list), *sys.stdlib_module_names}
 
 
 def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
-    """All hits as {"kind", "text", "why"}; an empty list means clean. Odd input is taken as empty text; raises nothing."""
-    act, chat, record = _Act(_text(reply)), _Chat(messages or []), _Record(pr or {})
-    hits = [*_path_leaks(act, chat, record), *_line_leaks(act, chat, record), *_verbatim_leaks(act, chat, record)]
-    hits += _identifier_leaks(act, chat, record)
-    hits += _disclosures(act, chat, record)
-    unique = {(hit["kind"], hit["text"]): hit for hit in hits}
-    return list(unique.values())
+    """All hits as {"kind", "text", "why"}; an empty list means clean. Odd input counts as empty text; raises nothing.
+
+    `messages` is the chat up to the turn, `pr` a record as in commit/<instance_id>.json.
+    """
+    act, chat, record = _Act(_text(reply)), _Chat(messages), _Record(pr)
+    finders = (_path_leaks, _identifier_leaks, _line_leaks, _verbatim_leaks, _disclosures)
+    hits = {(hit["kind"], hit["text"]): hit for finder in finders for hit in finder(act, chat, record)}
+    return list(hits.values())
 
 
 def _hit(kind: str, text: str, why: str) -> dict:
@@ -46,35 +49,50 @@ def _squeeze(text: str) -> str:
     return "".join(text.split()).replace("\\", "")
 
 
+def _parts(name: str) -> list[str]:
+    """`getHTTPUrl`, `get_http_url` and `get-http-url` alike -> ["get", "http", "url"]."""
+    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+
+
+def _commands(reply: str) -> list[Command]:
+    try:
+        return [command for block in bash_blocks(reply) for command in split_commands(block)]
+    except ValueError:
+        return []
+
+
 # ---- the three texts: what the reply does, what the chat showed, what the record hides ----
 
 class _Act:
-    """One reply: its prose, its commands, the files they name."""
+    """One reply: its prose, its command, and the code that it writes."""
 
     def __init__(self, reply: str):
-        self.reply = reply
-        self.style = action_style(reply)
+        self.reply, self.style, self.commands = reply, action_style(reply), _commands(reply)
         self.prose = thought(reply)
-        self.commands = _commands(reply)
+        self.script = "\n".join(bash_blocks(reply))
+        self.squeezed = _squeeze(reply)
 
     @cached_property
-    def squeezed(self) -> str:
-        return _squeeze(self.reply)
+    def written(self) -> str:
+        """Code that the reply proposes (other fenced blocks) or puts into files and interpreters."""
+        proposed = "\n".join(re.findall(r"```\w*\n(.*?)```", self.prose, re.DOTALL))
+        return proposed + (self.script if self.style in ("edit", "run") else "")
 
 
 class _Chat:
     """Everything the agent was shown: all messages, and each command with its output."""
 
-    def __init__(self, messages: list):
-        messages = [message for message in messages if isinstance(message, dict)]
+    def __init__(self, messages):
+        messages = [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
         contents = [_text(message.get("content")) for message in messages]
+        answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         self.text = "\n".join(contents)
-        first_answer = next((i for i, m in enumerate(messages) if m.get("role") == "assistant"), len(messages))
-        self.task = "\n".join(contents[:first_answer])
-        self.turns = [
-            (_commands(contents[i]), contents[i + 1] if i + 1 < len(contents) else "")
-            for i in range(first_answer, len(messages)) if messages[i].get("role") == "assistant"
-        ]
+        self.task = "\n".join(contents[:answers[0]] if answers else contents)
+        self._exchanges = [(contents[i], contents[i + 1] if i + 1 < len(contents) else "") for i in answers]
+
+    @cached_property
+    def turns(self) -> list[tuple[list[Command], str]]:
+        return [(_commands(answer), output) for answer, output in self._exchanges]
 
     @cached_property
     def lower(self) -> str:
@@ -85,68 +103,66 @@ class _Chat:
         return _squeeze(self.text)
 
     @cached_property
-    def task_names(self) -> list[list[str]]:
-        """The names that the task speaks of (classes, functions, hyphenated words), each as its lower-case parts."""
-        return [_parts(name) for name in set(re.findall(r"[A-Za-z_][\w-]{3,60}", self.task)) if not name.isdigit()]
+    def task_names(self) -> set[str]:
+        """The names that the task speaks of (classes, functions, hyphenated words), in lower case without separators."""
+        return {"".join(_parts(name)) for name in re.findall(r"[A-Za-z_][\w-]{3,60}", self.task)}
 
     def shows_word(self, word: str) -> bool:
-        return word in self.text and re.search(rf"(?<![\w]){re.escape(word)}(?![\w])", self.text) is not None
+        return word in self.text and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", self.text) is not None
+
+    def speaks_of(self, name: str) -> bool:
+        return name.lower().strip("_") in self.lower
 
 
-@dataclass
 class _Hunk:
-    path: str
-    start: int  # first line in the old file
-    end: int  # last line, of the longer of the two sides
+    def __init__(self, path: str, old_start: int, old_length: int, new_start: int, new_length: int):
+        self.path, self.start = path, min(old_start, new_start)
+        self.ends = {old_start + old_length - 1, new_start + new_length - 1}
+        self.end = max(self.ends)
 
 
-@dataclass
 class _Record:
-    """A PR record, read from its patches."""
+    """A PR record: the paths, hunks and lines of its patches."""
 
-    pr: dict
-    hunks: list[_Hunk] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-    lines: list[tuple[str, str]] = field(default_factory=list)  # (sign, text): sign "+", "-" or " "
-
-    def __post_init__(self):
-        files = self.pr.get("files")
+    def __init__(self, pr):
+        pr = pr if isinstance(pr, dict) else {}
+        files = pr.get("files")
         self.paths = [path for path in files if isinstance(path, str)] if isinstance(files, list) else []
-        path = ""
-        for line in "\n".join((_text(self.pr.get("patch")), _text(self.pr.get("test_patch")))).splitlines():
+        self.hunks, self.lines, path = [], [], ""
+        self.patch = "\n".join((_text(pr.get("patch")), _text(pr.get("test_patch"))))
+        for line in self.patch.splitlines():
             if header := re.match(r"(?:---|\+\+\+) (?:[ab]/)?(\S+)", line):
                 path = header[1]
-                if path != "/dev/null":
-                    self.paths.append(path)
-            elif numbers := re.match(r"@@ -(\d+)(?:,(\d+))? \+\d+(?:,(\d+))? @@(.*)", line):
-                start, length = int(numbers[1]), max(int(numbers[2] or 1), int(numbers[3] or 1))
-                self.hunks.append(_Hunk(path, start, start + length - 1))
-                self.lines.append((" ", numbers[4]))
+                self.paths.append(path)
+            elif numbers := re.match(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@(.*)", line):
+                self.hunks.append(_Hunk(path, *(int(number or 1) for number in numbers.groups()[:4])))
+                self.lines.append(numbers[5])
             elif line[:1] in ("+", "-", " ") and line[1:].strip():
-                self.lines.append((line[0], line[1:]))
-        self.paths = [path for path in dict.fromkeys(self.paths) if path.strip("/.")]
-
-
-def _commands(reply: str) -> list[Command]:
-    try:
-        return [command for block in bash_blocks(reply) for command in split_commands(block)]
-    except ValueError:
-        return []
-
-
-def _parts(name: str) -> list[str]:
-    """`getHTTPUrl`, `get_http_url` and `get-http-url` alike -> ["get", "http", "url"]."""
-    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+                self.lines.append(line[1:])
+        self.paths = [path for path in dict.fromkeys(self.paths) if path.strip("/.") and path != "/dev/null"]
+        number = re.search(r"-(\d+)$", _text(pr.get("instance_id")))
+        self.pr_number = number[1] if number else ""
+        self.commit = _text(pr.get("base_commit"))
 
 
 # ---- path ----
+
+# A guess that is said as a guess: "probably in", "I suspect", "or similar". Only prose is excused by it, never a command.
+_HEDGE = re.compile(r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar|or wherever|typically"
+                    r"|usually|if it exists)\b", re.IGNORECASE)
+
 
 def _path_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     hits = []
     for path in record.paths:
         mention = _mention(path, act.reply)
-        if mention and not _path_seen(path, chat) and not _path_derivable(path, chat):
-            hits.append(_hit("path", mention, "names a file that the chat never showed, listed or suggested"))
+        if not mention or _path_seen(path, chat) or _path_derivable(path, chat):
+            continue
+        if "/" not in mention and chat.speaks_of(path.rsplit("/", 1)[-1].split(".")[0]):
+            continue  # a bare `options.py` where the chat speaks of options
+        if not _mention(path, act.script) and _guessed(mention, path, act.prose, chat):
+            continue
+        hits.append(_hit("path", mention, "names a file that the chat never showed, listed or suggested"))
     return hits
 
 
@@ -163,6 +179,15 @@ def _mention(path: str, text: str) -> str:
     return ""
 
 
+def _guessed(mention: str, path: str, prose: str, chat: _Chat) -> bool:
+    """Whether the prose only guesses at the file, and its folder or name has some ground in the chat."""
+    *folders, name = path.split("/")
+    if not (folders and folders[-1] in chat.text) and not chat.speaks_of(name.split(".")[0]):
+        return False
+    sentences = [sentence for sentence in re.split(r"\n|(?<=[.!?])\s", prose) if mention in sentence]
+    return all(_HEDGE.search(sentence) for sentence in sentences)
+
+
 def _path_seen(path: str, chat: _Chat) -> bool:
     """Whether the chat showed this very file: written out, in a listing of its folder, or in a tree."""
     folder, _, name = path.rpartition("/")
@@ -176,13 +201,14 @@ def _path_seen(path: str, chat: _Chat) -> bool:
     if section and listed_name.search(section[1]):
         return True
     for commands, output in chat.turns:
-        if listed_name.search(output) and any(
-            command.program in ("ls", "tree", "find", "dir", "cd", "git") and
-            any(word.rstrip("/").endswith(folder) or folder.endswith(word.strip("./") or "\n") for word in command.argv[1:])
-            for command in commands
-        ):
-            return True
+        words = [word.strip("./") for command in commands if command.program in _LISTING for word in command.argv[1:]]
+        if any(word and _same_file(word, folder) or folder.startswith(word + "/") for word in words) or words and "tree" in words:
+            if listed_name.search(output):
+                return True
     return False
+
+
+_LISTING = {"ls", "tree", "find", "fd", "cd", "git"}
 
 
 def _path_derivable(path: str, chat: _Chat) -> bool:
@@ -190,27 +216,22 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
     folder, _, name = path.rpartition("/")
     stem = name.split(".")[0]
     parts = [part for part in f"{folder}/{stem}".split("/") if part and part != "__init__"]
-    for first in range(max(len(parts) - 1, 0)):  # at least two parts: `astropy.modeling.separable`, `crate::net::tcp`
-        for joint in (".", "::", "/"):
-            module = joint.join(parts[first:])
-            if module in chat.text and re.search(rf"(?<![\w]){re.escape(module)}(?![\w])", chat.text):
-                return True
-    if len(stem) < 3:
-        return False
+    for first in range(max(len(parts) - 1, 0)):  # at least two parts: `astropy.modeling.separable`, `net::tcp`, `./net/tcp`
+        if any(chat.shows_word(joint.join(parts[first:])) for joint in (".", "::", "/")):
+            return True
     near = parts[-2] if len(parts) > 1 else ""
-    if (not near or near in chat.text) and re.search(
-            rf"^\W*(?:from|import|use|mod|#include|require|export)\b[^\n]*(?<![\w]){re.escape(stem)}(?![\w])",
-            chat.text, re.MULTILINE):
+    near_seen = not near or near in chat.text
+    import_line = rf"^\W*(?:from|import|use|mod|#include|require|export)\b[^\n]*(?<!\w){re.escape(stem)}(?!\w)"
+    if near_seen and stem in chat.text and re.search(import_line, chat.text, re.MULTILINE):
         return True
-    core = re.sub(r"^tests?_|_tests?$|_spec$|\.spec$|\.test$|Tests?$", "", stem)
-    if core != stem and re.search(rf"(?<![\w]){re.escape(core)}\.\w+(?![\w])", chat.text):
-        return True
+    core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
+    if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w+(?!\w)", chat.text):
+        return True  # the test of a file that was seen
     wanted = "".join(_parts(core))
-    for name_parts in chat.task_names:
-        whole = "".join(name_parts)
+    for whole in chat.task_names:  # `Engine` -> engine.py, `Auto-reloader` -> autoreload.py, `MultiOutputClassifier` -> multioutput.py
         if len(wanted) > 3 and whole.startswith(wanted) and len(whole) - len(wanted) <= 2:
             return True
-        if len(wanted) > 7 and near in chat.text and wanted in whole:
+        if len(wanted) > 7 and near_seen and wanted in whole:
             return True
     return False
 
@@ -221,170 +242,209 @@ def _line_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     hits = []
     for named, first, last in _line_references(act):
         for hunk in record.hunks:
-            if named and not _same_file(named, hunk.path):
+            if named and not _same_file(named, hunk.path) or last < hunk.start or first > hunk.end:
                 continue
-            if last < hunk.start or first > hunk.end or first <= 1:
+            whole_view = last - first > _WIDE_VIEW or first <= 1 and last not in hunk.ends
+            if whole_view or not named and first < 10 or _lines_known(hunk.path, first, last, chat):
                 continue
-            if last - first > 250 or not named and first < 20:
-                continue
-            if not _lines_known(hunk.path, first, last, chat):
-                shown = f"{first}" if first == last else f"{first}-{last}"
-                hits.append(_hit("line", f"{named or 'line'}:{shown}", "points at lines that the chat never showed"))
-                break
+            shown = f"{first}" if first == last else f"{first}-{last}"
+            hits.append(_hit("line", f"{named or 'line'}:{shown}", "points at lines that the chat never showed"))
+            break
     return hits
 
 
 def _same_file(named: str, path: str) -> bool:
-    named = named.strip("./")
+    """Whether two paths can be one file: `forms/models.py`, `/testbed/django/forms/models.py`, `django/forms/models.py`."""
+    named = named.lstrip("./")
     return bool(named) and (path == named or path.endswith("/" + named) or named.endswith("/" + path))
 
 
-_SED_RANGE = re.compile(r"(?:^|[;{\s])(\d+)(?:,\s*(\+?)(\d+|\$))?\s*!?[pdsaicqyn={]")
+_SED_ADDRESS = re.compile(r"(?:^|[;{\s])(\d+)(?:,\s*(\+?)(\d+|\$))?\s*!?[pdsaicqyn={]")
+_SHOWS_FILE = {"cat", "nl", "head", "tail", "less", "more", "sed", "awk", "git", "vim", "vi", "bat"}
+_TO_THE_END = 10**9
 
 
-def _command_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
-    """(file, first, last) of each line range that a chain of commands addresses."""
-    found, current, head = [], "", 0
+def _addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
+    """(file, first, last) of each line range that a chain of commands addresses: sed, awk, head, tail, cat, git -L."""
+    found, file, head_end = [], "", 0
     for command in commands:
         program, arguments = command.program, command.argv[1:]
         operands = [a for a in arguments if not a.startswith(("-", "+")) and not a.isdigit()]
-        if program in ("cat", "nl", "head", "tail", "less", "sed", "awk", "git", "vim", "bat") and operands:
-            is_script = program in ("sed", "awk") and len(operands) == 1
-            current = current if is_script else operands[-1]
-        current = next((target for operator, target in command.redirects if operator == "<"), current)
+        if program in _SHOWS_FILE and len(operands) > (program in ("sed", "awk")):
+            file = operands[-1]
+        file = next((target for operator, target in command.redirects if operator == "<"), file)
         joined = " ".join(arguments)
+        spans = []
         if program == "sed":
-            for script in operands:
-                for match in _SED_RANGE.finditer(script):
-                    first = int(match[1])
-                    last = first if not match[3] else 10**9 if match[3] == "$" else int(match[3])
-                    found.append((current, first, first + last if match[2] else last))
-        elif program == "awk":
-            numbers = [int(n) for n in re.findall(r"NR\s*[=<>]=?\s*(\d+)", joined)]
-            if numbers:
-                found.append((current, min(numbers), max(numbers)))
-        elif program == "head" and (count := re.search(r"-n?\s*(\d+)", joined)):
-            head = int(count[1])
-            found.append((current, 1, head))
-        elif program == "tail" and (count := re.search(r"-n\s*\+(\d+)", joined)):
-            found.append((current, int(count[1]), int(count[1]) + 50))
-        elif program == "tail" and head and (count := re.search(r"-n?\s*(\d+)", joined)):
-            found.append((current, max(head - int(count[1]) + 1, 1), head))
-        elif program == "git" and (span := re.search(r"-L\s*(\d+),\+?(\d+)", joined)):
-            found.append((current, int(span[1]), int(span[2])))
-        elif program in ("cat", "nl", "less", "bat"):
-            found.append((current, 1, 10**9))
+            for first, plus, last in (match for script in operands for match in _SED_ADDRESS.findall(script)):
+                end = int(first) if not last else _TO_THE_END if last == "$" else int(last)
+                spans.append((int(first), int(first) + end if plus else end))
+        elif program == "awk" and (numbers := [int(n) for n in re.findall(r"NR\s*[=<>]=?\s*(\d{1,9})", joined)]):
+            spans.append((min(numbers), max(numbers)))
+        elif program == "head":
+            count = re.search(r"-n?\s*(\d{1,9})", joined)
+            head_end = int(count[1]) if count else 10
+            spans.append((1, head_end))
+        elif program == "tail" and (count := re.search(r"-n?\s*(\+?)(\d{1,9})", joined)):
+            if count[1]:
+                spans.append((int(count[2]), int(count[2]) + 20))
+            elif head_end:
+                spans.append((max(head_end - int(count[2]) + 1, 1), head_end))
+        elif program == "git" and (span := re.search(r"-L\s*(\d{1,9}),(\d{1,9})", joined)):
+            spans.append((int(span[1]), int(span[2])))
+        elif program in ("cat", "nl", "less", "more", "bat"):
+            spans.append((1, _TO_THE_END))
+        elif program in ("vim", "vi") and (span := re.search(r"\+(\d{1,9})", joined)):
+            spans.append((int(span[1]), int(span[1])))
+        found += [(file, first, last) for first, last in spans]
     return found
 
 
-_PROSE_LINE = re.compile(
-    r"(?:([\w./-]+\.\w+)[`'\"]?(?::|#L|,? (?:at |on |around )?lines? ))?(?:\blines?[ #~]*|#L|(?<=:)|\bL)(\d{1,6})"
-    r"(?:\s*(?:-|–|to|and|through)\s*(?:line |L)?(\d{1,6}))?\b", re.IGNORECASE)
+_LINE_NUMBER = re.compile(
+    r"(?:([\w./-]+\.\w+)[`'\"*]*(?:,? (?:at|on|around|near))?[ ,(:]*)?"
+    r"(?:\b(?:lines?|row|ln)[ #~.]*|#L|\bL|(?<=\w:))(\d{1,7})\b(?:\s?(?:-|–|—|:|,|to|and|through|until)\s?(?:lines? |L)?(\d{1,7})\b)?",
+    re.IGNORECASE)
 
 
 def _line_references(act: _Act) -> list[tuple[str, int, int]]:
-    found = [(f, first, last) for f, first, last in _command_lines(act.commands) if f and first > 1]
-    for match in _PROSE_LINE.finditer(act.prose):
-        first = int(match[2])
-        found.append((match[1] or "", first, max(int(match[3] or first), first)))
+    """(file or '', first, last) of every line that the reply points at, by command or in prose."""
+    found = [span for span in _addressed_lines(act.commands) if span[0]]
+    files = re.findall(r"[\w./-]+\.\w{1,5}\b", act.prose)
+    for named, first, last in _LINE_NUMBER.findall(act.reply):
+        span = (int(first), max(int(last or first), int(first)))
+        found += [(file, *span) for file in ([named] if named else set(files) or [""])]
     return found
 
 
 def _lines_known(path: str, first: int, last: int, chat: _Chat) -> bool:
     """Whether the chat showed lines of the file near enough to these numbers."""
     name = path.rsplit("/", 1)[-1]
-    if name not in chat.text:
-        return False
     spans = []
     for commands, output in chat.turns:
-        files = [word for command in commands for word in [*command.argv[1:], *command.written_files]]
-        if not any(_same_file(word, path) for word in files):
+        if not any(_same_file(word, path) for command in commands for word in [*command.argv[1:], *command.written_files]):
             continue
         if any(_same_file(word, path) for command in commands for word in command.written_files):
             return True
-        shown = [(low, high) for f, low, high in _command_lines(commands) if _same_file(f, path)]
-        whole = [span for span in shown if span == (1, 10**9)]
-        parts = [span for span in shown if span not in whole]
-        spans += parts or whole
-        spans += [(int(n), int(n)) for n in re.findall(r"^\s*(\d+)[:\t-]", output, re.MULTILINE)]
-    numbers = re.findall(rf"{re.escape(name)}[`'\"]*(?:,? line |:|#L|\S{{0,3}} \(?lines? )(\d+)", chat.text)
-    numbers += re.findall(r"(?:\blines? |#L|\brow )(\d+)", chat.text)
-    spans += [(int(n), int(n)) for n in numbers]
+        shown = [(low, high) for file, low, high in _addressed_lines(commands) if _same_file(file, path)]
+        spans += [span for span in shown if span != (1, _TO_THE_END)] or shown
+        spans += [(int(number), int(number)) for number in re.findall(r"^\s*(\d{1,7})[:\t-]", output, re.MULTILINE)]
+    for match in _LINE_NUMBER.finditer(chat.text) if name in chat.text or "line" in chat.task else ():
+        if not match[1] or _same_file(match[1], path):
+            spans.append((int(match[2]), int(match[3] or match[2])))
     return any(low - _LINE_REACH <= last and first <= high + _LINE_REACH for low, high in spans)
 
 
 # ---- verbatim ----
 
 def _verbatim_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
-    hits, wanted = [], {}
-    for _, line in record.lines:
-        squeezed = _squeeze(line)
-        tokens = _tokens(line)
+    hits, nearly = [], []
+    for line in dict.fromkeys(record.lines):
+        squeezed, tokens = _squeeze(line), _TOKEN.findall(line)
         if len(squeezed) < _MIN_LINE_CHARS or len(tokens) < _MIN_LINE_TOKENS or squeezed in chat.squeezed:
             continue
         if squeezed in act.squeezed:
             hits.append(_hit("verbatim", line.strip(), "a line of the hidden patch that the chat never showed"))
-        else:
-            wanted[squeezed] = (line, set(zip(tokens, tokens[1:])))
-    if not wanted:
-        return hits
-    for reply_line in act.reply.splitlines():
-        tokens = _tokens(reply_line)
-        pairs = set(zip(tokens, tokens[1:]))
-        if len(pairs) < _MIN_LINE_TOKENS:
+        elif len(tokens) > _MIN_NEAR_TOKENS:
+            nearly.append((line, _pairs(tokens)))
+    for reply_line in act.reply.splitlines() if nearly else ():
+        pairs = _pairs(_TOKEN.findall(reply_line))
+        if len(pairs) < _MIN_NEAR_TOKENS // 2 or _squeeze(reply_line) in chat.squeezed:
             continue
-        if _squeeze(reply_line) in chat.squeezed:
-            continue
-        for line, hidden_pairs in wanted.values():
-            if len(hidden_pairs) > 5 and len(hidden_pairs & pairs) >= _NEAR * len(hidden_pairs):
+        for line, hidden in nearly:
+            if len(hidden & pairs) < _NEAR * len(hidden):
+                continue
+            novel = {pair for pair in hidden if "".join(pair) not in chat.squeezed}
+            if novel and len(novel & pairs) >= len(novel) / 2:
                 hits.append(_hit("verbatim", line.strip(), "nearly a line of the hidden patch that the chat never showed"))
     return hits
 
 
-def _tokens(line: str) -> list[str]:
-    return re.findall(r"\w+|[^\w\s\\]", line)
+_TOKEN = re.compile(r"\w+|[^\w\s\\]")
+
+
+def _pairs(tokens: list[str]) -> set[tuple[str, str]]:
+    return set(zip(tokens, tokens[1:]))
 
 
 # ---- identifier ----
 
+_NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|[A-Za-z_$][\w$]{3,80}")
+_MARKED_NAME = re.compile(r"`[\w.]*?(\w+)(?:\(\))?`|\.?(\w+)\(")
+_STRING = re.compile(r"\"([^\"\n]{6,120})\"|'([^'\n]{6,120})'|`([^`\n]{6,120})`")
+
+
 def _identifier_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
-    text = "\n".join(line for _, line in record.lines)
-    hidden = {name for name in re.findall(r"[A-Za-z_$][\w$]{3,80}", text) if _distinctive(name)}
-    hidden |= set(re.findall(r"(?<![\w-])--[a-z][\w-]{2,40}", text))
-    spoken = set(re.findall(r"[A-Za-z_$][\w$]{3,80}|(?<![\w-])--[a-z][\w-]{2,40}", act.reply))
+    text = "\n".join(record.lines)
+    marked = {name for match in _MARKED_NAME.findall(act.reply) for name in match}
     hits = []
-    for name in sorted(hidden & spoken):
-        if chat.shows_word(name) or name in chat.squeezed and len(name) > 8:
+    for name in sorted(set(_NAME.findall(text)) & set(_NAME.findall(act.reply))):
+        if name in _VOCABULARY or chat.shows_word(name) or len(name) > 8 and name in chat.squeezed:
             continue
-        if _natural(name, act, chat):
-            continue
-        hits.append(_hit("identifier", name, "a name from the hidden patch that the chat never showed"))
-    for literal in set(re.findall(r"\"([^\"\n]{8,90})\"|'([^'\n]{8,90})'", text)):
-        literal = "".join(literal)
+        plain_word = len(_parts(name)) < 2 and not (name in marked and len(name) > 6)
+        if not plain_word and not _natural(name, act, chat):
+            hits.append(_hit("identifier", name, "a name from the hidden patch that the chat never showed"))
+    for literal in {"".join(groups) for groups in _STRING.findall(text)}:
         squeezed = _squeeze(literal)
-        if len(squeezed) > 7 and squeezed in act.squeezed and squeezed not in chat.squeezed and re.search("[A-Za-z]{3}", literal):
+        if len(re.findall(r"[A-Za-z]{2,}", literal)) > 1 and squeezed in act.squeezed and squeezed not in chat.squeezed:
             hits.append(_hit("identifier", literal, "a text from the hidden patch that the chat never showed"))
     return hits
 
 
-def _distinctive(name: str) -> bool:
-    """Plain words and the language's own vocabulary prove nothing; names of several parts do."""
-    return name not in _VOCABULARY and len(_parts(name)) > 1
-
-
 def _natural(name: str, act: _Act, chat: _Chat) -> bool:
-    """A name that the agent may well have made up: its parts are in the chat, and the reply writes code or searches."""
-    if act.style in ("edit", "run"):
-        return all(part in chat.lower for part in _parts(name))
-    return act.style == "search" and all(part in chat.task.lower() for part in _parts(name))
+    """Whether the agent may well have made the name up: it stands in code that the reply writes and all its parts are in
+    the chat, or it is what the reply searches for and all its parts are in the task."""
+    parts = _parts(name)
+    if name in act.written:
+        return all(part in chat.lower for part in parts)
+    return act.style == "search" and all(part in chat.task.lower() for part in parts)
 
 
 # ---- disclosure ----
 
-_DISCLOSURE = re.compile(
-    r"reference (?:solution|fix|patch)|(?:hidden|gold(?:en)?) (?:patch|fix|record|information)|merged (?:fix|PR|patch)", re.I)
+_HIDDEN = r"(?:hidden|secret|gold(?:en)?|reference|ground[- ]truth|oracle|merged|accepted|privileged|leaked|upstream|official|canonical)"
+_WORK = r"(?:patch|fix|diff|solution|PR|pull[- ]request|merge[- ]request|commit|change(?:s|set)?|answer)"
+_SHOWS = (r"(?:shows?|does|did|says?|adds?|added|changes?|changed|modif(?:y|ies|ied)|touche[sd]|edits|edited|introduce[sd]?"
+          r"|replace[sd]?|rename[sd]?|remove[sd]?|moves|moved|fixes|fixed|implements|implemented|reveals?|contains?|tells?|uses|used)")
+# Each: (pattern, whether the chat may speak so itself and thereby excuse it).
+_DISCLOSURES = [re.compile(pattern, re.IGNORECASE) for pattern in (
+    rf"\b{_HIDDEN} (?:\w+ )?{_WORK}\b",
+    rf"\b(?:hidden|secret|privileged|inside) (?:PR |pull[- ]request )?(?:information|info|knowledge|record|context|details?|hints?|data)\b",
+    rf"\bhidden tests? (?:expects?|checks?|requires?|verif\w+|asserts?|calls?|wants?|needs?|uses?)\b",
+    rf"\bthe (?:patch|diff|pull[- ]request|merge[- ]request|record) {_SHOWS}\b",
+    rf"\b(?:according to|as per|per|based on|following|given|from|in|like|matching|mirrors?|follows?|by|see|with|to) the "
+    rf"(?:(?:provided|given|known|actual|original|real|final|eventual|correct|full) )?(?:patch|diff|solution|record)\b(?! (?:file|script|command|method|function|object))",
+    rf"\b(?:actual|real|true|original|eventual|final|corresponding|associated|linked) (?:PR|pull[- ]request|merge[- ]request)\b(?! description)",
+    rf"\bthe PR {_SHOWS}\b(?<!says)(?<!uses)|\b(?:the|this|that) PR(?:'s|’s)? (?:diff|patch|changes|changeset|commits?|fix|record|number|title|branch|solution)\b",
+    rf"\b(?:provided|given|known|eventual|landed|committed|shipped|intended|expected) (?:patch|fix|diff|solution|PR|pull[- ]request)\b",
+    rf"\b(?:fix|patch|change|PR|pull[- ]request|solution)\b[^.\n]{{0,30}}\b(?:was|were|got|been|is|has|later|eventually|already|that) (?:\w+ )?(?:merged|landed|upstreamed|accepted)\b",
+    rf"\b(?:fixed|resolved|merged|landed|done|solved|addressed|changed|patched|handled|implemented) (?:in |by )?upstream\b|\bupstream (?:\w+ )?(?:fixe[sd]|patched|resolved|changed|solved|merged|did|does)\b",
+    rf"\bmaintainers? (?:\w+ )?(?:merged|fixed|landed|accepted|committed|ended up|resolved|changed|solved|shipped)\b",
+    rf"\bsolution (?:patch|diff|record)\b|\btest[_ ]patch\b|\bFAIL_TO_PASS\b|\bPASS_TO_PASS\b|\banswer key\b|\bPR record\b",
+    rf"\bI (?:was|am|have been|'ve been|’ve been) (?:given|told|shown|provided) (?:with )?the (?:\w+ )?(?:{_WORK}|record)\b",
+    rf"\bI(?: have|'ve|’ve)? (?:already )?(?:know|knew|saw|seen|have|had|can see|have access to) (?:from |in |that )?the (?:\w+ )?(?:patch|fix|diff|solution|PR|answer|record)\b(?! description)",
+    rf"\b(?:without|not|n't|avoid) (?:reveal|disclos|let(?:ting)? on|leak|giv(?:e|ing) away|mention)\w* (?:\w+ ){{0,3}}(?:knowledge|hidden|patch|PR|fix|solution|record|answer|source)\b",
+    rf"\b(?:act|pretend|behave)(?:ing)? (?:as if|as though|like|that|not to|to not)[^.\n]{{0,40}}\b(?:know|knew|seen|blind|honest|hidden|patch|fix|solution)\w*",
+)]
+_PR_WORD = re.compile(r"\b(?:PRs?|pull[- ]requests?|merge[- ]requests?)\b")
+_PR_NUMBER = re.compile(
+    r"\b(?:PRs?|pull(?:[- ]request)?s?|merge[- ]requests?|MR|GH|ticket|issue|bug|fix(?:es|ed)?|close[sd]?)[ \-/#:]{0,3}(?:no\. ?|number )?#?(\d{2,7})\b"
+    r"|(?<![\w&])#(\d{2,7})\b", re.IGNORECASE)
+_COMMIT = re.compile(r"(?:\b(?:commit|sha|revision|rev|changeset|hash)\b[ :`'\"(]{1,3}([0-9a-f]{7,40})\b)|\b([0-9a-f]{7,40})\b", re.IGNORECASE)
 
 
 def _disclosures(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
-    return [_hit("disclosure", match[0], "speaks of something outside the visible chat")
-            for match in _DISCLOSURE.finditer(act.prose) if match[0].lower() not in chat.lower]
+    found = [match[0] for pattern in _DISCLOSURES for match in pattern.finditer(act.reply)]
+    if not _PR_WORD.search(chat.text):
+        found += _PR_WORD.findall(act.reply)
+    for match in _PR_NUMBER.finditer(act.reply):
+        number = match[1] or match[2]
+        is_pr = re.match(r"PR|pull|merge|MR|GH", match[0], re.IGNORECASE) or number == record.pr_number
+        if is_pr and not chat.shows_word(number):
+            found.append(match[0])
+    for named, bare in _COMMIT.findall(act.reply):
+        digits = named or bare
+        if (named or digits in record.patch or record.commit.startswith(digits)) and digits not in chat.text:
+            if re.search(r"\d", digits) and not digits.isdigit():
+                found.append(digits)
+    return [_hit("disclosure", text, "speaks of a source outside the visible chat")
+            for text in found if " ".join(text.lower().split()) not in chat.lower]
