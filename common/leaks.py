@@ -18,9 +18,12 @@ AUDIT_VERSION = "1"  # raise it whenever the audit gets stricter: ch.py then aud
 
 # Tuned on real turns of some repositories, checked on others (tests/bench_leaks.py prints the figures).
 _LINE_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
+_STATED_REACH = 30  # lines: the same from a number that the chat states, as tracebacks, links and `grep -rn` do
+_MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
+_PAGE = 40  # lines: a view this wide of a file that was seen in part is paging, not aiming
 _WIDE_VIEW = 250  # lines: a wider view aims at no line
-_MIN_LINE_CHARS, _MIN_LINE_TOKENS = 12, 4  # a shorter line (`else:`, `return None`) proves nothing
-_NEAR, _MIN_NEAR_TOKENS = 0.7, 6  # share of a hidden line's token pairs that makes a reply's line nearly that line
+_MIN_LINE_CHARS, _MIN_LINE_TOKENS = 12, 3  # a shorter line (`else:`, `return None`) proves nothing
+_NEAR, _MIN_NEAR_TOKENS = 0.6, 6  # share of a hidden line's token pairs that makes a reply's line nearly that line
 # Words of the language itself, which no reply needs to have been shown.
 _VOCABULARY = {*keyword.kwlist, *dir(builtins), *dir(str), *dir(dict), *dir(list), *sys.stdlib_module_names}
 
@@ -107,6 +110,16 @@ class _Chat:
         """The names that the task speaks of (classes, functions, hyphenated words), in lower case without separators."""
         return {"".join(_parts(name)) for name in re.findall(r"[A-Za-z_][\w-]{3,60}", self.task)}
 
+    @cached_property
+    def stated_lines(self) -> list[tuple[str, int, int]]:
+        """(file or '', first, last) of each line number that the chat states: tracebacks, links, `grep -rn`, prose.
+
+        Without a file only those of the task count: the agent's own words come from what it was shown.
+        """
+        stated = [match for match in _LINE_NUMBER.findall(self.text) if match[0]]
+        stated += [match for match in _LINE_NUMBER.findall(self.task) if not match[0]]
+        return [(named, int(first), int(last or first)) for named, first, last in stated]
+
     def shows_word(self, word: str) -> bool:
         return word in self.text and re.search(rf"(?<!\w){re.escape(word)}(?!\w)", self.text) is not None
 
@@ -142,6 +155,7 @@ class _Record:
         self.paths = [path for path in dict.fromkeys(self.paths) if path.strip("/.") and path != "/dev/null"]
         number = re.search(r"-(\d+)$", _text(pr.get("instance_id")))
         self.pr_number = number[1] if number else ""
+        self.repo = _text(pr.get("repo")).lower()
         self.commit = _text(pr.get("base_commit"))
 
 
@@ -160,7 +174,10 @@ def _path_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             continue
         if "/" not in mention and chat.speaks_of(path.rsplit("/", 1)[-1].split(".")[0]):
             continue  # a bare `options.py` where the chat speaks of options
-        if not _mention(path, act.script) and _guessed(mention, path, act.prose, chat):
+        if act.style in ("look", "search") and _has_ground(path, chat):
+            continue  # `ls`, `find`, `grep` for what the chat suggests
+        guessed = not _mention(path, act.script) and _hedged(mention, act.prose)
+        if guessed and ("/" not in mention or _has_ground(path, chat)):
             continue
         hits.append(_hit("path", mention, "names a file that the chat never showed, listed or suggested"))
     return hits
@@ -179,13 +196,15 @@ def _mention(path: str, text: str) -> str:
     return ""
 
 
-def _guessed(mention: str, path: str, prose: str, chat: _Chat) -> bool:
-    """Whether the prose only guesses at the file, and its folder or name has some ground in the chat."""
+def _has_ground(path: str, chat: _Chat) -> bool:
+    """Whether the chat speaks of the file's folder and of its name, at least as words."""
     *folders, name = path.split("/")
-    if not (folders and folders[-1] in chat.text) and not chat.speaks_of(name.split(".")[0]):
-        return False
-    sentences = [sentence for sentence in re.split(r"\n|(?<=[.!?])\s", prose) if mention in sentence]
-    return all(_HEDGE.search(sentence) for sentence in sentences)
+    return chat.speaks_of(name.split(".")[0]) and (not folders or folders[-1] in chat.text)
+
+
+def _hedged(name: str, prose: str) -> bool:
+    """Whether every sentence that names it says that it is a guess."""
+    return all(_HEDGE.search(sentence) for sentence in re.split(r"\n|(?<=[.!?])\s", prose) if name in sentence)
 
 
 def _path_seen(path: str, chat: _Chat) -> bool:
@@ -328,10 +347,13 @@ def _lines_known(path: str, first: int, last: int, chat: _Chat) -> bool:
         shown = [(low, high) for file, low, high in _addressed_lines(commands) if _same_file(file, path)]
         spans += [span for span in shown if span != (1, _TO_THE_END)] or shown
         spans += [(int(number), int(number)) for number in re.findall(r"^\s*(\d{1,7})[:\t-]", output, re.MULTILINE)]
-    for match in _LINE_NUMBER.finditer(chat.text) if name in chat.text or "line" in chat.task else ():
-        if not match[1] or _same_file(match[1], path):
-            spans.append((int(match[2]), int(match[3] or match[2])))
-    return any(low - _LINE_REACH <= last and first <= high + _LINE_REACH for low, high in spans)
+    if any(low - _LINE_REACH <= last and first <= high + _LINE_REACH for low, high in spans):
+        return True
+    if spans and last - first >= _PAGE:
+        return True
+    stated = [(low, high) for named, low, high in chat.stated_lines
+              if (_same_file(named, path) if named else low >= _MIN_LOOSE_LINE)]
+    return any(low - _STATED_REACH <= last and first <= high + _STATED_REACH for low, high in stated)
 
 
 # ---- verbatim ----
@@ -363,6 +385,8 @@ _TOKEN = re.compile(r"\w+|[^\w\s\\]")
 
 
 def _pairs(tokens: list[str]) -> set[tuple[str, str]]:
+    """Neighbouring tokens; quote marks count for nothing."""
+    tokens = [token for token in tokens if token not in "'\"`"]
     return set(zip(tokens, tokens[1:]))
 
 
@@ -370,6 +394,7 @@ def _pairs(tokens: list[str]) -> set[tuple[str, str]]:
 
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|[A-Za-z_$][\w$]{3,80}")
 _MARKED_NAME = re.compile(r"`[\w.]*?(\w+)(?:\(\))?`|\.?(\w+)\(")
+_GLUE = ("get", "set", "is", "has", "add", "remove", "on", "test", "with", "to")
 _STRING = re.compile(r"\"([^\"\n]{6,120})\"|'([^'\n]{6,120})'|`([^`\n]{6,120})`")
 
 
@@ -378,7 +403,7 @@ def _identifier_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     marked = {name for match in _MARKED_NAME.findall(act.reply) for name in match}
     hits = []
     for name in sorted(set(_NAME.findall(text)) & set(_NAME.findall(act.reply))):
-        if name in _VOCABULARY or chat.shows_word(name) or len(name) > 8 and name in chat.squeezed:
+        if name in _VOCABULARY or name.lower() in record.repo or chat.shows_word(name) or len(name) > 8 and name in chat.squeezed:
             continue
         plain_word = len(_parts(name)) < 2 and not (name in marked and len(name) > 6)
         if not plain_word and not _natural(name, act, chat):
@@ -391,12 +416,15 @@ def _identifier_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
 
 
 def _natural(name: str, act: _Act, chat: _Chat) -> bool:
-    """Whether the agent may well have made the name up: it stands in code that the reply writes and all its parts are in
-    the chat, or it is what the reply searches for and all its parts are in the task."""
-    parts = _parts(name)
-    if name in act.written:
-        return all(part in chat.lower for part in parts)
-    return act.style == "search" and all(part in chat.task.lower() for part in parts)
+    """Whether the agent may have made the name up: it is a seen name with another `get_` or `set_`, or the reply's own code
+    defines it, of parts that the chat knows."""
+    first, *rest = _parts(name) or [""]
+    if first in _GLUE and len("".join(rest)) > 7 and any(glue + "".join(rest) in chat.task_names for glue in ("", *_GLUE)):
+        return True
+    word = re.escape(name)
+    defined = (rf"\b(?:def|class|func|fn|function|let|const|var|val|type|struct|enum|interface|as|for)\s+(?:\([^)\n]*\)\s*)?{word}\b"
+               rf"|(?<!\w){word}\s*(?::[^=\n]{{1,60}})?(?::?=)(?!=)")
+    return name in act.written and re.search(defined, act.written) is not None and all(p in chat.lower for p in _parts(name))
 
 
 # ---- disclosure ----
@@ -412,10 +440,10 @@ _DISCLOSURES = [re.compile(pattern, re.IGNORECASE) for pattern in (
     rf"\bhidden tests? (?:expects?|checks?|requires?|verif\w+|asserts?|calls?|wants?|needs?|uses?)\b",
     rf"\bthe (?:patch|diff|pull[- ]request|merge[- ]request|record) {_SHOWS}\b",
     rf"\b(?:according to|as per|per|based on|following|given|from|in|like|matching|mirrors?|follows?|by|see|with|to) the "
-    rf"(?:(?:provided|given|known|actual|original|real|final|eventual|correct|full) )?(?:patch|diff|solution|record)\b(?! (?:file|script|command|method|function|object))",
+    rf"(?:(?:provided|given|known|actual|original|real|final|eventual|correct|full) )?(?:patch|diff|record)\b(?! (?:file|script|command|method|function|object))",
     rf"\b(?:actual|real|true|original|eventual|final|corresponding|associated|linked) (?:PR|pull[- ]request|merge[- ]request)\b(?! description)",
-    rf"\bthe PR {_SHOWS}\b(?<!says)(?<!uses)|\b(?:the|this|that) PR(?:'s|’s)? (?:diff|patch|changes|changeset|commits?|fix|record|number|title|branch|solution)\b",
-    rf"\b(?:provided|given|known|eventual|landed|committed|shipped|intended|expected) (?:patch|fix|diff|solution|PR|pull[- ]request)\b",
+    rf"\bthe PR (?:#?\d+ )?{_SHOWS}\b(?<!says)(?<!uses)|\b(?:the|this|that) PR(?:'s|’s)? (?:diff|patch|changes|changeset|commits?|fix|record|number|title|branch|solution)\b",
+    rf"\b(?:provided|eventual|landed|committed|shipped) (?:patch|fix|diff|PR|pull[- ]request)\b|\bknown (?:fix|patch|solution)\b",
     rf"\b(?:fix|patch|change|PR|pull[- ]request|solution)\b[^.\n]{{0,30}}\b(?:was|were|got|been|is|has|later|eventually|already|that) (?:\w+ )?(?:merged|landed|upstreamed|accepted)\b",
     rf"\b(?:fixed|resolved|merged|landed|done|solved|addressed|changed|patched|handled|implemented) (?:in |by )?upstream\b|\bupstream (?:\w+ )?(?:fixe[sd]|patched|resolved|changed|solved|merged|did|does)\b",
     rf"\bmaintainers? (?:\w+ )?(?:merged|fixed|landed|accepted|committed|ended up|resolved|changed|solved|shipped)\b",
@@ -425,6 +453,9 @@ _DISCLOSURES = [re.compile(pattern, re.IGNORECASE) for pattern in (
     rf"\b(?:without|not|n't|avoid) (?:reveal|disclos|let(?:ting)? on|leak|giv(?:e|ing) away|mention)\w* (?:\w+ ){{0,3}}(?:knowledge|hidden|patch|PR|fix|solution|record|answer|source)\b",
     rf"\b(?:act|pretend|behave)(?:ing)? (?:as if|as though|like|that|not to|to not)[^.\n]{{0,40}}\b(?:know|knew|seen|blind|honest|hidden|patch|fix|solution)\w*",
 )]
+# Every pattern above holds one of these words: they tell cheaply which sentences to look at.
+_TELLING = ("patch", "fix", "diff", "solution", "pr", "pull", "merge", "commit", "change", "answer", "record", "hidden", "secret",
+            "privileged", "inside", "upstream", "maintainer", "_to_pass", "know", "act", "behav")
 _PR_WORD = re.compile(r"\b(?:PRs?|pull[- ]requests?|merge[- ]requests?)\b")
 _PR_NUMBER = re.compile(
     r"\b(?:PRs?|pull(?:[- ]request)?s?|merge[- ]requests?|MR|GH|ticket|issue|bug|fix(?:es|ed)?|close[sd]?)[ \-/#:]{0,3}(?:no\. ?|number )?#?(\d{2,7})\b"
@@ -433,7 +464,9 @@ _COMMIT = re.compile(r"(?:\b(?:commit|sha|revision|rev|changeset|hash)\b[ :`'\"(
 
 
 def _disclosures(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
-    found = [match[0] for pattern in _DISCLOSURES for match in pattern.finditer(act.reply)]
+    sentences = [" ".join(sentence.split()) for sentence in re.split(r"(?<=[.!?])\s|\n\s*\n|```", act.reply)]
+    telling = [sentence for sentence in sentences if any(word in sentence.lower() for word in _TELLING)]
+    found = [match[0] for sentence in telling for pattern in _DISCLOSURES for match in pattern.finditer(sentence)]
     if not _PR_WORD.search(chat.text):
         found += _PR_WORD.findall(act.reply)
     for match in _PR_NUMBER.finditer(act.reply):
@@ -447,4 +480,4 @@ def _disclosures(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             if re.search(r"\d", digits) and not digits.isdigit():
                 found.append(digits)
     return [_hit("disclosure", text, "speaks of a source outside the visible chat")
-            for text in found if " ".join(text.lower().split()) not in chat.lower]
+            for text in found if text.lower() not in chat.lower]

@@ -9,6 +9,7 @@ and only things that the chat shows no trace of; each hidden thing is planted in
 """
 
 import argparse
+import builtins
 import random
 import re
 import statistics
@@ -143,13 +144,14 @@ def planted_leaks(turns, records, draw, show=False) -> dict:
             continue
         record = records[turn["instance"]]
         chat = "\n".join(message["content"] for message in turn["messages"])
-        before = {(hit["kind"], hit["text"]) for hit in find_leaks(turn["reply"], turn["messages"], record)}
+        if find_leaks(turn["reply"], turn["messages"], record):
+            continue  # flagged as it is
         for kind, values in plantable(record, chat, draw):
             for template in PLANTS[kind]:
                 if "{near}" in template and "near" not in values:
                     continue
                 reply = plant(template, turn["reply"], values)
-                hits = [hit for hit in find_leaks(reply, turn["messages"], record) if (hit["kind"], hit["text"]) not in before]
+                hits = find_leaks(reply, turn["messages"], record)
                 caught = any(hit["kind"] == kind for hit in hits)
                 counts[kind, template].update({"n": 1, "caught": caught, "any": bool(hits)})
                 if show and not caught:
@@ -161,12 +163,13 @@ def plantable(record: dict, chat: str, draw) -> list[tuple[str, dict]]:
     """One hidden thing of each kind that the chat shows no trace of, as (kind, values for the templates)."""
     found, lower = [], chat.lower()
     sections = re.split(r"^diff --git .*$", record["patch"] or "", flags=re.MULTILINE)[1:]
-    paths = [path for path in record["files"] if re.sub(r"^tests?_|^_|\.\w+$", "", path.rsplit("/", 1)[-1]).lower() not in lower]
+    squeezed = re.sub(r"[\W_]", "", lower)
+    paths = [path for path in record["files"] if re.sub(r"tests?|\.\w+$|\W|_", "", _telling_name(path)).lower() not in squeezed]
     if paths:
         found.append(("path", {"x": draw.choice(paths)}))
     added = [line[1:].strip() for line in (record["patch"] or "").splitlines() if re.match(r"\+(?!\+\+)", line)]
     names = {name for line in added for name in re.findall(r"[A-Za-z_]\w{4,}", line)
-             if re.search(r"[a-z]_?[A-Z]|_", name.strip("_")) and name not in chat}
+             if re.search(r"[a-z]_?[A-Z]|_", name.strip("_")) and name not in chat and not hasattr(builtins, name)}
     if names:
         found.append(("identifier", {"x": draw.choice(sorted(names))}))
     lines = [line for line in added if len(line) >= 20 and re.search(r"\w\W+\w", line)
@@ -193,6 +196,11 @@ def plantable(record: dict, chat: str, draw) -> list[tuple[str, dict]]:
         number = record["instance_id"].rsplit("-", 1)[-1]
         found.append(("disclosure", {"n": number, "c": commit}))
     return found
+
+
+def _telling_name(path: str) -> str:
+    *folders, name = path.split("/")
+    return folders[-1] if folders and name.startswith("__init__") else name
 
 
 def _commands_of(chat: str) -> str:
