@@ -30,7 +30,7 @@ def version() -> str:
 
 
 def write_parquet(folder: Path) -> None:
-    """Write folder/trajectories/*.parquet and folder/pull_requests/*.parquet, several files of small row groups."""
+    """Write trajectories/*.parquet and pull_requests/*.parquet: a few files each, of small row groups."""
     _write(folder / "trajectories", _trajectories(), TRAJECTORIES, files=3, rows_per_group=3)
     _write(folder / "pull_requests", _pull_requests(), PULL_REQUESTS, files=2, rows_per_group=4)
 
