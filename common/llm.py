@@ -6,7 +6,7 @@ The policy, in one place:
 - passing (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried again after growing,
   jittered waits, within `retry_budget_s` a call; nothing good from a model for `outage_s`: the run stops, exit 1.
 The pace: a model starts with one call, goes to eight after the first success, then doubles per round; a 429 halves it
-and slows its later growth; Retry-After, or 429s in a row, pause the whole model.
+and slows its later growth; Retry-After, or trouble after trouble without a success, pause the whole model.
 """
 from __future__ import annotations
 
@@ -33,6 +33,7 @@ _NEVER_REACHED_S = 15.0  # an address that never answered at all is a typo or a 
 _FAULTS_OF_AN_OUTAGE, _EXHAUSTED_OF_AN_OUTAGE = 5, 10  # in a row, without a success between
 _SAME_REFUSALS = 3
 _START_PACE = 8
+_WAIT_WORTH_A_WORD_S, _SILENCE_BETWEEN_WORDS_S = 5.0, 30.0
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 
 
@@ -91,14 +92,14 @@ class Pace:
         self.faults_in_a_row = self.exhausted_in_a_row = 0
         self.refusals: Counter = Counter()
         self._ceiling = float(top)
-        self._cuts_in_a_row, self._last_cut, self._pause_until = 0, 0.0, 0.0
+        self._setbacks, self._last_setback, self._pause_until = 0, 0.0, 0.0
         self._waiting: deque[asyncio.Future] = deque()
 
-    async def enter(self) -> float:
-        """Wait for a place; returns the time of entry. Raises Halted when the run ends meanwhile."""
+    async def enter(self, first: bool) -> float:
+        """Wait for a place, in front of the others when `first`; returns the time of entry. Raises Halted."""
         while self.in_flight >= int(self.limit) or time.monotonic() < self._pause_until:
             place = asyncio.get_running_loop().create_future()
-            self._waiting.append(place)
+            self._waiting.appendleft(place) if first else self._waiting.append(place)
             await place
         self.in_flight += 1
         return time.monotonic()
@@ -115,7 +116,7 @@ class Pace:
     def succeeded(self) -> None:
         """A whole reply came: room for more, quickly below the last known ceiling, slowly above it."""
         self.alive()
-        self.faults_in_a_row = self.exhausted_in_a_row = self._cuts_in_a_row = 0
+        self.faults_in_a_row = self.exhausted_in_a_row = self._setbacks = 0
         if not self.proven:
             self.proven, self.limit = True, float(min(self.top, _START_PACE))
         elif self.limit < self._ceiling:
@@ -124,19 +125,22 @@ class Pace:
             self.limit = self._ceiling = min(self.top, self.limit + 0.1 / self.limit)  # one more in ten rounds
 
     def failed(self, fault: wire.Fault, entered: float) -> None:
-        """A 429 halves the limit, once for all calls that were out together; waits that were asked for hold for all."""
+        """A 429 halves the limit; so does any trouble without a success since the last, and it pauses the model."""
         self.ever_reached = self.ever_reached or fault.reached
         if fault.sort == "passing":
             self.faults_in_a_row += 1
         if fault.retry_after_s:
             self._pause(fault.retry_after_s)
-        if fault.crowded and entered >= self._last_cut:
-            self._last_cut = time.monotonic()
+        if fault.sort != "passing" or entered < self._last_setback:
+            return  # one setback a round: calls that were out together meet the same trouble
+        self._last_setback = time.monotonic()
+        self._setbacks += 1
+        if fault.crowded:
             self._ceiling = max(1.0, 0.8 * self.limit)
+        if fault.crowded or self._setbacks > 1:
             self.limit = max(1.0, self.limit / 2)
-            self._cuts_in_a_row += 1
-            if self._cuts_in_a_row > 1:
-                self._pause(wait_s(self._cuts_in_a_row - 2))
+        if self._setbacks > 1 or not self.proven:
+            self._pause(wait_s(self._setbacks - (2 if self.proven else 1)))
 
     def release_all(self) -> None:
         """Wake everyone who waits with Halted."""
@@ -144,6 +148,9 @@ class Pace:
             place = self._waiting.popleft()
             if not place.done():
                 place.set_exception(Halted())
+
+    def pause_left_s(self) -> float:
+        return max(0.0, self._pause_until - time.monotonic())
 
     def _pause(self, seconds: float) -> None:
         self._pause_until = max(self._pause_until, time.monotonic() + seconds)
@@ -172,6 +179,8 @@ class LLM:
         self.environment, self.concurrency = environment, concurrency
         self.spending, self.purse = Spending(), Purse(max_cost)
         self.halted: tuple[int, str] | None = None
+        self.say: Callable[[str], None] = print
+        self._told_until = 0.0
         self._paces: dict[str, Pace] = {}
         self._client = self._models = self._halt_signal = None
 
@@ -212,11 +221,9 @@ class LLM:
         while True:
             attempts += 1
             try:
-                completion, cost = await self._attempt(pace, call, messages, max_tokens)
+                completion, cost = await self._attempt(pace, call, messages, max_tokens, again=attempts > 1)
                 return completion, attempts, cost
             except wire.Fault as fault:
-                self.spending.calls[fault.kind] += 1
-                self._stop_or_fail_on(fault, call, pace)
                 pause = max(wait_s(attempts - 1), fault.retry_after_s or 0.0)
                 budget_s -= fault.took_s + pause
                 if budget_s < 0:
@@ -224,12 +231,14 @@ class LLM:
                     raise ItemFailed(f"provider: {fault.kind}", f"gave up after {attempts} tries: {fault}") from None
                 await self._sleep(pause)
 
-    async def _attempt(self, pace: Pace, call: CallSettings, messages: list[dict],
-                       max_tokens: int) -> tuple[wire.Completion, float | None]:
+    async def _attempt(self, pace: Pace, call: CallSettings, messages: list[dict], max_tokens: int,
+                       again: bool) -> tuple[wire.Completion, float | None]:
         reserved = await self._reserve(call, messages, max_tokens) if self.purse.limit_usd else 0.0
-        started, cost = await self._enter(pace), None
+        started, cost = await pace.enter(first=again), None
         price = asyncio.ensure_future(self._model(call.model))
         try:
+            if self.halted:
+                raise Halted()
             completion = await wire.complete(self._client, call, messages, max_tokens, pace.alive)
             cost = (await price).cost_usd(completion.usage)
             self.spending.add(completion.usage, cost)
@@ -238,7 +247,10 @@ class LLM:
         except wire.Fault as fault:
             fault.took_s = time.monotonic() - started
             fault.detail = self._redacted(fault.detail)
+            self.spending.calls[fault.kind] += 1
             pace.failed(fault, started)
+            self._stop_or_fail_on(fault, call, pace)  # before the place is given on: a bad key costs one call
+            self._tell_of_wait(fault, call, pace)
             raise
         finally:
             price.cancel()
@@ -254,7 +266,7 @@ class LLM:
                 if fault.status == 400 and max(pace.refusals.values()) >= _SAME_REFUSALS and "too long" not in fault.kind:
                     raise self.halt(EXIT_STOPPED, f"{call.model} refuses every call alike (HTTP 400): {fault.detail}\n"
                                     "Change what it names in chain.toml (sampling, extra_body, stream), then run again.")
-            raise ItemFailed(fault.kind, f"{fault.kind}: {fault.detail}")
+            raise ItemFailed(fault.kind, str(fault))
         if fault.sort == "configuration":
             raise self.halt(EXIT_STOPPED, f"{call.model} at {self.environment.base_url}: {fault}\n{_what_to_change(fault)}")
         silent_s = time.monotonic() - pace.last_life
@@ -308,10 +320,12 @@ class LLM:
 
     # ------------------------------------------------------------------------------------------------------- helpers
 
-    async def _enter(self, pace: Pace) -> float:
-        if self.halted:
-            raise Halted()
-        return await pace.enter()
+    def _tell_of_wait(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
+        """A word now and then while a whole model waits, so that a silent run explains itself."""
+        left_s = pace.pause_left_s()
+        if left_s > _WAIT_WORTH_A_WORD_S and time.monotonic() > self._told_until:
+            self._told_until = time.monotonic() + max(left_s, _SILENCE_BETWEEN_WORDS_S)
+            self.say(f"{call.model}: {fault}; trying again in {left_s:.0f} s")
 
     async def _sleep(self, seconds: float) -> None:
         try:
@@ -374,6 +388,7 @@ def run_turns(llm: LLM, turns: Iterable, work: Callable[[object], Awaitable[None
     the exit code to end with, the reason told on stderr.
     """
     before = signal.getsignal(signal.SIGTERM)
+    tally.total, llm.say = progress.total + len(tally.failed), progress.say
     try:
         asyncio.run(_drive(llm, iter(turns), work, name, width, progress, tally))
     finally:
