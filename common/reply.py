@@ -47,12 +47,18 @@ def format_ok(reply: str) -> bool:
 
 def bash_blocks(reply: str) -> list[str]:
     """The commands of all ```bash blocks, as mini-swe-agent v1 finds them."""
-    return [block.strip() for block in _BASH_BLOCK.findall(reply)]
+    return [match[1].strip() for match in _block_matches(reply)]
 
 
 def thought(reply: str) -> str:
     """All prose of a reply: everything but its ```bash blocks."""
-    return _BASH_BLOCK.sub("\n", reply)
+    ends = [0, *(position for match in _block_matches(reply) for position in match.span()), len(reply)]
+    return "\n".join(reply[start:end] for start, end in zip(ends[::2], ends[1::2]))
+
+
+def _block_matches(reply: str) -> list[re.Match]:
+    last_fence = reply.rfind("\n```")  # behind it no block closes: a search there would scan the rest for every opening
+    return list(_BASH_BLOCK.finditer(reply, 0, last_fence + len("\n```"))) if last_fence >= 0 else []
 
 
 # ---- the command ----
@@ -96,7 +102,7 @@ _TOKEN = re.compile(r"""
   | (?P<redirect> [0-9]* (?: <<< | <<-? | >> | >\| | [<>]& | <> | < | > ) | &>>? )
   | (?P<operator> && | \|\| | \|& | ;; | [;&|()\n] )
   | (?P<word> (?: \\. | '[^']*' | \$'(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | `[^`]*` | \$\{[^}]*\}
-              | [^\s;&|()<>'"`\\] )+ )
+              | \$\(\((?:[^()]|\([^()]*\))*\)\) | [^\s;&|()<>'"`\\] )+ )
 """, re.VERBOSE | re.DOTALL)
 _QUOTED = re.compile(r"""\\(.)|\$'((?:\\.|[^'\\])*)'|'([^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
 _COMMENT = re.compile(r"#[^\n]*")
@@ -209,7 +215,7 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
         return f"the command is cut short ({error}); a ``` line inside it ends the block"
     if not any(command.words or command.written_files for command in commands):
         return "the ```bash block holds no command"
-    before = reply[:_BASH_BLOCK.search(reply).start()]
+    before = reply[:_block_matches(reply)[0].start()]
     if not re.search(r"\w", re.sub(r"^\W*THOUGHT\W*", "", before, flags=re.IGNORECASE)):
         return "no THOUGHT stands before the command"
     programs, comment_forbidden = forbidden_programs(messages)
