@@ -13,6 +13,8 @@ import sys
 from pathlib import Path
 
 from common.demo.build import version, write_parquet
+from common.demo.faults import Reply
+from common.demo.rules import rule_reply
 from common.demo.server import Server
 
 SCRIPTS = Path(__file__).resolve().parent.parent.parent
@@ -21,8 +23,8 @@ ENV, STAMP = DEMO / ".env", DEMO / "data" / "version.txt"
 KEY = "demo-key"
 STAGES = (["prompt.py", "--dataset", "data/trajectories", "--prs", "data/pull_requests", "--count", "40"],
           ["king.py"], ["ch.py"], ["validate.py"], ["report.py"])
-WORD = ("The replies and verdicts of this demo are made by rule, by a server on this machine: they show how the\n"
-        "pipeline works, and nothing about any model.")
+WORD = ("The replies and verdicts of this demo are made by rule, by a server on this machine.\n"
+        "They show how the pipeline works, and nothing about any model.")
 # What must not reach the scripts: the user's own key and provider, and a proxy before the local server.
 PRIVATE = ("CHUTES_", "HF_", "HUGGINGFACE_", "DUEL_MODE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
@@ -35,19 +37,24 @@ def main() -> int:
         print(problem, file=sys.stderr)
         return 2
     print(WORD, flush=True)
-    with Server(key=KEY, latency_s=0.02) as server:
+    with Server(answer, key=KEY, latency_s=0.02) as server:
         ENV.write_text(f"CHUTES_BASE_URL={server.url}\nCHUTES_API_KEY={KEY}\n", encoding="utf-8")
         for command in STAGES:
             print(f"\n$ python {' '.join(command)}", flush=True)
             code = run_stage(command)
             if code:
-                print(f"{command[0]} ended with exit code {code}: the demo stops here. The same line goes on.",
-                      file=sys.stderr)
+                print(f"{command[0]} ended with exit code {code}: the demo stops here.", file=sys.stderr)
                 return code
         print(f"\nThe local server answered {len(server.chats)} calls.")
     print(WORD)
     print(REPORT, flush=True)
     return 0
+
+
+def answer(body: dict) -> Reply:
+    """A reply by rule; thinking models send some reasoning beside it, as real ones do."""
+    thinks = "Thinking" in body["model"]
+    return Reply(rule_reply(body), reasoning="The rules decide, metric by metric." if thinks else None)
 
 
 def prepare() -> str | None:

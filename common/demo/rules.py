@@ -22,7 +22,7 @@ _SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 
 def rule_reply(body: dict) -> str:
     """A model's reply to a chat request, by rule; the same request always gets the same reply."""
-    messages = body["messages"]
+    messages = body.get("messages") or [{"role": "user", "content": ""}]
     last = messages[-1]["content"]
     if "judge" in messages[0]["content"] and "efficiency" in messages[0]["content"]:
         return judge(last, body.get("model") or "")
@@ -61,7 +61,7 @@ def turn(thought: str, command: str) -> str:
 # ---- the two agents ----
 
 def king(seen: Seen) -> str:
-    """Explores plainly: looks around, searches for a word of the issue, now and then reads what was found."""
+    """Explores plainly: looks around, searches for a word of the issue, reads; at times breaks the form."""
     unread = [path for path in seen.paths if not seen.was_read(path)]
     kind = seen.dice % 10
     if kind < 3 and unread:
@@ -75,6 +75,8 @@ def king(seen: Seen) -> str:
         return turn("I want to know the whole layout of the repository before I go on. There may be further "
                     "folders with sources, tests or documents that matter for the issue, so I list them all.",
                     "ls -laR . | head -200")
+    if kind == 8:
+        return turn("I'll list the files and see what has changed.", "ls") + "\n\n```bash\ngit status\n```"
     return turn("I'll get an overview of the files first.", "find . -type f | head -50")
 
 
