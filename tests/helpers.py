@@ -60,11 +60,11 @@ def make_prompt(number: int, chars: int = 400) -> dict:
 
 
 def make_record(number: int, patch: str | None = None) -> dict:
-    patch = patch or ("diff --git a/widgets/count.py b/widgets/count.py\n--- a/widgets/count.py\n+++ b/widgets/count.py\n"
+    patch = patch or ("diff --git a/gears/ratio.py b/gears/ratio.py\n--- a/gears/ratio.py\n+++ b/gears/ratio.py\n"
                       f"@@ -10,3 +10,3 @@ def tally(parts):\n-    return len(parts)\n+    return len(set(parts)) + zebra_offset_{number}\n")
     return {"instance_id": f"acme__widgets-{number}", "repo": "acme/widgets", "base_commit": "0" * 40,
             "issue": f"Issue {number}: the widget count is wrong.", "description": "Counts each widget once.",
-            "files": ["widgets/count.py"], "patch": patch, "test_patch": "", "interface": "", "language": "python",
+            "files": ["gears/ratio.py"], "patch": patch, "test_patch": "", "interface": "", "language": "python",
             "created_at": "2024-01-01"}
 
 
