@@ -42,7 +42,7 @@ def make_answer(number: int, chat_chars: int = 2000, instances: int = 12) -> dic
                 {"role": "user", "content": f"Please mend issue {instance}. " + "It fails. " * (chat_chars // 30)}]
     for step in range(number % 9):
         messages += [{"role": "assistant", "content": reply(rng)},
-                     {"role": "user", "content": "Observation: " + f"line {step} of output\n" * (chat_chars // 200)}]
+                     {"role": "user", "content": "Observation: " + f"line {step} of output\n" * (chat_chars // 17)}]
     side = {"model": "maker-a/writer", "model_answered": "maker-a/writer", "sampling": {"temperature": 1.0},
             "prompt_version": "1", "usage": {"prompt_tokens": 900, "completion_tokens": 80, "reasoning_tokens": 10,
                                              "cached_tokens": 0},
