@@ -133,8 +133,8 @@ class _Chat:
 
     @cached_property
     def task_names(self) -> set[str]:
-        """The names that the task speaks of (classes, functions, hyphenated words), lower case without separators."""
-        return {"".join(_parts(name)) for name in re.findall(r"[A-Za-z_][\w-]{3,60}", self.task)}
+        """The things that the task names, lower case without separators: CamelCase, snake_case, `marked`, called(), a-b."""
+        return {"".join(_parts(name)) for groups in _NAMED_THING.findall(self.task) for name in groups if name}
 
     @cached_property
     def stated_lines(self) -> list[tuple[str, int, int]]:
@@ -150,6 +150,10 @@ class _Chat:
         return name.lower().strip("_") in self.lower
 
 
+_NAMED_THING = re.compile(r"\b([A-Z]+[a-z]+(?:[A-Z]+[a-z0-9]*)+|\w{1,60}(?=\()|[A-Z]\w{1,60}(?=\.\w)|\w{1,60}_\w{1,60})\b"
+                          r"|\b([A-Za-z]{1,60}-[a-z]{1,60})\b|`(?:[\w.]{1,80}\.)?(\w{1,60})`")
+
+
 class _Hunk:
     def __init__(self, path: str, old_start: int, old_length: int, new_start: int, new_length: int):
         self.path, self.start = path, min(old_start, new_start)
@@ -162,26 +166,31 @@ class _Record:
 
     def __init__(self, patch: str, notes: str, files: tuple, repo: str, commit: str, pr_number: str):
         self.patch, self.repo, self.commit, self.pr_number = patch, repo.lower(), commit, pr_number
-        self.hunks, paths, path, lines = [], list(files), "", []
+        self.hunks, paths, path = [], list(files), ""
+        lines, touched = [], []  # touched: changed lines and what the hunks stand in, without the context
         old_left = new_left = 0  # lines of the current hunk still to come: `--- x` in it is a removed `-- x`
         for line in patch.splitlines():
             if numbers := re.match(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@(.*)", line):
                 hunk = [int(number or 1) for number in numbers.groups()[:4]]
                 self.hunks.append(_Hunk(path, *hunk))
                 old_left, new_left = hunk[1], hunk[3]
-                lines.append(numbers[5])
+                touched.append(numbers[5])
             elif (old_left > 0 or new_left > 0) and line[:1] in ("+", "-", " ", ""):
                 old_left -= line[:1] != "+"
                 new_left -= line[:1] != "-"
                 lines.append(line[1:])
+                if line[:1] in ("+", "-"):
+                    touched.append(line[1:])
             elif header := re.match(r"(?:---|\+\+\+) (?:[ab]/)?(\S+)|rename (?:from|to) (\S+)|diff --git a/(\S+) ", line):
                 path = next(filter(None, header.groups()))
                 paths.append(path)
-        lines += [line for line in notes.splitlines() if len(line.split()) > 5]
+        notes = [line for line in notes.splitlines() if len(line.split()) > 5]
+        lines, touched = lines + notes, touched + notes
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.") and path != "/dev/null"]
         self.lines = [(line, _squeeze(line), _pairs(line)) for line in dict.fromkeys(lines) if _telling(line)]
-        self.names = set(_NAME.findall("\n".join(lines))) - _VOCABULARY
-        self.texts = {"".join(groups) for groups in _STRING.findall("\n".join(lines))}
+        touched = "\n".join(touched)
+        self.names = set(_NAME.findall(touched)) - _VOCABULARY
+        self.texts = {"".join(groups) for groups in _STRING.findall(touched)}
 
 
 def _record(pr) -> _Record:
@@ -216,9 +225,12 @@ def _telling(line: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------------------- path
 
-# A guess that is said as a guess. It excuses prose only, never a command.
+# A guess that is said as a guess; and, before `ls`, `find` or `grep`, the plan to look.
 _HEDGE = re.compile(r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar|or wherever|typically"
                     r"|usually|if it exists)\b", re.IGNORECASE)
+_INTENT = re.compile(_HEDGE.pattern + r"|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate|see if|confirm)\b|```",
+                     re.IGNORECASE)
+_SOURCE_ROOTS = {"src", "lib", "source", "python", "packages", "main", "java", "crates", "app"}  # no part of a module's name
 _LISTING = {"ls", "tree", "find", "fd", "cd", "git"}
 
 
@@ -230,10 +242,7 @@ def _path_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             continue
         if "/" not in mention and chat.speaks_of(path.rsplit("/", 1)[-1].split(".")[0]):
             continue  # a bare `options.py` where the chat speaks of options
-        if act.style in ("look", "search") and _has_ground(path, chat):
-            continue  # `ls`, `find`, `grep` for what the chat suggests
-        guessed = not _mention(path, act.script) and all(_HEDGE.search(s) for s in act.sentences if mention in s)
-        if guessed and ("/" not in mention or _has_ground(path, chat)):
+        if _looked_for(path, mention, act) and ("/" not in mention or _has_ground(path, chat)):
             continue
         hits.append(_hit("path", mention, "names a file that the chat never showed, listed or suggested"))
     return hits
@@ -250,6 +259,14 @@ def _mention(path: str, text: str) -> str:
         if ending in text and re.search(before + re.escape(ending) + r"(?![\w-])", text):
             return ending
     return ""
+
+
+def _looked_for(path: str, mention: str, act: _Act) -> bool:
+    """Whether the reply only guesses at the file or goes to see whether it is there: no reading, editing, asserting."""
+    if any(_mention(path, " ".join(command.words)) for command in act.commands if command.program not in _LISTING):
+        return False
+    excuse = _INTENT if act.style in ("look", "search") else _HEDGE
+    return all(excuse.search(sentence) for sentence in act.sentences if mention in sentence)
 
 
 def _has_ground(path: str, chat: _Chat) -> bool:
@@ -289,9 +306,14 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
     """Whether an honest engineer could name the file: by a module, an import, a name in the task, or as a test."""
     stem = path.rsplit("/", 1)[-1].split(".")[0]
     parts = [part for part in [*path.split("/")[:-1], stem] if part and part != "__init__"]
-    for first in range(max(len(parts) - 1, 0)):  # at least two parts: `net.tcp`, `net::tcp`, `./net/tcp`
-        if any(_has_word(joint.join(parts[first:]), chat.text) for joint in (".", "::", "/")):
-            return True
+    while len(parts) > 2 and parts[0] in _SOURCE_ROOTS:
+        parts = parts[1:]
+    for ending in (parts[first:] for first in range(len(parts))):
+        whole_enough = len(ending) > 2 or len(ending) == len(parts) == 2
+        if whole_enough and any(_has_word(joint.join(ending), chat.text) for joint in (".", "::")):
+            return True  # `astropy.modeling.separable`, `net::tcp::stream`
+        if len(ending) > 1 and _has_word("/".join(ending), chat.text):
+            return True  # `../lib/router`
     near_seen = len(parts) < 2 or parts[-2] in chat.text
     import_line = rf"^[^\w\n]*(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w){re.escape(stem)}(?!\w)"
     if near_seen and stem in chat.text and re.search(import_line, chat.text, re.MULTILINE):
@@ -300,8 +322,9 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
     if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w+(?!\w)", chat.text):
         return True  # the test of a file that was seen
     wanted = "".join(_parts(core))
-    for name in chat.task_names:  # `Engine` -> engine.py, `Auto-reloader` -> autoreload.py
-        if len(wanted) > 3 and name.startswith(wanted) and len(name) - len(wanted) <= 2:
+    for name in chat.task_names:  # `Engine.render` -> engine.py, `Auto-reloader` -> autoreload.py
+        shorter, longer = sorted((wanted, name), key=len)
+        if len(shorter) > 3 and longer.startswith(shorter) and len(longer) - len(shorter) <= 2:
             return True
         if len(wanted) > 7 and near_seen and wanted in name:  # `MultiOutputClassifier` -> multioutput.py
             return True
