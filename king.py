@@ -11,6 +11,7 @@ Writes  answer_0/<source>_<order>.json (answer_I/ with --shard I/N: every N-th p
 from __future__ import annotations
 
 import asyncio
+from itertools import islice
 from pathlib import Path
 from typing import Iterator
 
@@ -31,16 +32,14 @@ _PLAN_KEYS = ("dataset", "revision", "seed", "count")
 def main() -> int:
     flags = parser(__doc__, calls=True).parse_args()
     config, environment = load_config(), load_environment()
-    shard_number, shards = flags.shard or (0, 1)
-    folder = Path(f"answer_{shard_number}")
+    folder = Path(f"answer_{flags.shard[0] if flags.shard else 0}")
     tally = Tally("king.py")
     with lock_folders([folder] if flags.shard else sorted({folder, *answer_folders()}), "king"):
         check_same_plan(folder)
-        pending = find_pending(answered_stems(tally), shard_number, shards, config, tally)
-        pending = pending[:flags.limit]
-        call = config.generator()
+        ahead, most = find_pending(answered_stems(tally), flags.shard or (0, 1), config, tally)
+        pending, call = islice(ahead, flags.limit), config.generator()
         if flags.dry_run:
-            dry_run(environment, ((call, prompt_chars(prompt["messages"]), 1) for _, prompt in load(pending)))
+            dry_run(environment, ((call, prompt_chars(prompt["messages"]), 1) for _, prompt in pending))
             return 0
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
 
@@ -49,8 +48,8 @@ def main() -> int:
             reply = await llm.ask(call, prompt["messages"], format_problem)
             await asyncio.to_thread(write_json, folder / f"{stem}.json", new_answer(prompt, reply))
 
-        code = run_turns(llm, load(pending), answer, name=lambda turn: turn[0], width=flags.concurrency or call.concurrency,
-                         progress=Progress(len(pending), "king"), tally=tally)
+        code = run_turns(llm, pending, answer, name=lambda turn: turn[0], width=flags.concurrency or call.concurrency,
+                         progress=Progress(min(most, flags.limit or most), "king"), tally=tally)
         tally.write_failed(folder)
     done = tally.show(*llm.usage_lines(), f"output  {folder}/", next_command="python ch.py")
     return code or done
@@ -66,38 +65,44 @@ def new_answer(prompt: dict, reply) -> dict:
 
 # --------------------------------------------------------------------------------------------------- what is ahead
 
-def find_pending(answered: set[str], shard_number: int, shards: int, config: Config,
-                 tally: Tally) -> list[tuple[Path, int]]:
-    """The prompts that still need a king, as (prompts file, 1-based order); what is passed over is counted."""
-    files = turn_files("prompt")
-    if not files:
+def find_pending(answered: set[str], shard: tuple[int, int], config: Config,
+                 tally: Tally) -> tuple[Iterator[tuple[str, dict]], int]:
+    """The prompts that still need a king, (stem, prompt), one prompts file in memory at a time, and how many there are
+    at most: what is passed over is counted in `tally` as it is met."""
+    if not turn_files("prompt"):
         raise Stop("prompt/ holds no prompts. prompt.py writes them: run prompt.py first.")
     if not Path("commit").is_dir():
         raise Stop("commit/ is missing. prompt.py writes the PR records there: run prompt.py first.")
-    pending, verdicts = [], {}
-    for number, path in enumerate(files):
-        ours = range(1 + (shard_number - number * PROMPTS_PER_FILE) % shards, PROMPTS_PER_FILE + 1, shards)
-        if all(f"{path.stem}_{order}" in answered for order in ours):
-            tally.skipped["already answered"] += len(ours)
-            continue
-        prompts = read_prompts(path)
-        for order in ours:
-            if order > len(prompts):
-                break
-            instance_id = prompts[order - 1]["instance_id"]
-            if f"{path.stem}_{order}" in answered:
-                tally.skipped["already answered"] += 1
-                continue
-            if instance_id not in verdicts:
-                verdicts[instance_id] = judge_record(instance_id, config.generate.max_record_chars)
-            skip, failure = verdicts[instance_id]
-            if failure:
-                tally.fail(f"{path.stem}_{order}", failure.split(":")[0], failure)
-            elif skip:
-                tally.skipped[skip] += 1
-            else:
-                pending.append((path, order))
-    return pending
+    unfinished, most = [], 0
+    for number, path in enumerate(turn_files("prompt")):
+        ours = range(1 + (shard[0] - number * PROMPTS_PER_FILE) % shard[1], PROMPTS_PER_FILE + 1, shard[1])
+        open_orders = [order for order in ours if f"{path.stem}_{order}" not in answered]
+        size = PROMPTS_PER_FILE
+        if open_orders:  # only then is the file read; a key's closing quote cannot stand unescaped within a text
+            size = path.read_bytes().count(b'"instance_id":')
+        still_open = sum(order <= size for order in open_orders)
+        tally.skipped["already answered"] += sum(order <= size for order in ours) - still_open
+        most += still_open
+        if still_open or not size:
+            unfinished.append((path, open_orders))
+    return (turn for path, orders in unfinished for turn in usable(path, orders, config, tally)), most
+
+
+def usable(path: Path, orders: list[int], config: Config, tally: Tally) -> Iterator[tuple[str, dict]]:
+    """The prompts of one file that may be asked; a reason to leave one out or to fail it goes into `tally`."""
+    prompts, verdicts = read_prompts(path), {}
+    for order in (order for order in orders if order <= len(prompts)):
+        prompt, stem = prompts[order - 1], f"{path.stem}_{order}"
+        instance_id = prompt["instance_id"]
+        if instance_id not in verdicts:
+            verdicts[instance_id] = judge_record(instance_id, config.generate.max_record_chars)
+        left_out, failure = verdicts[instance_id]
+        if failure:
+            tally.fail(stem, failure.split(":")[0], failure)
+        elif left_out:
+            tally.skipped[left_out] += 1
+        else:
+            yield stem, prompt
 
 
 def judge_record(instance_id: str, max_record_chars: int) -> tuple[str | None, str | None]:
@@ -122,15 +127,6 @@ def answered_stems(tally: Tally) -> set[str]:
                 print(f"{bad}: set aside as {set_aside(path).name}, asked for again")
                 tally.skipped["torn files set aside"] += 1
     return stems
-
-
-def load(pending: list[tuple[Path, int]]) -> Iterator[tuple[str, dict]]:
-    """The pending prompts, (stem, prompt), one prompts file in memory at a time."""
-    current, prompts = None, []
-    for path, order in pending:
-        if path != current:
-            current, prompts = path, read_prompts(path)
-        yield f"{path.stem}_{order}", prompts[order - 1]
 
 
 def read_prompts(path: Path) -> list[dict]:

@@ -15,6 +15,7 @@ import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
+_SURROGATE = re.compile("[\ud800-\udfff]")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 _OUR_HEAD, _OUR_TAIL = b'{\n "', b"\n}\n"  # how write_json's objects begin and end
 _WRITER = Path(sys.argv[0]).stem or "python"  # temporary files carry their stage's name: each sweeps its own
@@ -39,27 +40,24 @@ def safe_name(name: object) -> bool:
 
 def clean_text(text: str) -> str:
     """The text with lone surrogates replaced by U+FFFD: they cannot be written as UTF-8."""
-    return text.encode("utf-8", "replace").decode("utf-8") if _has_surrogate(text) else text
-
-
-def _has_surrogate(text: str) -> bool:
-    try:
-        text.encode("utf-8")
-    except UnicodeEncodeError:
-        return True
-    return False
+    return _SURROGATE.sub("\ufffd", text)
 
 
 # ---------------------------------------------------------------------------------------------------------- write
 
 def write_text(path: Path | str, text: str) -> None:
     """Write `text` as UTF-8 to `path`, atomically and durably; makes the folder. Raises OSError when the disk does."""
+    write_bytes(path, text.encode("utf-8"))
+
+
+def write_bytes(path: Path | str, data: bytes) -> None:
+    """`write_text` for text that is encoded already."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.parent / f".{path.name}.{_WRITER}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
-            file.write(text.encode("utf-8"))
+            file.write(data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
@@ -70,10 +68,11 @@ def write_text(path: Path | str, text: str) -> None:
 
 def write_json(path: Path | str, value: object) -> None:
     """Write `value` as one JSON document; text is kept readable, lone surrogates are escaped."""
-    text = json.dumps(value, ensure_ascii=False, indent=1)
-    if _has_surrogate(text):
-        text = json.dumps(value, ensure_ascii=True, indent=1)
-    write_text(path, text + "\n")
+    try:
+        data = json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
+    except UnicodeEncodeError:
+        data = json.dumps(value, ensure_ascii=True, indent=1).encode("utf-8")
+    write_bytes(path, data + b"\n")
 
 
 def write_jsonl(path: Path | str, rows: list[dict]) -> None:

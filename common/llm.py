@@ -17,7 +17,7 @@ import signal
 import sys
 import time
 from collections import Counter, deque
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Awaitable, Callable, Iterable
 
@@ -75,9 +75,7 @@ class Reply:
 
     def meta(self) -> dict:
         """All but the text, for a file's `meta`."""
-        values = asdict(self)
-        del values["text"]
-        return values
+        return {name: value for name, value in vars(self).items() if name != "text"}
 
 
 # ----------------------------------------------------------------------------------------------------------- pace

@@ -175,7 +175,7 @@ class Tally:
         left = max(0, (self.total or 0) - self.done - len(self.failed))
         print(f"\n{self.stage}: {self.done} done, {sum(self.skipped.values())} skipped, "
               f"{len(self.failed)} failed{f', {left} not reached' if left else ''} in {tqdm.format_interval(seconds)}")
-        for reason, count in self.skipped.most_common():
+        for reason, count in (+self.skipped).most_common():  # + drops what was counted zero times
             print(f"  skipped {count:>6}  {reason}")
         for kind, count in Counter(row["kind"] for row in self.failed).most_common():
             example = next(row for row in self.failed if row["kind"] == kind)
