@@ -190,7 +190,7 @@ class _Record:
         self.lines = [(line, _squeeze(line), _pairs(line)) for line in dict.fromkeys(lines) if _telling(line)]
         touched = "\n".join(touched)
         self.names = set(_NAME.findall(touched)) - _VOCABULARY
-        self.texts = {"".join(groups) for groups in _STRING.findall(touched)}
+        self.texts = {text.strip() for groups in _STRING.findall(touched) for text in _PLACEHOLDER.split("".join(groups))}
 
 
 def _record(pr) -> _Record:
@@ -208,6 +208,8 @@ _read_record = lru_cache(maxsize=64)(_Record)  # the turns and retries of one in
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 _STRING = re.compile(r"\"([^\"\n]{6,120})\"|'([^'\n]{6,120})'|`([^`\n]{6,120})`")
+
+_PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
 
 
 def _pairs(line: str) -> set[tuple[str, str]]:
@@ -315,7 +317,7 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
         if len(ending) > 1 and _has_word("/".join(ending), chat.text):
             return True  # `../lib/router`
     near_seen = len(parts) < 2 or parts[-2] in chat.text
-    import_line = rf"^[^\w\n]*(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w){re.escape(stem)}(?!\w)"
+    import_line = rf"^(?:[\w./-]{{0,150}}:?\d+[:-])?[^\w\n]*(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w){re.escape(stem)}(?!\w)"
     if near_seen and stem in chat.text and re.search(import_line, chat.text, re.MULTILINE):
         return True
     core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
