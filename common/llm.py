@@ -386,7 +386,7 @@ def run_turns(llm: LLM, turns: Iterable, work: Callable[[object], Awaitable[None
     the exit code to end with, the reason told on stderr.
     """
     before = signal.getsignal(signal.SIGTERM)
-    tally.total, llm.say = progress.total + len(tally.failed), progress.say
+    llm.say = progress.say
     try:
         asyncio.run(_drive(llm, iter(turns), work, name, width, progress, tally))
     finally:
@@ -394,6 +394,7 @@ def run_turns(llm: LLM, turns: Iterable, work: Callable[[object], Awaitable[None
         progress.close()
     if llm.halted is None:
         return 0
+    tally.left = max(0, progress.total - progress.done)
     code, words = llm.halted
     print(f"\n{tally.stage}: {words}", file=sys.stderr)
     return code

@@ -151,7 +151,7 @@ class Tally:
 
     def __init__(self, stage: str):
         self.stage, self.done, self.skipped, self.failed = stage, 0, Counter(), []
-        self.total: int | None = None  # items that this run set out to do; what is left of them is said
+        self.left = 0  # items that a run which was stopped did not get to
         self._started = time.monotonic()
 
     def fail(self, item: str, kind: str, detail: str = "") -> None:
@@ -172,9 +172,9 @@ class Tally:
     def show(self, *lines: str, next_command: str = "") -> int:
         """Print the tally, then `lines`, then the next command; returns the exit code, 0 or 1."""
         seconds = time.monotonic() - self._started
-        left = max(0, (self.total or 0) - self.done - len(self.failed))
+        left = f", {self.left} not reached" if self.left else ""
         print(f"\n{self.stage}: {self.done} done, {sum(self.skipped.values())} skipped, "
-              f"{len(self.failed)} failed{f', {left} not reached' if left else ''} in {tqdm.format_interval(seconds)}")
+              f"{len(self.failed)} failed{left} in {tqdm.format_interval(seconds)}")
         for reason, count in (+self.skipped).most_common():  # + drops what was counted zero times
             print(f"  skipped {count:>6}  {reason}")
         for kind, count in Counter(row["kind"] for row in self.failed).most_common():
@@ -182,7 +182,7 @@ class Tally:
             print(f"  failed  {count:>6}  {kind} (such as {example['item']}: {example['reason'][:160]})")
         for line in lines:
             print(f"  {line}")
-        if self.failed or left:
+        if self.failed or self.left:
             print("  next    the same line again: it asks only for what is missing")
         elif next_command:
             print(f"  next    {next_command}")
