@@ -19,7 +19,7 @@ from typing import Iterator
 from zlib import crc32
 
 from common.config import Config, load_config, load_environment
-from common.io import (BadFile, Stop, answer_folders, check_whole, digest, lock_folders, read_json, set_aside, tail,
+from common.io import (BadFile, Stop, answer_folders, check_whole, digest, ends, lock_folders, read_json, set_aside,
                        turn_files, write_json)
 from common.leaks import AUDIT_VERSION, find_leaks
 from common.llm import LLM, ItemFailed, run_turns
@@ -160,7 +160,7 @@ def find_pending(shard: tuple[int, int] | None, tally: Tally) -> list[Path]:
     for path in (path for folder in folders for path in turn_files(folder)):
         if shard and crc32(path.stem.encode()) % shard[1] != shard[0]:
             continue
-        if tail(path, len(audited)) == audited:
+        if ends(path, 0, len(audited))[1] == audited:
             tally.skipped["already filled"] += 1
             continue
         try:

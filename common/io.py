@@ -106,17 +106,18 @@ def check_whole(path: Path, keys: tuple[str, ...]) -> None:
     A file of ours is told by its ends alone, so that 20,000 are checked in a second: in a document that write_json
     laid out, a closing brace at the start of a line stands only at the very end (in a text, a newline is escaped).
     """
-    with open(path, "rb") as file:
-        head = file.read(len(_OUR_HEAD))
-    if head != _OUR_HEAD or tail(path, len(_OUR_TAIL)) != _OUR_TAIL:
+    if ends(path, len(_OUR_HEAD), len(_OUR_TAIL)) != (_OUR_HEAD, _OUR_TAIL):
         read_json(path, keys)
 
 
-def tail(path: Path, size: int) -> bytes:
-    """The last `size` bytes of a file."""
-    with open(path, "rb") as file:
-        file.seek(max(0, os.fstat(file.fileno()).st_size - size))
-        return file.read()
+def ends(path: Path, head_bytes: int, tail_bytes: int) -> tuple[bytes, bytes]:
+    """The first and the last bytes of a file."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        start = max(0, os.fstat(file).st_size - tail_bytes)
+        return os.pread(file, head_bytes, 0), os.pread(file, tail_bytes, start)
+    finally:
+        os.close(file)
 
 
 def set_aside(path: Path) -> Path:
