@@ -317,7 +317,7 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
         if len(ending) > 1 and _has_word("/".join(ending), chat.text):
             return True  # `../lib/router`
     near_seen = len(parts) < 2 or parts[-2] in chat.text
-    import_line = rf"^(?:[\w./-]{{0,150}}:?\d+[:-])?[^\w\n]*(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w){re.escape(stem)}(?!\w)"
+    import_line = rf"^(?:Observation: *)?(?:[\w./-]{{0,150}}:?\d+[:-])?[^\w\n]*(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w){re.escape(stem)}(?!\w)"
     if near_seen and stem in chat.text and re.search(import_line, chat.text, re.MULTILINE):
         return True
     core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
@@ -492,35 +492,41 @@ _HIDDEN = (r"(?:hidden|secret|gold(?:en)?|reference|ground[- ]truth|oracle|merge
            r"|official|canonical)")
 _PULL = r"(?:PR|pull[- ]request|merge[- ]request)"
 _WORK = rf"(?:patch|fix|diff|solution|{_PULL}|commit|change(?:s|set)?|answer)"
-_SHOWS = (r"(?:#?\d+ )?(?:shows?|does|did|says?|adds?|added|change[sd]?|modif(?:y|ies|ied)|touche[sd]|edit(?:s|ed)"
-          r"|introduce[sd]?|replace[sd]?|rename[sd]?|remove[sd]?|moves?d?|fix(?:es|ed)|implement(?:s|ed)|reveals?"
-          r"|contains?|tells?|uses|used)")
+_DID = (r"(?:#?\d+ )?(?:(?:only|just|simply|also|already|actually) )?(?:shows?|showed|does|did|adds?|added|change[sd]?"
+        r"|modif(?:y|ies|ied)|touche[sd]|edit(?:s|ed)|introduce[sd]?|replace[sd]?|rename[sd]?|remove[sd]?|moves?d?"
+        r"|fix(?:es|ed)|implement(?:s|ed)|reveals?|contains?|tells?|made|makes|rewrites|rewrote|landed)")
+_DONE = r"(?:fixed|resolved|merged|landed|done|solved|addressed|changed|patched|handled|implemented|closed|accepted|shipped)"
 _DISCLOSURES = [re.compile(pattern, re.IGNORECASE) for pattern in (
     # a source that an agent does not have
-    rf"\b{_HIDDEN} (?:\w+ )?{_WORK}\b",
+    rf"\b{_HIDDEN} (?:(?:PR|code|source|bug|final|correct|one-line) )?{_WORK}\b|\bmerged version\b",
     rf"\b(?:hidden|secret|privileged|inside) (?:{_PULL} )?(?:information|info|knowledge|record|context|details?|hints?|data)\b",
-    rf"\b(?:provided|eventual|landed|committed|shipped) (?:patch|fix|diff|{_PULL})\b|\bknown (?:fix|patch|solution)\b",
-    rf"\b(?:actual|real|true|original|eventual|final|corresponding|associated|linked) {_PULL}\b(?! description)",
+    rf"\b(?:provided|eventual|landed|committed|shipped|later|subsequent) (?:patch|fix|diff|{_PULL})\b",
+    rf"\b(?:known|fixing|fix) (?:{_PULL}|commit)\b|\bknown (?:fix|patch|solution)\b|\b(?:actual|real|true|expected) patch\b",
+    rf"\b(?:actual|real|true|original|final|corresponding|associated|linked) {_PULL}\b(?! description)",
     r"\bsolution (?:patch|diff|record)\b|\btest[_ ]patch\b|\b(?:FAIL|PASS)_TO_PASS\b|\banswer key\b|\bPR record\b",
     r"\bhidden tests? (?:expect|check|require|verif|assert|call|want|need|use)\w*\b|\bSWE-?(?:re)?bench\b",
+    r"\b(?:maintainers?|project|author)(?:['’]s?)? (?:own )?(?:fix|patch|commit|diff)\b",
+    r"\b(?:the|this|that) PR(?:'s|’s)? (?:diff|patch|changes|changeset|commits?|fix|record|number|title|branch|solution|tests?)\b",
     # what it does or shows
-    r"\bthe (?:patch|diff|pull[- ]request|merge[- ]request|record) " + _SHOWS + r"\b",
-    rf"\bthe PR (?!says|uses){_SHOWS}\b",
-    r"\b(?:the|this|that) PR(?:'s|’s)? (?:diff|patch|changes|changeset|commits?|fix|record|number|title|branch|solution)\b",
-    r"\b(?:according to|as per|per|based on|following|given|from|in|like|matching|mirrors?|follows?|by|see|with|to) the "
-    r"(?:(?:provided|given|known|actual|original|real|final|correct|full) )?(?:patch|diff|record)\b"
-    r"(?! (?:file|script|command|method|function|object))",
-    r"\b(?:as (?:done |fixed |changed |implemented )?in|mirrors?|matching|matches|same as in|like in|like) the PR\b"
+    rf"\bthe (?:patch|diff|pull[- ]request|merge[- ]request|PR) (?:says |uses )?{_DID}\b",
+    rf"\bthe (?:patch|diff|pull[- ]request) (?:says|uses)\b|\bas the fix {_DID}\b",
+    rf"\b(?:actual|real|true|original|final|correct|provided|given) (?:fix|solution|patch) (?:was|{_DID})\b"
+    rf"|\bsolution (?:provided|given) {_DID}\b",
+    r"\b(?:according to|as per|per|based on|following|given|from|in|at|like|matching|mirrors?|follows?|by|see|with|to) the "
+    r"(?:(?:provided|given|known|actual|original|real|final|correct|full) )?(?:patch|diff)\b"
+    r"(?! (?:file|script|command|method|function|object))|\b(?:according to|as per|per) the solution\b",
+    r"\b(?:as (?:done |fixed |changed |implemented )?in|mirrors?|matching|matches|same as in|like in|like|know from"
+    r"|(?:fix|change|edit|patch)(?:s|es|ed)?(?: made| done)? in) the PR\b"
     r"(?! (?:description|example|snippet|text|issue|code|says|mentions|suggest))",
+    rf"\bin the PR,? (?:the|this|that) (?:\w+ ){{1,3}}(?:is|was|gets|got|are|were) (?:{_DONE}|renamed|replaced|removed|moved|added)\b",
     # what became of it
-    rf"\b(?:fix|patch|change|{_PULL}|solution)\b[^.]{{0,30}}\b(?:was|were|got|been|is|has|later|eventually|already|that) "
-    r"(?:\w+ )?(?:merged|landed|upstreamed|accepted)\b",
-    r"\b(?:fixed|resolved|merged|landed|done|solved|addressed|changed|patched|handled|implemented) (?:in |by )?upstream\b",
-    r"\bupstream (?:\w+ )?(?:fixe[sd]|patched|resolved|changed|solved|merged|did|does)\b",
-    r"\bmaintainers? (?:\w+ )?(?:merged|fixed|landed|accepted|committed|ended up|resolved|changed|solved|shipped)\b",
+    rf"\b(?:fix|patch|change|{_PULL}|solution)\b[^.]{{0,30}}\b(?:was|were|got|been|later|eventually|already) "
+    r"(?:\w+ )?(?:merged|landed|upstreamed)\b",
+    r"\b(?:fixed|merged|landed|patched|shipped) (?:in |by )?upstream\b|\bupstream (?:\w+ )?(?:fixe[sd]|merged|patched|landed)\b",
+    rf"\bmaintainers? (?:\w+ )?(?:{_DONE}|committed|ended up)\b|\b(?:commit|{_PULL}) that (?:{_DONE}|fixes|closes|resolves)\b",
     # how the writer knows, and how it hides that
     rf"\bI (?:was|am|have been|'ve been|’ve been) (?:given|told|shown|provided) (?:with )?the (?:\w+ )?(?:{_WORK}|record)\b",
-    r"\bI(?: have|'ve|’ve)? (?:already )?(?:know|knew|saw|seen|have|had|can see|have access to) (?:from |in |that )?the "
+    r"\bI(?: have|'ve|’ve)? (?:already (?:know|knew|have|had|saw|seen)|(?:know|knew|saw|learned|can see) (?:from|in)|seen|access to) the "
     r"(?:\w+ )?(?:patch|fix|diff|solution|PR|answer|record)\b(?! description)",
     r"\b(?:without|not|n't|avoid) (?:reveal|disclos|let(?:ting)? on|leak|giv(?:e|ing) away|mention)\w* (?:\w+ ){0,3}"
     r"(?:knowledge|hidden|patch|PR|fix|solution|record|answer|source)\b",
@@ -540,8 +546,9 @@ _COMMIT = re.compile(r"\b(?:(?:commit|sha|revision|rev|changeset|hash)\b[ :`'\"(
 def _disclosures(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     sentences = [s for s in act.sentences if any(word in s.lower() for word in _TELLING)]
     found = [match[0] for sentence in sentences for pattern in _DISCLOSURES for match in pattern.finditer(sentence)]
-    if "diff --git" in chat.text:
-        found = [text for text in found if "diff" not in text.lower()]  # the agent's own `git diff`
+    for noun, spoken in (("the patch", "the patch"), ("the diff", "diff --git"), ("the diff", "the diff")):
+        if spoken in chat.lower:  # the chat's own patch, or the agent's own `git diff`
+            found = [text for text in found if noun not in text.lower()]
     if not _PR_WORD.search(chat.text):
         found += _PR_WORD.findall(act.reply)
     for named, number in _PR_NUMBER.findall(act.reply):
