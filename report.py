@@ -92,7 +92,7 @@ def _flags():
 
 # ------------------------------------------------------------------------------------------------- what was judged
 
-@dataclass
+@dataclass(eq=False)
 class Turn:
     """One turn as the report needs it; the chat stays on disk."""
 
@@ -658,7 +658,7 @@ def shown(text: object, limit: int = 200) -> str:
     line = " ".join(line.split())
     line = line if len(line) <= limit else line[:limit - 1] + "…"
     line = re.sub(r"([\\`*\[\]|~])", r"\\\1", line)
-    line = re.sub(r"(?<![A-Za-z0-9])_|_(?![A-Za-z0-9])", r"\\_", line)  # inside a word it marks nothing
+    line = re.sub(r"(?<!\w)_+|_+(?!\w)", lambda run: r"\_" * len(run[0]), line)  # inside a word it marks nothing
     line = re.sub(r"^([#+=-])", r"\\\1", re.sub(r"^(\d+)([.)])", r"\1\\\2", line))
     line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;").replace("$", "&#36;")
     line = re.sub(r"(https?|ftp):(?=//)", r"\1&#58;", line, flags=re.IGNORECASE)
@@ -864,7 +864,7 @@ def _points_of_the_turns(facts: Facts) -> Iterator[str]:
     identical = ((facts.duel or {}).get("turns") or {}).get("identical") or 0
     if parsed and identical > _MANY_IDENTICAL * len(parsed):
         yield f"**{count(identical, 'turn')} with identical replies** count as draws and pull the mean to 50."
-    longer, shorter = _by_length(parsed)
+    longer, shorter, _ = _by_length(parsed).values()
     gap = _mean(turn.score for turn in longer) - _mean(turn.score for turn in shorter)
     if min(len(longer), len(shorter)) >= FEW and abs(gap) > _LENGTH_GAP:
         yield (f"**Length and score go together**: longer challengers score {gap:+.0f} points against shorter ones. It "
@@ -882,10 +882,15 @@ def _points_of_the_turns(facts: Facts) -> Iterator[str]:
                 f" ({shown(said)})" if said else "") + f". {then}"
 
 
-def _by_length(turns: list[Turn]) -> tuple[list[Turn], list[Turn]]:
-    """Turns whose challenger is longer than the king by over a tenth, and those where it is shorter."""
-    return ([turn for turn in turns if len(turn.challenger) > 1.1 * turn.king_chars],
-            [turn for turn in turns if turn.king_chars > 1.1 * len(turn.challenger)])
+def _by_length(turns: list[Turn]) -> dict[str, list[Turn]]:
+    """The turns by the challenger's length against the king's."""
+    found = {"longer by over a tenth": [], "shorter by over a tenth": [], "about as long": []}
+    for turn in turns:
+        own, other = len(turn.challenger), turn.king_chars
+        name = "longer by over a tenth" if own > 1.1 * other else \
+            "shorter by over a tenth" if other > 1.1 * own else "about as long"
+        found[name].append(turn)
+    return found
 
 
 def judges(facts: Facts) -> str:
@@ -943,7 +948,6 @@ def groups(facts: Facts) -> str:
     parsed = facts.parsed
     if not parsed:
         return ""
-    longer, shorter = _by_length(parsed)
     steps = [(f"reply {low}" if low == high else f"replies {low} to {high}" if high < 10**9 else f"reply {low} and later",
               [turn for turn in parsed if low <= turn.step <= high]) for low, high in _STEPS]
     repos = _grouped(parsed, "repo")
@@ -953,9 +957,7 @@ def groups(facts: Facts) -> str:
         "### By position in the trajectory", _group_table("position", steps),
         "### By repo", _group_table("repo", repos[:_REPOS_SHOWN]),
         f"{len(repos) - _REPOS_SHOWN:,} more in [turns.csv](turns.csv)." if len(repos) > _REPOS_SHOWN else "",
-        *(["### By length against the king", _group_table("challenger", [
-            ("longer by over a tenth", longer), ("shorter by over a tenth", shorter),
-            ("about as long", [turn for turn in parsed if turn not in longer and turn not in shorter])])]
+        *(["### By length against the king", _group_table("challenger", _by_length(parsed).items())]
           if facts.mode == 2 else []))
 
 
@@ -967,7 +969,7 @@ def _grouped(turns: list[Turn], key: str) -> list[tuple[str, list[Turn]]]:
     return sorted(found.items(), key=lambda item: (-len(item[1]), item[0]))
 
 
-def _group_table(what: str, named: list[tuple[str, list[Turn]]]) -> str:
+def _group_table(what: str, named: Iterable[tuple[str, list[Turn]]]) -> str:
     rows = []
     for name, turns in named:
         kept = sum(turn.bucket == "final" for turn in turns)
@@ -1003,8 +1005,8 @@ _NEXT = {  # what mends a turn of each status; in the order in which the stages 
 def unfinished(facts: Facts) -> str:
     """What failed and what to run next."""
     rows, failed = [], defaultdict(list)
-    answered = {turn.stem for turn in facts.turns if turn.path}
-    waiting = [stem for stem in facts.left_out.prompts if stem not in answered | facts.left_out.stems()]
+    through = {turn.stem for turn in facts.turns if turn.path} | facts.left_out.stems()
+    waiting = [stem for stem in facts.left_out.prompts if stem not in through]
     if waiting and not facts.limit:
         rows.append(("no king", len(waiting), shown(waiting[0]), "`python king.py`"))
     for status, command in _NEXT.items():

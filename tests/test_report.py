@@ -148,3 +148,468 @@ def where(root: Path) -> dict[str, list[str]]:
         for path in (root / bucket).glob("[!_]*.json"):
             found.setdefault(path.stem, []).append(bucket)
     return found
+
+
+def edit(path: Path, **fields) -> dict:
+    value = {**get(path), **fields}
+    put(path, value)
+    return value
+
+
+def rejudge(root: Path, stem: str, points: int, most: int = MOST, **fields) -> None:
+    edit(root / f"score/{stem}.json", points=points, max_points=most, score=100 * points / most, **fields)
+
+
+def redo_duel(root: Path) -> None:
+    put(root / "score/_duel.json", make_duel([get(path) for path in sorted((root / "score").glob("[!_]*.json"))]))
+
+
+def rewrite(root: Path, stem: str, **fields) -> None:
+    """Change an answer and let its score be of the new text."""
+    answer = edit(root / f"answer_0/{stem}.json", **fields)
+    edit(root / f"score/{stem}.json", sha=shas(answer))
+
+
+def state(root: Path) -> dict[str, tuple[int, int]]:
+    """Every file that report.py may write, with what changes when it is written again."""
+    return {str(path): (path.stat().st_mtime_ns, path.stat().st_ino)
+            for folder in (*BUCKETS, "export", "report") for path in (root / folder).glob("[!_]*")}
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
+
+
+def exported(root: Path, kind: str = "sft") -> list[dict]:
+    return [row for split in ("train", "validation") for row in rows(root / f"export/{kind}-{split}.jsonl")]
+
+
+# ---------------------------------------------------------------------------------------------------------- buckets
+
+def test_buckets_are_exact_at_the_thresholds(tmp_path):
+    stems = make_run(tmp_path, [30] * 6)
+    for stem, (points, most) in zip(stems, [(80, 100), (79, 100), (66, 100), (65, 100), (48, 60), (0, 60)]):
+        rejudge(tmp_path, stem, points, most)
+    answers = {stem: (tmp_path / f"answer_0/{stem}.json").read_bytes() for stem in stems}
+    report(tmp_path)
+    assert [where(tmp_path)[stem] for stem in stems] == [
+        ["final"], ["refined"], ["refined"], ["defeat"], ["final"], ["defeat"]]
+    answer, copy = json.loads(answers[stems[0]]), get(tmp_path / f"final/{stems[0]}.json")
+    assert copy == {**answer, "score": 80.0, "metrics": {name: 50.0 for name in METRICS},
+                    "reason": f"{JUDGES[0]}: reads the file that the traceback names"}
+    assert answers == {stem: (tmp_path / f"answer_0/{stem}.json").read_bytes() for stem in stems}
+
+
+def test_flipped_verdicts_leave_each_turn_in_exactly_one_bucket(tmp_path):
+    rng = random.Random(3)
+    stems = make_run(tmp_path, [rng.randrange(MOST + 1) for _ in range(40)])
+    report(tmp_path)
+    before = where(tmp_path)
+    for stem in stems:
+        rejudge(tmp_path, stem, MOST - get(tmp_path / f"score/{stem}.json")["points"])
+    report(tmp_path, "--check", code=1)
+    redo_duel(tmp_path)
+    report(tmp_path)
+    after = where(tmp_path)
+    assert set(after) == set(stems) and all(len(buckets) == 1 for buckets in after.values()) and after != before
+    report(tmp_path, "--check")
+
+
+def test_a_killed_report_loses_nothing_and_the_next_one_mends_it(tmp_path):
+    stems = make_run(tmp_path, [54] * 150, chat_chars=200)
+    report(tmp_path)
+    rng, cut_short = random.Random(5), 0
+    for round_number in range(6):
+        for stem in stems:
+            rejudge(tmp_path, stem, 6 if round_number % 2 == 0 else 54)
+        process = subprocess.Popen([sys.executable, SCRIPTS / "report.py"], cwd=tmp_path, stdout=subprocess.DEVNULL,
+                                   stderr=subprocess.DEVNULL)
+        target, deadline = tmp_path / ("defeat" if round_number % 2 == 0 else "final"), time.monotonic() + 20
+        wanted = rng.randrange(1, 140)
+        while process.poll() is None and time.monotonic() < deadline and len(list(target.glob("[!_]*.json"))) < wanted:
+            time.sleep(0.002)
+        process.kill()
+        process.wait()
+        found = where(tmp_path)
+        assert set(found) == set(stems)
+        cut_short += len({tuple(buckets) for buckets in found.values()}) > 1
+        for bucket in BUCKETS:
+            for path in (tmp_path / bucket).glob("[!_]*.json"):
+                assert get(path)["score"] in (10.0, 90.0)
+    assert cut_short >= 2, "no run was killed midway: the test shows nothing"
+    redo_duel(tmp_path)
+    report(tmp_path)
+    assert all(len(buckets) == 1 for buckets in where(tmp_path).values())
+    report(tmp_path, "--check")
+    assert not [path for folder in (*BUCKETS, "export", "report") for path in (tmp_path / folder).glob("*.tmp*")]
+
+
+def test_files_that_are_not_ours_are_left_alone(tmp_path):
+    stems = make_run(tmp_path, [54, 54, 6])
+    put(tmp_path / "defeat" / f"{stems[0]}.json", {"note": "mine"})  # the name of a turn that belongs elsewhere
+    put(tmp_path / "final/notes.json", {"note": "mine"})
+    (tmp_path / "refined").mkdir()
+    (tmp_path / "refined/readme.txt").write_text("mine")
+    put(tmp_path / "final" / f"{stems[1]}.json", {"note": "in the way"})
+    last_copy = {**make_answer(99), "score": 99.0, "metrics": {}, "reason": ""}
+    put(tmp_path / "final/prompts_9_0_1.json", last_copy)  # its answer is gone: perhaps the last copy there is
+    done = report(tmp_path)
+    assert get(tmp_path / "defeat" / f"{stems[0]}.json") == {"note": "mine"}
+    assert get(tmp_path / "final/notes.json") == {"note": "mine"}
+    assert (tmp_path / "refined/readme.txt").read_text() == "mine"
+    assert get(tmp_path / "final/prompts_9_0_1.json") == last_copy
+    assert get(tmp_path / "final" / f"{stems[1]}.json.bad") == {"note": "in the way"} and ".bad" in done.stdout
+    assert get(tmp_path / "final" / f"{stems[1]}.json")["score"] == 90.0
+    assert {row["stem"] for row in exported(tmp_path)} == set(stems[:2])
+
+
+def test_turns_without_a_verdict_of_their_present_text_are_in_no_bucket(tmp_path):
+    stems = make_run(tmp_path, [54] * 6)
+    report(tmp_path)
+    edit(tmp_path / f"answer_0/{stems[0]}.json", challenger=reply(random.Random(77)))  # judged before: stale
+    edit(tmp_path / f"score/{stems[1]}.json", parsed=False, status="parse-fail", points=None, score=None, metrics=None)
+    edit(tmp_path / f"score/{stems[2]}.json", parsed=False, status="unfinished", points=None, score=None, metrics=None)
+    edit(tmp_path / f"answer_0/{stems[3]}.json", challenger=None)
+    (tmp_path / f"score/{stems[4]}.json").write_text('{"stem": ')
+    done = report(tmp_path, code=1)
+    assert where(tmp_path) == {stems[5]: ["final"]}
+    assert len(exported(tmp_path)) == 1
+    assert "1 parse-fail" in (text := (tmp_path / "report/report.md").read_text()) and "1 stale" in text
+    for command in ("python ch.py", "python validate.py", "python validate.py --retry-failed"):
+        assert command in text and command in done.stdout
+    assert [row["item"] for row in rows(tmp_path / "report/_failed.jsonl")] == [stems[4]]
+    checked = report(tmp_path, "--check", code=1).stdout
+    assert re.search(rf"stale, mended by: python validate.py: 1\n  score/{stems[0]}.json", checked)
+    assert f"score/{stems[4]}.json: not a whole JSON document" in checked
+
+
+def test_a_reply_that_breaks_the_protocol_never_reaches_final_or_the_exports(tmp_path):
+    stems = make_run(tmp_path, [54, 54, 42])
+    two_blocks = "THOUGHT: Both.\n\n```bash\nls\n```\n\n```bash\npwd\n```"
+    rewrite(tmp_path, stems[0], challenger=two_blocks)
+    rewrite(tmp_path, stems[2], challenger=two_blocks)
+    report(tmp_path, "--with-refined")
+    assert where(tmp_path) == {stems[0]: ["refined"], stems[1]: ["final"], stems[2]: ["refined"]}
+    assert get(tmp_path / f"refined/{stems[0]}.json")["reason"].startswith("Held back from final/: the reply holds 2")
+    assert [row["stem"] for row in exported(tmp_path)] == [stems[1]]
+    assert "2 held back" in (tmp_path / "report/report.md").read_text()
+
+
+def test_an_unchanged_run_rewrites_nothing(tmp_path):
+    make_run(tmp_path, [54, 42, 6] * 4)
+    report(tmp_path)
+    before = state(tmp_path)
+    report(tmp_path)
+    assert state(tmp_path) == before and len(before) == 12 + 3 + len(list((tmp_path / "export").iterdir()))
+
+
+# ---------------------------------------------------------------------------------------------------------- exports
+
+def test_exports_load_and_keep_to_the_formats(tmp_path):
+    stems = make_run(tmp_path, [54] * 60, instances=60)
+    answer = get(tmp_path / f"answer_0/{stems[3]}.json")
+    rewrite(tmp_path, stems[3], challenger="THOUGHT: odd \ud83d text | é 漢\n\n```bash\nls\n```")  # a lone surrogate
+    for message in answer["messages"]:
+        message["extra"] = 1  # other fields of the source data stay out
+    rewrite(tmp_path, stems[4], messages=answer["messages"])
+    report(tmp_path)
+    load = ("import json, datasets\n"
+            "for name in ('sft', 'dpo'):\n"
+            "    found = datasets.load_dataset('./export', name)\n"
+            "    alone = {split: datasets.load_dataset('json', data_files=f'export/{name}-{split}.jsonl', split='train')\n"
+            "             for split in found}\n"
+            "    assert all(found[split].to_list() == alone[split].to_list() for split in found)\n"
+            "    print(json.dumps({s: [found[s].num_rows, {k: str(v) for k, v in found[s].features.items()}] for s in found}))\n"
+            "assert 'completion' in datasets.load_dataset('./export')['train'].features\n")
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf"), "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+    done = subprocess.run([sys.executable, "-c", load], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    sft, dpo = map(json.loads, done.stdout.splitlines())
+    for found, reply_keys in ((sft, ["completion"]), (dpo, ["chosen", "rejected"])):
+        assert set(found) == {"train", "validation"} and sum(n for n, _ in found.values()) == 60
+        for _, features in found.values():
+            assert list(features) == ["prompt", *reply_keys, "instance_id", "repo", "stem", "score", "meta"]
+            assert "float64" in features["score"] and "string" in features["meta"]
+            assert set(re.findall(r"'(\w+)': Value", features["prompt"])) == {"role", "content"}
+    for row, other in zip(exported(tmp_path), exported(tmp_path, "dpo")):
+        answer = json.loads(clean_text(json.dumps(get(tmp_path / f"answer_0/{row['stem']}.json"), ensure_ascii=False)))
+        assert row["completion"] == other["chosen"] == [{"role": "assistant", "content": answer["challenger"]}]
+        assert other["rejected"] == [{"role": "assistant", "content": answer["king"]}] and row["score"] == 90.0
+        assert row["prompt"] == other["prompt"] == [
+            {"role": message["role"], "content": message["content"]} for message in answer["messages"]]
+        assert json.loads(row["meta"])["judged_against"] == "king"
+
+
+def test_the_split_is_by_repo_and_survives_growth(tmp_path):
+    def sides(turns: int) -> dict[str, str]:
+        root = tmp_path / str(turns)
+        make_run(root, [54] * turns, instances=400, chat_chars=100)
+        report(root)
+        found = {}
+        for split in ("train", "validation"):
+            for row in rows(root / f"export/sft-{split}.jsonl"):
+                assert found.setdefault(row["repo"], split) == split
+        return found
+
+    small, large = sides(120), sides(300)
+    assert small.items() <= large.items() and len(large) > len(small)
+    assert 0.02 < sum(side == "validation" for side in large.values()) / len(large) < 0.25
+    hashed = {repo: int(hashlib.sha256(repo.encode()).hexdigest()[:16], 16) / 2**64 < 0.1 for repo in large}
+    assert {repo for repo, side in large.items() if side == "validation"} == {repo for repo, low in hashed.items() if low}
+
+
+def test_near_duplicates_within_an_instance_are_dropped(tmp_path):
+    stems = make_run(tmp_path, [54] * 8, instances=8)
+    long = " ".join(f"word{n}" for n in range(60))
+    said = f"THOUGHT: {long}\n\n```bash\ncat src/parser.py\n```"
+    instance = get(tmp_path / f"answer_0/{stems[0]}.json")["instance_id"]
+    rewrite(tmp_path, stems[0], challenger=said)
+    rewrite(tmp_path, stems[1], challenger=said.replace("word30", "Another"), instance_id=instance)  # near
+    rewrite(tmp_path, stems[2], challenger=said.upper().replace("```BASH", "```bash"), instance_id=instance)  # case only
+    rewrite(tmp_path, stems[3], challenger=said)  # the same, of another instance
+    rewrite(tmp_path, stems[4], challenger=said.replace("word", "other"), instance_id=instance)  # another text
+    rejudge(tmp_path, stems[1], 60)
+    report(tmp_path)
+    assert {row["stem"] for row in exported(tmp_path)} == {stems[1], *stems[3:]}  # of the three near ones the best-scored
+    assert len(where(tmp_path)) == 8
+    assert "2 near-duplicates dropped" in (tmp_path / "report/report.md").read_text()
+    assert "(2 dropped)" in (tmp_path / "export/README.md").read_text()
+    table = list(csv.DictReader((tmp_path / "report/turns.csv").open()))
+    assert [row["export"] for row in table].count("not exported: near-duplicate") == 2
+
+
+def test_stale_exports_go_and_an_empty_export_leaves_a_valid_card(tmp_path):
+    stems = make_run(tmp_path, [54] * 60, instances=60, chat_chars=100)
+    report(tmp_path)
+    assert (tmp_path / "export/sft-validation.jsonl").exists()
+    (tmp_path / "export/mine.txt").write_text("mine")
+    for stem in stems:
+        rejudge(tmp_path, stem, 6)
+    redo_duel(tmp_path)
+    report(tmp_path)
+    assert sorted(path.name for path in (tmp_path / "export").iterdir()) == ["README.md", "mine.txt"]
+    assert "configs" not in card(tmp_path)
+
+
+def card(root: Path) -> dict:
+    import yaml
+
+    return yaml.safe_load((root / "export/README.md").read_text(encoding="utf-8").split("---\n")[1])
+
+
+def test_the_card_states_what_lies_there_and_keeps_the_licence_that_was_stated(tmp_path):
+    stems = make_run(tmp_path, [54] * 6 + [42] * 6, instances=24)
+    report(tmp_path)
+    front = card(tmp_path)
+    assert front["license"] == "unknown" and front["size_categories"] == ["n<1K"]
+    named = {part["path"] for config in front["configs"] for part in config["data_files"]}
+    assert named == {path.name for path in (tmp_path / "export").glob("*.jsonl")}
+    text = (tmp_path / "export/README.md").read_text()
+    for said in ("SWE-ZERO-12M-trajectories", "abc123", *JUDGES, "final from 80", "Krippendorff", "maker-a/writer"):
+        assert said in text
+    (tmp_path / "export/README.md").write_text(
+        text.replace(re.search(r"license: .*", text)[0], "license: other\nlicense_name: mine\nlicense_link: LICENSE"))
+    rejudge(tmp_path, stems[0], 6)
+    redo_duel(tmp_path)
+    report(tmp_path, "--with-refined")
+    front = card(tmp_path)
+    assert (front["license"], front["license_name"], front["license_link"]) == ("other", "mine", "LICENSE")
+    assert {row["stem"] for row in exported(tmp_path)} == set(stems[1:])
+    report(tmp_path, "--check")
+
+
+def test_a_local_dataset_is_named_without_its_path(tmp_path):
+    make_run(tmp_path, [54] * 3)
+    edit(tmp_path / "prompt/_plan.json", dataset="/home/someone/secret-place/data")
+    report(tmp_path)
+    for path in ("export/README.md", "report/report.md"):
+        assert "someone" not in (text := (tmp_path / path).read_text()) and "local files data" in text
+
+
+def test_against_the_reference_the_rejected_reply_is_the_reference(tmp_path):
+    stems = make_run(tmp_path, [54] * 3)
+    for stem in stems:
+        edit(tmp_path / f"score/{stem}.json", mode=1)
+    edit(tmp_path / "score/_duel.json", mode=1)
+    report(tmp_path)
+    for row in exported(tmp_path, "dpo"):
+        assert row["rejected"][0]["content"] == get(tmp_path / f"answer_0/{row['stem']}.json")["assistant"]
+        assert json.loads(row["meta"])["judged_against"] == "reference"
+    assert "against reference" in (tmp_path / "report/report.md").read_text()
+    edit(tmp_path / f"answer_0/{stems[0]}.json", king="THOUGHT: anew\n\n```bash\nls\n```")  # no judge read it
+    report(tmp_path)
+    assert len(where(tmp_path)) == 3
+
+
+@pytest.mark.skipif(not os.environ.get("TRL_PYTHON"), reason="TRL_PYTHON names no Python that has TRL")
+def test_trl_takes_the_exports_for_its_own_formats(tmp_path):
+    make_run(tmp_path, [54] * 20, instances=60)
+    report(tmp_path)
+    check = """
+import datasets, tokenizers, transformers
+from trl.data_utils import apply_chat_template, is_conversational, maybe_extract_prompt
+words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
+tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
+tokenizer.chat_template = ("{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
+                           "{% if add_generation_prompt %}<assistant>{% endif %}")
+for name, keys in (("sft", {"prompt", "completion"}), ("dpo", {"prompt", "chosen", "rejected"})):
+    for split in datasets.load_dataset("./export", name).values():
+        for row in split:
+            assert is_conversational(row) and maybe_extract_prompt(row) == row
+            texts = apply_chat_template(row, tokenizer)
+            assert keys <= set(texts) and all(isinstance(texts[key], str) and texts[key] for key in keys)
+            print(name)
+"""
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path / "hf")}
+    done = subprocess.run([os.environ["TRL_PYTHON"], "-c", check], cwd=tmp_path, capture_output=True, text=True, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
+    assert done.stdout.split().count("sft") == done.stdout.split().count("dpo") == 20
+
+
+# ------------------------------------------------------------------------------------------------------- report.md
+
+HOSTILE = ("=1+1 | a `b` <script>alert(1)</script> [x](http://evil.example) ![i](javascript:1) @everyone $x$ **b** _i_ ~~s~~"
+           "\n\n# head\n| a | b |\n\u202e www.evil.example \\ <!-- &amp;")
+
+
+def test_text_from_data_stays_text(tmp_path):
+    stems = make_run(tmp_path, [54, 42, 6] * 2)
+    for stem in stems:
+        edit(tmp_path / f"score/{stem}.json", reason=HOSTILE, by_judge={JUDGES[0]: 100.0, JUDGES[1]: 0.0}, flags=[HOSTILE])
+        answer = get(tmp_path / f"answer_0/{stem}.json")
+        answer["meta"]["repo"] = HOSTILE
+        answer["meta"]["challenger"]["leaks"] = [{"kind": HOSTILE, "text": HOSTILE, "why": HOSTILE}]
+        rewrite(tmp_path, stem, instance_id=HOSTILE, meta=answer["meta"])
+    edit(tmp_path / "score/_duel.json", why=HOSTILE)
+    edit(tmp_path / "prompt/_plan.json", dataset=HOSTILE, revision=HOSTILE,
+         excluded=[{"instance_id": HOSTILE, "repo": HOSTILE, "reason": HOSTILE}])
+    (tmp_path / "answer_0/_failed.jsonl").write_text(json.dumps(
+        {"item": HOSTILE, "stage": "king.py", "kind": HOSTILE, "reason": HOSTILE}) + "\nnot json\n")
+    report(tmp_path)
+    for name in ("report/report.md", "report/hugePR.md", "export/README.md"):
+        text = (tmp_path / name).read_text(encoding="utf-8")
+        assert "evil" in text
+        for raw in ("<script", "http://evil", "www.evil", "@everyone", "$x", " `b`", "\n# head", "\u202e", "[x](", "<!--", " **b"):
+            assert raw not in text, (name, raw)
+        width = None
+        for line in text.splitlines():
+            cells = len(re.findall(r"(?<!\\)\|", line))
+            assert not line.startswith("|") or width in (None, cells), line
+            width = cells if line.startswith("|") else None
+    for row in csv.reader((tmp_path / "report/turns.csv").open(newline="")):
+        assert not any(cell.startswith(("=", "+", "-", "@")) for cell in row) and len(row) > 20
+
+
+def test_the_report_says_what_a_reader_in_a_hurry_needs(tmp_path):
+    make_run(tmp_path, [54, 42, 6, 40] * 6)
+    put(tmp_path / "answer_0/_failed.jsonl", {"item": "prompts_24_0_9", "stage": "ch.py", "kind": "leak (path)", "reason": "x"})
+    report(tmp_path)
+    text = (tmp_path / "report/report.md").read_text()
+    first = text.splitlines()[:3]
+    assert first[0] == "# Challenger against king: accepted" and first[2].startswith("**Accepted.** margin")
+    duel = get(tmp_path / "score/_duel.json")
+    for said in ("24 answered, **24 parsed**", f"**{duel['mean_score']:.1f}** of 100, 90 % interval", "[final/](../final) 6 (25 %)",
+                 "revision abc123, seed 7", "2026-01-02T04:00:00", "king by maker-a/writer", "0.50 USD", "xychart-beta",
+                 "line [80, 80", "line [66, 66", "80 to 90", "Krippendorff", "| path | 0 | 3 | 24 |", "*few*",
+                 "leak (path)", "[prompts_24_0_1](../answer_0/prompts_24_0_1.json)"):
+        assert said in text, said
+    assert (tmp_path / "report" / "../answer_0/prompts_24_0_1.json").exists()
+    listed = text.split("## All turns")[1]
+    assert listed.count("../answer_0/") == 24
+    scores = [float(line.split("|")[1]) for line in listed.splitlines() if "answer_0" in line]
+    assert scores == sorted(scores, reverse=True)
+
+
+def test_a_large_run_shows_the_ends_and_keeps_the_rest_in_the_table(tmp_path):
+    stems = make_run(tmp_path, [n % (MOST + 1) for n in range(150)], chat_chars=100)
+    edit(tmp_path / f"score/{stems[7]}.json", by_judge={JUDGES[0]: 100.0, JUDGES[1]: 0.0, JUDGES[2]: 50.0})
+    report(tmp_path)
+    text = (tmp_path / "report/report.md").read_text()
+    assert "## All turns" not in text and text.count("../answer_0/") < 120 and len(text) < 60_000
+    assert text.split("### Most disputed")[1].split("../answer_0/")[1].startswith(f"{stems[7]}.json")
+    table = list(csv.DictReader((tmp_path / "report/turns.csv").open()))
+    assert [row["stem"] for row in table] == stems and {row["bucket"] for row in table} == set(BUCKETS)
+
+
+def test_a_missing_or_outdated_verdict_is_said(tmp_path):
+    stems = make_run(tmp_path, [54] * 4)
+    rejudge(tmp_path, stems[0], 6)
+    assert "stale" in report(tmp_path).stdout
+    assert "out of date" in (tmp_path / "report/report.md").read_text()
+    assert "stale verdict, mended by: python validate.py" in report(tmp_path, "--check", code=1).stdout
+    redo_duel(tmp_path)
+    edit(tmp_path / "score/_duel.json", config={"duel": {"win_margin": 9.0}})
+    report(tmp_path)
+    assert "chain.toml" in (tmp_path / "report/report.md").read_text().split("##")[0]
+    (tmp_path / "score/_duel.json").unlink()
+    report(tmp_path)
+    assert "no verdict yet" in (tmp_path / "report/report.md").read_text().splitlines()[0]
+
+
+def test_what_was_left_out_is_named_with_its_size(tmp_path):
+    make_run(tmp_path, [54] * 6, instances=6)
+    large, missing = [get(tmp_path / f"answer_0/prompts_6_0_{n}.json")["instance_id"] for n in (1, 2)]
+    put(tmp_path / f"commit/{large}.json", make_record(large, "owner-0/project", patch_chars=250_000))
+    (tmp_path / f"commit/{missing}.json").unlink()
+    report(tmp_path)
+    text = (tmp_path / "report/hugePR.md").read_text()
+    assert re.search(rf"{large}.*too large.*\| 250,018 \| 250,000 \| 1 \|", text), text
+    assert "commit/" in text and "x__y-1" in text and "benchmark" in text
+
+
+# ------------------------------------------------------------------------------------------- --check, flags, bad input
+
+@pytest.mark.parametrize("harm, said", [
+    (lambda root, stem: (root / f"final/{stem}.json").unlink(), "final/{stem}.json is missing"),
+    (lambda root, stem: edit(root / f"final/{stem}.json", score=99.0), "final/{stem}.json is out of date"),
+    (lambda root, stem: put(root / f"defeat/{stem}.json", get(root / f"final/{stem}.json")), "defeat/{stem}.json lies in the wrong"),
+    (lambda root, stem: (root / "export/dpo-train.jsonl").write_text("{}\n"), "export/dpo-train.jsonl is out of date"),
+    (lambda root, stem: (root / "report/turns.csv").unlink(), "report/turns.csv is missing"),
+    (lambda root, stem: (root / f"answer_0/{stem}.json").write_text("{"), "answer_0/{stem}.json: not a whole JSON document"),
+    (lambda root, stem: (root / f"answer_0/{stem}.json").unlink(), "has no answer"),
+    (lambda root, stem: edit(root / f"score/{stem}.json", score=12.0), "is not 100 * points / max_points"),
+    (lambda root, stem: put(root / f"answer_1/{stem}.json", get(root / f"answer_0/{stem}.json")), "answered twice"),
+    (lambda root, stem: rejudge(root, stem, 6), "mended by: python report.py"),
+])
+def test_check_finds_what_is_wrong_and_writes_nothing(tmp_path, checked_run, harm, said):
+    root, stem = checked_run, "prompts_6_0_1"
+    harm(root, stem)
+    before = state(root)
+    assert said.format(stem=stem) in report(root, "--check", code=1).stdout
+    assert state(root) == before
+
+
+@pytest.fixture
+def checked_run(tmp_path):
+    make_run(tmp_path, [54, 42, 6] * 2)
+    report(tmp_path)
+    report(tmp_path, "--check")
+    return tmp_path
+
+
+def test_limit_is_a_trial_that_touches_no_bucket(tmp_path):
+    make_run(tmp_path, [54] * 12)
+    report(tmp_path, "--limit", "5")
+    assert not any((tmp_path / folder).exists() for folder in (*BUCKETS, "export"))
+    assert "first 5 scored turns" in (tmp_path / "report/report.md").read_text()
+    assert len(list(csv.DictReader((tmp_path / "report/turns.csv").open()))) == 5
+    report(tmp_path, "--limit", "5", "--check", code=2)
+
+
+def test_missing_input_names_the_stage_that_makes_it(tmp_path):
+    done = report(tmp_path, code=2)
+    assert "validate.py" in done.stderr and len(done.stderr.splitlines()) <= 2
+    make_run(tmp_path, [54])
+    for path in (tmp_path / "answer_0").iterdir():
+        path.unlink()
+    put(tmp_path / "final/prompts_1_0_1.json", {**make_answer(0), "score": 90.0, "metrics": {}, "reason": ""})
+    assert "king.py" in report(tmp_path, code=2).stderr
+    assert where(tmp_path) == {"prompts_1_0_1": ["final"]}  # an absent answer folder empties no bucket
+
+
+def test_an_answer_in_any_answer_folder_counts(tmp_path):
+    stems = make_run(tmp_path, [54] * 3)
+    (tmp_path / "answer_2").mkdir()
+    (tmp_path / f"answer_0/{stems[1]}.json").rename(tmp_path / f"answer_2/{stems[1]}.json")
+    report(tmp_path)
+    assert len(where(tmp_path)) == 3 and f"../answer_2/{stems[1]}.json" in (tmp_path / "report/report.md").read_text()
