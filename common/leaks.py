@@ -13,7 +13,8 @@ import sys
 import unittest
 from functools import cached_property, lru_cache
 
-from common.reply import Command, action_style, bash_blocks, split_commands, thought
+from common.disclosure import outside_sources
+from common.reply import TO_THE_END, Command, action_style, addressed_lines, bash_blocks, split_commands, thought
 
 AUDIT_VERSION = "1"  # raise it whenever the audit gets stricter: ch.py then audits stored replies again
 
@@ -96,7 +97,7 @@ class _Act:
         self.reply, self.style, self.commands = reply, action_style(reply), _commands(reply)
         self.prose, self.script = thought(reply), "\n".join(bash_blocks(reply))
         self.squeezed = _squeeze(reply)
-        self.sentences = [" ".join(text.split()) for text in re.split(r"(?<=[.!?])\s|\n\s*\n|\n[ \t]*[-*`]", reply)]
+        self.sentences = re.split(r"(?<=[.!?])\s|\n\s*\n|\n[ \t]*[-*`]", reply)
 
     @cached_property
     def written(self) -> str:
@@ -375,11 +376,6 @@ _LINE_NUMBER = re.compile(
     r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]*(?:,? (?:at|on|around|near))?[ ,(:]*)?"
     r"(?:\b(?:lines?|row|ln)[ #~.]*|#L|\bL|(?<=\w:))(\d{1,7})\b"
     r"(?:\s?(?:-|–|—|:|,|to|and|through|until)\s?(?:lines? |L)?(\d{1,7})\b)?", re.IGNORECASE)
-_SED_ADDRESS = re.compile(r"(?:^|[;{\s])(\d{1,7})(?:,\s*(\+?)(\d{1,7}|\$))?\s*!?[pdsaicqyn={]")
-_AFTER_SCRIPT = {"sed", "awk"}  # their first operand is no file
-_SHOWS_FILE = {"cat", "nl", "head", "tail", "less", "more", "git", "vim", "vi", "bat"} | _AFTER_SCRIPT
-_TO_THE_END = 10**9
-
 
 def _line_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     hits = []
@@ -398,47 +394,11 @@ def _line_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
 
 def _line_references(act: _Act) -> list[tuple[str, int, int]]:
     """(file or '', first, last) of every line that the reply points at, by command or in prose."""
-    found = [span for span in _addressed_lines(act.commands) if span[0]]
+    found = [span for span in addressed_lines(act.commands) if span[0]]
     files = set(re.findall(r"(?<![\w./-])[\w./-]{1,150}\.\w{1,5}\b", act.prose))
     for named, first, last in _LINE_NUMBER.findall(act.reply):
         span = (int(first), max(int(last or first), int(first)))
         found += [(file, *span) for file in ([named] if named else sorted(files) or [""])]
-    return found
-
-
-def _addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
-    """(file, first, last) of each line range that a chain of commands addresses: sed, awk, head, tail, cat, git -L."""
-    found, file, head_end = [], "", 0
-    for command in commands:
-        program, arguments = command.program, command.argv[1:]
-        operands = [a for a in arguments if not a.startswith(("-", "+")) and not a.isdigit()]
-        if program in _SHOWS_FILE and len(operands) > (program in _AFTER_SCRIPT):
-            file = operands[-1]
-        file = next((target for operator, target in command.redirects if operator == "<"), file)
-        joined = " ".join(arguments)
-        spans = []
-        if program == "sed":
-            for first, plus, last in (match for script in operands for match in _SED_ADDRESS.findall(script)):
-                end = int(first) if not last else _TO_THE_END if last == "$" else int(last)
-                spans.append((int(first), int(first) + end if plus else end))
-        elif program == "awk" and (numbers := re.findall(r"NR\s*[=<>]=?\s*(\d{1,9})", joined)):
-            spans.append((min(map(int, numbers)), max(map(int, numbers))))
-        elif program == "head":
-            count = re.search(r"-n?\s*(\d{1,9})", joined)
-            head_end = int(count[1]) if count else 10
-            spans.append((1, head_end))
-        elif program == "tail" and (count := re.search(r"-n?\s*(\+?)(\d{1,9})", joined)):
-            if count[1]:
-                spans.append((int(count[2]), int(count[2]) + 20))
-            elif head_end:  # `head -n 250 file | tail -n 9`
-                spans.append((max(head_end - int(count[2]) + 1, 1), head_end))
-        elif program == "git" and (span := re.search(r"-L\s*(\d{1,9}),(\d{1,9})", joined)):
-            spans.append((int(span[1]), int(span[2])))
-        elif program in ("vim", "vi") and (start := re.search(r"\+(\d{1,9})", joined)):
-            spans.append((int(start[1]), int(start[1])))
-        elif program in ("cat", "nl", "less", "more", "bat"):
-            spans.append((1, _TO_THE_END))
-        found += [(file, first, last) for first, last in spans]
     return found
 
 
@@ -450,8 +410,8 @@ def _lines_known(path: str, first: int, last: int, chat: _Chat) -> bool:
             return True
         if not any(_same_file(word, path) for command in commands for word in command.argv[1:]):
             continue
-        spans = [(low, high) for file, low, high in _addressed_lines(commands) if _same_file(file, path)]
-        shown += [span for span in spans if span != (1, _TO_THE_END)] or spans
+        spans = [(low, high) for file, low, high in addressed_lines(commands) if _same_file(file, path)]
+        shown += [span for span in spans if span != (1, TO_THE_END)] or spans
         numbered = re.findall(r"^(?:Observation:)?[ \t]*(\d{1,7})[:\t-]", output, re.MULTILINE)  # of `grep -n`, `nl`
         shown += [(int(number), int(number)) for number in numbered]
     if any(low - _LINE_REACH <= last and first <= high + _LINE_REACH for low, high in shown):
@@ -488,76 +448,6 @@ def _nearly_said(pairs: set, act: _Act, chat: _Chat) -> bool:
 
 # ------------------------------------------------------------------------------------------------------- disclosure
 
-_HIDDEN = (r"(?:hidden|secret|gold(?:en)?|reference|ground[- ]truth|oracle|merged|accepted|privileged|leaked|upstream"
-           r"|official|canonical)")
-_PULL = r"(?:PR|pull[- ]request|merge[- ]request)"
-_WORK = rf"(?:patch|fix|diff|solution|{_PULL}|commit|change(?:s|set)?|answer)"
-_DID = (r"(?:#?\d+ )?(?:(?:only|just|simply|also|already|actually) )?(?:shows?|showed|does|did|adds?|added|change[sd]?"
-        r"|modif(?:y|ies|ied)|touche[sd]|edit(?:s|ed)|introduce[sd]?|replace[sd]?|rename[sd]?|remove[sd]?|moves?d?"
-        r"|fix(?:es|ed)|implement(?:s|ed)|reveals?|contains?|tells?|made|makes|rewrites|rewrote|landed)")
-_DONE = r"(?:fixed|resolved|merged|landed|done|solved|addressed|changed|patched|handled|implemented|closed|accepted|shipped)"
-_DISCLOSURES = [re.compile(pattern, re.IGNORECASE) for pattern in (
-    # a source that an agent does not have
-    rf"\b{_HIDDEN} (?:(?:PR|code|source|bug|final|correct|one-line) )?{_WORK}\b|\bmerged version\b",
-    rf"\b(?:hidden|secret|privileged|inside) (?:{_PULL} )?(?:information|info|knowledge|record|context|details?|hints?|data)\b",
-    rf"\b(?:provided|eventual|landed|committed|shipped|later|subsequent) (?:patch|fix|diff|{_PULL})\b",
-    rf"\b(?:known|fixing|fix) (?:{_PULL}|commit)\b|\bknown (?:fix|patch|solution)\b|\b(?:actual|real|true|expected) patch\b",
-    rf"\b(?:actual|real|true|original|final|corresponding|associated|linked) {_PULL}\b(?! description)",
-    r"\bsolution (?:patch|diff|record)\b|\btest[_ ]patch\b|\b(?:FAIL|PASS)_TO_PASS\b|\banswer key\b|\bPR record\b",
-    r"\bhidden tests? (?:expect|check|require|verif|assert|call|want|need|use)\w*\b|\bSWE-?(?:re)?bench\b",
-    r"\b(?:maintainers?|project|author)(?:['’]s?)? (?:own )?(?:fix|patch|commit|diff)\b",
-    r"\b(?:the|this|that) PR(?:'s|’s)? (?:diff|patch|changes|changeset|commits?|fix|record|number|title|branch|solution|tests?)\b",
-    # what it does or shows
-    rf"\bthe (?:patch|diff|pull[- ]request|merge[- ]request|PR) (?:says |uses )?{_DID}\b",
-    rf"\bthe (?:patch|diff|pull[- ]request) (?:says|uses)\b|\bas the fix {_DID}\b",
-    rf"\b(?:actual|real|true|original|final|correct|provided|given) (?:fix|solution|patch) (?:was|{_DID})\b"
-    rf"|\bsolution (?:provided|given) {_DID}\b",
-    r"\b(?:according to|as per|per|based on|following|given|from|in|at|like|matching|mirrors?|follows?|by|see|with|to) the "
-    r"(?:(?:provided|given|known|actual|original|real|final|correct|full) )?(?:patch|diff)\b"
-    r"(?! (?:file|script|command|method|function|object))|\b(?:according to|as per|per) the solution\b",
-    r"\b(?:as (?:done |fixed |changed |implemented )?in|mirrors?|matching|matches|same as in|like in|like|know from"
-    r"|(?:fix|change|edit|patch)(?:s|es|ed)?(?: made| done)? in) the PR\b"
-    r"(?! (?:description|example|snippet|text|issue|code|says|mentions|suggest))",
-    rf"\bin the PR,? (?:the|this|that) (?:\w+ ){{1,3}}(?:is|was|gets|got|are|were) (?:{_DONE}|renamed|replaced|removed|moved|added)\b",
-    # what became of it
-    rf"\b(?:fix|patch|change|{_PULL}|solution)\b[^.]{{0,30}}\b(?:was|were|got|been|later|eventually|already) "
-    r"(?:\w+ )?(?:merged|landed|upstreamed)\b",
-    r"\b(?:fixed|merged|landed|patched|shipped) (?:in |by )?upstream\b|\bupstream (?:\w+ )?(?:fixe[sd]|merged|patched|landed)\b",
-    rf"\bmaintainers? (?:\w+ )?(?:{_DONE}|committed|ended up)\b|\b(?:commit|{_PULL}) that (?:{_DONE}|fixes|closes|resolves)\b",
-    # how the writer knows, and how it hides that
-    rf"\bI (?:was|am|have been|'ve been|’ve been) (?:given|told|shown|provided) (?:with )?the (?:\w+ )?(?:{_WORK}|record)\b",
-    r"\bI(?: have|'ve|’ve)? (?:already (?:know|knew|have|had|saw|seen)|(?:know|knew|saw|learned|can see) (?:from|in)|seen|access to) the "
-    r"(?:\w+ )?(?:patch|fix|diff|solution|PR|answer|record)\b(?! description)",
-    r"\b(?:without|not|n't|avoid) (?:reveal|disclos|let(?:ting)? on|leak|giv(?:e|ing) away|mention)\w* (?:\w+ ){0,3}"
-    r"(?:knowledge|hidden|patch|PR|fix|solution|record|answer|source)\b",
-    r"\b(?:act|pretend|behav)(?:e|ing)? (?:as if|as though|like|that|not to|to not)[^.]{0,40}"
-    r"\b(?:know|knew|seen|blind|honest|hidden|patch|fix|solution)\w*",
-)]
-# Every pattern above holds one of these: they tell cheaply which sentences to look at.
-_TELLING = ("patch", "fix", "diff", "solution", "pr", "pull", "merge", "commit", "change", "answer", "record", "hidden",
-            "secret", "privileged", "inside", "upstream", "maintainer", "_to_pass", "bench", "know", "act", "behav")
-_PR_WORD = re.compile(r"\b(?:PRs?|[Pp]ull[- ][Rr]equests?|[Mm]erge[- ][Rr]equests?)\b")
-_PR_NUMBER = re.compile(r"\b(PRs?|pull(?:[- ]request)?s?|merge[- ]requests?|MR|GH)?[ \-/#:]{0,3}(?:no\. ?|number )?"
-                        r"(?<![\w.])(?:#|(?<=[ \-/#:]))(\d{2,7})\b", re.IGNORECASE)
-_COMMIT = re.compile(r"\b(?:(?:commit|sha|revision|rev|changeset|hash)\b[ :`'\"(]{1,3}"
-                     r"|git (?:show|diff|log|checkout|cherry-pick) (?:-\S{1,40} )*)([0-9a-f]{7,40})\b|\b([0-9a-f]{7,40})\b")
-
-
 def _disclosures(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
-    sentences = [s for s in act.sentences if any(word in s.lower() for word in _TELLING)]
-    found = [match[0] for sentence in sentences for pattern in _DISCLOSURES for match in pattern.finditer(sentence)]
-    for noun, spoken in (("the patch", "the patch"), ("the diff", "diff --git"), ("the diff", "the diff")):
-        if spoken in chat.lower:  # the chat's own patch, or the agent's own `git diff`
-            found = [text for text in found if noun not in text.lower()]
-    if not _PR_WORD.search(chat.text):
-        found += _PR_WORD.findall(act.reply)
-    for named, number in _PR_NUMBER.findall(act.reply):
-        if (named or number == record.pr_number) and not _has_word(number, chat.text):
-            found.append(f"{named} {number}")
-    for named, bare in _COMMIT.findall(act.reply):
-        digits = named or bare
-        in_record = named or digits in record.patch or record.commit.startswith(digits)
-        if in_record and digits not in chat.text and re.search(r"\d", digits) and not digits.isdigit():
-            found.append(digits)
-    return [_hit("disclosure", text.strip(), "speaks of a source outside the visible chat")
-            for text in found if text.lower() not in chat.lower]
+    found = outside_sources(act.reply, chat.text, record.patch, record.commit, record.pr_number)
+    return [_hit("disclosure", text, "speaks of a source outside the visible chat") for text in found]

@@ -19,7 +19,7 @@ _RAW_TOKEN = re.compile(
 )
 
 
-# ---- the text ----
+# ------------------------------------------------------------------------------------------------------------- the text
 
 def visible_text(content: str) -> str:
     """The answer without inline reasoning: `<think>...</think>` is cut, also when its opening or closing tag is missing."""
@@ -61,7 +61,7 @@ def _block_matches(reply: str) -> list[re.Match]:
     return list(_BASH_BLOCK.finditer(reply, 0, last_fence + len("\n```"))) if last_fence >= 0 else []
 
 
-# ---- the command ----
+# ---------------------------------------------------------------------------------------------------------- the command
 
 @dataclass
 class Command:
@@ -165,7 +165,47 @@ def _heredoc_body(script: str, start: int, delimiter: str, tabs_stripped: bool) 
     raise ValueError(f"the heredoc {delimiter!r} is never closed")
 
 
-# ---- the rules of the chat ----
+_SED_ADDRESS = re.compile(r"(?:^|[;{\s])(\d{1,7})(?:,\s*(\+?)(\d{1,7}|\$))?\s*!?[pdsaicqyn={]")
+_AFTER_SCRIPT = {"sed", "awk"}  # their first operand is no file
+_SHOWS_FILE = {"cat", "nl", "head", "tail", "less", "more", "git", "bat"} | _AFTER_SCRIPT
+TO_THE_END = 10**9
+
+
+def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
+    """(file, first, last) of each line range that a chain of commands addresses: sed, awk, head, tail, cat, git -L."""
+    found, file, head_end = [], "", 0
+    for command in commands:
+        program, arguments = command.program, command.argv[1:]
+        operands = [a for a in arguments if not a.startswith(("-", "+")) and not a.isdigit()]
+        if program in _SHOWS_FILE and len(operands) > (program in _AFTER_SCRIPT):
+            file = operands[-1]
+        file = next((target for operator, target in command.redirects if operator == "<"), file)
+        joined = " ".join(arguments)
+        spans = []
+        if program == "sed":
+            for first, plus, last in (match for script in operands for match in _SED_ADDRESS.findall(script)):
+                end = int(first) if not last else TO_THE_END if last == "$" else int(last)
+                spans.append((int(first), int(first) + end if plus else end))
+        elif program == "awk" and (numbers := re.findall(r"NR\s*[=<>]=?\s*(\d{1,9})", joined)):
+            spans.append((min(map(int, numbers)), max(map(int, numbers))))
+        elif program == "head":
+            count = re.search(r"-n?\s*(\d{1,9})", joined)
+            head_end = int(count[1]) if count else 10
+            spans.append((1, head_end))
+        elif program == "tail" and (count := re.search(r"-n?\s*(\+?)(\d{1,9})", joined)):
+            if count[1]:
+                spans.append((int(count[2]), int(count[2]) + 20))
+            elif head_end:  # `head -n 250 file | tail -n 9`
+                spans.append((max(head_end - int(count[2]) + 1, 1), head_end))
+        elif program == "git" and (span := re.search(r"-L\s*(\d{1,9}),(\d{1,9})", joined)):
+            spans.append((int(span[1]), int(span[2])))
+        elif program in ("cat", "nl", "less", "more", "bat"):
+            spans.append((1, TO_THE_END))
+        found += [(file, first, last) for first, last in spans]
+    return found
+
+
+# ------------------------------------------------------------------------------------------------ the rules of the chat
 
 _INTERPRETERS = set(
     "python python2 python3 pytest py.test tox nox pip pip3 ipython poetry uv pdm conda mamba node nodejs npm npx yarn pnpm "
@@ -227,7 +267,7 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     return None
 
 
-# ---- what kind of move it is ----
+# ---------------------------------------------------------------------------------------------- what kind of move it is
 
 # From the strongest: a chain counts as its strongest part.
 STYLES = ("submit", "edit", "run", "git", "read", "search", "look", "other")
