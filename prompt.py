@@ -31,6 +31,7 @@ import threading
 import time
 from bisect import bisect
 from collections import Counter, defaultdict
+from concurrent.futures import Future
 from pathlib import Path
 from statistics import median
 
@@ -131,7 +132,8 @@ class Sampler:
     def __init__(self, files: ParquetFiles, plan: dict, known, excluded: set[str], args):
         self.files, self.plan, self.known, self.excluded, self.args = files, plan, known, excluded, args
         self.names, self.ends = list(files.files), list(itertools.accumulate(files.files.values()))
-        self.taken, self.seen, self.read_ahead = Counter(), set(), {}
+        self.taken, self.seen, self.read_ahead, self.placed = Counter(), set(), {}, Future()
+        self.placed.set_result(None)
         self.number, self.laps, self.gained = 1, args.per_instance or 1, 0  # of this pass
         self.drawn: set[tuple[str, int]] = set()  # places of this pass
         self.cursor: dict[tuple[str, int], int] = defaultdict(int)  # cards dealt from the deck of a place
@@ -139,23 +141,21 @@ class Sampler:
             self._note(window)
 
     def start(self, number: int) -> None:
-        """Begin to read window `number` in the background."""
+        """Begin to read window `number`, the one after the last that was begun, in the background."""
         if number not in self.read_ahead:
-            self.read_ahead[number] = in_background(self._read_ahead, number)
+            before, self.placed = self.placed, Future()
+            self.read_ahead[number] = in_background(self._read_ahead, number, before, self.placed)
 
     def draw(self, number: int) -> tuple[dict, list[dict]] | None:
         """Window `number` for the plan, and its prompts; None when the dataset has no further turn to give."""
         self.start(number)
-        nominal, at, found = self.read_ahead.pop(number).result()
-        place = self._free_place(nominal)
+        place, found = self.read_ahead.pop(number).result()
         if place is None:
             if not self.gained:
                 return None
             missing = self.args.count - self.taken.total()
-            self.number, self.laps = self.number + 1, min(math.ceil(missing / self.gained), MOST_LAPS)
-            self.gained, self.drawn, place = 0, set(), nominal
-        if at != (*place, self.cursor[place], self.laps):
-            found = self._read(*place, self.cursor[place], self.laps)
+            self._begin_pass(self.number + 1, min(math.ceil(missing / self.gained), MOST_LAPS))
+            return self.draw(number)
         accepted = []
         for turn, prompt in found["drawn"]:
             if self.taken[turn["instance_id"]] <= turn.pop("lap") and turn["chat"] not in self.seen:
@@ -176,9 +176,14 @@ class Sampler:
         prompts = {(turn["row"], turn["turn"]): prompt for turn, prompt in found["drawn"]}
         return [prompts[turn["row"], turn["turn"]] for turn in window["turns"]]
 
+    def _begin_pass(self, number: int, laps: int) -> None:
+        self.number, self.laps, self.gained = number, laps, 0
+        self.drawn, self.read_ahead = set(), {}
+
     def _note(self, window: dict) -> None:
+        """Take in what a window took."""
         if window["pass"] > self.number:
-            self.number, self.laps, self.gained, self.drawn = window["pass"], window["laps"], 0, set()
+            self._begin_pass(window["pass"], window["laps"])
         place = window["file"], window["row_group"]
         self.drawn.add(place)
         self.cursor[place] = window["deck"][1]
@@ -186,26 +191,31 @@ class Sampler:
         self.taken.update(turn["instance_id"] for turn in window["turns"])
         self.seen.update(turn["chat"] for turn in window["turns"])
 
-    def _read_ahead(self, number: int) -> tuple:
-        """The place that chance gives window `number`, and what it holds unless this pass has drawn it before."""
-        file = self.names[bisect(self.ends, random.Random(f"{self.args.seed}/{number}/file").randrange(self.ends[-1]))]
-        footer = self.files.footer(file)
-        rows = list(itertools.accumulate(footer.row_group(group).num_rows for group in range(footer.num_row_groups)))
-        row = random.Random(f"{self.args.seed}/{number}/row").randrange(rows[-1]) if rows and rows[-1] else 0
-        place = file, bisect(rows, row)
-        if place in self.drawn or not rows:
-            return place, None, None
-        at = (*place, self.cursor[place], self.laps)
-        return place, at, self._read(*at)
+    def _read_ahead(self, number: int, before: Future, placed: Future) -> tuple:
+        """The place of window `number` and what it holds; (None, None) when this pass has drawn every place."""
+        try:
+            file = self.names[bisect(self.ends, self._chance(number, "byte").randrange(self.ends[-1]))]
+            footer = self.files.footer(file)
+            rows = list(itertools.accumulate(footer.row_group(group).num_rows for group in range(footer.num_row_groups)))
+            row = self._chance(number, "row").randrange(rows[-1]) if rows and rows[-1] else 0
+            before.result()  # places are given in the order of the windows, whichever footer came first
+            place = self._free_place(file, bisect(rows, row))
+            self.drawn.add(place)
+        finally:
+            placed.set_result(None)
+        return place, place and self._read(*place, self.cursor[place], self.laps)
 
-    def _free_place(self, nominal: tuple[str, int]) -> tuple[str, int] | None:
-        """The first place from `nominal` on, around all files, that this pass has not drawn."""
-        first = self.names.index(nominal[0])
+    def _chance(self, number: int, what: str) -> random.Random:
+        return random.Random(f"{self.args.seed}/{number}/{what}")
+
+    def _free_place(self, nominal: str, begin: int) -> tuple[str, int] | None:
+        """The first place from row group `begin` of a file on, around all files, that this pass has not drawn."""
+        first = self.names.index(nominal)
         for file in self.names[first:] + self.names[:first]:
-            groups, begin = self.files.footer(file).num_row_groups, nominal[1] if file == nominal[0] else 0
-            for group in [*range(begin, groups), *range(min(begin, groups))]:
-                if (file, group) not in self.drawn:
-                    return file, group
+            groups = self.files.footer(file).num_row_groups
+            for group in range(begin, begin + groups) if file == nominal else range(groups):
+                if (file, group % groups) not in self.drawn:
+                    return file, group % groups
         return None
 
     def _read(self, file: str, group: int, start: int, laps: int) -> dict:
@@ -454,10 +464,12 @@ def read_plan(flags: dict) -> dict | None:
 
 
 def planned_turns(plan: dict) -> list[dict]:
-    """The turns of the plan in order, each with its file and the number of its window; at most `count`."""
-    turns = [{"file": window["file"], "window": number, **turn}
-             for number, window in enumerate(plan["offsets"]) for turn in window["turns"]]
-    return turns[:plan["count"]]
+    """The turns of the plan in order, each with its file and the number of its window."""
+    return [turn for number, window in enumerate(plan["offsets"]) for turn in turns_of(window, number)]
+
+
+def turns_of(window: dict, number: int) -> list[dict]:
+    return [{"file": window["file"], "window": number, **turn} for turn in window["turns"]]
 
 
 def file_of(plan: dict, place: int) -> tuple[Path, int]:
@@ -496,7 +508,7 @@ def same_turn(prompt: object, turn: dict) -> bool:
 def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> int:
     """Write prompts 0 to `goal`, file after file, drawing windows as they are needed; returns how many there are."""
     plan, drawn, saved = sampler.plan, {}, time.monotonic()  # drawn: prompts by place that no file holds yet
-    turns = planned_turns(plan)
+    turns = planned_turns(plan)  # may pass `count` by what the last window has too many
     for first in range(0, goal, TURNS_PER_FILE):
         path, last = file_of(plan, first)[0], min(first + TURNS_PER_FILE, goal)
         prompts = held_prompts(plan, turns, first)
@@ -522,8 +534,8 @@ def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> int:
             if window is None:
                 plan["exhausted"] = True
                 break
+            turns += turns_of(window[0], len(plan["offsets"]))
             plan["offsets"].append(window[0])
-            turns = planned_turns(plan)
             drawn.update(enumerate(window[1], start=place))
             if time.monotonic() - saved > SAVE_EVERY_S:  # a kill costs what came since; it comes again just so
                 write_json(PLAN, plan)
@@ -561,7 +573,7 @@ def summarize(plan: dict, turns: list[dict], places: dict[str, tuple]) -> dict:
     per_instance = Counter(turn["instance_id"] for turn in turns)
     language = {name: read_record(name, COMMIT)["language"] or "unknown" for name in per_instance}
     windows = {(window["file"], window["row_group"]): window["bytes"] for window in plan["offsets"]}
-    reasons = Counter(row["reason"] for window in plan["offsets"] for row in window["passed_over"])
+    reasons = {(window["file"], row["row"]): row["reason"] for window in plan["offsets"] for row in window["passed_over"]}
 
     def spread(numbers: list[int]) -> dict:
         return {"least": min(numbers), "median": median(numbers), "most": max(numbers)}
@@ -574,7 +586,7 @@ def summarize(plan: dict, turns: list[dict], places: dict[str, tuple]) -> dict:
             "chat_characters": spread([sum(len(m["content"]) for m in prompt["messages"]) for prompt in prompts]),
             "windows": len(plan["offsets"]), "row_groups": len(windows), "trajectory_bytes": sum(windows.values()),
             "record_bytes": sum({places[name][:2]: places[name][3] for name in per_instance}.values()),
-            "rows_passed_over": dict(reasons), "left_out": {kind: len(plan[kind]) for kind in LEFT_OUT}}
+            "rows_passed_over": dict(Counter(reasons.values())), "left_out": {kind: len(plan[kind]) for kind in LEFT_OUT}}
 
 
 def summary_lines(plan: dict) -> list[str]:
@@ -679,8 +691,6 @@ def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) ->
         return plan, None
     except Outage as outage:
         return plan, outage
-    except KeyboardInterrupt:
-        raise
 
 
 def why_none(plan: dict) -> str:

@@ -28,7 +28,7 @@ from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_st
 from common.config import environment_values
 from common.io import Stop, digest
 
-TRIES = 6
+TRIES = 8  # with the pauses between them about a minute; half as many where nothing answered at all
 LONGEST_WAIT_S = 300  # the Hub counts requests over windows of five minutes
 PRE_BUFFER_BYTES = 64 << 20  # up to here a row group's columns come in one request and stay in memory while it is read
 PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces of this size: memory is bounded however large the row group
@@ -200,8 +200,9 @@ class Hub:
                 self.answered |= response is not None
                 self._stop_if_final(error, response.status_code if response is not None else None)
                 if attempt >= (TRIES if self.answered else TRIES // 2):
-                    raise Outage(f"{self.endpoint} does not answer well: {plain(error)}") from None
-                wait_s = asked_wait_s(response) or min(2 ** (attempt - 1), 30) * random.uniform(0.5, 1)
+                    trouble = "does not answer well" if self.answered else "cannot be reached"
+                    raise Outage(f"{self.endpoint} {trouble}: {plain(error)}") from None
+                wait_s = asked_wait_s(response) or min(2 ** attempt / 4, 30) * random.uniform(0.5, 1)
                 if wait_s > 20:
                     print(f"the Hub asks to wait {wait_s:.0f} s (a token in HF_TOKEN raises its limits)", file=sys.stderr)
                 time.sleep(wait_s)
