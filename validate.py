@@ -23,13 +23,15 @@ import asyncio
 import json
 import re
 import sys
+from array import array
 from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from itertools import islice
 from pathlib import Path
-from typing import Iterable, Iterator
+from typing import Iterable, Iterator, NamedTuple
+from zlib import crc32
 
 import numpy as np
 
@@ -191,6 +193,7 @@ class Turn:
     path: Path
     verdicts: list[dict] = field(default_factory=list)
     saved: dict | None = None  # the score file as it was found
+    flags: list[str] | None = None  # searched for once for the same two replies
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
@@ -202,97 +205,95 @@ class Turn:
         return (self.challenger, self.other) if order == ORDERS[0] else (self.other, self.challenger)
 
 
+@dataclass
+class Standing:
+    """Where a turn stands for one panel: the verdicts that count, what is missing, and what the challenger won."""
+
+    verdicts: dict[tuple[str, str], dict]  # by (judge, order)
+    missing: list[tuple[CallSettings, str, str]]  # (judge's settings, order, key), the two orders of a judge adjacent
+    points: list[list[list[int]]]  # half-points by judge, order, metric: win 2, draw 1, loss 0; -1 without a verdict
+    status: str  # "parsed": the full panel answered readably in both orders; "parse-fail"; "unfinished"
+
+
 class Panel:
-    """The judges of this run, in chain.toml's order, and the keys of their verdicts."""
+    """The judges of this run, in chain.toml's order."""
 
     def __init__(self, config: Config):
         self.judges = [config.judge_call(model) for model in config.judge.models]
         self.names = [call.model for call in self.judges]
         # Everything fixed that a judge is told, layout included, by way of one made-up turn.
         prompt = json.dumps(judge_messages([{"role": "user", "content": "chat"}], "first", "second"))
-        self._judge_digests = {call.model: digest(call.model, json.dumps(call.sampling(), sort_keys=True), prompt)
-                               for call in self.judges}
+        self._digests = [digest(call.model, json.dumps(call.sampling(), sort_keys=True), prompt) for call in self.judges]
 
-    @property
-    def max_points(self) -> int:
-        """Half-points of a turn: two for a win, in each metric, order and judge."""
-        return 2 * len(METRICS) * len(ORDERS) * len(self.judges)
+    def standing(self, turn: Turn, retry_failed: bool = False) -> Standing:
+        """Match the verdicts on file with the keys of this panel; of two with one key the later one counts.
 
-    def keys(self, turn: Turn) -> dict[tuple[str, str], str]:
-        """The key of every verdict that the turn needs, by (judge, order), the two orders of a judge side by side."""
-        other = turn.sha["king" if turn.mode == 2 else "assistant"]
-        return {(name, order): digest(self._judge_digests[name], turn.sha["chat"], turn.sha["challenger"], other, order)
-                for name in self.names for order in ORDERS}
-
-    def verdicts(self, turn: Turn) -> dict[tuple[str, str], dict]:
-        """The verdicts on file that count now, by (judge, order); of two with one key the later one."""
+        `retry_failed` counts unreadable answers as missing. Identical replies need no verdict: a draw all through.
+        """
+        if turn.identical:
+            return Standing({}, [], [[[1] * len(METRICS)] * len(ORDERS) for _ in self.judges], "parsed")
         on_file = {verdict["key"]: verdict for verdict in turn.verdicts}
-        return {place: on_file[key] for place, key in self.keys(turn).items() if key in on_file}
-
-    def missing(self, turn: Turn, retry_failed: bool = False) -> list[tuple[CallSettings, str, str]]:
-        """(judge's settings, order, key) of every verdict still to be asked for."""
-        if turn.identical:
-            return []
-        have = self.verdicts(turn)
-        calls = {call.model: call for call in self.judges}
-        return [(calls[name], order, key) for (name, order), key in self.keys(turn).items()
-                if (name, order) not in have or (retry_failed and have[name, order]["calls"] is None)]
-
-    def half_points(self, turn: Turn) -> np.ndarray:
-        """The challenger's half-points, int8 of shape (judges, orders, metrics): win 2, draw 1, loss 0; -1 where there
-        is no verdict or none that could be read."""
-        if turn.identical:
-            return np.ones((len(self.names), len(ORDERS), len(METRICS)), np.int8)
-        points = np.full((len(self.names), len(ORDERS), len(METRICS)), -1, np.int8)
-        for (name, order), verdict in self.verdicts(turn).items():
-            if verdict["calls"] is not None:
-                worth = (1, 2, 0) if order == ORDERS[0] else (1, 0, 2)  # of the calls 0, 1, 2
-                points[self.names.index(name), ORDERS.index(order)] = [worth[verdict["calls"][m]] for m in METRICS]
-        return points
-
-    def status(self, turn: Turn) -> str:
-        """Parsed only when the full panel answered readably in both orders."""
-        if turn.identical:
-            return "parsed"
-        verdicts = self.verdicts(turn)
-        if len(verdicts) < len(self.names) * len(ORDERS):
-            return "unfinished"
-        return "parse-fail" if any(verdict["calls"] is None for verdict in verdicts.values()) else "parsed"
+        texts = turn.sha["chat"] + turn.sha["challenger"] + turn.sha["king" if turn.mode == 2 else "assistant"]
+        verdicts, missing, points = {}, [], []
+        for call, judge_digest in zip(self.judges, self._digests):
+            for order in ORDERS:
+                key = digest(judge_digest + texts + order)
+                verdict = on_file.get(key)
+                if verdict is not None:
+                    verdicts[call.model, order] = verdict
+                if verdict is None or retry_failed and verdict["calls"] is None:
+                    missing.append((call, order, key))
+            points.append([_half_points(verdicts.get((call.model, order)), order) for order in ORDERS])
+        if len(verdicts) < len(self.judges) * len(ORDERS):
+            return Standing(verdicts, missing, points, "unfinished")
+        read = all(verdict["calls"] is not None for verdict in verdicts.values())
+        return Standing(verdicts, missing, points, "parsed" if read else "parse-fail")
 
 
-def score_record(turn: Turn, panel: Panel) -> dict:
+def _half_points(verdict: dict | None, order: str) -> list[int]:
+    if verdict is None or verdict["calls"] is None:
+        return [-1] * len(METRICS)
+    worth = (1, 2, 0) if order == "challenger-first" else (1, 0, 2)  # of the calls 0, 1, 2
+    return [worth[verdict["calls"][metric]] for metric in METRICS]
+
+
+def score_record(turn: Turn, standing: Standing, names: list[str]) -> dict:
     """The content of score/<stem>.json. Scores are 0-100 from the challenger's side: whole half-points, divided last."""
-    points, status = panel.half_points(turn), panel.status(turn)
-    parsed = status == "parsed"
+    judges = standing.points
+    won, most = sum(sum(map(sum, orders)) for orders in judges), 2 * len(METRICS) * len(ORDERS) * len(judges)
+    by_metric = [sum(calls[i] for orders in judges for calls in orders) for i in range(len(METRICS))]
+    parsed = standing.status == "parsed"
     return {
         "stem": turn.stem, "instance_id": turn.instance_id, "repo": turn.repo, "mode": turn.mode,
-        "score": _percent(points) if parsed else None,
-        "points": int(points.sum()) if parsed else None, "max_points": panel.max_points,
-        "parsed": parsed, "status": status,
-        "metrics": {name: _percent(points[:, :, i]) for i, name in enumerate(METRICS)} if parsed else None,
-        "by_judge": {name: _percent(points[i]) if (points[i] >= 0).all() else None for i, name in enumerate(panel.names)},
-        "reason": _reason(turn, panel, points) if parsed else "",
-        "flags": [f"{side}: {flag}" for side, text in (("challenger", turn.challenger), (_other(turn.mode), turn.other))
-                  for flag in reply_flags(text)],
+        "score": 100 * won / most if parsed else None, "points": won if parsed else None, "max_points": most,
+        "parsed": parsed, "status": standing.status,
+        "metrics": {m: 100 * won * len(METRICS) / most for m, won in zip(METRICS, by_metric)} if parsed else None,
+        "by_judge": {name: None if min(map(min, orders)) < 0 else 100 * sum(map(sum, orders)) * len(names) / most
+                     for name, orders in zip(names, judges)},
+        "reason": _reason(turn, standing, names, won) if parsed else "",
+        "flags": _flags_of(turn),
         "sha": turn.sha, "verdicts": turn.verdicts,
     }
 
 
-def _percent(points: np.ndarray) -> float:
-    return 100 * int(points.sum()) / (2 * points.size)
+def _flags_of(turn: Turn) -> list[str]:
+    if turn.flags is None:
+        sides = ("challenger", turn.challenger), (_other(turn.mode), turn.other)
+        turn.flags = [f"{side}: {flag}" for side, text in sides for flag in reply_flags(text)]
+    return turn.flags
 
 
 def _other(mode: int) -> str:
     return "king" if mode == 2 else "reference"
 
 
-def _reason(turn: Turn, panel: Panel, points: np.ndarray) -> str:
+def _reason(turn: Turn, standing: Standing, names: list[str], won: int) -> str:
     """The reason of the judge who is nearest to the panel, from the order in which the challenger stood first."""
     if turn.identical:
         return "Both replies are the same text: a draw without a call."
-    distance = abs(points.sum(axis=(1, 2)) * len(panel.names) - int(points.sum()))
-    name = panel.names[int(distance.argmin())]
-    return f"{name} (reply 1 = challenger): {panel.verdicts(turn)[name, ORDERS[0]]['reason']}"
+    distances = [abs(sum(map(sum, orders)) * len(names) - won) for orders in standing.points]
+    name = names[distances.index(min(distances))]
+    return f"{name} (reply 1 = challenger): {standing.verdicts[name, 'challenger-first']['reason']}"
 
 
 # --------------------------------------------------------------------------------------------------------- the gate
@@ -321,12 +322,12 @@ def bootstrap_lcb(deltas, groups, *, alpha: float, resamples: int, seed: int) ->
     in_order = np.lexsort((deltas, group))  # sums do not depend on the order of the turns, not even in the last bit
     sums, sizes = np.bincount(group[in_order], deltas[in_order]), np.bincount(group)
     mean = sums.sum() / len(deltas)
-    random = np.random.default_rng(seed)
-    means, chunk = [], max(1, 4_000_000 // len(sums))  # a few tens of megabytes at a time
+    random, columns = np.random.default_rng(seed), np.column_stack([sums, sizes])
+    means, chunk = [], max(1, 1_000_000 // len(sums))  # some ten megabytes at a time
     for start in range(0, resamples, chunk):
         taken = random.integers(0, 2, (min(chunk, resamples - start), len(sums)), np.int8).astype(float)
-        turns = taken @ sizes
-        means.append(np.where(turns > 0, taken @ sums / np.maximum(turns, 1), -np.inf))  # nothing taken: excludes nothing
+        total, turns = (taken @ columns).T
+        means.append(np.where(turns > 0, total / np.maximum(turns, 1), -np.inf))  # nothing taken: no bound
     rank = int(alpha * (resamples + 1))
     lcb = float(np.sort(np.concatenate(means))[rank - 1]) if rank else -np.inf
     count = len(sums)
@@ -412,16 +413,20 @@ def judge_figures(points: np.ndarray, names: list[str]) -> tuple[dict[str, dict]
 
 # ----------------------------------------------------------------------------------------------------- the aggregate
 
-@dataclass
-class Row:
-    """What the aggregate keeps of a turn: no texts, so that memory does not grow with them."""
+# Of a verdict, in whole numbers: nano-dollars, so that sums are exact in any order.
+_SPENT = ("calls", "readable", "unpriced", "nano_usd", "prompt_tokens", "completion_tokens", "reasoning_tokens",
+          "cached_tokens")
+
+
+class Row(NamedTuple):
+    """What the aggregate keeps of a turn: no texts, so that memory hardly grows with the number of turns."""
 
     instance_id: str
     status: str
     identical: bool
-    points: np.ndarray
+    points: bytes  # int8, judges x orders x metrics
+    spent: bytes  # int64, judges x _SPENT, of the verdicts that count
     flags: list[str]
-    spent: dict[str, Counter]  # by judge, of the verdicts that count now
 
 
 class Duel:
@@ -430,18 +435,29 @@ class Duel:
     def __init__(self, panel: Panel, config: Config, mode: int):
         self.panel, self.config, self.mode, self.rows = panel, config, mode, {}
 
-    def add(self, turn: Turn, record: dict) -> None:
-        spent = {name: Counter() for name in self.panel.names}
-        for (name, _), verdict in self.panel.verdicts(turn).items():
-            spent[name].update(_spent(verdict))
-        self.rows[turn.stem] = Row(turn.instance_id, record["status"], turn.identical, self.panel.half_points(turn),
-                                   record["flags"], spent)
+    def add(self, turn: Turn, standing: Standing) -> None:
+        points = array("b", [half for orders in standing.points for calls in orders for half in calls])
+        spent = array("q")
+        for name in self.panel.names:
+            verdicts = [standing.verdicts[name, order] for order in ORDERS if (name, order) in standing.verdicts]
+            spent.extend(map(sum, zip(*map(_spent, verdicts))) if verdicts else [0] * len(_SPENT))
+        self.rows[turn.stem] = Row(turn.instance_id, standing.status, turn.identical, points.tobytes(),
+                                   spent.tobytes(), _flags_of(turn))
+
+    def points(self, stems: list[str]) -> np.ndarray:
+        """Half-points of these turns, int8 of shape (turns, judges, orders, metrics)."""
+        flat = np.frombuffer(b"".join(self.rows[stem].points for stem in stems), np.int8)
+        return flat.reshape(len(stems), len(self.panel.names), len(ORDERS), len(METRICS))
+
+    def spent(self, stems: list[str]) -> np.ndarray:
+        """Sums over these turns, int64 of shape (judges, len(_SPENT))."""
+        flat = np.frombuffer(b"".join(self.rows[stem].spent for stem in stems), np.int64)
+        return flat.reshape(len(stems), len(self.panel.names), len(_SPENT)).sum(axis=0)
 
     def aggregate(self) -> dict:
         """The content of score/_duel.json, but for the retest."""
-        names, duel = self.panel.names, self.config.duel
-        rows = [self.rows[stem] for stem in sorted(self.rows)]
-        points = np.array([row.points for row in rows], np.int8).reshape(-1, len(names), len(ORDERS), len(METRICS))
+        names, duel, stems = self.panel.names, self.config.duel, sorted(self.rows)
+        rows, points, spent = [self.rows[stem] for stem in stems], self.points(stems), self.spent(stems)
         parsed = points[np.array([row.status == "parsed" for row in rows], bool)]
         asked = points[np.array([not row.identical for row in rows], bool)]
         instances, statuses = [row.instance_id for row in rows], Counter(row.status for row in rows)
@@ -455,53 +471,48 @@ class Duel:
         panels = {name: [other for other in names if other != name] for name in names}
         leave_one_out = {name: decide(panel) for name, panel in panels.items() if panel}
         habits, alpha = judge_figures(asked, names)
-        spent = {name: _total(row.spent[name] for row in rows) for name in names}
         return {
             "mode": self.mode, "opponent": _other(self.mode), **verdict,
             "win_margin": duel.win_margin, "alpha": duel.alpha,
             "turns": {"answered": len(rows), "parsed": statuses["parsed"], "parse_fail": statuses["parse-fail"],
                       "unfinished": statuses["unfinished"], "identical": sum(row.identical for row in rows)},
             "metrics": {name: _percent(parsed[..., i]) for i, name in enumerate(METRICS)} if len(parsed) else None,
-            "judges": {name: {"score": _percent(parsed[:, i]) if len(parsed) else None,
-                              "parse_rate": spent[name]["readable"] / spent[name]["calls"] if spent[name]["calls"] else None,
-                              **habits[name], **_spending(spent[name])} for i, name in enumerate(names)},
+            "judges": {name: {"score": _percent(parsed[:, i]) if len(parsed) else None, **habits[name],
+                              **_spending(spent[i])} for i, name in enumerate(names)},
             "agreement": {"name": "Krippendorff's alpha (nominal)", "value": alpha},
             "leave_one_out": leave_one_out, "without_generator": leave_one_out.get(self.config.generate.model),
             "retest": None, "flags": dict(Counter(flag for row in rows for flag in row.flags)),
-            **_spending(_total(spent.values())),
+            **_spending(spent.sum(axis=0)),
             "config": {"judges": {name: call.sampling() for name, call in zip(names, self.panel.judges)},
                        "duel": vars(duel), "generator": self.config.generate.model},
             "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         }
 
 
-def _spent(verdict: dict) -> Counter:
-    """One verdict's share of the bill; dollars in whole nano-dollars, so that sums are exact in any order."""
-    cost_usd = verdict["cost_usd"]
-    return Counter({"calls": 1, "readable": int(verdict["calls"] is not None), "unpriced": int(cost_usd is None),
-                    "nano_usd": round((cost_usd or 0) * 1e9), **{f"usage {k}": v for k, v in verdict["usage"].items()}})
+def _percent(points: np.ndarray) -> float:
+    return 100 * int(points.sum(dtype=np.int64)) / (2 * points.size)
 
 
-def _total(counters: Iterable[Counter]) -> Counter:
-    total = Counter()
-    for counter in counters:
-        total.update(counter)
-    return total
+def _spent(verdict: dict) -> tuple[int, ...]:
+    cost_usd, usage = verdict["cost_usd"], verdict["usage"] or {}
+    return (1, int(verdict["calls"] is not None), int(cost_usd is None), round((cost_usd or 0) * 1e9),
+            *(usage.get(name) or 0 for name in _SPENT[4:]))
 
 
-def _spending(spent: Counter) -> dict:
-    """Calls, usage and dollars for a file; the dollars are null when no call has a known price."""
-    return {"calls": spent["calls"],
-            "usage": {name[len("usage "):]: count for name, count in sorted(spent.items()) if name.startswith("usage ")},
-            "cost_usd": spent["nano_usd"] / 1e9 if spent["calls"] > spent["unpriced"] else None}
+def _spending(spent: np.ndarray) -> dict:
+    """Calls, parse rate, usage and dollars for a file; the dollars are null when no call has a known price."""
+    figures = dict(zip(_SPENT, map(int, spent)))
+    return {"calls": figures["calls"], "parse_rate": figures["readable"] / figures["calls"] if figures["calls"] else None,
+            "usage": {name: figures[name] for name in _SPENT[4:]},
+            "cost_usd": figures["nano_usd"] / 1e9 if figures["calls"] > figures["unpriced"] else None}
 
 
 def retest_figures(first: Duel, again: Duel) -> dict | None:
     """How steady the scores are: the same turns judged twice. None without a turn that is parsed both times.
 
     A verdict has changed when any of its five calls has; a bucket when the turn crosses a threshold of report.py.
-    `kept` are the turns that would have gone to final/ by the first score: how far they fall back is what choosing
-    the best owes to luck (regression to the mean).
+    `kept` are the turns that would go to final/ by the first score: how far they fall back is what choosing the best
+    owes to luck (regression to the mean).
     """
     from report import _DEFEAT_MIN, _FINAL_MIN  # the thresholds' one home
 
@@ -509,20 +520,19 @@ def retest_figures(first: Duel, again: Duel) -> dict | None:
              if stem in first.rows and first.rows[stem].status == again.rows[stem].status == "parsed"]
     if not stems:
         return None
-    before, after = (np.array([duel.rows[stem].points for stem in stems], int) for duel in (first, again))
-    scores = [100 * points.sum(axis=(1, 2, 3)) for points in (before, after)]  # over max_points, whole
-    most = first.panel.max_points
-    buckets = [(score >= _DEFEAT_MIN * most).astype(int) + (score >= _FINAL_MIN * most) for score in scores]
-    kept = buckets[0] == 2
-    changed = before != after
-    spent = _total(counter for stem in stems for counter in again.rows[stem].spent.values())
+    before, after = first.points(stems), again.points(stems)
+    most = 2 * before[0].size
+    won = [points.sum(axis=(1, 2, 3), dtype=int) for points in (before, after)]
+    buckets = [(100 * half >= _DEFEAT_MIN * most).astype(int) + (100 * half >= _FINAL_MIN * most) for half in won]
+    kept, changed = buckets[0] == 2, before != after
     return {"turns": len(stems), "verdicts": int(np.prod(changed.shape[:3])),
             "verdicts_changed": int(changed.any(axis=3).sum()), "calls_changed_frac": float(changed.mean()),
             "buckets_changed": int((buckets[0] != buckets[1]).sum()),
-            "mean_first": float(scores[0].mean() / most), "mean_again": float(scores[1].mean() / most),
+            "mean_first": _percent(before), "mean_again": _percent(after),
             "kept": int(kept.sum()), "kept_still": int((buckets[1][kept] == 2).sum()),
-            "kept_mean_first": float(scores[0][kept].mean() / most) if kept.any() else None,
-            "kept_mean_again": float(scores[1][kept].mean() / most) if kept.any() else None, **_spending(spent)}
+            "kept_mean_first": _percent(before[kept]) if kept.any() else None,
+            "kept_mean_again": _percent(after[kept]) if kept.any() else None,
+            **_spending(again.spent(stems).sum(axis=0))}
 
 
 # ---------------------------------------------------------------------------------------------------- reading turns
@@ -536,7 +546,7 @@ def find_answers(shard: tuple[int, int] | None) -> dict[str, Path]:
     if not answers:
         raise Stop("no answers here: answer_*/ hold no turn.\nRun python king.py, then python ch.py, then this again.")
     return {stem: answers[stem] for stem in sorted(answers, key=natural_key)
-            if shard is None or int(digest(stem)[:8], 16) % shard[1] == shard[0]}
+            if shard is None or crc32(stem.encode()) % shard[1] == shard[0]}
 
 
 def read_turns(answers: dict[str, Path], folder: Path, mode: int, tally: Tally, touch: bool) -> Iterator[Turn]:
@@ -549,7 +559,7 @@ def read_turns(answers: dict[str, Path], folder: Path, mode: int, tally: Tally, 
             answer = _read_answer(path)
         except BadFile as bad:
             where = f", moved to {set_aside(path)}" if touch else ""
-            tally.fail(stem, "torn or foreign answer", f"{bad}{where}; run king.py and ch.py again")
+            tally.fail(stem, "torn answer: run king.py, then ch.py", f"{bad}{where}")
             continue
         except FileNotFoundError:
             tally.skipped["the answer went away meanwhile"] += 1
@@ -584,12 +594,18 @@ def _turn(stem: str, answer: dict, other: str, path: Path, mode: int, touch: boo
     try:
         turn.saved = _read_score(path)
         turn.verdicts = list(turn.saved["verdicts"])
+        if turn.saved.get("sha") == sha and turn.saved.get("mode") == mode:
+            turn.flags = turn.saved.get("flags")
     except FileNotFoundError:
         pass
     except BadFile as bad:
         where = f"; moved to {set_aside(path)}" if touch else ""
         print(f"{bad}{where}; its verdicts are asked for again", file=sys.stderr)
     return turn
+
+
+_VERDICT_KEYS = frozenset({"key", "judge", "order", "calls", "reason", "usage", "cost_usd"})
+_METRICS = frozenset(METRICS)
 
 
 def _read_score(path: Path) -> dict:
@@ -600,19 +616,21 @@ def _read_score(path: Path) -> dict:
 
 
 def _is_verdict(verdict: object) -> bool:
-    if not isinstance(verdict, dict) or not verdict.keys() >= {"key", "judge", "order", "calls", "reason", "usage", "cost_usd"}:
+    if not isinstance(verdict, dict) or not verdict.keys() >= _VERDICT_KEYS:
         return False
     calls = verdict["calls"]
-    return calls is None or (isinstance(calls, dict) and all(calls.get(metric) in (0, 1, 2) for metric in METRICS))
+    return calls is None or (isinstance(calls, dict) and calls.keys() == _METRICS
+                             and all(call in (0, 1, 2) for call in calls.values()))
 
 
 def unfinished(turns: Iterable[Turn], duel: Duel, tally: Tally, progress: Progress | None = None,
                retry_failed: bool = False) -> Iterator[Turn]:
     """The turns whose score file lacks a verdict or is not up to date; every turn passes into the duel on its way."""
     for turn in turns:
-        record = score_record(turn, duel.panel)
-        duel.add(turn, record)
-        if duel.panel.missing(turn, retry_failed) or record != turn.saved:
+        standing = duel.panel.standing(turn, retry_failed)
+        record = score_record(turn, standing, duel.panel.names)
+        duel.add(turn, standing)
+        if standing.missing or record != turn.saved:
             yield turn
         else:
             tally.skipped["judged already"] += 1
@@ -625,7 +643,7 @@ def unfinished(turns: Iterable[Turn], duel: Duel, tally: Tally, progress: Progre
 async def judge_turn(llm: LLM, turn: Turn, panel: Panel, retry_failed: bool = False) -> None:
     """Ask for the turn's missing verdicts, all at once, and save each as it comes. Raises ItemFailed when one did not
     come: the others are kept, the turn stays unfinished."""
-    missing = panel.missing(turn, retry_failed)
+    missing = panel.standing(turn, retry_failed).missing
     if not missing:
         await _save(turn, panel)
     outcomes = await asyncio.gather(*(_judge(llm, turn, panel, *question) for question in missing),
@@ -658,7 +676,8 @@ def _unreadable(text: str) -> str | None:
 
 async def _save(turn: Turn, panel: Panel) -> None:
     async with turn.writing:
-        await asyncio.to_thread(write_json, turn.path, score_record(turn, panel))
+        record = score_record(turn, panel.standing(turn), panel.names)
+        await asyncio.to_thread(write_json, turn.path, record)
 
 
 # --------------------------------------------------------------------------------------------------------------- main
@@ -669,43 +688,42 @@ def main() -> int:
     panel, tally, mode = Panel(config), Tally("validate.py"), environment.duel_mode
     answers = find_answers(flags.shard)
     first, again = Duel(panel, config, mode), Duel(panel, config, mode)
+    touch, retry = not flags.dry_run, flags.retry_failed
     folders = [SCORE, RETEST] if flags.retest else [SCORE]
-    with nullcontext() if flags.dry_run else lock_folders(folders, "validate", flags.shard):
-        progress = None if flags.dry_run else Progress(flags.retest or flags.limit or len(answers), "validate")
-        turns = read_turns(answers, SCORE, mode, tally, touch=not flags.dry_run)
-        survey = unfinished(turns, first, tally, None if flags.retest else progress, flags.retry_failed)
-        todo, duel = islice(survey, flags.limit), first
+    with lock_folders(folders, "validate", flags.shard) if touch else nullcontext():
         if flags.retest:
-            exhaust(survey)
-            tally.skipped.clear()  # those figures are of the first judging
-            turns = read_turns(retest_answers(answers, first, flags.retest), RETEST, mode, tally, not flags.dry_run)
-            todo, duel = unfinished(turns, again, tally, progress, flags.retry_failed), again
+            exhaust(unfinished(read_turns(answers, SCORE, mode, Tally(""), touch), first, Tally("")))
+            chosen = retest_answers(answers, first, flags.retest)
+            progress = Progress(len(chosen), "retest") if touch else None
+            todo = unfinished(read_turns(chosen, RETEST, mode, tally, touch), again, tally, progress, retry)
+        else:
+            chosen = answers
+            progress = Progress(min(flags.limit or len(answers), len(answers)), "validate") if touch else None
+            survey = unfinished(read_turns(answers, SCORE, mode, tally, touch), first, tally, progress, retry)
+            todo = islice(survey, flags.limit)
         if flags.dry_run:
-            dry_run(environment, planned(todo, panel, flags.retry_failed))
+            dry_run(environment, planned(todo, panel, retry))
             return EXIT_DONE
+        llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
 
         async def work(turn: Turn) -> None:
             try:
-                await judge_turn(llm, turn, panel, flags.retry_failed)
+                await judge_turn(llm, turn, panel, retry)
             finally:
-                duel.add(turn, score_record(turn, panel))
+                (again if flags.retest else first).add(turn, panel.standing(turn))
 
-        llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
         width = flags.concurrency or max(call.concurrency for call in panel.judges)
         code = run_turns(llm, todo, work, name=lambda turn: turn.stem, width=width, progress=progress, tally=tally)
         lines = [f"output  {SCORE}/"]
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
-            exhaust(survey)
+            exhaust(todo if flags.retest else survey)
             if not first.rows and not tally.failed:
                 raise Stop("no turn has both its replies yet.\nRun python ch.py, then this again.")
-            if not flags.retest:
-                again_answers = {path.stem: answers[path.stem] for path in turn_files(RETEST) if path.stem in answers}
-                exhaust(unfinished(read_turns(again_answers, RETEST, mode, Tally(""), touch=False), again, Tally("")))
-            result = {**first.aggregate(), "retest": retest_figures(first, again)}
-            write_json(SCORE / "_duel.json", result)
-            lines = [*summary(result), f"output  {SCORE}/ and {SCORE}/_duel.json"]
-        tally.write_failed(SCORE, "_failed_{}_of_{}.jsonl".format(*flags.shard) if flags.shard else "_failed.jsonl")
-        shown = tally.show(*llm.usage_lines(), *lines, next_command="python report.py")
+            lines = [*write_duel(first, again, answers), f"output  {SCORE}/ and {SCORE}/_duel.json"]
+        tally.write_failed(SCORE, flags.shard)
+        tally.total = None if flags.limit else len(chosen) - sum(tally.skipped.values())
+        follow = "python report.py" if flags.shard is None else "python validate.py, once all shards are through"
+        shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
         return code or shown
 
 
@@ -737,8 +755,18 @@ def planned(turns: Iterable[Turn], panel: Panel, retry_failed: bool) -> Iterator
     """What is ahead, for the dry run: (judge's settings, prompt characters, calls)."""
     for turn in turns:
         chars = sum(len(m["content"]) for m in judge_messages(turn.messages, turn.challenger, turn.other))
-        for call, _, _ in panel.missing(turn, retry_failed):
+        for call, _, _ in panel.standing(turn, retry_failed).missing:
             yield call, chars, 1
+
+
+def write_duel(first: Duel, again: Duel, answers: dict[str, Path]) -> list[str]:
+    """Aggregate all turns, and all that were ever judged twice, into score/_duel.json; returns lines for the tally."""
+    twice = {path.stem: answers[path.stem] for path in turn_files(RETEST)
+             if path.stem in answers and path.stem not in again.rows}
+    exhaust(unfinished(read_turns(twice, RETEST, again.mode, Tally(""), touch=False), again, Tally("")))
+    result = {**first.aggregate(), "retest": retest_figures(first, again)}
+    write_json(SCORE / "_duel.json", result)
+    return summary(result)
 
 
 def summary(duel: dict) -> list[str]:
