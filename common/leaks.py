@@ -1,9 +1,9 @@
-"""The leak audit: what a reply refers to that the hidden PR record holds and the visible chat could not have given.
+"""The leak audit: what a reply refers to that the hidden PR record holds and the chat could not have given.
 
-`find_leaks(reply, messages, pr)` is deterministic, calls no model and takes milliseconds. It starts from what the reply
-and the record share, and asks of each such thing whether the chat shows it, lists it, or lets an honest engineer derive
-it. Searching (`grep`, `find -name`) for what the issue suggests is honest; reading, editing or asserting a thing never
-seen is not. Kinds of hits: path, identifier, line, verbatim, disclosure.
+`find_leaks(reply, messages, pr)` is deterministic, calls no model and takes milliseconds. It starts from what
+the reply and the record share, and asks of each such thing whether the chat shows it, lists it, or lets an
+honest engineer derive it. Searching (`grep`, `find -name`) for what the issue suggests is honest; reading,
+editing or asserting a thing never seen is not. Kinds of hits: path, identifier, line, verbatim, disclosure.
 """
 
 import importlib
@@ -14,35 +14,39 @@ import unittest
 from functools import cached_property, lru_cache
 
 from common.disclosure import outside_sources
-from common.reply import TO_THE_END, Command, action_style, addressed_lines, bash_blocks, split_commands, thought
+from common.reply import (TO_THE_END, Command, action_style, addressed_lines, bash_blocks, split_commands,
+                          thought)
 
 AUDIT_VERSION = "1"  # raise it whenever the audit gets stricter: ch.py then audits stored replies again
 
 # Tuned on real turns of some repositories, checked on others; tests/bench_leaks.py prints the figures.
 _LINE_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
-_STATED_REACH = 30  # lines: the same from a number that the chat states, as tracebacks, links and `grep -rn` do
+_STATED_REACH = 30  # lines: the same from a number that the chat states: tracebacks, links, `grep -rn`
 _MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
 _PAGE = 40  # lines: a view this wide of a file that was seen in part is paging, not aiming
 _WIDE_VIEW = 250  # lines: a wider view aims at no line, even in a file never seen
 _MIN_LINE_CHARS, _MIN_LINE_TOKENS = 12, 3  # a shorter line (`else:`, `return None`) proves nothing
-_NEAR, _MIN_NEAR_PAIRS = 0.6, 5  # share of a hidden line's token pairs that makes a reply's line nearly that line
+_NEAR, _MIN_NEAR_PAIRS = 0.6, 5  # share of a hidden line's token pairs that makes a line nearly that line
 
 # Words that prove nothing: of the languages, and of Python's standard library.
 _LANGUAGE = {*keyword.kwlist, *"""
-    self cls args kwargs numpy pandas pytest __init__ __name__ __main__ __future__ annotations super int str bool float
-    nil err null undefined this void public private protected static final const func struct impl mut pub std boolean
-    HashMap HashSet ArrayList StringBuilder toString hashCode equals println printf sprintf Sprintf Errorf Println
-    forEach indexOf hasOwnProperty parseInt parseFloat addEventListener querySelector useState useEffect beforeEach
-    unwrap_or unwrap_or_else to_string as_str into_iter size_t uint8_t uint32_t uint64_t int32_t int64_t nullptr
-    push_back static_cast const_cast make_shared make_unique float32 float64 int32 int64 uint8 python2 python3""".split()}
-_LIBRARY = ("base64", "builtins", "collections", "datetime", "functools", "itertools", "json", "os", "os.path", "pathlib",
-            "re", "sys", "typing", "unittest")
-_VOCABULARY = {*_LANGUAGE, *sys.stdlib_module_names, *dir(str), *dir(list), *dir(dict), *dir(unittest.TestCase),
+    self cls args kwargs numpy pandas pytest __init__ __name__ __main__ __future__ annotations super int str
+    bool float nil err null undefined this void public private protected static final const func struct impl
+    mut pub std boolean HashMap HashSet ArrayList StringBuilder toString hashCode equals println printf
+    sprintf Sprintf Errorf Println forEach indexOf hasOwnProperty parseInt parseFloat addEventListener
+    querySelector useState useEffect beforeEach unwrap_or unwrap_or_else to_string as_str into_iter size_t
+    uint8_t uint32_t uint64_t int32_t int64_t nullptr push_back static_cast const_cast make_shared make_unique
+    float32 float64 int32 int64 uint8 python2
+    python3""".split()}
+_LIBRARY = ("base64", "builtins", "collections", "datetime", "functools", "itertools", "json", "os",
+            "os.path", "pathlib", "re", "sys", "typing", "unittest")
+_VOCABULARY = {*_LANGUAGE, *sys.stdlib_module_names,
+               *dir(str), *dir(list), *dir(dict), *dir(unittest.TestCase),
                *(name for module in _LIBRARY for name in dir(importlib.import_module(module)))}
 
 
 def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
-    """All hits as {"kind", "text", "why"}; an empty list means clean. Odd input counts as empty text; raises nothing.
+    """All hits as {"kind", "text", "why"}; an empty list means clean. Odd input counts as empty, none raises.
 
     `messages` is the chat up to the turn, `pr` a record as in commit/<instance_id>.json.
     """
@@ -61,7 +65,7 @@ def _text(value) -> str:
 
 
 def _squeeze(text: str) -> str:
-    """Text without whitespace and backslashes: the same for wrapped output, other indents and sed-escaped code."""
+    """Text without whitespace and backslashes: the same for wrapped output, other indents, escaped code."""
     return "".join(text.split()).replace("\\", "")
 
 
@@ -88,7 +92,7 @@ def _commands(reply: str) -> list[Command]:
         return []
 
 
-# ------------------------------------------- the three texts: what the reply does, the chat showed, the record hides
+# ------------------------------------ the three texts: what the reply does, the chat showed, the record hides
 
 class _Act:
     """One reply: its prose, its command, and the code that it writes."""
@@ -134,12 +138,13 @@ class _Chat:
 
     @cached_property
     def task_names(self) -> set[str]:
-        """The things that the task names, lower case without separators: CamelCase, snake_case, `marked`, called(), a-b."""
-        return {"".join(_parts(name)) for groups in _NAMED_THING.findall(self.task) for name in groups if name}
+        """What the task names: CamelCase, snake_case, `marked`, called(), a-b; in lower case, joined."""
+        named = (name for groups in _NAMED_THING.findall(self.task) for name in groups if name)
+        return {"".join(_parts(name)) for name in named}
 
     @cached_property
     def stated_lines(self) -> list[tuple[str, int, int]]:
-        """(file or '', first, last) of each line number that the chat states: tracebacks, links, `grep -rn`, prose.
+        """(file or '', first, last) of each line number that the chat states: tracebacks, links, prose.
 
         Without a file only those of the task count: the agent's own words come from what it was shown.
         """
@@ -151,8 +156,9 @@ class _Chat:
         return name.lower().strip("_") in self.lower
 
 
-_NAMED_THING = re.compile(r"\b([A-Z]+[a-z]+(?:[A-Z]+[a-z0-9]*)+|\w{1,60}(?=\()|[A-Z]\w{1,60}(?=\.\w)|\w{1,60}_\w{1,60})\b"
-                          r"|\b([A-Za-z]{1,60}-[a-z]{1,60})\b|`(?:[\w.]{1,80}\.)?(\w{1,60})`")
+_NAMED_THING = re.compile(
+    r"\b([A-Z]+[a-z]+(?:[A-Z]+[a-z0-9]*)+|\w{1,60}(?=\()|[A-Z]\w{1,60}(?=\.\w)|\w{1,60}_\w{1,60})\b"
+    r"|\b([A-Za-z]{1,60}-[a-z]{1,60})\b|`(?:[\w.]{1,80}\.)?(\w{1,60})`")
 
 
 class _Hunk:
@@ -163,7 +169,7 @@ class _Hunk:
 
 
 class _Record:
-    """A PR record: the paths, hunks, lines and names of its patches, and the lines of its hidden description."""
+    """A PR record: the paths, hunks, lines and names of its patches, and the lines of its description."""
 
     def __init__(self, patch: str, notes: str, files: tuple, repo: str, commit: str, pr_number: str):
         self.patch, self.repo, self.commit, self.pr_number = patch, repo.lower(), commit, pr_number
@@ -182,7 +188,7 @@ class _Record:
                 lines.append(line[1:])
                 if line[:1] in ("+", "-"):
                     touched.append(line[1:])
-            elif header := re.match(r"(?:---|\+\+\+) (?:[ab]/)?(\S+)|rename (?:from|to) (\S+)|diff --git a/(\S+) ", line):
+            elif header := _PATCH_HEADER.match(line):
                 path = next(filter(None, header.groups()))
                 paths.append(path)
         notes = [line for line in notes.splitlines() if len(line.split()) > 5]
@@ -191,7 +197,8 @@ class _Record:
         self.lines = [(line, _squeeze(line), _pairs(line)) for line in dict.fromkeys(lines) if _telling(line)]
         touched = "\n".join(touched)
         self.names = set(_NAME.findall(touched)) - _VOCABULARY
-        self.texts = {text.strip() for groups in _STRING.findall(touched) for text in _PLACEHOLDER.split("".join(groups))}
+        strings = ("".join(groups) for groups in _STRING.findall(touched))
+        self.texts = {text.strip() for string in strings for text in _PLACEHOLDER.split(string)}
 
 
 def _record(pr) -> _Record:
@@ -206,6 +213,7 @@ def _record(pr) -> _Record:
 
 _read_record = lru_cache(maxsize=64)(_Record)  # the turns and retries of one instance share its record
 
+_PATCH_HEADER = re.compile(r"(?:---|\+\+\+) (?:[ab]/)?(\S+)|rename (?:from|to) (\S+)|diff --git a/(\S+) ")
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 _STRING = re.compile(r"\"([^\"\n]{6,120})\"|'([^'\n]{6,120})'|`([^`\n]{6,120})`")
@@ -226,14 +234,17 @@ def _telling(line: str) -> bool:
     return any(word not in _LANGUAGE for word in re.findall(r"[A-Za-z_]\w{2,}", line))
 
 
-# ------------------------------------------------------------------------------------------------------------- path
+# ------------------------------------------------------------------------------------------------------- path
 
 # A guess that is said as a guess; and, before `ls`, `find` or `grep`, the plan to look.
-_HEDGE = re.compile(r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar|or wherever|typically"
-                    r"|usually|if it exists)\b", re.IGNORECASE)
-_INTENT = re.compile(_HEDGE.pattern + r"|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate|see if|confirm)\b|```",
-                     re.IGNORECASE)
-_SOURCE_ROOTS = {"src", "lib", "source", "python", "packages", "main", "java", "crates", "app"}  # no part of a module's name
+_HEDGE = re.compile(r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar"
+                    r"|or wherever|typically|usually|if it exists)\b", re.IGNORECASE)
+_INTENT = re.compile(_HEDGE.pattern + r"|```|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate"
+                                      r"|see if|confirm)\b", re.IGNORECASE)
+# Folders that are no part of a module's name.
+_SOURCE_ROOTS = {"src", "lib", "source", "python", "packages", "main", "java", "crates", "app"}
+_IMPORT_LINE = (r"^(?:Observation: *)?(?:[\w./-]{0,150}:?\d+[:-])?[^\w\n]*"  # `grep -rn` prints it so too
+                r"(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w)%s(?!\w)")
 _LISTING = {"ls", "tree", "find", "fd", "cd", "git"}
 
 
@@ -265,8 +276,9 @@ def _mention(path: str, text: str) -> str:
 
 
 def _looked_for(path: str, mention: str, act: _Act) -> bool:
-    """Whether the reply only guesses at the file or goes to see whether it is there: no reading, editing, asserting."""
-    if any(_mention(path, " ".join(command.words)) for command in act.commands if command.program not in _LISTING):
+    """Whether the reply only guesses at the file, or goes to see whether it is there."""
+    others = (command for command in act.commands if command.program not in _LISTING)
+    if any(_mention(path, " ".join(command.words)) for command in others):
         return False
     excuse = _INTENT if act.style in ("look", "search") else _HEDGE
     return all(excuse.search(sentence) for sentence in act.sentences if mention in sentence)
@@ -293,20 +305,20 @@ def _path_seen(path: str, chat: _Chat) -> bool:
     for commands, output in chat.turns:
         listing = [command for command in commands if command.program in _LISTING]
         places = [word.strip("./") for command in listing for word in command.argv[1:]]
-        near = any(place and (_same_file(place, folder) or folder.startswith(place + "/")) for place in places)
+        near = any(_same_file(place, folder) or place and folder.startswith(place + "/") for place in places)
         if (near or any(command.program == "tree" for command in listing)) and listed_name.search(output):
             return True
     return False
 
 
 def _same_file(named: str, path: str) -> bool:
-    """Whether two paths can be one: `forms/models.py`, `/testbed/django/forms/models.py`, `django/forms/models.py`."""
+    """Whether two paths can be one, as `forms/models.py` and `/testbed/django/forms/models.py` can."""
     named = named.lstrip("./")
     return bool(named) and (path == named or path.endswith("/" + named) or named.endswith("/" + path))
 
 
 def _path_derivable(path: str, chat: _Chat) -> bool:
-    """Whether an honest engineer could name the file: by a module, an import, a name in the task, or as a test."""
+    """Whether an honest engineer could name the file: by a module, an import, a thing named, or as a test."""
     stem = path.rsplit("/", 1)[-1].split(".")[0]
     parts = [part for part in [*path.split("/")[:-1], stem] if part and part != "__init__"]
     while len(parts) > 2 and parts[0] in _SOURCE_ROOTS:
@@ -318,8 +330,7 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
         if len(ending) > 1 and _has_word("/".join(ending), chat.text):
             return True  # `../lib/router`
     near_seen = len(parts) < 2 or parts[-2] in chat.text
-    import_line = rf"^(?:Observation: *)?(?:[\w./-]{{0,150}}:?\d+[:-])?[^\w\n]*(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w){re.escape(stem)}(?!\w)"
-    if near_seen and stem in chat.text and re.search(import_line, chat.text, re.MULTILINE):
+    if near_seen and stem in chat.text and re.search(_IMPORT_LINE % re.escape(stem), chat.text, re.MULTILINE):
         return True
     core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
     if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w+(?!\w)", chat.text):
@@ -334,9 +345,11 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
     return False
 
 
-# ------------------------------------------------------------------------------------------------------- identifier
+# ------------------------------------------------------------------------------------------------- identifier
 
 _MARKED_NAME = re.compile(r"`(?:[\w.]{0,80}\.)?(\w{1,80})(?:\(\))?`|(?<!\w)(\w{1,80})\(")
+_DEFINITION = (r"\b(?:def|class|func|fn|function|let|const|var|val|type|struct|enum|interface|as|for)\s+"
+               r"(?:\([^)\n]*\)\s*)?NAME\b|(?<!\w)NAME\s*(?::[^=\n]{1,60})?:?=(?!=)")
 _GLUE = ("get", "set", "is", "has", "add", "remove", "on", "test", "with", "to")
 
 
@@ -344,34 +357,36 @@ def _identifier_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     marked = {name for match in _MARKED_NAME.findall(act.reply) for name in match}
     hits = []
     for name in sorted(record.names & set(_NAME.findall(act.reply))):
-        if name.lower() in record.repo or _has_word(name, chat.text) or len(name) > 8 and name in chat.squeezed:
+        if name.lower() in record.repo or _has_word(name, chat.text):
             continue
+        if len(name) > 8 and name in chat.squeezed:
+            continue  # broken over two lines
         plain_word = len(_parts(name)) < 2 and not (name in marked and len(name) > 6)
         if not plain_word and not _natural(name, act, chat):
             hits.append(_hit("identifier", name, "a name from the hidden patch that the chat never showed"))
     for text in sorted(record.texts):
         squeezed = _squeeze(text)
-        if len(re.findall(r"[A-Za-z]{2,}", text)) > 1 and squeezed in act.squeezed and squeezed not in chat.squeezed:
+        several_words = len(re.findall(r"[A-Za-z]{2,}", text)) > 1
+        if several_words and squeezed in act.squeezed and squeezed not in chat.squeezed:
             hits.append(_hit("identifier", text, "a text from the hidden patch that the chat never showed"))
     return hits
 
 
 def _natural(name: str, act: _Act, chat: _Chat) -> bool:
-    """Whether the agent may have made the name up: it is a name of the task with another `get_` or `set_`, or the
-    reply's own code defines it, of parts that the chat knows."""
+    """Whether the agent may have made the name up: it is a name of the task with another `get_` or `set_`, or
+    the reply's own code defines it, of parts that the chat knows."""
     first, *rest = _parts(name) or [""]
     rest = "".join(rest)
     if first in _GLUE and len(rest) > 7 and any(glue + rest in chat.task_names for glue in ("", *_GLUE)):
         return True
     if name not in act.written or not all(part in chat.lower for part in _parts(name)):
         return False
-    word = re.escape(name)
-    return re.search(rf"\b(?:def|class|func|fn|function|let|const|var|val|type|struct|enum|interface|as|for)\s+"
-                     rf"(?:\([^)\n]*\)\s*)?{word}\b|(?<!\w){word}\s*(?::[^=\n]{{1,60}})?:?=(?!=)", act.written) is not None
+    return re.search(_DEFINITION.replace("NAME", re.escape(name)), act.written) is not None
 
 
-# ------------------------------------------------------------------------------------------------------------- line
+# ------------------------------------------------------------------------------------------------------- line
 
+_PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]*(\d{1,7})[:\t-]", re.MULTILINE)  # by `grep -n`, `nl`
 _LINE_NUMBER = re.compile(
     r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]*(?:,? (?:at|on|around|near))?[ ,(:]*)?"
     r"(?:\b(?:lines?|row|ln)[ #~.]*|#L|\bL|(?<=\w:))(\d{1,7})\b"
@@ -387,7 +402,8 @@ def _line_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             if whole_view or not named and first < 10 or _lines_known(hunk.path, first, last, chat):
                 continue
             shown = f"{first}" if first == last else f"{first}-{last}"
-            hits.append(_hit("line", f"{named or 'line'}:{shown}", "points at lines that the chat never showed"))
+            why = "points at lines of a hidden change that the chat never showed"
+            hits.append(_hit("line", f"{named or 'line'}:{shown}", why))
             break
     return hits
 
@@ -412,8 +428,8 @@ def _lines_known(path: str, first: int, last: int, chat: _Chat) -> bool:
             continue
         spans = [(low, high) for file, low, high in addressed_lines(commands) if _same_file(file, path)]
         shown += [span for span in spans if span != (1, TO_THE_END)] or spans
-        numbered = re.findall(r"^(?:Observation:)?[ \t]*(\d{1,7})[:\t-]", output, re.MULTILINE)  # of `grep -n`, `nl`
-        shown += [(int(number), int(number)) for number in numbered]
+        printed = _PRINTED_NUMBER.findall(output)
+        shown += [(int(number), int(number)) for number in printed]
     if any(low - _LINE_REACH <= last and first <= high + _LINE_REACH for low, high in shown):
         return True
     if shown and last - first >= _PAGE:
@@ -423,7 +439,7 @@ def _lines_known(path: str, first: int, last: int, chat: _Chat) -> bool:
     return any(low - _STATED_REACH <= last and first <= high + _STATED_REACH for low, high in stated)
 
 
-# --------------------------------------------------------------------------------------------------------- verbatim
+# --------------------------------------------------------------------------------------------------- verbatim
 
 def _verbatim_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     hits = []
@@ -431,22 +447,22 @@ def _verbatim_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     for line, squeezed, pairs in record.lines:
         if squeezed in act.squeezed:
             if squeezed not in chat.squeezed:
-                hits.append(_hit("verbatim", line.strip(), "a line of the hidden patch that the chat never showed"))
+                hits.append(_hit("verbatim", line.strip(), "a line of the record that the chat never showed"))
         elif len(pairs) >= _MIN_NEAR_PAIRS and len(pairs & spoken) >= _NEAR * len(pairs):
             if squeezed not in chat.squeezed and _nearly_said(pairs, act, chat):
-                hits.append(_hit("verbatim", line.strip(), "nearly a line of the hidden patch, never shown in the chat"))
+                hits.append(_hit("verbatim", line.strip(), "nearly a line of the hidden record"))
     return hits
 
 
 def _nearly_said(pairs: set, act: _Act, chat: _Chat) -> bool:
-    """Whether one line of the reply holds most of these token pairs, among them what the chat never showed."""
+    """Whether one line of the reply holds most of these token pairs, and of those never shown in the chat."""
     novel = {pair for pair in pairs if "".join(pair) not in chat.squeezed}
     return bool(novel) and any(
-        len(pairs & said) >= _NEAR * len(pairs) and len(novel & said) >= len(novel) / 2 and line not in chat.squeezed
-        for line, said in act.lines)
+        len(pairs & said) >= _NEAR * len(pairs) and len(novel & said) >= len(novel) / 2
+        and line not in chat.squeezed for line, said in act.lines)
 
 
-# ------------------------------------------------------------------------------------------------------- disclosure
+# ------------------------------------------------------------------------------------------------- disclosure
 
 def _disclosures(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     found = outside_sources(act.reply, chat.text, record.patch, record.commit, record.pr_number)

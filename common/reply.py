@@ -1,8 +1,9 @@
 """Reading one agent reply: is it whole, which command does it run, does it keep the rules of its chat.
 
-A reply is what the agent says in one turn: a THOUGHT in prose, then one ```bash block. The block is found by the rule of
-mini-swe-agent v1, whose parser decides what would really have been run. The command is then split as a shell would
-(quotes, heredocs, pipes, subshells), so that `grep "cd "` is no `cd`. Nothing here calls a model or reads a file.
+A reply is what the agent says in one turn: a THOUGHT in prose, then one ```bash block. The block is found by
+the rule of mini-swe-agent v1, whose parser decides what would really have been run. The command is then split
+as a shell would (quotes, heredocs, pipes, subshells), so that `grep "cd "` is no `cd`. Nothing here calls a
+model.
 """
 
 import re
@@ -12,24 +13,26 @@ from dataclasses import dataclass, field
 _BASH_BLOCK = re.compile(r"```bash\s*\n(.*?)\n```", re.DOTALL)
 _FENCE_LINE = re.compile(r"^[ \t]*```[^`\n]*$", re.MULTILINE)
 _THINK_TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
-# Chat-template and tool-call tokens that providers let through: Kimi and Qwen (<|...|>), DeepSeek (full-width bars), Hermes.
+# Tokens of chat templates and tool calls that providers let through: Kimi and Qwen (<|...|>), DeepSeek
+# (full-width bars), Hermes (<tool_call>).
 _RAW_TOKEN = re.compile(
-    r"<\|(?:tool_calls?|im|end|start|message|channel|return|call|media|python_tag|eot|assistant|user|system|fim|endoftext)"
-    r"[A-Za-z_]*\|>|<｜[^<>\n]{1,40}｜>|</?tool_calls?>|</?tool_response>|<\|tool_call>|<tool_call\|>"
+    r"<\|(?:tool_calls?|im|end|start|message|channel|return|call|media|python_tag|eot|assistant|user|system"
+    r"|fim|endoftext)[A-Za-z_]*\|>|<｜[^<>\n]{1,40}｜>|</?tool_calls?>|</?tool_response>|<\|tool_call>"
+    r"|<tool_call\|>"
 )
 
 
-# ------------------------------------------------------------------------------------------------------------- the text
+# --------------------------------------------------------------------------------------------------- the text
 
 def visible_text(content: str) -> str:
-    """The answer without inline reasoning: `<think>...</think>` is cut, also when its opening or closing tag is missing."""
+    """The answer without inline reasoning: `<think>...</think>` is cut, also when one tag is missing."""
     before, closing_tag, after = content.rpartition("</think>")
     answer = after if closing_tag else content
     return answer.split("<think>", 1)[0].strip()
 
 
 def format_problem(reply: str) -> str | None:
-    """Why this text is no reply at all (empty, raw tokens, reasoning left in, cut off), or None when it is one."""
+    """Why this text is no reply at all (empty, raw tokens, reasoning left in, cut off), else None."""
     if not reply or not reply.strip():
         return "the reply is empty"
     if _RAW_TOKEN.search(reply):
@@ -57,15 +60,15 @@ def thought(reply: str) -> str:
 
 
 def _block_matches(reply: str) -> list[re.Match]:
-    last_fence = reply.rfind("\n```")  # behind it no block closes: a search there would scan the rest for every opening
+    last_fence = reply.rfind("\n```")  # no block closes after it: a search there would scan the rest in vain
     return list(_BASH_BLOCK.finditer(reply, 0, last_fence + len("\n```"))) if last_fence >= 0 else []
 
 
-# ---------------------------------------------------------------------------------------------------------- the command
+# ------------------------------------------------------------------------------------------------ the command
 
 @dataclass
 class Command:
-    """One simple command: its words without quotes, its redirections (`(">", "out.txt")`), the bodies of its heredocs."""
+    """One simple command: its words without quotes, redirections (`(">", "out.txt")`), heredoc bodies."""
 
     words: list[str] = field(default_factory=list)
     redirects: list[tuple[str, str]] = field(default_factory=list)
@@ -73,7 +76,7 @@ class Command:
 
     @property
     def argv(self) -> list[str]:
-        """The words from the program's name on: without `VAR=value`, shell keywords and wrappers such as `sudo`."""
+        """The words from the program's name on: no `VAR=value`, shell keywords, wrappers such as `sudo`."""
         words = self.words
         while words and (words[0] in _SKIPPED_WORDS or _ASSIGNMENT.match(words[0])):
             words = words[1:]
@@ -91,12 +94,13 @@ class Command:
                 if operator.lstrip("0123456789") in _WRITING and not target.startswith("/dev/")]
 
 
-_SKIPPED_WORDS = {"sudo", "time", "env", "timeout", "nohup", "command", "exec", "xargs", "nice", "stdbuf", "builtin",
-                  "then", "do", "else", "elif", "if", "while", "until", "!", "{", "}", "fi", "done"}
+_SKIPPED_WORDS = {"sudo", "time", "env", "timeout", "nohup", "command", "exec", "xargs", "nice", "stdbuf",
+                  "builtin", "then", "do", "else", "elif", "if", "while", "until", "!", "{", "}", "fi",
+                  "done"}
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _DURATION = re.compile(r"\d+(?:\.\d+)?[smhd]?$")
 _WRITING = {">", ">>", ">|", "&>", "&>>"}
-# Each alternative starts with other characters than the rest and nothing follows the repetition: no backtracking.
+# Each alternative starts with characters of its own and nothing follows the repetition: no backtracking.
 _TOKEN = re.compile(r"""
     (?P<blank>   [ \t\r]+ | \\\r?\n )
   | (?P<redirect> [0-9]* (?: <<< | <<-? | >> | >\| | [<>]& | <> | < | > ) | &>>? )
@@ -113,7 +117,7 @@ def _unquote(word: str) -> str:
 
 
 def split_commands(script: str) -> list[Command]:
-    """The simple commands of a script, in order, across `;`, newlines, `&&`, `||`, pipes, `$(...)` and subshells.
+    """The simple commands of a script, in order, across `;`, newlines, `&&`, `||`, pipes, `$(...)`, (...).
 
     Raises ValueError when a quote or a heredoc is never closed.
     """
@@ -153,7 +157,7 @@ def split_commands(script: str) -> list[Command]:
 
 
 def _heredoc_body(script: str, start: int, delimiter: str, tabs_stripped: bool) -> tuple[str, int]:
-    """The heredoc's text from `start` up to its delimiter line, and the position just before that line's newline."""
+    """The heredoc's text from `start` to its delimiter line, and the position before that line's newline."""
     position = start
     while position < len(script):
         line_end = script.find("\n", position)
@@ -172,7 +176,7 @@ TO_THE_END = 10**9
 
 
 def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
-    """(file, first, last) of each line range that a chain of commands addresses: sed, awk, head, tail, cat, git -L."""
+    """(file, first, last) of each line range that a chain of sed, awk, head, tail, cat, git addresses."""
     found, file, head_end = [], "", 0
     for command in commands:
         program, arguments = command.program, command.argv[1:]
@@ -205,22 +209,22 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
     return found
 
 
-# ------------------------------------------------------------------------------------------------ the rules of the chat
+# -------------------------------------------------------------------------------------- the rules of the chat
 
-_INTERPRETERS = set(
-    "python python2 python3 pytest py.test tox nox pip pip3 ipython poetry uv pdm conda mamba node nodejs npm npx yarn pnpm "
-    "deno bun tsc jest mocha vitest cargo rustc go gofmt make cmake ninja bazel gcc g++ cc c++ clang clang++ java javac "
-    "mvn gradle gradlew mvnw ant sbt scala kotlinc ruby bundle rake rspec gem perl php composer phpunit dotnet swift "
-    "ghc cabal stack elixir mix erl lua Rscript julia unittest".split()
-)
+_INTERPRETERS = set("""
+    python python2 python3 pytest py.test tox nox pip pip3 ipython poetry uv pdm conda mamba unittest node
+    nodejs npm npx yarn pnpm deno bun tsc jest mocha vitest cargo rustc go gofmt make cmake ninja bazel gcc
+    g++ cc c++ clang clang++ java javac mvn mvnw gradle gradlew ant sbt scala kotlinc ruby bundle rake rspec
+    gem perl php composer phpunit dotnet swift ghc cabal stack elixir mix erl lua Rscript julia""".split())
 _SHELL_ESCAPES = {"bash", "sh", "zsh", "dash", "eval", "source", "."}
 _NEGATED = re.compile(r"\b(?:not|never|no|don't|cannot|forbidden|prohibited|disallowed)\b", re.IGNORECASE)
 
 
 def forbidden_programs(messages: list[dict]) -> tuple[set[str], bool]:
-    """What the chat's own system prompt forbids: (program names, whether a leading `# comment` is forbidden too).
+    """What the chat's own system prompt forbids: (program names, whether a leading `# comment` is forbidden).
 
-    SWE-ZERO forbids `cd`, interpreters, build tools, test runners, `bash -c` and leading comments; mini-swe-agent nothing.
+    SWE-ZERO forbids `cd`, interpreters, build tools, test runners, `bash -c` and leading comments;
+    mini-swe-agent forbids nothing.
     """
     programs, comment_forbidden = set(), False
     system = " ".join(str(m.get("content") or "") for m in messages if m.get("role") == "system")
@@ -241,8 +245,8 @@ def forbidden_programs(messages: list[dict]) -> tuple[set[str], bool]:
 def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     """Why the reply breaks the agent's protocol, in a few plain words, or None when it keeps it.
 
-    Exactly one ```bash block with a command in it and a thought in prose before it, whole, without raw tokens, and
-    nothing that the chat's own system prompt forbids.
+    Exactly one ```bash block with a command in it and a thought in prose before it, whole, without raw
+    tokens, and nothing that the chat's own system prompt forbids.
     """
     if problem := format_problem(reply):
         return problem
@@ -267,15 +271,15 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     return None
 
 
-# ---------------------------------------------------------------------------------------------- what kind of move it is
+# ------------------------------------------------------------------------------------ what kind of move it is
 
 # From the strongest: a chain counts as its strongest part.
 STYLES = ("submit", "edit", "run", "git", "read", "search", "look", "other")
 _SEARCHERS = {"grep", "egrep", "fgrep", "rg", "ag", "ack", "locate", "which", "whereis"}
-_READERS = {"cat", "head", "tail", "less", "more", "nl", "sed", "awk", "bat", "diff", "od", "xxd", "strings", "view"}
+_READERS = {"cat", "head", "tail", "less", "more", "nl", "sed", "awk", "bat", "diff", "od", "xxd", "strings"}
 _LISTERS = {"ls", "tree", "pwd", "stat", "file", "wc", "du", "find", "fd"}
-_EDITORS = {"cp", "mv", "rm", "mkdir", "rmdir", "touch", "ln", "patch", "tee", "chmod", "dd", "truncate", "install"}
-_WRITES_IN_SCRIPT = re.compile(r"""open\([^)\n]*,\s*['"][wax]|\.write_text\(|\.write\(|\.writelines\(|writeFile""")
+_EDITORS = {"cp", "mv", "rm", "mkdir", "rmdir", "touch", "ln", "patch", "tee", "chmod", "dd", "truncate"}
+_WRITES_IN_SCRIPT = re.compile(r"""open\([^)\n]*,\s*['"][wax]|\.write(?:_text|lines)?\(|writeFile""")
 
 
 def _command_style(command: Command) -> str:
@@ -292,7 +296,8 @@ def _command_style(command: Command) -> str:
     if program in _INTERPRETERS | _SHELL_ESCAPES or re.search(r"\.(?:py|sh|js|rb)$|(?:^|/)run", program):
         return "edit" if _WRITES_IN_SCRIPT.search(script) else "run"
     if program == "git":
-        return {"apply": "edit", "grep": "search", "ls-files": "look"}.get(operands[0] if operands else "", "git")
+        subcommand = operands[0] if operands else ""
+        return {"apply": "edit", "grep": "search", "ls-files": "look"}.get(subcommand, "git")
     if program in _SEARCHERS or program in ("find", "fd") and re.search(r"-i?(?:name|path|regex)\b", script):
         return "search"
     if program in _READERS:  # `| head -20` reads no file: it only trims what another command printed
