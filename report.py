@@ -55,14 +55,11 @@ COPY_KEYS = ANSWER_KEYS + ("score", "metrics", "reason")
 def main() -> int:
     flags = _flags()
     writer, tally = Writer(check=flags.check), Tally("report.py")
-    if not turn_files("score") and not flags.check:
-        raise Stop("score/ holds no judged turn: validate.py writes it.\nRun python validate.py, then this again.")
-    if not any(turn_files(folder) for folder in answer_folders()):
-        raise Stop("answer_*/ hold no turn: king.py writes them.\nPut them back beside score/, or run python king.py.")
+    stems = find_stems(flags.limit, need_scores=not flags.check)
     held = [] if flags.check else ["report"] if flags.limit else ["report", *BUCKETS]
     with lock_folders([Path(folder) for folder in held], "report") if held else nullcontext():
         config = load_config()
-        facts = Facts(read_turns(flags.limit, tally), read_left_out(config), read_duel(), read_plan(), config,
+        facts = Facts(read_turns(stems, tally), read_left_out(config, tally), read_duel(tally), read_plan(), config,
                       flags.limit)
         if not flags.limit:
             export_final(facts.turns, writer, tally)
@@ -159,12 +156,21 @@ def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
     return None
 
 
-def read_turns(limit: int | None, tally: Tally) -> list[Turn]:
-    """Every answered or scored turn, in natural order; torn files are failures of the tally."""
-    folders, scored = answer_folders(), [path.stem for path in turn_files("score")]
-    stems = scored[:limit] if limit else {*scored, *(path.stem for f in folders for path in turn_files(f))}
-    progress, turns = Progress(len(stems), "reading"), []
-    for stem in sorted(stems, key=natural_key):
+def find_stems(limit: int | None, need_scores: bool) -> list[str]:
+    """Every answered or scored turn in natural order; the first `limit` of the scored ones. Raises Stop."""
+    scored = [path.stem for path in turn_files("score")]
+    answered = {path.stem for folder in answer_folders() for path in turn_files(folder)}
+    if need_scores and not scored:
+        raise Stop("score/ holds no judged turn: validate.py writes it.\nRun python validate.py, then this again.")
+    if not answered:
+        raise Stop("answer_*/ hold no turn: king.py writes them.\nPut them back beside score/, or run python king.py.")
+    return scored[:limit] if limit else sorted(answered | set(scored), key=natural_key)
+
+
+def read_turns(stems: list[str], tally: Tally) -> list[Turn]:
+    """Each turn from its files; torn ones are failures of the tally."""
+    progress, folders, turns = Progress(len(stems), "reading"), answer_folders(), []
+    for stem in stems:
         turns.append(read_turn(stem, _find_answer(stem, folders), tally))
         progress.update(failed=len(tally.failed))
     progress.close()
@@ -201,8 +207,10 @@ def read_answer(path: Path) -> dict:
     for key in ("king", "challenger", "assistant"):
         if not isinstance(answer[key], (str, type(None))):
             raise BadFile(path, f"{key}: expected text, found a {type(answer[key]).__name__}")
-    if not isinstance(answer["instance_id"], str) or not isinstance(answer["meta"], dict):
-        raise BadFile(path, "instance_id: expected text, meta: expected an object")
+    meta = answer["meta"]
+    if not (isinstance(answer["instance_id"], str) and isinstance(meta, dict) and all(
+            isinstance(meta.get(side) or {}, dict) for side in ("king", "challenger"))):
+        raise BadFile(path, "instance_id: expected text; meta, and king and challenger in it: expected objects")
     messages = answer["messages"]
     if not (isinstance(messages, list) and messages and all(
             isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
@@ -272,8 +280,11 @@ class Writer:
     def put(self, path: Path | str, text: str, ours: Callable[[Path], bool] = lambda path: True) -> None:
         """Write `text` unless it is there; a file at that place that is not `ours` is moved aside first."""
         path, text = Path(path), clean_text(text)
-        there = path.exists()
-        if there and path.read_bytes() == text.encode("utf-8"):
+        try:
+            there, same = True, path.read_bytes() == text.encode("utf-8")
+        except FileNotFoundError:
+            there = same = False
+        if same:
             return
         if self.check:
             self._differs(path, there)
@@ -285,23 +296,26 @@ class Writer:
     @contextmanager
     def lines(self, path: Path | str) -> Iterator[Callable[[str], None]]:
         """Like `put`, line by line, for a file that need not fit into memory."""
-        path, hasher = Path(path), hashlib.sha256()
+        path = Path(path)
+        there = path.exists()
         temporary = Path(os.devnull) if self.check else path.with_name(f".{path.name}.tmp")
         if not self.check:
             path.parent.mkdir(parents=True, exist_ok=True)
-        with open(temporary, "wb") as file:  # one that a kill left behind is written over
+        # A temporary file that a kill left behind is written over.
+        with open(path if there else os.devnull, "rb") as old, open(temporary, "wb") as new:
+            same = there
 
             def add(line: str) -> None:
+                nonlocal same
                 data = clean_text(line).encode("utf-8") + b"\n"
-                hasher.update(data)
-                file.write(data)
+                same = same and old.read(len(data)) == data
+                new.write(data)
 
             yield add
-            file.flush()
-            if not self.check:
-                os.fsync(file.fileno())
-        there = path.exists()
-        same = there and _sha256(path) == hasher.hexdigest()
+            same = same and not old.read(1)
+            if not self.check and not same:
+                new.flush()
+                os.fsync(new.fileno())
         if self.check and not same:
             self._differs(path, there)
         elif not self.check:
@@ -315,14 +329,6 @@ class Writer:
 
     def _differs(self, path: Path, there: bool) -> None:
         self.stale.append(f"{path} {'is out of date' if there else 'is missing'}")
-
-
-def _sha256(path: Path) -> str:
-    hasher = hashlib.sha256()
-    with open(path, "rb") as file:
-        while block := file.read(1 << 20):
-            hasher.update(block)
-    return hasher.hexdigest()
 
 
 # ---------------------------------------------------------------------------------------------------------- buckets
@@ -346,12 +352,13 @@ def _export(bucket: str, turns: list[Turn], writer: Writer, tally: Tally) -> Non
     """Copy the bucket's turns into its folder, and take each out of the other two right after: a kill between the two
     leaves a turn in both, for the next run to mend, and never in none."""
     chosen = [turn for turn in turns if turn.bucket == bucket]
+    others = {other: {path.name for path in turn_files(other)} for other in BUCKETS if other != bucket}
     progress = Progress(len(chosen), f"{bucket}/")
     for turn in chosen:
         path = Path(bucket, f"{turn.stem}.json")
         writer.put(path, bucket_copy(turn), ours=_is_ours)
-        for other in BUCKETS:
-            if other != bucket:
+        for other, names in others.items():
+            if path.name in names:
                 _remove_copy(Path(other, path.name), writer)
         tally.done += 1
         progress.update()
@@ -362,8 +369,9 @@ def bucket_copy(turn: Turn) -> str:
     """The answer file's own text with three keys more at its end."""
     reason = f"Held back from final/: {turn.protocol}. {turn.reason}" if turn.held_back else turn.reason
     answer = turn.path.read_text(encoding="utf-8", errors="replace").rstrip()
-    more = json.dumps({"score": turn.score, "metrics": turn.metrics, "reason": reason}, ensure_ascii=False, indent=1)
-    return answer.removesuffix("}").rstrip() + "," + more.removeprefix("{") + "\n"
+    more = {"score": turn.score, "metrics": turn.metrics, "reason": reason}
+    lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in more.items()]
+    return answer.removesuffix("}").rstrip() + ",\n" + ",\n".join(lines) + "\n}\n"
 
 
 def remove_unplaced(turns: list[Turn], writer: Writer) -> None:
@@ -525,6 +533,7 @@ class Facts:
         self.opponent = "king" if self.mode == 2 else "reference"
         self.judges = list((self.duel or {}).get("judges") or dict.fromkeys(j for t in self.parsed for j in t.by_judge))
         self.metrics = list((self.duel or {}).get("metrics") or next((turn.metrics for turn in self.parsed), {}))
+        self.audit, self.leak_kinds = audit_figures(self.turns)
         self.sides = {side: [meta for turn in self.turns if isinstance(meta := turn.meta.get(side), dict)]
                       for side in ("king", "challenger")}
 
@@ -557,18 +566,27 @@ class LeftOut:
     prompts: dict[str, str] = field(default_factory=dict)  # stem -> instance, of every prompt
     too_large: list[dict] = field(default_factory=list)  # instance_id, repo, prompts, why, record_chars, patch_chars
     no_record: list[dict] = field(default_factory=list)  # instance_id, repo, prompts, why
-    excluded: list[dict] = field(default_factory=list)  # the plan's: instance_id, repo, reason
+    sampling: list[dict] = field(default_factory=list)  # the plan's: instance_id, repo, reason
 
     def stems(self) -> set[str]:
         out = {row["instance_id"] for row in [*self.too_large, *self.no_record]}
         return {stem for stem, instance in self.prompts.items() if instance in out}
 
 
-def read_left_out(config: Config) -> LeftOut:
+_LEFT_OUT_SAMPLING = ("excluded", "without_record", "refused")  # lists of prompt/_plan.json
+
+
+def read_left_out(config: Config, tally: Tally) -> LeftOut:
     """What prompt.py and king.py passed over; sizes in characters of what the challenger's prompt would have held."""
-    left_out, rows = LeftOut(excluded=_dicts(read_plan().get("excluded"))), {}
+    plan, rows = read_plan(), {}
+    left_out = LeftOut(sampling=[row for kind in _LEFT_OUT_SAMPLING for row in _dicts(plan.get(kind))])
     for path in turn_files("prompt"):
-        for place, prompt in enumerate(_dicts(read_json(path)), start=1):
+        try:
+            prompts = _dicts(read_json(path))
+        except BadFile as bad:
+            tally.fail(path.stem, "torn or foreign file, mended by python prompt.py", str(bad))
+            continue
+        for place, prompt in enumerate(prompts, start=1):
             instance, repo = str(prompt.get("instance_id") or ""), str(prompt.get("repo") or "")
             left_out.prompts[f"{path.stem}_{place}"] = instance
             rows.setdefault(instance, {"instance_id": instance, "repo": repo, "prompts": 0})["prompts"] += 1
@@ -595,11 +613,14 @@ def read_plan() -> dict:
     return plan if isinstance(plan, dict) else {}
 
 
-def read_duel() -> dict | None:
-    """score/_duel.json; None when there is none. Raises BadFile."""
+def read_duel(tally: Tally) -> dict | None:
+    """score/_duel.json; None when there is none, or none that can be read."""
     try:
         return read_json("score/_duel.json", ("mode", "accepted", "why", "turns"))
     except FileNotFoundError:
+        return None
+    except BadFile as bad:
+        tally.fail("_duel", "torn or foreign file, mended by python validate.py", str(bad))
         return None
 
 
@@ -750,6 +771,7 @@ def numbers(facts: Facts) -> str:
         ("export", "left as it is" if export is None else export_words(export, "../export/")),
         ("dataset", shown(f"{dataset_name(plan)}, revision {plan.get('revision') or 'not known'}, "
                           f"seed {plan.get('seed', 'not known')}") if plan else "not known: prompt/_plan.json is missing"),
+        ("sample", sample_words(plan.get("summary"))),
         ("judged at", shown(duel.get("made_at") or "–")),
     ]
     spent = [(f"{side} by {models(facts, side)}", len(metas), *_spent(metas)) for side, metas in facts.sides.items()]
@@ -771,11 +793,23 @@ def models(facts: Facts, side: str) -> str:
 
 def _spent(metas: list[dict]) -> tuple[int, int, str]:
     """Tokens in, tokens out, and dollars as far as the prices are known."""
-    total, prices = Counter(), [meta["cost_usd"] for meta in metas if meta.get("cost_usd") is not None]
-    for meta in metas:
-        total.update({key: n for key, n in (meta.get("usage") or {}).items() if isinstance(n, int)})
+    total, prices = Counter(), [meta["cost_usd"] for meta in metas if isinstance(meta.get("cost_usd"), (int, float))]
+    for usage in (meta.get("usage") for meta in metas):
+        total.update({key: n for key, n in usage.items() if isinstance(n, int)} if isinstance(usage, dict) else {})
     partly = f" (of {len(prices):,})" if len(prices) < len(metas) else ""
     return total["prompt_tokens"], total["completion_tokens"], f"{sum(prices):,.2f} USD{partly}" if prices else "not known"
+
+
+def sample_words(summary: dict | None) -> str:
+    """What prompt.py says of its sample."""
+    if not isinstance(summary, dict):
+        return "–"
+    parts = [count(summary[f"{what}s"], what) for what in ("prompt", "instance", "repo")
+             if isinstance(summary.get(f"{what}s"), int)]
+    for key in ("thirds", "languages"):
+        if isinstance(summary.get(key), dict):
+            parts.append(", ".join(f"{shown(name)} {number(n)}" for name, n in list(summary[key].items())[:8]))
+    return "; ".join(parts) or "–"
 
 
 def dataset_name(plan: dict) -> str:
@@ -981,16 +1015,15 @@ def _group_table(what: str, named: Iterable[tuple[str, list[Turn]]]) -> str:
 
 def leak_audit(facts: Facts) -> str:
     """Hits in the challenger's stored replies beside the king's, which cannot have peeked: the false-alarm floor."""
-    sides, kinds = audit_figures(facts.turns)
-    challenger, king = sides["challenger"], sides["king"]
+    challenger, king, kinds = facts.audit["challenger"], facts.audit["king"], facts.leak_kinds
     if not challenger["audited"]:
         return page("## Leak audit", "No stored reply carries an audit: `python ch.py` audits them.")
+    floor = (f"Of {count(king['audited'], 'king')}, which saw nothing hidden, {king['hit']:,} "
+             f"({percent(king['hit'], king['audited'])}) do: that is the audit's false-alarm rate on this data.")
     return page(
         "## Leak audit",
         f"Of {count(challenger['audited'], 'challenger')} kept, **{challenger['hit']:,}** "
-        f"({percent(challenger['hit'], challenger['audited'])}) have a hit. Of {count(king['audited'], 'king')}, which saw "
-        f"nothing hidden, {king['hit']:,} ({percent(king['hit'], king['audited'])}) do: that is the audit's false-alarm rate "
-        "on this data.",
+        f"({percent(challenger['hit'], challenger['audited'])}) have a hit. " + (floor if king["audited"] else ""),
         table("kind | challengers with a hit # | kings with a hit # | challenger replies refused for it #",
               ((shown(kind), *figures) for kind, *figures in kinds)) if kinds else "")
 
@@ -1022,8 +1055,8 @@ def unfinished(facts: Facts) -> str:
         table("stage | what | number # | such as", (
             (shown(stage), shown(kind), len(items), shown(f"{items[0].get('item')}: {items[0].get('reason')}", 240))
             for (stage, kind), items in sorted(failed.items()))) if failed else "",
-        f"Left out on purpose or for want of a PR record: {count(len(facts.left_out.stems()), 'prompt')}; excluded while "
-        f"sampling: {count(len(facts.left_out.excluded), 'instance')}. See [hugePR.md](hugePR.md).")
+        f"Left out on purpose or for want of a PR record: {count(len(facts.left_out.stems()), 'prompt')}; passed over "
+        f"while sampling: {count(len(facts.left_out.sampling), 'instance')}. See [hugePR.md](hugePR.md).")
 
 
 def turns_to_read(facts: Facts) -> str:
@@ -1044,7 +1077,7 @@ def turns_to_read(facts: Facts) -> str:
 
 def _reasons(turns: list[Turn]) -> str:
     return table("score # | turn | style | by judge # | one judge's reason", (
-        (turn.score, link(turn), turn.style, " / ".join(number(score, 0) for score in turn.by_judge.values()),
+        (turn.score, link(turn), turn.style, "/".join(number(score, 0) for score in turn.by_judge.values()),
          shown(turn.reason, 240)) for turn in turns))
 
 
@@ -1099,8 +1132,8 @@ def huge_pr(facts: Facts) -> str:
         "exclusions (`common/records.py`).",
         rows(left_out.too_large, "instance | repo | why | record chars # | of them patch # | prompts #",
              "instance_id", "repo", "why", "record_chars", "patch_chars", "prompts"),
-        "## Excluded while sampling",
-        rows(left_out.excluded, "instance | repo | why", "instance_id", "repo", "reason"),
+        "## Passed over while sampling", "Drawn, and replaced by another draw.",
+        rows(left_out.sampling, "instance | repo | why", "instance_id", "repo", "reason"),
         "## Prompts without a usable PR record", "`python prompt.py` fetches what is missing." if left_out.no_record else "",
         rows(left_out.no_record, "instance | repo | why | prompts #", "instance_id", "repo", "why", "prompts"))
 
@@ -1189,7 +1222,7 @@ terms. State the licence in the first lines of this file.
 
 
 def dataset_card(facts: Facts) -> str:
-    duel, plan, export, (audit, _) = facts.duel or {}, facts.plan, facts.export, audit_figures(facts.turns)
+    duel, plan, export = facts.duel or {}, facts.plan, facts.export
     rows = export.rows["sft-train.jsonl"] + export.rows["sft-validation.jsonl"]
     agreement = duel.get("agreement") or {}
     figures = [
@@ -1200,7 +1233,8 @@ def dataset_card(facts: Facts) -> str:
         ("verdict on the whole run", verdict_word(facts.duel)),
         ("agreement of the judges", f"{shown(agreement.get('name') or '–')} {number(agreement.get('value'), 2)}"),
         ("thresholds", f"final from {_FINAL_MIN}, refined from {_DEFEAT_MIN}, defeat below"),
-        *((f"leak audit: {side}s with a hit", f"{audit[side]['hit']:,} of {audit[side]['audited']:,}") for side in audit),
+        *((f"leak audit: {side}s with a hit", f"{found['hit']:,} of {found['audited']:,}")
+          for side, found in facts.audit.items()),
     ]
     return _CARD.format(
         licence=_stated_licence(), size=_size_category(rows), configs=_card_configs(export),

@@ -20,7 +20,7 @@ from tests.test_report import MOST, SCRIPTS, get, make_duel, make_run, put, wher
 def main(argv: list[str] | None = None) -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     flags.add_argument("--turns", type=int, default=10_000)
-    flags.add_argument("--chat-chars", type=int, default=6_000, help="of each message (about six to a chat)")
+    flags.add_argument("--chat-chars", type=int, default=7_500, help="of each message, of five on average")
     given = flags.parse_args(argv)
     rng = random.Random(0)
     with tempfile.TemporaryDirectory() as folder:

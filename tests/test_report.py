@@ -570,6 +570,8 @@ def test_what_was_left_out_is_named_with_its_size(tmp_path):
     (lambda root, stem: edit(root / f"score/{stem}.json", score=12.0), "is not 100 * points / max_points"),
     (lambda root, stem: put(root / f"answer_1/{stem}.json", get(root / f"answer_0/{stem}.json")), "answered twice"),
     (lambda root, stem: rejudge(root, stem, 6), "mended by: python report.py"),
+    (lambda root, stem: (root / "prompt/prompts_6_0.json").write_text("[{"), "mended by python prompt.py"),
+    (lambda root, stem: (root / "score/_duel.json").write_text(""), "mended by python validate.py"),
 ])
 def test_check_finds_what_is_wrong_and_writes_nothing(tmp_path, checked_run, harm, said):
     root, stem = checked_run, "prompts_6_0_1"
