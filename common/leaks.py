@@ -40,7 +40,7 @@ _LANGUAGE = {*keyword.kwlist, *"""
     python3""".split()}
 _LIBRARY = ("base64", "builtins", "collections", "datetime", "functools", "itertools", "json", "os",
             "os.path", "pathlib", "re", "sys", "typing", "unittest")
-_VOCABULARY = {*_LANGUAGE, *sys.stdlib_module_names,
+VOCABULARY = {*_LANGUAGE, *sys.stdlib_module_names,
                *dir(str), *dir(list), *dir(dict), *dir(unittest.TestCase),
                *(name for module in _LIBRARY for name in dir(importlib.import_module(module)))}
 
@@ -139,7 +139,7 @@ class _Chat:
     @cached_property
     def task_names(self) -> set[str]:
         """What the task names: CamelCase, snake_case, `marked`, called(), a-b; in lower case, joined."""
-        named = (name for groups in _NAMED_THING.findall(self.task) for name in groups if name)
+        named = (name for groups in _NAMED_THING.findall(self.task) for name in ".".join(groups).split(".") if name)
         return {"".join(_parts(name)) for name in named}
 
     @cached_property
@@ -158,7 +158,7 @@ class _Chat:
 
 _NAMED_THING = re.compile(
     r"\b([A-Z]+[a-z]+(?:[A-Z]+[a-z0-9]*)+|\w{1,60}(?=\()|[A-Z]\w{1,60}(?=\.\w)|\w{1,60}_\w{1,60})\b"
-    r"|\b([A-Za-z]{1,60}-[a-z]{1,60})\b|`(?:[\w.]{1,80}\.)?(\w{1,60})`")
+    r"|\b([A-Za-z]{1,60}-[a-z]{1,60})\b|`([\w.]{1,100})`")
 
 
 class _Hunk:
@@ -196,7 +196,7 @@ class _Record:
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.") and path != "/dev/null"]
         self.lines = [(line, _squeeze(line), _pairs(line)) for line in dict.fromkeys(lines) if _telling(line)]
         touched = "\n".join(touched)
-        self.names = set(_NAME.findall(touched)) - _VOCABULARY
+        self.names = set(_NAME.findall(touched)) - VOCABULARY
         strings = ("".join(groups) for groups in _STRING.findall(touched))
         self.texts = {text.strip() for string in strings for text in _PLACEHOLDER.split(string)}
 
@@ -243,6 +243,9 @@ _INTENT = re.compile(_HEDGE.pattern + r"|```|\b(?:look(?:ing)? (?:at|in|into|for
                                       r"|see if|confirm)\b", re.IGNORECASE)
 # Folders that are no part of a module's name.
 _SOURCE_ROOTS = {"src", "lib", "source", "python", "packages", "main", "java", "crates", "app"}
+# What every project of a language has, at its top or one folder down.
+CONVENTIONAL = {"lib.rs", "main.rs", "main.go", "index.js", "index.ts", "package.json", "Cargo.toml", "go.mod",
+                "pom.xml", "Makefile", "README.md"}
 _IMPORT_LINE = (r"^(?:Observation: *)?(?:[\w./-]{0,150}:?\d+[:-])?[^\w\n]*"  # `grep -rn` prints it so too
                 r"(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w)%s(?!\w)")
 _LISTING = {"ls", "tree", "find", "fd", "cd", "git"}
@@ -319,8 +322,13 @@ def _same_file(named: str, path: str) -> bool:
 
 def _path_derivable(path: str, chat: _Chat) -> bool:
     """Whether an honest engineer could name the file: by a module, an import, a thing named, or as a test."""
-    stem = path.rsplit("/", 1)[-1].split(".")[0]
-    parts = [part for part in [*path.split("/")[:-1], stem] if part and part != "__init__"]
+    *folders, name = path.split("/")
+    if name in CONVENTIONAL and len(folders) < 2:
+        return True
+    stem = name.split(".")[0]
+    if folders and folders[-1] == stem and _has_word(stem, chat.text):
+        return True  # `retry.Do` -> retry/retry.go
+    parts = [part for part in [*folders, stem] if part and part != "__init__"]
     while len(parts) > 2 and parts[0] in _SOURCE_ROOTS:
         parts = parts[1:]
     for ending in (parts[first:] for first in range(len(parts))):
@@ -399,7 +407,7 @@ def _line_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             if named and not _same_file(named, hunk.path) or last < hunk.start or first > hunk.end:
                 continue
             whole_view = last - first > _WIDE_VIEW or first <= 1 and last not in hunk.ends
-            if whole_view or not named and first < 10 or _lines_known(hunk.path, first, last, chat):
+            if whole_view or not named and first < 10 or _lines_known(named and hunk.path, first, last, chat):
                 continue
             shown = f"{first}" if first == last else f"{first}-{last}"
             why = "points at lines of a hidden change that the chat never showed"
@@ -410,7 +418,7 @@ def _line_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
 
 def _line_references(act: _Act) -> list[tuple[str, int, int]]:
     """(file or '', first, last) of every line that the reply points at, by command or in prose."""
-    found = [span for span in addressed_lines(act.commands) if span[0]]
+    found = addressed_lines(act.commands)
     files = set(re.findall(r"(?<![\w./-])[\w./-]{1,150}\.\w{1,5}\b", act.prose))
     for named, first, last in _LINE_NUMBER.findall(act.reply):
         span = (int(first), max(int(last or first), int(first)))
@@ -419,23 +427,24 @@ def _line_references(act: _Act) -> list[tuple[str, int, int]]:
 
 
 def _lines_known(path: str, first: int, last: int, chat: _Chat) -> bool:
-    """Whether the chat showed lines of the file near enough to these numbers."""
+    """Whether the chat showed lines of the file (of any file, where `path` is empty) near enough to these."""
+    def is_it(named):
+        return not path or _same_file(named, path)
+
     shown = []
     for commands, output in chat.turns:
-        if any(_same_file(word, path) for command in commands for word in command.written_files):
+        if path and any(is_it(word) for command in commands for word in command.written_files):
             return True
-        if not any(_same_file(word, path) for command in commands for word in command.argv[1:]):
-            continue
-        spans = [(low, high) for file, low, high in addressed_lines(commands) if _same_file(file, path)]
-        shown += [span for span in spans if span != (1, TO_THE_END)] or spans
-        printed = _PRINTED_NUMBER.findall(output)
-        shown += [(int(number), int(number)) for number in printed]
+        if any(is_it(word) for command in commands for word in command.argv[1:]):
+            spans = [(low, high) for file, low, high in addressed_lines(commands) if is_it(file)]
+            shown += [span for span in spans if span != (1, TO_THE_END)] or spans
+            shown += [(int(number), int(number)) for number in _PRINTED_NUMBER.findall(output)]
     if any(low - _LINE_REACH <= last and first <= high + _LINE_REACH for low, high in shown):
         return True
     if shown and last - first >= _PAGE:
         return True
     stated = [(low, high) for named, low, high in chat.stated_lines
-              if (_same_file(named, path) if named else low >= _MIN_LOOSE_LINE)]
+              if (is_it(named) if named else low >= _MIN_LOOSE_LINE)]
     return any(low - _STATED_REACH <= last and first <= high + _STATED_REACH for low, high in stated)
 
 

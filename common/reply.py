@@ -177,13 +177,13 @@ TO_THE_END = 10**9
 
 def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
     """(file, first, last) of each line range that a chain of sed, awk, head, tail, cat, git addresses."""
-    found, file, head_end = [], "", 0
+    found, files, head_end = [], [], 0
     for command in commands:
         program, arguments = command.program, command.argv[1:]
         operands = [a for a in arguments if not a.startswith(("-", "+")) and not a.isdigit()]
         if program in _SHOWS_FILE and len(operands) > (program in _AFTER_SCRIPT):
-            file = operands[-1]
-        file = next((target for operator, target in command.redirects if operator == "<"), file)
+            files = operands[program in _AFTER_SCRIPT:]
+        files = [target for operator, target in command.redirects if operator == "<"] or files
         joined = " ".join(arguments)
         spans = []
         if program == "sed":
@@ -205,7 +205,7 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
             spans.append((int(span[1]), int(span[2])))
         elif program in ("cat", "nl", "less", "more", "bat"):
             spans.append((1, TO_THE_END))
-        found += [(file, first, last) for first, last in spans]
+        found += [(file, first, last) for file in files for first, last in spans]
     return found
 
 

@@ -9,7 +9,6 @@ in early reads, and only things that the chat shows no trace of; each hidden thi
 """
 
 import argparse
-import builtins
 import random
 import re
 import statistics
@@ -21,7 +20,7 @@ from pathlib import Path
 import duckdb
 
 from common.demo.build import write_parquet
-from common.leaks import find_leaks
+from common.leaks import CONVENTIONAL, VOCABULARY, find_leaks
 from common.reply import action_style
 
 EARLY_TURNS = 7
@@ -181,15 +180,15 @@ def plantable(record: dict, chat: str, draw) -> list[tuple[str, dict]]:
     """One hidden thing of each kind that the chat shows no trace of, as (kind, values for the templates)."""
     found, lower = [], chat.lower()
     letters = re.sub(r"[\W_]", "", lower)
-    paths = [path for path in record["files"]
-             if re.sub(r"tests?|\.\w+$|\W|_", "", _telling_name(path)).lower() not in letters]
+    paths = [path for path in record["files"] if path.rsplit("/", 1)[-1] not in CONVENTIONAL
+             and re.sub(r"tests?|\.\w+$|\W|_", "", _telling_name(path)).lower() not in letters]
     if paths:
         found.append(("path", {"x": draw.choice(paths)}))
     patch = record["patch"] or ""
     added = [line[1:].strip() for line in patch.splitlines() if re.match(r"\+(?!\+\+)", line)]
     names = {name for line in added for name in re.findall(r"[A-Za-z_]\w{4,}", line)
              if re.search(r"[a-z]_?[A-Z]|_", name.strip("_")) and name not in chat
-             and not hasattr(builtins, name)}
+             and name not in VOCABULARY}
     if names:
         found.append(("identifier", {"x": draw.choice(sorted(names))}))
     lines = [line for line in added if len(line) >= 20 and re.search(r"\w\W+\w", line)

@@ -146,6 +146,7 @@ def test_the_test_of_a_seen_file_can_be_named():
     ("pkg/cache/lru.go", "see pkg/cache/lru.go:31"),
     ("src/render/SchemaEditor.ts", "`SchemaEditor` renders twice"),
     ("src/codec/bit_reader.cpp", '#include "codec/bit_reader.h"'),
+    ("retry/retry.go", "`retry.Do` never returns"),
 ])
 def test_other_languages_have_their_conventions(path, said):
     record = {**RECORD, "files": [path], "patch": ""}
@@ -207,6 +208,7 @@ def test_lines_of_a_file_seen_only_in_a_listing_are_a_leak(text):
 
 @pytest.mark.parametrize("exchange", [
     ("cat harvest/store/window_index.py", "class WindowIndex:\n    ...\n"),
+    ("cat harvest/store/window_index.py harvest/cli/report.py", "class WindowIndex:\n    ...\n"),
     ("grep -n 'def ' harvest/store/window_index.py", "12:def a\n140:def slice_from\n"),
     ("sed -n '60,120p' harvest/store/window_index.py", "    x = 1\n"),
     ("grep -rn slice_from .", "./harvest/store/window_index.py:140:    def slice_from(self, moment):\n"),
@@ -221,6 +223,16 @@ def test_a_wide_view_or_the_head_of_a_file_aims_at_nothing():
     for command in ("cat harvest/store/window_index.py", "head -n 200 harvest/store/window_index.py",
                     "sed -n '1,200p' harvest/store/window_index.py", "sed -n '1,400p' harvest/store/window_index.py"):
         assert find_leaks(reply(command), LISTED, RECORD) == []
+
+
+def test_a_line_number_without_a_file_is_weighed_by_what_was_shown():
+    text = reply("ls", "Line 142 compares the days.")
+    assert kinds(text, LISTED) == {"line"}
+    assert find_leaks(text, after(("nl -ba harvest/cli/report.py", "   139\tdef run():\n   140\t    pass")), RECORD) == []
+
+
+def test_what_every_project_of_a_language_has_can_be_read():
+    assert find_leaks(reply("cat src/lib.rs"), TASK, {**RECORD, "files": ["src/lib.rs"], "patch": ""}) == []
 
 
 def test_line_numbers_of_other_files_prove_nothing():
