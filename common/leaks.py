@@ -174,14 +174,14 @@ class _Record:
     def __init__(self, patch: str, notes: str, files: tuple, repo: str, commit: str, pr_number: str):
         self.patch, self.repo, self.commit, self.pr_number = patch, repo.lower(), commit, pr_number
         self.hunks, paths, path = [], list(files), ""
-        lines, touched = [], []  # touched: changed lines and what the hunks stand in, without the context
+        lines, touched = [], []  # touched: changed lines and the functions that they stand in
         old_left = new_left = 0  # lines of the current hunk still to come: `--- x` in it is a removed `-- x`
         for line in patch.splitlines():
             if numbers := re.match(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@(.*)", line):
                 hunk = [int(number or 1) for number in numbers.groups()[:4]]
                 self.hunks.append(_Hunk(path, *hunk))
                 old_left, new_left = hunk[1], hunk[3]
-                touched.append(numbers[5])
+                touched.append(numbers[5] if "class " not in numbers[5] else "")
             elif (old_left > 0 or new_left > 0) and line[:1] in ("+", "-", " ", ""):
                 old_left -= line[:1] != "+"
                 new_left -= line[:1] != "-"
@@ -298,7 +298,7 @@ def _path_seen(path: str, chat: _Chat) -> bool:
     folder, _, name = path.rpartition("/")
     if name not in chat.text:
         return path in chat.squeezed
-    seen = _mention(path, chat.text)
+    seen = _mention(path, chat.text) or "\\" in chat.text and _mention(path, chat.text.replace("\\", "/"))
     if "/" in seen or seen and not folder:
         return True
     listed_name = re.compile(rf"(?:^|[\s─]){re.escape(name)}[*@]?(?=\s|$)", re.MULTILINE)
@@ -381,15 +381,17 @@ def _identifier_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
 
 
 def _natural(name: str, act: _Act, chat: _Chat) -> bool:
-    """Whether the agent may have made the name up: it is a name of the task with another `get_` or `set_`, or
-    the reply's own code defines it, of parts that the chat knows."""
+    """Whether the agent may have made the name up: it is a name of the task with another `get_` or `set_`; or,
+    of parts that the chat knows, it is said as a guess or defined by the reply's own code."""
     first, *rest = _parts(name) or [""]
     rest = "".join(rest)
     if first in _GLUE and len(rest) > 7 and any(glue + rest in chat.task_names for glue in ("", *_GLUE)):
         return True
-    if name not in act.written or not all(part in chat.lower for part in _parts(name)):
+    if not all(part in chat.lower for part in _parts(name)):
         return False
-    return re.search(_DEFINITION.replace("NAME", re.escape(name)), act.written) is not None
+    if name not in act.script and all(_HEDGE.search(sentence) for sentence in act.sentences if name in sentence):
+        return True
+    return name in act.written and re.search(_DEFINITION.replace("NAME", re.escape(name)), act.written) is not None
 
 
 # ------------------------------------------------------------------------------------------------------- line

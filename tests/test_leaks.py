@@ -119,6 +119,7 @@ def test_a_file_never_seen_is_a_leak(text):
     ("grep -n import harvest/store/ledger.py", "3:from .window_index import WindowIndex\n"),
     ("cat harvest/a.py", "from harvest.store.window_index import WindowIndex\n"),
     ("cat log.txt", "harvest/store/win\ndow_index.py: 3 hits"),
+    ("cat log.txt", "see C:\\harvest\\store\\window_index.py"),
 ])
 def test_a_file_that_was_seen_listed_or_imported_is_none(exchange):
     assert "path" not in kinds(reply("cat harvest/store/window_index.py"), after(exchange))
@@ -159,7 +160,7 @@ def test_other_languages_have_their_conventions(path, said):
 
 @pytest.mark.parametrize("text", [
     reply("grep -rn 'entries_after' .", "`_midnight_floor` has to be used there."),
-    reply("ls", "The rows come from WindowIndex."),
+    reply("ls", "The rows need bisect_left."),
     reply("grep -rn '_midnight_floor' ."),
     reply("python -m harvest --strict-midnight"),
     reply("grep -rn 'window opens at midnight of' ."),
@@ -167,6 +168,13 @@ def test_other_languages_have_their_conventions(path, said):
 ])
 def test_a_name_never_seen_is_a_leak(text):
     assert kinds(text) == {"identifier"}
+
+
+def test_a_name_said_as_a_guess_of_known_parts_is_none():
+    record = {**RECORD, "patch": "--- a/x.py\n+++ b/x.py\n@@ -1 +1,2 @@\n a\n+entries_before_day(since)\n", "files": []}
+    chat = after(("cat ledger.py", "def entries_after(day): return before"))
+    assert find_leaks(reply("ls", "There is probably an `entries_before_day` too."), chat, record) == []
+    assert kinds(reply("ls", "I have to use `entries_before_day`."), chat, record) == {"identifier"}
 
 
 def test_a_name_that_was_seen_is_none():
