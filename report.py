@@ -55,10 +55,9 @@ COPY_KEYS = ANSWER_KEYS + ("score", "metrics", "reason")
 def main() -> int:
     flags = _flags()
     writer, tally = Writer(check=flags.check), Tally("report.py")
-    stems = find_stems(flags.limit, need_scores=not flags.check)
+    config, stems = load_config(), find_stems(flags.limit, need_scores=not flags.check)
     held = [] if flags.check else ["report"] if flags.limit else ["report", *BUCKETS]
     with lock_folders([Path(folder) for folder in held], "report") if held else nullcontext():
-        config = load_config()
         facts = Facts(read_turns(stems, tally), read_left_out(config, tally), read_duel(tally), read_plan(), config,
                       flags.limit)
         if not flags.limit:

@@ -246,15 +246,17 @@ def test_a_killed_report_loses_nothing_and_the_next_one_mends_it(tmp_path):
 
 def test_files_that_are_not_ours_are_left_alone(tmp_path):
     stems = make_run(tmp_path, [54, 54, 6])
+    report(tmp_path)
+    (tmp_path / f"answer_0/{stems[2]}.json").unlink()
     put(tmp_path / "defeat" / f"{stems[0]}.json", {"note": "mine"})  # the name of a turn that belongs elsewhere
     put(tmp_path / "final/notes.json", {"note": "mine"})
-    (tmp_path / "refined").mkdir()
     (tmp_path / "refined/readme.txt").write_text("mine")
     put(tmp_path / "final" / f"{stems[1]}.json", {"note": "in the way"})
     last_copy = {**make_answer(99), "score": 99.0, "metrics": {}, "reason": ""}
     put(tmp_path / "final/prompts_9_0_1.json", last_copy)  # its answer is gone: perhaps the last copy there is
     done = report(tmp_path)
     assert get(tmp_path / "defeat" / f"{stems[0]}.json") == {"note": "mine"}
+    assert where(tmp_path)[stems[2]] == ["defeat"]  # the same, of a turn that still has its score
     assert get(tmp_path / "final/notes.json") == {"note": "mine"}
     assert (tmp_path / "refined/readme.txt").read_text() == "mine"
     assert get(tmp_path / "final/prompts_9_0_1.json") == last_copy
