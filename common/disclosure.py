@@ -81,7 +81,8 @@ def outside_sources(reply: str, chat: str, patch: str, base_commit: str, pr_numb
     """
     heard = chat.lower()
     sentences = [" ".join(text.split()) for text in re.split(r"(?<=[.!?])\s|\n\s*\n|\n[ \t]*[-*`]", reply)]
-    telling = [sentence for sentence in sentences if any(word in sentence.lower() for word in _TELLING)]
+    lowered = zip(sentences, map(str.lower, sentences))
+    telling = [sentence for sentence, lower in lowered if any(word in lower for word in _TELLING)]
     found = [match[0] for s in telling for pattern in _WORDINGS for match in pattern.finditer(s)]
     if "the patch" in heard:
         found = [text for text in found if "the patch" not in text.lower()]

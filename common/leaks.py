@@ -298,7 +298,7 @@ def _path_seen(path: str, chat: _Chat) -> bool:
     folder, _, name = path.rpartition("/")
     if name not in chat.text:
         return path in chat.squeezed
-    seen = _mention(path, chat.text) or "\\" in chat.text and _mention(path, chat.text.replace("\\", "/"))
+    seen = _mention(path, chat.text.replace("\\", "/"))
     if "/" in seen or seen and not folder:
         return True
     listed_name = re.compile(rf"(?:^|[\s─]){re.escape(name)}[*@]?(?=\s|$)", re.MULTILINE)

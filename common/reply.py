@@ -217,6 +217,8 @@ _INTERPRETERS = set("""
     g++ cc c++ clang clang++ java javac mvn mvnw gradle gradlew ant sbt scala kotlinc ruby bundle rake rspec
     gem perl php composer phpunit dotnet swift ghc cabal stack elixir mix erl lua Rscript julia""".split())
 _SHELL_ESCAPES = {"bash", "sh", "zsh", "dash", "eval", "source", "."}
+# `cd`, or `bash -c`, or plain: "do not run cd, python or make".
+_NAMED_PROGRAM = re.compile(r"(?:[`,]|\b(?:or|and|use|run|try|call|issue|invoke)\b)\s*`?([\w+-]+(?:\.\w+)*)")
 _NEGATED = re.compile(r"\b(?:not|never|no|don't|cannot|forbidden|prohibited|disallowed)\b", re.IGNORECASE)
 
 
@@ -228,16 +230,13 @@ def forbidden_programs(messages: list[dict]) -> tuple[set[str], bool]:
     """
     programs, comment_forbidden = set(), False
     system = " ".join(str(m.get("content") or "") for m in messages if m.get("role") == "system")
-    for sentence in re.split(r"[.!?:]\s+|\s[-*]\s", re.sub(r"\s+", " ", system)):
-        if not _NEGATED.search(sentence):
-            continue
-        if re.search(r"\b(?:use|run|call|issue|invoke)\b[^`]*`?cd\b|\bno `?cd\b", sentence, re.IGNORECASE):
-            programs.add("cd")
-        if re.search(r"interpreter|build tool|test runner|compiler", sentence, re.IGNORECASE):
+    for sentence in re.split(r"[.!?:;]\s+|\s[-*]\s", re.sub(r"\s+", " ", system)):
+        negation = _NEGATED.search(sentence)
+        forbidden = sentence[negation.end():] if negation else ""
+        programs |= set(_NAMED_PROGRAM.findall(forbidden)) & ({"cd"} | _INTERPRETERS | _SHELL_ESCAPES)
+        if re.search(r"interpreter|build tool|test runner|compiler", forbidden, re.IGNORECASE):
             programs |= _INTERPRETERS
-        if re.search(r"\b(?:ba)?sh -c\b|`(?:eval|source)`", sentence):
-            programs |= _SHELL_ESCAPES
-        if re.search(r"#\s*comment|leading comment|comment line", sentence, re.IGNORECASE):
+        if re.search(r"#\s*comment|leading comment|comment line", forbidden, re.IGNORECASE):
             comment_forbidden = True
     return programs, comment_forbidden
 

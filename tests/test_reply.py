@@ -2,8 +2,8 @@
 
 import pytest
 
-from common.reply import (STYLES, action_style, bash_blocks, format_ok, format_problem, protocol_problem, split_commands,
-                          visible_text)
+from common.reply import (STYLES, action_style, bash_blocks, forbidden_programs, format_ok, format_problem,
+                          protocol_problem, split_commands, visible_text)
 
 FENCE = "```"
 PLAIN_CHAT = [
@@ -143,6 +143,17 @@ def test_the_strict_chat_lets_honest_commands_pass(command):
 def test_the_strict_chat_forbids_what_its_system_prompt_forbids(command, named):
     assert named in protocol_problem(reply(command), STRICT_CHAT)
     assert protocol_problem(reply(command), PLAIN_CHAT) is None
+
+
+@pytest.mark.parametrize("system, forbidden, allowed", [
+    ("Do not run cd, python or make.", {"cd", "python", "make"}, {"bash", "node"}),
+    ("Never `cd`. Commands run in order.", {"cd"}, {"python"}),
+    ("A `cd` does not persist; start each command with `cd dir &&` if you must.", set(), {"cd"}),
+    ("You are helpful. There is no hurry: use python, make, or bash as you like.", set(), {"python", "make"}),
+])
+def test_only_what_a_prohibition_names_is_forbidden(system, forbidden, allowed):
+    programs, _ = forbidden_programs([{"role": "system", "content": system}])
+    assert forbidden <= programs and not allowed & programs
 
 
 @pytest.mark.parametrize("text, why", [
