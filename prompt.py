@@ -344,13 +344,14 @@ def write_records(prs: ParquetFiles, places: dict[str, tuple], wanted: set[str])
                 database.execute("SET threads = 1")  # one row group: more threads would only hold more of it in memory
                 found = database.execute(
                     f"SELECT file_row_number, {select} FROM read_parquet(?, file_row_number = true) "
-                    "WHERE file_row_number IN (SELECT unnest(?))", [str(path), sorted(ids)])
+                    "WHERE file_row_number BETWEEN ? AND ? AND file_row_number IN (SELECT unnest(?))",
+                    [str(path), min(ids), max(ids), sorted(ids)])  # the span keeps other row groups unread
                 keys = [column[0] for column in found.description]
                 while row := found.fetchone():
                     write_record(dict(zip(keys, row)), ids[row[0]])
         except duckdb.Error as error:
             raise Stop(f"{path} cannot be read ({str(error).splitlines()[0][:150]}).") from None
-        progress.update(len(ids), read=f"{prs.bytes_read / 1e6:,.0f} MB")
+        progress.update(len(ids), read=megabytes(prs.bytes_read))
     progress.close()
 
 
@@ -505,46 +506,47 @@ def same_turn(prompt: object, turn: dict) -> bool:
         return False
 
 
-def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> int:
-    """Write prompts 0 to `goal`, file after file, drawing windows as they are needed; returns how many there are."""
+def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> list[dict]:
+    """Write prompts 0 to `goal`, file after file, drawing windows as they are needed; returns their turns."""
     plan, drawn, saved = sampler.plan, {}, time.monotonic()  # drawn: prompts by place that no file holds yet
-    turns = planned_turns(plan)  # may pass `count` by what the last window has too many
+    turns = planned_turns(plan)  # may pass `goal` by what the last window has too many
     for first in range(0, goal, TURNS_PER_FILE):
         path, last = file_of(plan, first)[0], min(first + TURNS_PER_FILE, goal)
         prompts = held_prompts(plan, turns, first)
-        progress.update(len(prompts))
         held = len(prompts)
-        while first + len(prompts) < last:
-            place = first + len(prompts)
-            if place in drawn:
-                prompts.append(drawn.pop(place))
-                progress.update(1, read=f"{sampler.files.bytes_read / 1e6:,.0f} MB")
-                continue
-            if place < len(turns):
-                number = turns[place]["window"]
-                again = sampler.draw_again(number)
-                begin = next(index for index, turn in enumerate(turns) if turn["window"] == number)
-                drawn.update((begin + index, prompt) for index, prompt in enumerate(again))
-                continue
-            if plan["exhausted"]:
-                break
-            for number in range(len(plan["offsets"]), len(plan["offsets"]) + windows_ahead(plan, goal - place)):
-                sampler.start(number)
-            window = sampler.draw(len(plan["offsets"]))
-            if window is None:
-                plan["exhausted"] = True
-                break
-            turns += turns_of(window[0], len(plan["offsets"]))
-            plan["offsets"].append(window[0])
-            drawn.update(enumerate(window[1], start=place))
-            if time.monotonic() - saved > SAVE_EVERY_S:  # a kill costs what came since; it comes again just so
+        progress.update(held)
+        try:
+            while (place := first + len(prompts)) < last:
+                if place in drawn:
+                    prompts.append(drawn.pop(place))
+                    progress.update(1, read=megabytes(sampler.files.bytes_read))
+                elif place < len(turns):
+                    window = turns[place]["window"]
+                    begin = next(index for index, turn in enumerate(turns) if turn["window"] == window)
+                    drawn.update(enumerate(sampler.draw_again(window), start=begin))
+                elif plan["exhausted"]:
+                    break
+                else:
+                    number = len(plan["offsets"])
+                    for ahead in range(number, number + windows_ahead(plan, goal - place)):
+                        sampler.start(ahead)
+                    window = sampler.draw(number)
+                    if window is None:
+                        plan["exhausted"] = True
+                        break
+                    plan["offsets"].append(window[0])
+                    turns += turns_of(window[0], number)
+                    drawn.update(enumerate(window[1], start=place))
+                    if time.monotonic() - saved > SAVE_EVERY_S:  # a kill costs what came since; it comes again just so
+                        write_json(PLAN, plan)
+                        write_json(path, prompts)
+                        saved = time.monotonic()
+        finally:  # also of a run that is interrupted here
+            if turns:
                 write_json(PLAN, plan)
+            if len(prompts) > held:
                 write_json(path, prompts)
-                saved = time.monotonic()
-        if len(prompts) > held:
-            write_json(PLAN, plan)
-            write_json(path, prompts)
-    return min(goal, len(turns))
+    return turns[:goal]
 
 
 def windows_ahead(plan: dict, missing: int) -> int:
@@ -598,8 +600,8 @@ def summary_lines(plan: dict) -> list[str]:
              "turns      " + ", ".join(f"{third} {count}" for third, count in seen["thirds"].items()),
              "chats      {least} to {most} messages, median {median:g}; ".format(**seen["chat_messages"])
              + "{least:,} to {most:,} characters, median {median:,.0f}".format(**seen["chat_characters"]),
-             f"read       {seen['trajectory_bytes'] / 1e6:,.1f} MB of trajectories ({seen['windows']} windows, "
-             f"{seen['row_groups']} row groups), {seen['record_bytes'] / 1e6:,.1f} MB of PR records"]
+             f"read       {megabytes(seen['trajectory_bytes'])} of trajectories ({seen['windows']} windows, "
+             f"{seen['row_groups']} row groups), {megabytes(seen['record_bytes'])} of PR records"]
     lines += [f"passed over {count} rows, {reason}" for reason, count in seen["rows_passed_over"].items()]
     for kind in LEFT_OUT:
         if plan[kind]:
@@ -656,18 +658,25 @@ def sample(args, excluded: set[str], flags: dict) -> int:
     if held:
         tally.skipped["already there"] = held
     if held < goal or not plan["summary"] or without_record(turns[:goal]):
-        plan, outage = fill(args, plan, goal, excluded, flags)
-        tally.done = len(planned_turns(plan)[:goal]) - held
-        if outage:
-            tally.fail(f"prompt {held + tally.done + 1}", "the Hub did not answer well", str(outage))
+        try:
+            plan = fill(args, plan, goal, excluded, flags)
+        except (Outage, KeyboardInterrupt) as stopped:
+            plan = read_plan(flags) if PLAN.exists() else None
+            tally.done = len(planned_turns(plan)[:goal]) - held if plan else 0
+            if isinstance(stopped, KeyboardInterrupt):
+                tally.show()
+                raise
+            tally.fail(f"prompt {held + tally.done + 1}", "the Hub did not answer well", str(stopped))
+        else:
+            tally.done = len(planned_turns(plan)[:goal]) - held
     tally.write_failed(PROMPT)
-    return tally.show(*(summary_lines(plan) if plan["summary"] else []),
+    return tally.show(*(summary_lines(plan) if plan and plan["summary"] and not tally.failed else []),
                       f"output     {PROMPT}/prompts_{args.count}_*.json, {PLAN}, {COMMIT}/",
                       next_command="the same line again" if tally.failed else "python king.py")
 
 
-def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) -> tuple[dict, Outage | None]:
-    """Draw and write what is missing; returns the plan, and the outage that ended it early, if one did."""
+def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) -> dict:
+    """Draw and write what is missing; returns the plan. Raises Outage."""
     files = open_dataset("--dataset", args.dataset, TRAJECTORY_COLUMNS, plan["revision"] if plan else args.revision)
     prs = open_dataset("--prs", args.prs, ["instance_id", *RECORD_COLUMNS.values()], plan and plan["prs_revision"])
     for source, pinned in (files, plan and plan["revision"]), (prs, plan and plan["prs_revision"]):
@@ -677,20 +686,20 @@ def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) ->
     plan = plan or {"dataset": args.dataset, "revision": files.revision, "prs": args.prs, "prs_revision": prs.revision,
                     "seed": args.seed, "count": args.count, "flags": flags, "exhausted": False, "summary": None,
                     **{kind: [] for kind in LEFT_OUT}, "offsets": []}
-    try:
-        places = record_places(prs)
-        progress = Progress(goal, "prompts", "prompt")
-        reached = write_prompts(Sampler(files, plan, places, excluded, args), goal, progress)
-        progress.close()
-        turns = planned_turns(plan)[:reached]
-        if not turns:
-            raise Stop(f"--dataset {args.dataset} gave no prompt: {why_none(plan)}.")
-        write_records(prs, places, without_record(turns))
-        plan["summary"] = summarize(plan, turns, places)
-        write_json(PLAN, plan)
-        return plan, None
-    except Outage as outage:
-        return plan, outage
+    places = record_places(prs)
+    progress = Progress(goal, "prompts", "prompt")
+    turns = write_prompts(Sampler(files, plan, places, excluded, args), goal, progress)
+    progress.close()
+    if not turns:
+        raise Stop(f"--dataset {args.dataset} gave no prompt: {why_none(plan)}.")
+    write_records(prs, places, without_record(turns))
+    plan["summary"] = summarize(plan, turns, places)
+    write_json(PLAN, plan)
+    return plan
+
+
+def megabytes(count: int) -> str:
+    return f"{count / 1e6:,.1f} MB"
 
 
 def why_none(plan: dict) -> str:

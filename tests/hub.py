@@ -37,7 +37,8 @@ class FakeHub:
         self.faults: dict[str, float] = {}
         self.requests: list[tuple] = []
         self.chance, self.lock = random.Random(seed), threading.Lock()
-        self.stall_s = 30.0
+        self.stall_s, self.dies_after = 30.0, float("inf")  # dies_after: requests after which nothing is answered well
+        self.commits: dict[str, str] = {}
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
@@ -52,8 +53,10 @@ class FakeHub:
 
     def commit(self, name: str) -> str:
         """The commit of a dataset: its files and their times."""
-        listing = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files(name)]
-        return hashlib.sha1(repr(listing).encode()).hexdigest()
+        if name not in self.commits:
+            listing = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files(name)]
+            self.commits[name] = hashlib.sha1(repr(listing).encode()).hexdigest()
+        return self.commits[name]
 
     def files(self, name: str) -> list[Path]:
         return sorted(path for path in (self.folder / name).rglob("*") if path.is_file())
@@ -78,7 +81,7 @@ class FakeHub:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version = "HTTP/1.1"
+    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
     hub: FakeHub
 
     def log_message(self, *_):
@@ -101,7 +104,7 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def answer(self, path: str) -> None:
-        fault = self.hub.pick_fault(("503", "429"))
+        fault = self.hub.pick_fault(("503", "429")) or len(self.hub.requests) >= self.hub.dies_after and "429"
         if fault:
             return self.reply(int(fault), {"error": "busy"}, {"Retry-After": "0"} if fault == "429" else {})
         if info := re.fullmatch(r"/api/datasets/([\w.-]+/[\w.-]+)(?:/revision/(.+))?", path):
