@@ -190,12 +190,17 @@ def test_the_gate_asks_for_margin_bound_and_parsed_share():
     assert "10 are needed" in gate(half_points([20] * 8), names[:8], 8, strict)["why"]
 
 
-@pytest.mark.parametrize("win_margin, accepted", [(2.0, True), (2.01, False)])
-def test_a_margin_of_exactly_two_is_two(win_margin, accepted):
+@pytest.mark.parametrize("win_margin, accepted", [(14, True), (14.01, False)])
+def test_a_margin_of_exactly_fourteen_is_fourteen(win_margin, accepted):
     config = check_config({"duel": {"win_margin": win_margin}}, None)
-    points = half_points([10] * 80 + [12] * 10 + [10] * 10)  # 1,020 of 2,000 half-points: 51 %
+    points = half_points([11] * 60 + [12] * 40)  # 1,140 of 2,000 half-points: 57 %, where 100 * 0.57 < 57
     result = gate(points, list(range(100)), 100, config)
-    assert result["margin"] == 2.0 and result["accepted"] is accepted
+    assert result["margin"] == 14.0 and result["accepted"] is accepted
+
+
+def test_a_bound_of_exactly_even_is_not_above_it():
+    config = check_config({"duel": {"win_margin": 0}}, None)
+    assert gate(half_points([10] * 20), list(range(20)), 20, config)["accepted"] is False
 
 
 # ------------------------------------------------------------------------------------------------------ the judges
