@@ -229,7 +229,7 @@ def read_score(stem: str) -> dict:
         if not (type(points) is type(most) is int and 0 <= points <= most and most):
             raise BadFile(path, f"points {points!r} of {most!r}: expected whole numbers")
         if not isinstance(score.get("score"), (int, float)) or abs(score["score"] - 100 * points / most) > 1e-6:
-            raise BadFile(path, f"score {score.get('score')!r} is not 100 * points / max_points = 100 * {points}/{most}")
+            raise BadFile(path, f"score {score.get('score')!r} is not 100 * points / max_points ({points}/{most})")
         if not isinstance(score["metrics"], dict) or not isinstance(score["by_judge"], dict):
             raise BadFile(path, "metrics, by_judge: expected objects")
     return score
@@ -374,7 +374,7 @@ def bucket_copy(turn: Turn) -> str:
 
 
 def remove_unplaced(turns: list[Turn], writer: Writer) -> None:
-    """Take out of all buckets what is no longer a judged turn. A copy whose answer is gone may be the last one: it stays."""
+    """Take out of all buckets what is no judged turn any more. One whose answer is gone stays: it may be the last."""
     for turn in turns:
         if turn.bucket is None and turn.path is not None:
             for bucket in BUCKETS:
@@ -493,7 +493,7 @@ def drop_near_duplicates(turns: list[Turn]) -> list[Turn]:
         holders = defaultdict(list)  # rare triple -> kept sets that have it among their rarest
         for turn in group:
             own = triples[turn.stem]
-            rarest = sorted(own, key=frequency.__getitem__)
+            rarest = sorted(own, key=lambda triple: (frequency[triple], triple))  # one order for all sets
             rarest = rarest[:len(own) - int(NEAR_DUPLICATE_JACCARD * len(own)) + 1]
             near = {id(other): other for triple in rarest for other in holders[triple]}.values()
             if any(len(own & other) >= NEAR_DUPLICATE_JACCARD * len(own | other) for other in near):
@@ -625,8 +625,8 @@ def read_duel(tally: Tally) -> dict | None:
 
 def failed_items() -> list[dict]:
     """The _failed.jsonl of the stages' last runs."""
-    rows = []
-    for path in sorted(path for folder in ("prompt", "answer_*", "score") for path in Path().glob(f"{folder}/_failed*.jsonl")):
+    rows, found = [], [Path().glob(f"{folder}/_failed*.jsonl") for folder in ("prompt", "answer_*", "score")]
+    for path in (path for paths in found for path in sorted(paths)):
         for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
             try:
                 rows += _dicts([json.loads(line)])
@@ -654,8 +654,8 @@ def audit_figures(turns: list[Turn]) -> tuple[dict[str, Counter], list[tuple[str
             kinds[side].update({str(hit.get("kind")) for hit in hits or ()})
         challenger = turn.meta.get("challenger") or {}
         leaks = challenger.get("leaks")
-        given = (leaks.get("rejected") if isinstance(leaks, dict) else challenger.get("rejected")) or {}
-        refused.update({str(kind): n for kind, n in given.items() if isinstance(n, int)})
+        given = challenger.get("rejected") or (leaks.get("rejected") if isinstance(leaks, dict) else None)
+        refused.update({str(k): n for k, n in given.items() if isinstance(n, int)} if isinstance(given, dict) else {})
     names = sorted({*kinds["challenger"], *kinds["king"], *refused})
     return sides, [(name, kinds["challenger"][name], kinds["king"][name], refused[name]) for name in names]
 
@@ -727,8 +727,8 @@ def report(facts: Facts) -> str:
 def verdict(facts: Facts) -> str:
     duel, parts = facts.duel, []
     if facts.limit:
-        parts.append(f"A trial (`--limit`): below are only the first {count(len(facts.turns), 'scored turn')}; the verdict "
-                     "is that of the whole run. `final/ refined/ defeat/ export/` were left as they are.")
+        parts.append(f"A trial (`--limit`): below are only the first {count(len(facts.turns), 'scored turn')}; the "
+                     "verdict is that of the whole run. `final/ refined/ defeat/ export/` were left as they are.")
     if duel is None:
         parts.append("`score/_duel.json` is missing: run `python validate.py`, then `python report.py`.")
     else:
@@ -756,6 +756,7 @@ def mean_score(facts: Facts) -> str:
 def numbers(facts: Facts) -> str:
     duel, plan, parsed, export = facts.duel or {}, facts.plan, facts.parsed, facts.export
     answered = sum(turn.path is not None for turn in facts.turns)
+    in_bucket = [(name, facts.buckets[name]) for name in BUCKETS]
     rest = "".join(f", {facts.statuses[status]:,} {status}" for status in _NEXT if facts.statuses[status])
     rows = [
         ("turns", f"{answered:,} answered, **{len(parsed):,} parsed**{rest}"),
@@ -763,13 +764,13 @@ def numbers(facts: Facts) -> str:
          f"{count(len({turn.repo for turn in parsed}), 'repo')} (parsed turns)"),
         ("mean score", f"{mean_score(facts)}; 50 = level with the {facts.opponent}" if duel else "–"),
         ("margin", f"{number(duel.get('margin'))} points (challenger − {facts.opponent}), at least "
-         f"{number(duel.get('win_margin'))} asked for; lower bound of the mean score above 50: {number(duel.get('lcb'))}, "
-         "more than 0 asked for" if duel else "–"),
-        ("buckets", ", ".join(f"[{name}/](../{name}) {facts.buckets[name]:,} ({percent(facts.buckets[name], len(parsed))})"
-                              for name in BUCKETS) + f"; final from {_FINAL_MIN} points, defeat below {_DEFEAT_MIN}"),
+         f"{number(duel.get('win_margin'))} asked for; lower bound of the mean score above 50: "
+         f"{number(duel.get('lcb'))}, more than 0 asked for" if duel else "–"),
+        ("buckets", ", ".join(f"[{name}/](../{name}) {n:,} ({percent(n, len(parsed))})" for name, n in in_bucket)
+         + f"; final from {_FINAL_MIN} points, defeat below {_DEFEAT_MIN}"),
         ("export", "left as it is" if export is None else export_words(export, "../export/")),
         ("dataset", shown(f"{dataset_name(plan)}, revision {plan.get('revision') or 'not known'}, "
-                          f"seed {plan.get('seed', 'not known')}") if plan else "not known: prompt/_plan.json is missing"),
+                          f"seed {plan.get('seed', 'not known')}") if plan else "prompt/\\_plan.json is missing"),
         ("sample", sample_words(plan.get("summary"))),
         ("judged at", shown(duel.get("made_at") or "–")),
     ]
@@ -796,7 +797,8 @@ def _spent(metas: list[dict]) -> tuple[int, int, str]:
     for usage in (meta.get("usage") for meta in metas):
         total.update({key: n for key, n in usage.items() if isinstance(n, int)} if isinstance(usage, dict) else {})
     partly = f" (of {len(prices):,})" if len(prices) < len(metas) else ""
-    return total["prompt_tokens"], total["completion_tokens"], f"{sum(prices):,.2f} USD{partly}" if prices else "not known"
+    cost = f"{sum(prices):,.2f} USD{partly}" if prices else "not known"
+    return total["prompt_tokens"], total["completion_tokens"], cost
 
 
 def sample_words(summary: dict | None) -> str:
@@ -873,11 +875,11 @@ def _points_of_the_panel(duel: dict) -> Iterator[str]:
             yield (f"**{name} is often unreadable** ({percent(rate)} parsed). A larger max_tokens in its override in "
                    "chain.toml often mends that.")
         if steady is not None and steady < _LOW_CONSISTENCY:
-            yield (f"**{name} is unsteady**: the same call in both orders in only {percent(steady)} of cases. Both orders "
-                   "are averaged, so this costs sharpness, not fairness; consider another judge.")
+            yield (f"**{name} is unsteady**: the same call in both orders in only {percent(steady)} of cases. Both "
+                   "orders are averaged, so this costs sharpness, not fairness; consider another judge.")
         if abs(pull) > _STRONG_PULL:
-            yield (f"**{name} is pulled toward the {'second' if pull > 0 else 'first'} reply** ({pull:+.2f} of −1 to 1). "
-                   "Both orders are averaged, which cancels it.")
+            yield (f"**{name} is pulled toward the {'second' if pull > 0 else 'first'} reply** ({pull:+.2f} of −1 to 1)."
+                   " Both orders are averaged, which cancels it.")
     for judge, row in (duel.get("leave_one_out") or {}).items():
         if row.get("accepted") != duel.get("accepted"):
             yield f"**The verdict hangs on {shown(judge)}**: without it the run would be: {verdict_word(row)}."
@@ -952,10 +954,10 @@ def judges(facts: Facts) -> str:
 def retest(again: dict) -> str:
     """How steady the scores are, when `validate.py --retest` has judged some turns twice."""
     if not again:
-        return ("How steady these scores are is not known: `python validate.py --retest N` judges N turns a second time. "
-                "Kept turns fall back when judged again, for they were chosen by a noisy score.")
-    return (f"Judged a second time, {count(again.get('turns') or 0, 'turn')}: {number(again.get('verdicts_changed'))} of "
-            f"{number(again.get('verdicts'))} verdicts changed, {number(again.get('buckets_changed'))} turns changed "
+        return ("How steady these scores are is not known: `python validate.py --retest N` judges N turns a second "
+                "time. Kept turns fall back when judged again, for they were chosen by a noisy score.")
+    return (f"Judged a second time, {count(again.get('turns') or 0, 'turn')}: {number(again.get('verdicts_changed'))} "
+            f"of {number(again.get('verdicts'))} verdicts changed, {number(again.get('buckets_changed'))} turns changed "
             f"their bucket. Of {number(again.get('kept'))} that were final, {number(again.get('kept_still'))} would be "
             f"again; their mean went from {number(again.get('kept_mean_first'))} to "
             f"{number(again.get('kept_mean_again'))}. It cost {_spent([again])[2]}.")
@@ -968,11 +970,12 @@ def metrics(facts: Facts) -> str:
         ahead, behind = sum(value > 50 for value in values), sum(value < 50 for value in values)
         mean = ((facts.duel or {}).get("metrics") or {}).get(name, _mean(values))
         rows.append((shown(name), number(mean), ahead, len(values) - ahead - behind, behind, "█" * round(mean / 5)))
-    return page("## Metrics", table("metric | mean score # | turns ahead # | level # | behind # | of 100", rows)) if rows \
-        else ""
+    headers = "metric | mean score # | turns ahead # | level # | behind # | of 100"
+    return page("## Metrics", table(headers, rows)) if rows else ""
 
 
-_STEPS = ((1, 1), (2, 3), (4, 6), (7, 10), (11, 15), (16, 10**9))
+_STEPS = (("reply 1", 1, 1), ("replies 2 to 3", 2, 3), ("replies 4 to 6", 4, 6), ("replies 7 to 10", 7, 10),
+          ("reply 11 and later", 11, 10**9))
 _REPOS_SHOWN = 15
 
 
@@ -981,8 +984,7 @@ def groups(facts: Facts) -> str:
     parsed = facts.parsed
     if not parsed:
         return ""
-    steps = [(f"reply {low}" if low == high else f"replies {low} to {high}" if high < 10**9 else f"reply {low} and later",
-              [turn for turn in parsed if low <= turn.step <= high]) for low, high in _STEPS]
+    steps = [(name, [turn for turn in parsed if low <= turn.step <= high]) for name, low, high in _STEPS]
     repos = _grouped(parsed, "repo")
     return page(
         "## Where it wins", f"Groups of fewer than {FEW} turns are marked *few*: their means may well be chance.",
@@ -1028,7 +1030,8 @@ def leak_audit(facts: Facts) -> str:
 
 
 _NEXT = {  # what mends a turn of each status; in the order in which the stages are to be run
-    "no answer": "put the answer back, or delete its score", "broken": "the stage of its folder: king.py or validate.py",
+    "no answer": "put the answer back, or delete its score",
+    "broken": "the stage of its folder: king.py or validate.py",
     "no challenger": "python ch.py", "not judged": "python validate.py", "unfinished": "python validate.py",
     "stale": "python validate.py", "parse-fail": "python validate.py --retry-failed",
 }
@@ -1049,7 +1052,8 @@ def unfinished(facts: Facts) -> str:
     for row in failed_items():
         failed[str(row.get("stage") or ""), str(row.get("kind") or row.get("reason") or "")].append(row)
     return page(
-        "## What is not done", table("turns | number # | such as | run", rows) if rows else "Every answered turn is judged.",
+        "## What is not done",
+        table("turns | number # | such as | run", rows) if rows else "Every answered turn is judged.",
         "Failures of each stage's last run; the same stage, run again, goes on with just those:" if failed else "",
         table("stage | what | number # | such as", (
             (shown(stage), shown(kind), len(items), shown(f"{items[0].get('item')}: {items[0].get('reason')}", 240))
@@ -1081,8 +1085,8 @@ def _reasons(turns: list[Turn]) -> str:
 
 
 def _turn_table(turns: list[Turn], facts: Facts) -> str:
-    return table(" | ".join(["score # | bucket | file | instance | action style", *(f"{shown(name)} #" for name in facts.metrics)]),
-                 ((turn.score, turn.bucket, link(turn), shown(turn.instance_id), turn.style,
+    headers = ["score # | bucket | file | instance | action style", *(f"{shown(name)} #" for name in facts.metrics)]
+    return table(" | ".join(headers), ((turn.score, turn.bucket, link(turn), shown(turn.instance_id), turn.style,
                    *(number(turn.metrics.get(name), 0) for name in facts.metrics)) for turn in turns))
 
 
@@ -1119,8 +1123,9 @@ def huge_pr(facts: Facts) -> str:
     left_out = facts.left_out
 
     def rows(found: list[dict], headers: str, *keys: str) -> str:
-        return table(headers, ([row[key] if isinstance(row.get(key), int) else shown(row.get(key) or "–") for key in keys]
-                               for row in found)) if found else "None."
+        cells = ((row.get(key) if isinstance(row.get(key), int) else shown(row.get(key) or "–") for key in keys)
+                 for row in found)
+        return table(headers, cells) if found else "None."
 
     return page(
         "# What was left out",
@@ -1133,7 +1138,8 @@ def huge_pr(facts: Facts) -> str:
              "instance_id", "repo", "why", "record_chars", "patch_chars", "prompts"),
         "## Passed over while sampling", "Drawn, and replaced by another draw.",
         rows(left_out.sampling, "instance | repo | why", "instance_id", "repo", "reason"),
-        "## Prompts without a usable PR record", "`python prompt.py` fetches what is missing." if left_out.no_record else "",
+        "## Prompts without a usable PR record",
+        "`python prompt.py` fetches what is missing." if left_out.no_record else "",
         rows(left_out.no_record, "instance | repo | why | prompts #", "instance_id", "repo", "why", "prompts"))
 
 
@@ -1190,8 +1196,8 @@ The columns are those of TRL's conversational *prompt-completion* and *preferenc
 
 1. Turns were drawn at random from {dataset}, revision {revision} (seed {seed}).
 2. The *king* reply was written from the chat alone.
-3. The *challenger* reply was written with the task's hidden PR record at hand, under the rule to behave as an agent that
-   has not seen it, and was refused when an audit found knowledge that the chat could not have given.
+3. The *challenger* reply was written with the task's hidden PR record at hand, under the rule to behave as an agent
+   that has not seen it, and was refused when an audit found knowledge that the chat could not have given.
 4. A panel judged the challenger against {opponent}, in both orders, by {metrics}.
    The judges saw neither the PR record nor who wrote what.
 5. The challenger was kept from {kept_from} points of 100 on{refined}, unless it breaks its chat's own protocol
@@ -1215,8 +1221,8 @@ The columns are those of TRL's conversational *prompt-completion* and *preferenc
 
 ## Licence
 
-Not stated by the tool that made this. The chats hold text of the repositories and of the source data, each under its own
-terms. State the licence in the first lines of this file.
+Not stated by the tool that made this. The chats hold text of the repositories and of the source data, each under its
+own terms. State the licence in the first lines of this file.
 """
 
 
@@ -1353,7 +1359,7 @@ def _show_notes(facts: Facts, ran: bool) -> None:
     known = {turn.stem for turn in facts.turns if turn.path}
     for bucket in BUCKETS:
         if others := [path for path in turn_files(bucket) if path.stem not in known]:
-            print(f"note: {bucket}/ holds {count(len(others), 'file')} that belong to no answer here, such as {others[0]}")
+            print(f"note: {bucket}/ holds {count(len(others), 'file')} that belong to no answer, such as {others[0]}")
 
 
 if __name__ == "__main__":

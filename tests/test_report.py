@@ -617,3 +617,28 @@ def test_an_answer_in_any_answer_folder_counts(tmp_path):
     (tmp_path / f"answer_0/{stems[1]}.json").rename(tmp_path / f"answer_2/{stems[1]}.json")
     report(tmp_path)
     assert len(where(tmp_path)) == 3 and f"../answer_2/{stems[1]}.json" in (tmp_path / "report/report.md").read_text()
+
+
+def test_near_duplicates_are_found_exactly():
+    """Against all pairs compared: the shortcut over rare triples may lose none."""
+    import report as stage
+
+    rng, turns = random.Random(11), []
+    base = [" ".join(rng.choice(WORDS) for _ in range(60)) for _ in range(40)]
+    for number in range(120):
+        words = rng.choice(base).split()
+        for _ in range(rng.randrange(6)):
+            words[rng.randrange(len(words))] = rng.choice(WORDS)
+        turns.append(stage.Turn(f"t_{number}", None, status="parsed", instance_id="one", points=rng.randrange(50, 60),
+                                max_points=MOST, challenger=" ".join(words)))
+
+    def near(one: str, other: str) -> bool:
+        a, b = stage._word_triples(one), stage._word_triples(other)
+        return len(a & b) / len(a | b) >= stage.NEAR_DUPLICATE_JACCARD
+
+    kept = []
+    for turn in sorted(turns, key=lambda turn: (-turn.points, int(turn.stem[2:]))):
+        if not any(near(turn.challenger, other.challenger) for other in kept):
+            kept.append(turn)
+    assert 40 < len(kept) < 110
+    assert {turn.stem for turn in stage.drop_near_duplicates(turns)} == {turn.stem for turn in kept}
