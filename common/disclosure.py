@@ -1,8 +1,8 @@
 """Talk of a source that the agent does not have: the PR, the merged fix, a reference solution, commit ids.
 
 One table of wordings, each kept narrow enough that an engineer's plain talk of "the fix" or "the final diff"
-passes. What the chat itself says is no disclosure: mini-swe-agent's prompts speak of a "PR description", issues
-of patches and numbers.
+passes. What the chat itself says is no disclosure: mini-swe-agent's prompts speak of a "PR description",
+issues of patches and numbers.
 """
 
 import re
@@ -55,7 +55,8 @@ _WORDINGS = [re.compile(pattern, re.IGNORECASE) for pattern in (
     r"\bI (?:was|am|have been|'ve been|’ve been) (?:given|told|shown|provided) (?:with )?the (?:\w+ )?"
     rf"(?:{_WORK}|record)\b",
     r"\bI(?: have|'ve|’ve)? (?:already (?:know|knew|have|had|saw|seen)|(?:know|knew|saw|learned|can see) "
-    r"(?:from|in)|seen|access to) the (?:\w+ )?(?:patch|fix|diff|solution|PR|answer|record)\b(?! description)",
+    r"(?:from|in)|seen|access to) the (?:\w+ )?(?:patch|fix|diff|solution|PR|answer|record)\b"
+    r"(?! description)",
     r"\b(?:without|not|n't|avoid) (?:reveal|disclos|let(?:ting)? on|leak|giv(?:e|ing) away|mention)\w* "
     r"(?:\w+ ){0,3}(?:knowledge|hidden|patch|PR|fix|solution|record|answer|source)\b",
     r"\b(?:act|pretend|behav)(?:e|ing)? (?:as if|as though|like|that|not to|to not)[^.]{0,40}"

@@ -101,7 +101,7 @@ class _Act:
         self.reply, self.style, self.commands = reply, action_style(reply), _commands(reply)
         self.prose, self.script = thought(reply), "\n".join(bash_blocks(reply))
         self.squeezed = _squeeze(reply)
-        self.sentences = re.split(r"(?<=[.!?])\s|\n\s*\n|\n[ \t]*[-*`]", reply)
+        self.sentences = re.split(r"(?<=[.!?])\s|\n\s*\n|\n[ \t]*[-*`]", self.prose)
 
     @cached_property
     def written(self) -> str:
@@ -139,8 +139,8 @@ class _Chat:
     @cached_property
     def task_names(self) -> set[str]:
         """What the task names: CamelCase, snake_case, `marked`, called(), a-b; in lower case, joined."""
-        named = (name for groups in _NAMED_THING.findall(self.task) for name in ".".join(groups).split(".") if name)
-        return {"".join(_parts(name)) for name in named}
+        named = ".".join(name for groups in _NAMED_THING.findall(self.task) for name in groups)
+        return {"".join(_parts(name)) for name in named.split(".")} - {""}
 
     @cached_property
     def stated_lines(self) -> list[tuple[str, int, int]]:
@@ -189,11 +189,13 @@ class _Record:
                 if line[:1] in ("+", "-"):
                     touched.append(line[1:])
             elif header := _PATCH_HEADER.match(line):
-                path = next(filter(None, header.groups()))
+                named = next(filter(None, header.groups()))
+                path = path if named == "/dev/null" else named
                 paths.append(path)
+                old_left = new_left = 0
         notes = [line for line in notes.splitlines() if len(line.split()) > 5]
         lines, touched = lines + notes, touched + notes
-        self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.") and path != "/dev/null"]
+        self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
         self.lines = [(line, _squeeze(line), _pairs(line)) for line in dict.fromkeys(lines) if _telling(line)]
         touched = "\n".join(touched)
         self.names = set(_NAME.findall(touched)) - VOCABULARY
@@ -217,7 +219,6 @@ _PATCH_HEADER = re.compile(r"(?:---|\+\+\+) (?:[ab]/)?(\S+)|rename (?:from|to) (
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 _STRING = re.compile(r"\"([^\"\n]{6,120})\"|'([^'\n]{6,120})'|`([^`\n]{6,120})`")
-
 _PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
 
 
@@ -239,13 +240,13 @@ def _telling(line: str) -> bool:
 # A guess that is said as a guess; and, before `ls`, `find` or `grep`, the plan to look.
 _HEDGE = re.compile(r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar"
                     r"|or wherever|typically|usually|if it exists)\b", re.IGNORECASE)
-_INTENT = re.compile(_HEDGE.pattern + r"|```|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate"
+_INTENT = re.compile(_HEDGE.pattern + r"|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate"
                                       r"|see if|confirm)\b", re.IGNORECASE)
 # Folders that are no part of a module's name.
 _SOURCE_ROOTS = {"src", "lib", "source", "python", "packages", "main", "java", "crates", "app"}
 # What every project of a language has, at its top or one folder down.
-CONVENTIONAL = {"lib.rs", "main.rs", "main.go", "index.js", "index.ts", "package.json", "Cargo.toml", "go.mod",
-                "pom.xml", "Makefile", "README.md"}
+CONVENTIONAL = {"lib.rs", "main.rs", "main.go", "index.js", "index.ts", "package.json", "Cargo.toml",
+                "go.mod", "pom.xml", "Makefile", "README.md"}
 _IMPORT_LINE = (r"^(?:Observation: *)?(?:[\w./-]{0,150}:?\d+[:-])?[^\w\n]*"  # `grep -rn` prints it so too
                 r"(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w)%s(?!\w)")
 _LISTING = {"ls", "tree", "find", "fd", "cd", "git"}
@@ -259,7 +260,8 @@ def _path_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             continue
         if "/" not in mention and chat.speaks_of(path.rsplit("/", 1)[-1].split(".")[0]):
             continue  # a bare `options.py` where the chat speaks of options
-        if _looked_for(path, mention, act) and ("/" not in mention or _has_ground(path, chat)):
+        in_passing = "/" not in mention and not _mention(path, act.script)
+        if _looked_for(path, mention, act) and (in_passing or _has_ground(path, chat)):
             continue
         hits.append(_hit("path", mention, "names a file that the chat never showed, listed or suggested"))
     return hits
@@ -280,9 +282,10 @@ def _mention(path: str, text: str) -> str:
 
 def _looked_for(path: str, mention: str, act: _Act) -> bool:
     """Whether the reply only guesses at the file, or goes to see whether it is there."""
-    others = (command for command in act.commands if command.program not in _LISTING)
-    if any(_mention(path, " ".join(command.words)) for command in others):
-        return False
+    for command in act.commands:
+        named = " ".join([*command.words, *(target for _, target in command.redirects), *command.heredocs])
+        if command.program not in ("ls", "tree", "find", "fd") and _mention(path, named):
+            return False
     excuse = _INTENT if act.style in ("look", "search") else _HEDGE
     return all(excuse.search(sentence) for sentence in act.sentences if mention in sentence)
 
@@ -374,24 +377,24 @@ def _identifier_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             hits.append(_hit("identifier", name, "a name from the hidden patch that the chat never showed"))
     for text in sorted(record.texts):
         squeezed = _squeeze(text)
-        several_words = len(re.findall(r"[A-Za-z]{2,}", text)) > 1
+        several_words = " " in text and len(re.findall(r"[A-Za-z]{2,}", text)) > 1
         if several_words and squeezed in act.squeezed and squeezed not in chat.squeezed:
             hits.append(_hit("identifier", text, "a text from the hidden patch that the chat never showed"))
     return hits
 
 
 def _natural(name: str, act: _Act, chat: _Chat) -> bool:
-    """Whether the agent may have made the name up: it is a name of the task with another `get_` or `set_`; or,
-    of parts that the chat knows, it is said as a guess or defined by the reply's own code."""
+    """Whether the agent may have made the name up: it is a name of the task with another `get_` or `set_`;
+    or, of parts that the chat knows, it is said as a guess or defined by the reply's own code."""
     first, *rest = _parts(name) or [""]
     rest = "".join(rest)
     if first in _GLUE and len(rest) > 7 and any(glue + rest in chat.task_names for glue in ("", *_GLUE)):
         return True
     if not all(part in chat.lower for part in _parts(name)):
         return False
-    if name not in act.script and all(_HEDGE.search(sentence) for sentence in act.sentences if name in sentence):
+    if name not in act.script and all(_HEDGE.search(s) for s in act.sentences if name in s):
         return True
-    return name in act.written and re.search(_DEFINITION.replace("NAME", re.escape(name)), act.written) is not None
+    return re.search(_DEFINITION.replace("NAME", re.escape(name)), act.written) is not None
 
 
 # ------------------------------------------------------------------------------------------------------- line

@@ -2,10 +2,11 @@
 
     python -m tests.bench_leaks [--data DIR]
 
-DIR holds trajectories/ and prs/ with parquet files in the schemas of the two source datasets (default: the demo's
-data). Honest replies are audited against their own PR record and against one of another repository. "Early" is among
-the first seven replies of a chat; "read" is a reply that only looks, searches, reads or asks git. Leaks are planted
-in early reads, and only things that the chat shows no trace of; each hidden thing is planted in several wordings.
+DIR holds trajectories/ and prs/ with parquet files in the schemas of the two source datasets (default: the
+demo's data). Honest replies are audited against their own PR record and against one of another repository.
+"Early" is among the first seven replies of a chat; "read" is a reply that only looks, searches, reads or asks
+git. Leaks are planted in early reads, and only things that the chat shows no trace of; each hidden thing is
+planted in several wordings.
 """
 
 import argparse
@@ -33,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", metavar="DIR", help="a folder with trajectories/ and prs/")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--show", choices=("flagged", "missed"), help="print honest hits, or plants not caught")
+    parser.add_argument("--show", choices=("flagged", "missed"), help="print honest hits, or missed plants")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         if not options.data:
@@ -50,7 +51,8 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def load(folder: str) -> tuple[list[dict], dict[str, dict]]:
-    """All turns as {"instance", "repo", "number", "messages", "reply", "class"}, and the records by instance."""
+    """All turns as {"instance", "repo", "number", "messages", "reply",
+    "class"}, and the records by instance."""
     records = {}
     prs = "prs" if Path(folder, "prs").is_dir() else "pull_requests"
     for row in _rows(folder, prs, "instance_id, repo, base_commit, language, interface, patch, test_patch, "
@@ -144,7 +146,7 @@ PLANTS = {
 
 
 def plant(template: str, reply: str, values: dict) -> str:
-    """The reply with the template's sentence before its command ({T}), or the template as its command ({C})."""
+    """The reply with the template's sentence before its command ({T}), or the template as command ({C})."""
     where, text = template[:3], template[3:]
     for key, value in values.items():
         text = text.replace("{" + key + "}", str(value))

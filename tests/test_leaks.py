@@ -9,8 +9,8 @@ from common.leaks import AUDIT_VERSION, find_leaks
 FENCE = "```"
 ISSUE = """`harvest --since` skips the first day
 
-Running `harvest --since 2024-03-01` leaves out everything of March 1st. `Ledger.entries_after()` seems to compare days in
-the wrong way, see the traceback:
+Running `harvest --since 2024-03-01` leaves out everything of March 1st. `Ledger.entries_after()` seems to
+compare days in the wrong way, see the traceback:
 
   File "/repo/harvest/cli/report.py", line 88, in run
     rows = ledger.entries_after(since)
@@ -43,8 +43,10 @@ index 1111111aaa..2222222bbb 100644
      return parser
 '''
 RECORD = {
-    "instance_id": "acme__harvest-4711", "repo": "acme/harvest", "base_commit": "c0ffee1234567890c0ffee1234567890c0ffee12",
-    "issue": ISSUE, "description": "Open the window at midnight so that the first day of a report counts as well.",
+    "instance_id": "acme__harvest-4711", "repo": "acme/harvest",
+    "base_commit": "c0ffee1234567890c0ffee1234567890c0ffee12",
+    "issue": ISSUE,
+    "description": "Open the window at midnight so that the first day of a report counts as well.",
     "files": ["harvest/store/window_index.py", "harvest/cli/flags.py"], "patch": PATCH, "test_patch": "",
     "interface": "", "language": "python", "created_at": "2024-03-09",
 }
@@ -62,11 +64,19 @@ def kinds(text: str, messages=TASK, record=RECORD) -> set[str]:
     return {hit["kind"] for hit in find_leaks(text, messages, record)}
 
 
+def record_adding(*lines: str) -> dict:
+    """The record with a patch that adds these lines to x.py, and nothing else."""
+    added = "".join(f"+{line}\n" for line in lines)
+    patch = f"--- a/x.py\n+++ b/x.py\n@@ -1 +1,{1 + len(lines)} @@\n a\n{added}"
+    return {**RECORD, "files": [], "patch": patch}
+
+
 def after(*exchanges: tuple[str, str]) -> list[dict]:
     """The task's chat, continued by (command, output) pairs."""
     chat = list(TASK)
     for command, output in exchanges:
-        chat += [{"role": "assistant", "content": reply(command)}, {"role": "user", "content": f"Observation: {output}"}]
+        chat += [{"role": "assistant", "content": reply(command)},
+                 {"role": "user", "content": f"Observation: {output}"}]
     return chat
 
 
@@ -86,7 +96,7 @@ def test_a_hit_says_kind_text_and_why():
     reply("sed -n '70,110p' harvest/cli/report.py", "The traceback points at line 88 of report.py."),
     reply("cat harvest/core/settings.py", "The settings are in `harvest.core.settings`."),
     reply("grep -rn 'since' . | head", "According to the issue, the first day is left out."),
-    reply("cat > repro.py <<'EOF'\nfrom harvest import Ledger\nprint(Ledger().entries_after('2024-03-01'))\nEOF"),
+    reply("cat > repro.py <<'EOF'\nfrom harvest import Ledger\nprint(Ledger().entries_after('2024'))\nEOF"),
 ])
 def test_honest_first_moves_are_clean(text):
     assert find_leaks(text, TASK, RECORD) == []
@@ -102,6 +112,9 @@ def test_honest_first_moves_are_clean(text):
     reply("ls", "The fault is in `harvest/store/window_index.py`."),
     reply("ls", "The fault is in store/window_index.py, I am sure."),
     reply("find . -name window_index.py"),
+    reply("head -40 < harvest/store/window_index.py"),
+    reply("cat > harvest/store/window_index.py <<'EOF'\nx\nEOF"),
+    reply("git log -p -- harvest/store/window_index.py"),
 ])
 def test_a_file_never_seen_is_a_leak(text):
     assert "path" in kinds(text)
@@ -171,7 +184,7 @@ def test_a_name_never_seen_is_a_leak(text):
 
 
 def test_a_name_said_as_a_guess_of_known_parts_is_none():
-    record = {**RECORD, "patch": "--- a/x.py\n+++ b/x.py\n@@ -1 +1,2 @@\n a\n+entries_before_day(since)\n", "files": []}
+    record = record_adding("entries_before_day(since)")
     chat = after(("cat ledger.py", "def entries_after(day): return before"))
     assert find_leaks(reply("ls", "There is probably an `entries_before_day` too."), chat, record) == []
     assert kinds(reply("ls", "I have to use `entries_before_day`."), chat, record) == {"identifier"}
@@ -183,16 +196,15 @@ def test_a_name_that_was_seen_is_none():
 
 
 def test_a_name_that_the_reply_itself_makes_up_of_known_parts_is_none():
-    patch = "--- a/x.py\n+++ b/x.py\n@@ -1 +1,2 @@\n a\n+first_day_rows = 1\n"
-    record = {**RECORD, "files": [], "patch": patch}
+    record = record_adding("first_day_rows = 1")
     written = reply("cat > fix.py <<'EOF'\nfirst_day_rows = ledger.entries_after(since)\nEOF")
     assert find_leaks(written, TASK, record) == []
     assert kinds(reply("ls", "The variable `first_day_rows` is wrong."), TASK, record) == {"identifier"}
 
 
 def test_vocabulary_is_no_name():
-    patch = "--- a/x.py\n+++ b/x.py\n@@ -1 +1,2 @@\n a\n+raise NotImplementedError(os.path, isinstance, OrderedDict)\n"
-    assert kinds(reply("ls", "`isinstance` or `OrderedDict` or `NotImplementedError`."), TASK, {**RECORD, "patch": patch}) == set()
+    record = record_adding("raise NotImplementedError(os.path, isinstance, OrderedDict)")
+    assert kinds(reply("ls", "`isinstance`, `OrderedDict` or `NotImplementedError`."), TASK, record) == set()
 
 
 # ---- line ----
@@ -229,14 +241,16 @@ def test_lines_near_to_what_was_seen_are_none(exchange):
 
 def test_a_wide_view_or_the_head_of_a_file_aims_at_nothing():
     for command in ("cat harvest/store/window_index.py", "head -n 200 harvest/store/window_index.py",
-                    "sed -n '1,200p' harvest/store/window_index.py", "sed -n '1,400p' harvest/store/window_index.py"):
+                    "sed -n '1,200p' harvest/store/window_index.py",
+                    "sed -n '1,400p' harvest/store/window_index.py"):
         assert find_leaks(reply(command), LISTED, RECORD) == []
 
 
 def test_a_line_number_without_a_file_is_weighed_by_what_was_shown():
     text = reply("ls", "Line 142 compares the days.")
     assert kinds(text, LISTED) == {"line"}
-    assert find_leaks(text, after(("nl -ba harvest/cli/report.py", "   139\tdef run():\n   140\t    pass")), RECORD) == []
+    chat = after(("nl -ba harvest/cli/report.py", "   139\tdef run():\n   140\t    pass"))
+    assert find_leaks(text, chat, RECORD) == []
 
 
 def test_what_every_project_of_a_language_has_can_be_read():
@@ -244,7 +258,8 @@ def test_what_every_project_of_a_language_has_can_be_read():
 
 
 def test_line_numbers_of_other_files_prove_nothing():
-    assert find_leaks(reply("sed -n '140,149p' harvest/cli/report.py"), after(("ls harvest/cli", "report.py")), RECORD) == []
+    chat = after(("ls harvest/cli", "report.py"))
+    assert find_leaks(reply("sed -n '140,149p' harvest/cli/report.py"), chat, RECORD) == []
 
 
 # ---- verbatim ----
@@ -262,25 +277,33 @@ def test_a_line_of_the_record_is_a_leak(text):
 
 def test_a_line_that_was_seen_is_none():
     chat = after(("cat harvest/store/window_index.py", "\n".join(line[1:] for line in PATCH.splitlines())))
-    assert find_leaks(reply("ls", "It should be `position = bisect_left(self._stamps, floor)`."), chat, RECORD) == []
+    text = reply("ls", "It should be `position = bisect_left(self._stamps, floor)`.")
+    assert find_leaks(text, chat, RECORD) == []
 
 
 def test_common_lines_prove_nothing():
-    patch = "--- a/x.py\n+++ b/x.py\n@@ -1 +1,4 @@\n+if __name__ == '__main__':\n+    return None\n+from __future__ import annotations\n+    else:\n"
-    text = reply("cat > r.py <<'EOF'\nfrom __future__ import annotations\nif __name__ == '__main__':\n    pass\nEOF")
-    assert find_leaks(text, TASK, {**RECORD, "patch": patch}) == []
+    lines = ["if __name__ == '__main__':", "    return None", "from __future__ import annotations", "else:"]
+    text = reply("cat > r.py <<'EOF'\n" + "\n".join(lines) + "\nEOF")
+    assert find_leaks(text, TASK, record_adding(*lines)) == []
 
 
 # ---- disclosure ----
 
 @pytest.mark.parametrize("thought", [
-    "The PR touches the index.", "As PR #4711 does, I start at the ledger.", "As in pull request 4711, the ledger is first.",
-    "The merged fix is small.", "The reference solution starts here.", "According to the hidden patch, this is it.",
-    "As the patch shows, one line is enough.", "The diff shows one changed line.", "Following the diff, I start here.",
-    "I know from the patch where it is.", "This was fixed in commit 9be77d1e04.", "The upstream fix is similar.",
-    "Based on the hidden information, I look here.", "The golden patch moves it.", "The maintainers fixed it this way.",
-    "The fix was later merged.", "I was given the solution, so I look here.", "See #4711.", "Fixed upstream in this way.",
-    "I must act as if I had not seen the fix.", "The hidden tests expect midnight.", "I will not mention the hidden patch.",
+    "The PR touches the index.", "As PR #4711 does, I start at the ledger.",
+    "As in pull request 4711, the ledger is first.",
+    "The merged fix is small.", "The reference solution starts here.",
+    "According to the hidden patch, this is it.",
+    "As the patch shows, one line is enough.", "The diff shows one changed line.",
+    "Following the diff, I start here.",
+    "I know from the patch where it is.", "This was fixed in commit 9be77d1e04.",
+    "The upstream fix is similar.",
+    "Based on the hidden information, I look here.", "The golden patch moves it.",
+    "The maintainers fixed it this way.",
+    "The fix was later merged.", "I was given the solution, so I look here.", "See #4711.",
+    "Fixed upstream in this way.",
+    "I must act as if I had not seen the fix.", "The hidden tests expect midnight.",
+    "I will not mention the hidden patch.",
     "The accepted pull\nrequest does the same.",
 ])
 def test_talk_of_what_the_chat_cannot_know_is_a_leak(thought):
@@ -288,9 +311,11 @@ def test_talk_of_what_the_chat_cannot_know_is_a_leak(thought):
 
 
 @pytest.mark.parametrize("thought", [
-    "The fix should be small.", "Now I verify the fix.", "Let me apply the fix with sed.", "I'm confident in the solution.",
+    "The fix should be small.", "Now I verify the fix.", "Let me apply the fix with sed.",
+    "I'm confident in the solution.",
     "The issue suggests a change in the comparison.", "I will check the final diff before I submit.",
-    "A proper solution handles time zones.", "I will write a patch script.", "This commit-style message is enough.",
+    "A proper solution handles time zones.", "I will write a patch script.",
+    "This commit-style message is enough.",
     "The official documentation says that days start at midnight.", "I do not know the line yet.",
 ])
 def test_plain_talk_of_fixing_is_none(thought):
@@ -315,22 +340,27 @@ def test_commits_and_numbers_of_the_chat_are_none():
 
 @pytest.mark.parametrize("record", [
     {}, None, {**RECORD, "patch": None, "files": None}, {**RECORD, "patch": "", "files": []},
-    {**RECORD, "patch": "not a patch @@ -1 +1 @@", "files": [None, "", "/"]}, {**RECORD, "instance_id": None, "repo": 3},
+    {**RECORD, "patch": "not a patch @@ -1 +1 @@", "files": [None, "", "/"]},
+    {**RECORD, "instance_id": None, "repo": 3},
     {**RECORD, "patch": "--- a/x.sql\n+++ b/x.sql\n@@ -1,2 +1 @@\n--- a comment\n+++ b\n"},
+    {**RECORD, "patch": "--- a/x.py\n+++ /dev/null\n@@ -1,2 +0,0 @@\n-a\n-b\n"},
 ])
 def test_odd_records_do_no_harm(record):
     for text in ("", "no block", reply("ls"), reply("cat 'open"), FENCE * 3, reply("cat x\0y")):
         assert isinstance(find_leaks(text, TASK, record), list)
 
 
-@pytest.mark.parametrize("messages", [[], None, [None, {}, {"role": "user"}], [{"role": "assistant", "content": None}]])
+@pytest.mark.parametrize("messages", [
+    [], None, [None, {}, {"role": "user"}], [{"role": "assistant", "content": None}],
+])
 def test_odd_messages_do_no_harm(messages):
     assert "path" in kinds(reply("cat harvest/store/window_index.py"), messages)
     assert find_leaks(None, messages, RECORD) == []
 
 
 @pytest.mark.parametrize("noise", [
-    "a", "a.", "/", "-\n", "`", "line 1 ", f"{FENCE}bash\n", "(", "#1", "the PR ", "x=1\n", " \n", "'", "a-", "├── a\n",
+    "a", "a.", "/", "-\n", "`", "line 1 ", f"{FENCE}bash\n", "(", "#1", "the PR ", "x=1\n", " \n", "'",
+    "a-", "├── a\n",
     "deadbeef", "I have the ", "\\", "$((", "from . import ", "sed -n 1,2p a; ", "<<",
 ])
 def test_no_text_makes_the_audit_hang(noise):

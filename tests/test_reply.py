@@ -9,7 +9,8 @@ FENCE = "```"
 PLAIN_CHAT = [
     {"role": "system", "content": "You are a helpful assistant that can interact with a computer shell.\n"
                                   "Include a THOUGHT section before your command."},
-    {"role": "user", "content": "Consider this PR description: the parser drops the last field.\nDirectory changes are not "
+    {"role": "user",
+    "content": "Consider this PR description: the parser drops the last field.\nDirectory changes are not "
                                 "persistent; you can prefix any action with `cd /path && ...`."},
 ]
 STRICT_CHAT = [
@@ -17,8 +18,8 @@ STRICT_CHAT = [
 
 Before the bash block, include a THOUGHT section. Do NOT prefix the command with `# comment` lines.
 - Every command runs in a fresh subshell, so `cd` does NOT persist. NEVER use `cd`. Use relative paths.
-- There are NO language interpreters and NO build tools. Do NOT try to invoke python, pytest, node, cargo, make or any
-  test runner. You must reason from the source code alone.
+- There are NO language interpreters and NO build tools. Do NOT try to invoke python, pytest, node, cargo, make
+  or any test runner. You must reason from the source code alone.
 - Do NOT use `bash -c`, `sh -c`, `eval`, `source`.
 ALLOWED: cat, sed, grep, find, git diff, echo. Chain with `&&`, `||` or `|`."""},
     {"role": "user", "content": "Please solve this issue."},
@@ -136,7 +137,8 @@ def test_the_strict_chat_lets_honest_commands_pass(command):
 
 @pytest.mark.parametrize("command, named", [
     ("cd src && ls", "cd"), ("ls && cd src", "cd"), ("(cd src; ls)", "cd"), ("A=1 python3 x.py", "python3"),
-    ("cat a | python -", "python"), ("timeout 9 pytest -q", "pytest"), ("bash -c 'ls'", "bash"), ("eval ls", "eval"),
+    ("cat a | python -", "python"), ("timeout 9 pytest -q", "pytest"), ("bash -c 'ls'", "bash"), ("eval ls",
+    "eval"),
     ("source env.sh", "source"), ("find . -name x | xargs node", "node"), ("echo $(go version)", "go"),
     ("cargo test", "cargo"), ("# first look\nls", "#"), ("/usr/bin/make", "make"),
 ])
@@ -192,7 +194,8 @@ def test_odd_messages_do_no_harm():
     ("sed -n '1,5p' a.py && grep -n x a.py", "read"), ("awk 'NR>3' a.py", "read"), ("cd a && cat b", "read"),
     ("git diff", "git"), ("git log -p a.py", "git"),
     ("sed -i 's/a/b/' a.py", "edit"), ("cat > a.py <<'EOF'\nx\nEOF", "edit"), ("cp a b && git diff", "edit"),
-    ("python - <<'EOF'\nopen('a', 'w').write('x')\nEOF", "edit"), ("cat a > b; python b", "edit"), ("echo x | tee a", "edit"),
+    ("python - <<'EOF'\nopen('a', 'w').write('x')\nEOF", "edit"), ("cat a > b; python b", "edit"),
+    ("echo x | tee a", "edit"),
     ("python -m pytest -q", "run"), ("make test 2>&1 | tail -5", "run"), ("python -c 'print(1)'", "run"),
     ("python t.py > /dev/null 2>&1", "run"),
     ("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git add -A && git diff --cached", "submit"),
