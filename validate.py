@@ -751,7 +751,10 @@ def main() -> int:
                 raise Stop("no turn has both its replies yet.\nRun python ch.py, then this again.")
             lines = [*write_duel(first, again, answers), f"output  {SCORE}/ and {SCORE}/_duel.json"]
         tally.write_failed(SCORE, flags.shard)
-        tally.total = None if flags.limit else len(chosen) - sum(tally.skipped.values())
+        if flags.shard is None:  # this run has seen all that the shards have
+            for path in SCORE.glob("_failed_*_of_*.jsonl"):
+                path.unlink()
+        tally.total = None if flags.limit and not code else len(chosen) - sum(tally.skipped.values())
         follow = "python validate.py, once all shards are through" if flags.shard else "python report.py"
         shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
         return code or shown

@@ -2,16 +2,17 @@
 
 Run:  python -m tests.bench_gate [--duels N]
 
-The simulated duel: every turn has a latent preference, normal around the panel's lean, made of an instance effect and
-a turn effect; three judges add a leaning of their own; each gives five calls in both orders, with noise; a call is a
-draw when the sum is near 0. That gives scores on the real grid of 60 half-points, with a turn sd of 25 score points
-(28 with an instance effect); the power is listed for smaller and larger ones too.
+The simulated duel: every turn has a latent preference, normal around the panel's lean, made of an instance
+effect and a turn effect; three judges add a leaning of their own; each gives five calls in both orders, with
+noise; a call is a draw when the sum is near 0. That gives scores on the real grid of 60 half-points, with a
+turn sd of 25 score points (28 with an instance effect); the power is listed for smaller and larger ones too.
 The ancestor's gate: each turn judged once in fixed order, turns counted as independent, percentile bootstrap.
 """
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import random as stdlib_random
 import sys
 import time
@@ -29,12 +30,12 @@ ALPHA, WIN_MARGIN = 0.05, 2.0
 _TURN, _JUDGE, _CALL, _DRAW = 0.8, 0.5, 1.0, 0.4
 
 
-def simulated_duel(random: np.random.Generator, instances: int, turns: int, instance_effect: float, true_score: float,
-                   *, turn_effect: float = _TURN, pull: float = 0.0, both_orders: bool = True):
+def simulated_duel(random: np.random.Generator, instances: int, turns: int, instance_effect: float,
+                   true_score: float, *, turn_effect: float = _TURN, pull: float = 0.0, both_orders: bool = True):
     """One duel's (deltas, groups), as the gate gets them.
 
-    true_score: 0-100, the challenger's expected score; pull: share of calls that go to the reply shown second,
-    whatever it says. One order: the king first.
+    true_score: 0-100, the challenger's expected score; pull: share of calls that go to the reply shown
+    second, whatever it says. One order: the king first.
     """
     groups = np.repeat(np.arange(instances), turns)
     count = len(groups)
@@ -55,10 +56,8 @@ def simulated_duel(random: np.random.Generator, instances: int, turns: int, inst
 
 def _lean(true_score: float, spread: float) -> float:
     """The latent mean at which a call's expected worth is `true_score`: by bisection over the normal's cdf."""
-    from math import erf, sqrt
-
     def worth(lean: float) -> float:
-        above, below = (0.5 * (1 + erf((sign * lean - _DRAW) / spread / sqrt(2))) for sign in (1, -1))
+        above, below = (0.5 * (1 + math.erf((sign * lean - _DRAW) / spread / math.sqrt(2))) for sign in (1, -1))
         return 50 * (1 + above - below)
 
     low, high = -5.0, 5.0
@@ -80,7 +79,7 @@ def ancestor_accepted(deltas: np.ndarray, random: np.random.Generator, resamples
     return bool(np.quantile(means, ALPHA) > 0 and 200 * deltas.mean() >= WIN_MARGIN)
 
 
-# ------------------------------------------------------------------------------------------------ malformed verdicts
+# ----------------------------------------------------------------------------------------- malformed verdicts
 
 def malformed_verdicts(count: int, seed: int = 0):
     """(text, what parse_verdict may return) `count` times: answers with something wrong, by twenty recipes.
@@ -92,7 +91,8 @@ def malformed_verdicts(count: int, seed: int = 0):
     for number in range(count):
         calls = {metric: random.choice((0, 1, 2)) for metric in METRICS}
         text = recipes[number % len(recipes)](random, calls)
-        yield random.choice(("", "Here is my verdict:\n", "```json\n")) + text + random.choice(("", "\n```", "\nDone.")), (None,)
+        before, after = random.choice(("", "Here it is:\n", "```json\n")), random.choice(("", "\n```", "\nDone."))
+        yield before + text + after, (None,)
 
 
 def _other_calls(random, calls: dict) -> dict:
@@ -101,8 +101,8 @@ def _other_calls(random, calls: dict) -> dict:
 
 
 def _bad_value(random, calls):
-    value = random.choice((True, False, None, -1, 3, 10, 0.0, 1.0, 2.5, 1e0, "3", "-1", "", " 1", "one", "reply 1", "1.0",
-                           [1], {"winner": 1}, "1|2|0", "0 or 1", 12345678901234567890))
+    value = random.choice((True, False, None, -1, 3, 10, 0.0, 1.0, 2.5, 1e0, "3", "-1", "", " 1", "one", "reply 1",
+                           "1.0", [1], {"winner": 1}, "1|2|0", "0 or 1", 12345678901234567890))
     return json.dumps({**calls, random.choice(METRICS): value, "reason": "x"})
 
 
@@ -134,7 +134,8 @@ def _bad_nested_verdict(random, calls):
 def _bad_partial_second(random, calls):
     other = _other_calls(random, calls)
     metric = next(m for m in METRICS if other[m] != calls[m])
-    return random.choice((f'{{"{metric}": {other[metric]}}} {json.dumps(calls)}', f'{json.dumps(calls)} {{"{metric}": {other[metric]}}}'))
+    part = json.dumps({metric: other[metric]})
+    return random.choice((f"{part} {json.dumps(calls)}", f"{json.dumps(calls)} {part}"))
 
 
 def _bad_cut(random, calls):
@@ -150,8 +151,8 @@ def _bad_head_cut(random, calls):
 def _bad_unescaped_quote(random, calls):
     bait = json.dumps({metric: 2 for metric in METRICS})
     keys = ", ".join(f'"{metric}": {call}' for metric, call in calls.items())
-    return random.choice((f'{{{keys}, "reason": "reply 2 says {bait} itself"}}', f'{{"reason": "it says {bait}", {keys}}}',
-                          f'{{"reason": "it says {bait}'))
+    return random.choice((f'{{{keys}, "reason": "reply 2 says {bait} itself"}}',
+                          f'{{"reason": "it says {bait}", {keys}}}', f'{{"reason": "it says {bait}'))
 
 
 def _bad_single_quotes(random, calls):
@@ -175,18 +176,21 @@ def _bad_trailing_comma(random, calls):
 
 def _bad_prose(random, calls):
     one, two = random.choice(((1, 2), (2, 1)))
-    return random.choice((f"Model {one} beats model {two}.", f"Reply {one} is better in all five metrics.", "1", "[1, 2, 0, 1, 1]",
+    return random.choice((f"Model {one} beats model {two}.", f"Reply {one} is better in all five metrics.",
+                          "1", "[1, 2, 0, 1, 1]", "I cannot judge this.",
                           "\n".join(f"{metric}: {call}" for metric, call in calls.items()),
-                          "\n".join(f"**{metric}**: reply {call}" for metric, call in calls.items()), "I cannot judge this."))
+                          "\n".join(f"**{metric}**: reply {call}" for metric, call in calls.items())))
 
 
 def _bad_reasoning_only(random, calls):
-    return random.choice((f"<think>{json.dumps(calls)}</think>", f"{json.dumps(calls)}</think>", f"<think>{json.dumps(calls)}",
-                          f"<think>{json.dumps(calls)}</think>\nSee above."))
+    text = json.dumps(calls)
+    return random.choice((f"<think>{text}</think>", f"{text}</think>", f"<think>{text}",
+                          f"<think>{text}</think>\nSee above."))
 
 
 def _bad_schema_echo(random, calls):
-    echo = "{" + ", ".join(f'"{metric}": {random.choice(("1|2|0", "<0, 1 or 2>", "..."))}' for metric in METRICS) + "}"
+    kind = random.choice(("1|2|0", "<0, 1 or 2>", "..."))
+    echo = "{" + ", ".join(f'"{metric}": {kind}' for metric in METRICS) + "}"
     return random.choice((echo, echo + "\n" + json.dumps(calls), json.dumps(calls) + "\nin the form " + echo))
 
 
@@ -204,7 +208,7 @@ def _bad_deep(random, calls):
     return random.choice(('{"a":' * 5000, '{ "' * 5000, '{"a":[' * 3000)) + json.dumps(calls)
 
 
-# --------------------------------------------------------------------------------------------------------------- main
+# ------------------------------------------------------------------------------------------------------- main
 
 def main(argv=None) -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -233,15 +237,18 @@ def main(argv=None) -> None:
             print(f"{f'{instances} x {turns}':>18} {effect:>7} {sd:>8.1f} {share[0]:>10.1f} {share[1]:>11.1f} "
                   f"{share[2]:>9.1f} {share[3]:>20.1f}", flush=True)
     print(f"\nA true 53 % over 60 x 10 accepted, % of {duels // 2} duels")
-    print(f"{'turn sd':>18} {'effect':>7} {'se of mean':>11} {'whole gate':>11}")
-    for turn_effect, effect in ((0.2, 0.0), (0.4, 0.0), (0.6, 0.0), (0.8, 0.0), (1.2, 0.0), (0.4, 0.3), (0.8, INSTANCE_EFFECT)):
+    print("(best possible: a z test at 5 % that knew the standard error)")
+    print(f"{'turn sd':>18} {'effect':>7} {'se of mean':>11} {'whole gate':>11} {'best possible':>14}")
+    for turn_effect, effect in ((0.2, 0.0), (0.4, 0.0), (0.6, 0.0), (0.8, 0.0), (1.2, 0.0), (0.4, 0.3),
+                                (0.8, INSTANCE_EFFECT)):
         won, sd, error = 0, 0.0, 0.0
         for seed in range(duels // 2):
             deltas, groups = simulated_duel(random, 60, 10, effect, 53.0, turn_effect=turn_effect)
             won += accepted(deltas, groups, seed, resamples)[1]
             sd += 200 * deltas.std() / duels
             error += 200 * bootstrap_lcb(deltas, groups, alpha=ALPHA, resamples=1, seed=0)[2] / duels
-        print(f"{sd:>18.1f} {effect:>7} {error:>11.2f} {200 * won / duels:>11.1f}", flush=True)
+        best = 50 * (1 + math.erf((3 / error - 1.645) / math.sqrt(2)))
+        print(f"{sd:>18.1f} {effect:>7} {error:>11.2f} {200 * won / duels:>11.1f} {best:>14.1f}", flush=True)
     wrong = sum(parse_verdict(text) not in allowed for text, allowed in malformed_verdicts(10_000))
     print(f"\n10,000 malformed verdicts: {wrong} read as something.   ({time.monotonic() - started:.0f} s in all)")
 

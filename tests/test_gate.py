@@ -18,7 +18,7 @@ VERDICT = json.dumps({**CALLS, "reason": "the first is nearer"})
 GATE = {"alpha": 0.05, "resamples": 2000, "seed": 0}
 
 
-# --------------------------------------------------------------------------------------------------------- reading
+# ---------------------------------------------------------------------------------------------------- reading
 
 @pytest.mark.parametrize("text", [
     VERDICT,
@@ -39,9 +39,8 @@ def test_a_sound_verdict_is_read_wherever_it_stands(text):
 
 @pytest.mark.parametrize("text", [
     "", "Model 2 beats model 1", "correctness: 1, grounding: 1, progress: 1, protocol: 1, efficiency: 1",
-    json.dumps({**CALLS, "progress": True}), json.dumps({**CALLS, "progress": 1.0}), json.dumps({**CALLS, "progress": -1}),
-    json.dumps({**CALLS, "progress": 3}), json.dumps({**CALLS, "progress": "3"}), json.dumps({**CALLS, "progress": None}),
-    json.dumps({**CALLS, "progress": [1]}), VERDICT.replace('"progress": 0', '"progress": -0'),
+    *(json.dumps({**CALLS, "progress": value}) for value in (True, 1.0, -1, 3, "3", None, [1])),
+    VERDICT.replace('"progress": 0', '"progress": -0'),
     VERDICT.replace('"progress": 0', '"progress": 0, "progress": 1'), VERDICT.replace("progress", "Progress"),
     f"<think>{VERDICT}</think>", f"{VERDICT}</think>", VERDICT[:-1], VERDICT[1:],
     f"{VERDICT} or else {json.dumps({**CALLS, 'progress': 1})}",
@@ -62,8 +61,9 @@ def test_malformed_verdicts_are_never_read_as_something():
     assert wrong == []
 
 
-@pytest.mark.parametrize("text", ["{" * 1_000_000, '{"a":' * 200_000, '{"a":{},' * 100_000, '{ "' * 300_000,
-                                  '"correctness"' * 80_000, "=" * 1_000_000, "reply 1 " * 100_000])
+@pytest.mark.parametrize("text", [
+    "{" * 1_000_000, '{"a":' * 200_000, '{"a":{},' * 100_000, '{ "' * 300_000, '"correctness"' * 80_000,
+    "=" * 1_000_000, "reply 1 " * 100_000], ids=lambda text: text[:9])
 def test_a_megabyte_of_nonsense_takes_no_time(text):
     started = time.process_time()
     assert parse_verdict(text) is None
@@ -71,7 +71,7 @@ def test_a_megabyte_of_nonsense_takes_no_time(text):
     assert time.process_time() - started < 5  # linear is a tenth of this on a busy machine; quadratic never ends
 
 
-# ------------------------------------------------------------------------------------------------------- the prompt
+# ------------------------------------------------------------------------------------------------- the prompt
 
 CHAT = [{"role": "system", "content": "One block, one command."}, {"role": "user", "content": "Fix the count."}]
 
@@ -125,7 +125,7 @@ def test_an_ordinary_reply_is_not_flagged():
                        "grep -rn 'class Model' src/ | head && sed -n '1,40p' conf.yaml  # user: root\n```") == []
 
 
-# --------------------------------------------------------------------------------------------------------- the gate
+# --------------------------------------------------------------------------------------------------- the gate
 
 def test_the_bound_resamples_instances_not_turns():
     deltas, groups = simulated_duel(np.random.default_rng(0), 20, 1, 0.0, 55.0)
@@ -203,7 +203,7 @@ def test_a_bound_of_exactly_even_is_not_above_it():
     assert gate(half_points([10] * 20), list(range(20)), 20, config)["accepted"] is False
 
 
-# ------------------------------------------------------------------------------------------------------ the judges
+# ------------------------------------------------------------------------------------------------- the judges
 
 def test_krippendorff_alpha_against_worked_examples():
     # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section B: two observers, ten binary units.
