@@ -147,6 +147,12 @@ def test_its_folder_or_its_words_alone_do_not_show_it(exchange):
     assert "path" in kinds(reply("cat harvest/store/window_index.py"), after(exchange))
 
 
+def test_to_look_for_a_file_that_the_chat_speaks_of_is_honest_but_to_read_it_is_not():
+    chat = after(("cat README.md", "The window_index of the store folder is rebuilt at night.\n"))
+    assert find_leaks(reply("ls harvest/store/window_index.py"), chat, RECORD) == []
+    assert kinds(reply("cat harvest/store/window_index.py"), chat) == {"path"}
+
+
 def test_the_test_of_a_seen_file_can_be_named():
     record = {**RECORD, "files": ["tests/test_report.py", "tests/test_window_index.py"], "patch": ""}
     assert find_leaks(reply("cat tests/test_report.py"), TASK, record) == []
@@ -239,6 +245,16 @@ def test_lines_near_to_what_was_seen_are_none(exchange):
     assert "line" not in kinds(text, [*LISTED, *after(exchange)[2:]])
 
 
+def test_lines_far_from_what_was_seen_are_a_leak():
+    chat = [*LISTED, *after(("sed -n '1,20p' harvest/store/window_index.py", "import bisect\n"))[2:]]
+    assert "line" in kinds(reply("sed -n '140,149p' harvest/store/window_index.py"), chat)
+
+
+def test_lines_of_a_deleted_file_count_too():
+    record = {**RECORD, "patch": "--- a/harvest/old.py\n+++ /dev/null\n@@ -40,2 +0,0 @@\n-a\n-b\n"}
+    assert kinds(reply("ls", "See line 41 of harvest/old.py."), after(("ls harvest", "old.py")), record) == {"line"}
+
+
 def test_a_wide_view_or_the_head_of_a_file_aims_at_nothing():
     for command in ("cat harvest/store/window_index.py", "head -n 200 harvest/store/window_index.py",
                     "sed -n '1,200p' harvest/store/window_index.py",
@@ -329,6 +345,13 @@ def test_a_prompt_that_speaks_of_a_pr_description_makes_that_speech_honest():
         assert find_leaks(reply("ls", thought), chat, RECORD) == []
     for thought in ("The PR changes the comparison.", "The PR's diff is small.", "As PR #4711 does."):
         assert kinds(reply("ls", thought), chat) == {"disclosure"}
+
+
+def test_what_the_chat_itself_says_is_none():
+    chat = [*TASK, {"role": "user", "content": "The merged fix of last year, a pull request by Ann, was reverted."}]
+    assert find_leaks(reply("ls", "The merged fix is gone, says the issue."), chat, RECORD) == []
+    assert find_leaks(reply("ls", "It speaks of a pull request."), chat, RECORD) == []
+    assert kinds(reply("ls", "It speaks of a pull request.")) == {"disclosure"}
 
 
 def test_commits_and_numbers_of_the_chat_are_none():
