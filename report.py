@@ -24,6 +24,7 @@ import os
 import re
 import unicodedata
 from collections import Counter, defaultdict
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -44,6 +45,7 @@ BUCKETS = ("final", "refined", "defeat")
 VALIDATION_PERCENT = 10  # of the repos, by a hash of their names
 NEAR_DUPLICATE_JACCARD = 0.8  # of the sets of word triples of two completions
 
+_WRITERS = 4  # threads that wait for the disk to say that a copy is safe
 WHOLE_TABLE_TURNS = 100  # up to here report.md lists every turn; beyond, the best, worst and most disputed
 FEW = 10  # a group of fewer turns is marked as few
 
@@ -353,14 +355,18 @@ def _export(bucket: str, turns: list[Turn], writer: Writer, tally: Tally) -> Non
     chosen = [turn for turn in turns if turn.bucket == bucket]
     others = {other: {path.name for path in turn_files(other)} for other in BUCKETS if other != bucket}
     progress = Progress(len(chosen), f"{bucket}/")
-    for turn in chosen:
+
+    def place(turn: Turn) -> None:
         path = Path(bucket, f"{turn.stem}.json")
         writer.put(path, bucket_copy(turn), ours=_is_ours)
         for other, names in others.items():
             if path.name in names:
                 _remove_copy(Path(other, path.name), writer)
-        tally.done += 1
-        progress.update()
+
+    with ThreadPoolExecutor(_WRITERS) as pool:
+        for _ in pool.map(place, chosen):
+            tally.done += 1
+            progress.update()
     progress.close()
 
 
@@ -386,13 +392,16 @@ def _remove_copy(path: Path, writer: Writer) -> None:
         writer.remove(path, "lies in the wrong bucket")
 
 
+# The end that bucket_copy gives a file; no text holds it, for in JSON text a newline is escaped.
+_OUR_END = re.compile(rb'\n "score": [^\n]*,\n "metrics": [^\n]*,\n "reason": [^\n]*\n}\n\Z')
+
+
 def _is_ours(path: Path) -> bool:
     """Whether a file is a copy that this stage wrote, by what it holds."""
     try:
-        read_json(path, COPY_KEYS)
+        return bool(_OUR_END.search(path.read_bytes())) or bool(read_json(path, COPY_KEYS))
     except (BadFile, OSError):
         return False
-    return True
 
 
 # ---------------------------------------------------------------------------------------------------- training files
@@ -1336,7 +1345,7 @@ def show_check(facts: Facts, writer: Writer, tally: Tally) -> int:
         faults["stale verdict, mended by: python validate.py"].append(f"score/_duel.json: {stale}")
     ran = any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS))
     if ran and writer.stale:
-        faults["stale bucket, export or report, mended by: python report.py"] = writer.stale
+        faults["stale bucket, export or report, mended by: python report.py"] = sorted(writer.stale, key=natural_key)
     for kind, found in faults.items():
         print(f"{kind}: {len(found):,}", *(f"  {line}" for line in found[:_CHECK_SHOWN]), sep="\n")
         if len(found) > _CHECK_SHOWN:
