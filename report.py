@@ -757,6 +757,8 @@ def verdict_word(figures: dict | None) -> str:
 
 def mean_score(facts: Facts) -> str:
     duel = facts.duel or {}
+    if duel.get("mean_score") is None:
+        return "–"
     low, high = (duel.get("interval") or [None, None])[:2]
     level = f"{100 - 200 * duel['alpha']:g} % " if duel.get("alpha") else ""
     return f"**{number(duel.get('mean_score'))}** of 100, {level}interval {number(low)} to {number(high)}"
@@ -771,10 +773,10 @@ def numbers(facts: Facts) -> str:
         ("turns", f"{answered:,} answered, **{len(parsed):,} parsed**{rest}"),
         ("spread over", f"{count(len({turn.instance_id for turn in parsed}), 'instance')} in "
          f"{count(len({turn.repo for turn in parsed}), 'repo')} (parsed turns)"),
-        ("mean score", f"{mean_score(facts)}; 50 = level with the {facts.opponent}" if duel else "–"),
+        ("mean score", f"{mean_score(facts)}; 50 = level with the {facts.opponent}"),
         ("margin", f"{number(duel.get('margin'))} points (challenger − {facts.opponent}), at least "
          f"{number(duel.get('win_margin'))} asked for; lower bound of the mean score above 50: "
-         f"{number(duel.get('lcb'))}, more than 0 asked for" if duel else "–"),
+         f"{number(duel.get('lcb'))}, more than 0 asked for" if duel.get("margin") is not None else "–"),
         ("buckets", ", ".join(f"[{name}/](../{name}) {n:,} ({percent(n, len(parsed))})" for name, n in in_bucket)
          + f"; final from {_FINAL_MIN} points, defeat below {_DEFEAT_MIN}"),
         ("export", "left as it is" if export is None else export_words(export, "../export/")),
@@ -784,8 +786,10 @@ def numbers(facts: Facts) -> str:
         ("judged at", shown(duel.get("made_at") or "–")),
     ]
     spent = [(f"{side} by {models(facts, side)}", len(metas), *_spent(metas)) for side, metas in facts.sides.items()]
-    spent += [(f"judge {shown(judge)}", row.get("calls"), *_spent([row]))
-              for judge, row in (duel.get("judges") or {}).items()]
+    panel = duel.get("judges") or {}
+    spent += [(f"judge {shown(judge)}", row.get("calls"), *_spent([row])) for judge, row in panel.items()]
+    spent.append(("together", sum(row[1] or 0 for row in spent),
+                  *_spent([*facts.sides["king"], *facts.sides["challenger"], *panel.values()])))
     return page("## The numbers that matter", table("what | figure", rows),
                 table("model | replies # | tokens in # | tokens out # | cost #", spent))
 
@@ -805,8 +809,7 @@ def _spent(metas: list[dict]) -> tuple[int, int, str]:
     total, prices = Counter(), [meta["cost_usd"] for meta in metas if isinstance(meta.get("cost_usd"), (int, float))]
     for usage in (meta.get("usage") for meta in metas):
         total.update({key: n for key, n in usage.items() if isinstance(n, int)} if isinstance(usage, dict) else {})
-    partly = f" (of {len(prices):,})" if len(prices) < len(metas) else ""
-    cost = f"{sum(prices):,.2f} USD{partly}" if prices else "not known"
+    cost = f"{'at least ' if len(prices) < len(metas) else ''}{sum(prices):,.2f} USD" if prices else "not known"
     return total["prompt_tokens"], total["completion_tokens"], cost
 
 
@@ -902,7 +905,7 @@ def _points_of_the_panel(duel: dict) -> Iterator[str]:
 
 def _points_of_the_turns(facts: Facts) -> Iterator[str]:
     parsed, instances = facts.parsed, len({turn.instance_id for turn in facts.parsed})
-    if instances < _FEW_INSTANCES:
+    if 0 < instances < _FEW_INSTANCES:
         yield (f"**Few instances**: the scores rest on {count(instances, 'instance')}; under {_FEW_INSTANCES} the "
                "interval is rough. More prompts: `python prompt.py --count N`.")
     identical = ((facts.duel or {}).get("turns") or {}).get("identical") or 0
