@@ -20,6 +20,7 @@ sampling, the rubric, both replies, the chat and the order, so a rerun asks only
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import json
 import re
 import sys
@@ -45,6 +46,8 @@ from common.stage import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, r
 
 METRICS = ("correctness", "grounding", "progress", "protocol", "efficiency")
 ORDERS = ("challenger-first", "challenger-second")
+_OTHER = {1: "assistant", 2: "king"}  # whom the challenger is compared with, by DUEL_MODE
+_SIDE = {"king": "king", "challenger": "challenger", "assistant": "reference"}  # an answer's keys, in words
 SCORE, RETEST = Path("score"), Path("score", "_retest")
 
 # ------------------------------------------------------------------------------------------------- the rubric
@@ -192,23 +195,24 @@ class Turn:
     instance_id: str
     repo: str
     mode: int
-    messages: list[dict]
-    challenger: str
-    other: str  # the king's reply in mode 2, the reference in mode 1
-    sha: dict[str, str]
-    path: Path
-    verdicts: list[dict] = field(default_factory=list)
+    sha: dict[str, str]  # digests of the chat and of each reply
+    answer_path: Path
+    answer_sha256: str  # of the whole answer file
+    score_path: Path
     saved: dict | None = None  # the score file as it was found
-    flags: list[str] | None = None  # searched for once for the same two replies
+    verdicts: list[dict] = field(default_factory=list)
+    flags: list[str] = field(default_factory=list)
+    answer: dict | None = None  # None as long as its texts are not needed
     writing: asyncio.Lock = field(default_factory=asyncio.Lock)
 
     @property
     def identical(self) -> bool:
-        return self.challenger.strip() == self.other.strip()
+        return self.sha["challenger"] == self.sha[_OTHER[self.mode]]
 
     def shown(self, order: str) -> tuple[str, str]:
         """The two replies in the order in which the judge sees them."""
-        return (self.challenger, self.other) if order == ORDERS[0] else (self.other, self.challenger)
+        pair = self.answer["challenger"], self.answer[_OTHER[self.mode]]
+        return pair if order == "challenger-first" else pair[::-1]
 
 
 @dataclass
@@ -240,8 +244,7 @@ class Panel:
         if turn.identical:
             return Standing({}, [], [[[1] * len(METRICS)] * len(ORDERS) for _ in self.judges], "parsed")
         on_file = {verdict["key"]: verdict for verdict in turn.verdicts}
-        other = "king" if turn.mode == 2 else "assistant"
-        texts = turn.sha["chat"] + turn.sha["challenger"] + turn.sha[other]
+        texts = turn.sha["chat"] + turn.sha["challenger"] + turn.sha[_OTHER[turn.mode]]
         verdicts, missing, points = {}, [], []
         for call, judge_digest in zip(self.judges, self._digests):
             for order in ORDERS:
@@ -266,7 +269,7 @@ def _half_points(verdict: dict | None, order: str) -> list[int]:
 
 
 def score_record(turn: Turn, standing: Standing, names: list[str]) -> dict:
-    """The content of score/<stem>.json. Scores: the challenger's share of the half-points, 0-100, divided last."""
+    """The content of score/<stem>.json. Scores are 0-100, the challenger's share of the half-points."""
     judges = standing.points
     won = sum(sum(map(sum, orders)) for orders in judges)
     most = 2 * len(METRICS) * len(ORDERS) * len(judges)
@@ -281,19 +284,8 @@ def score_record(turn: Turn, standing: Standing, names: list[str]) -> dict:
         "parsed": parsed, "status": standing.status,
         "metrics": metrics if parsed else None, "by_judge": by_judge,
         "reason": _reason(turn, standing, names, won) if parsed else "",
-        "flags": _flags_of(turn), "sha": turn.sha, "verdicts": turn.verdicts,
+        "flags": turn.flags, "sha": turn.sha, "answer_sha256": turn.answer_sha256, "verdicts": turn.verdicts,
     }
-
-
-def _flags_of(turn: Turn) -> list[str]:
-    if turn.flags is None:
-        sides = ("challenger", turn.challenger), (_other(turn.mode), turn.other)
-        turn.flags = [f"{side}: {flag}" for side, text in sides for flag in reply_flags(text)]
-    return turn.flags
-
-
-def _other(mode: int) -> str:
-    return "king" if mode == 2 else "reference"
 
 
 def _reason(turn: Turn, standing: Standing, names: list[str], won: int) -> str:
@@ -463,7 +455,7 @@ class Duel:
             bills = [_spent(standing.verdicts[place]) for place in places]
             spent.extend(map(sum, zip(*bills)) if bills else [0] * len(_SPENT))
         self.rows[turn.stem] = Row(turn.instance_id, standing.status, turn.identical, points.tobytes(),
-                                   spent.tobytes(), _flags_of(turn))
+                                   spent.tobytes(), turn.flags)
 
     def points(self, stems: list[str]) -> np.ndarray:
         """Half-points of these turns, int8 of shape (turns, judges, orders, metrics)."""
@@ -493,7 +485,7 @@ class Duel:
         leave_one_out = {name: decide(panel) for name, panel in panels.items() if panel}
         habits, alpha = judge_figures(asked, names)
         return {
-            "mode": self.mode, "opponent": _other(self.mode), **verdict,
+            "mode": self.mode, "opponent": _SIDE[_OTHER[self.mode]], **verdict,
             "win_margin": duel.win_margin, "alpha": duel.alpha,
             "turns": {"answered": len(rows), "parsed": statuses["parsed"],
                       "parse_fail": statuses["parse-fail"], "unfinished": statuses["unfinished"],
@@ -577,34 +569,54 @@ def find_answers(shard: tuple[int, int] | None) -> dict[str, Path]:
 
 def read_turns(answers: dict[str, Path], folder: Path, mode: int, tally: Tally,
                touch: bool) -> Iterator[Turn]:
-    """Each turn that has both its replies, with its verdicts in `folder`; the others are passed over and
-    counted.
+    """Each turn that has both its replies, with its verdicts in `folder`; the others are passed over, counted.
 
-    A torn answer fails in the tally and a torn score is forgotten; with `touch` both are moved aside.
+    An answer that is byte for byte the one that was judged is not parsed again. A torn answer fails in the
+    tally, a torn score is forgotten; with `touch` both are moved aside.
     """
     for stem, path in answers.items():
+        score_path = folder / f"{stem}.json"
+        saved = _saved_score(score_path, touch)
         try:
-            answer = _read_answer(path)
+            data = path.read_bytes()
+            sha256 = hashlib.sha256(data).hexdigest()
+            judged_so = saved and (saved["answer_sha256"], saved["mode"]) == (sha256, mode)
+            answer = None if judged_so else read_answer(path, data)
         except BadFile as bad:
             where = f", moved to {set_aside(path)}" if touch else ""
             tally.fail(stem, "torn answer: run king.py, then ch.py", f"{bad}{where}")
             continue
-        except FileNotFoundError:
-            tally.skipped["the answer went away meanwhile"] += 1
-            continue
-        other = answer["king" if mode == 2 else "assistant"]
-        if not answer["challenger"]:
+        if answer and not answer["challenger"]:
             tally.skipped["no challenger yet: ch.py writes it"] += 1
-        elif not other:
-            tally.skipped[f"no {_other(mode)} to compare with"] += 1
+        elif answer and not answer[_OTHER[mode]]:
+            tally.skipped[f"no {_SIDE[_OTHER[mode]]} to compare the challenger with"] += 1
         else:
-            yield _turn(stem, answer, other, folder / f"{stem}.json", mode, touch)
+            told = saved if judged_so else _describe(answer, mode)
+            verdicts = list(saved["verdicts"]) if saved else []
+            yield Turn(stem, told["instance_id"], told["repo"], mode, told["sha"], path, sha256, score_path,
+                       saved, verdicts, told["flags"], answer)
 
 
-def _read_answer(path: Path) -> dict:
-    answer = read_json(path, ("instance_id", "king", "challenger", "assistant", "messages"))
-    for key in ("instance_id", "king", "challenger", "assistant"):
-        if not isinstance(answer[key], str) and not (answer[key] is None and key != "instance_id"):
+def _describe(answer: dict, mode: int) -> dict:
+    """What a score file keeps of an answer."""
+    meta = answer.get("meta") if isinstance(answer.get("meta"), dict) else {}
+    chat = (part for message in answer["messages"] for part in (message["role"], message["content"]))
+    return {"instance_id": answer["instance_id"], "repo": str(meta.get("repo") or ""),
+            "sha": {"chat": digest(*chat), **{side: digest(answer[side] or "") for side in _SIDE}},
+            "flags": [f"{_SIDE[side]}: {flag}" for side in ("challenger", _OTHER[mode])
+                      for flag in reply_flags(answer[side])]}
+
+
+def read_answer(path: Path, data: bytes) -> dict:
+    """The answer in a file's bytes. Raises BadFile when it is torn or not as king.py and ch.py write it."""
+    try:
+        answer = json.loads(data)
+    except ValueError as error:
+        raise BadFile(path, f"not a whole JSON document ({error})") from None
+    if not (isinstance(answer, dict) and answer.keys() >= {"instance_id", "messages", *_SIDE}):
+        raise BadFile(path, f"expected an object with instance_id, messages, {', '.join(_SIDE)}")
+    for key in ("instance_id", *_SIDE):
+        if not isinstance(answer[key], str) and not (answer[key] is None and key in _SIDE):
             raise BadFile(path, f"{key}: expected text, found a {type(answer[key]).__name__}")
     if not (isinstance(answer["messages"], list) and answer["messages"] and all(
             isinstance(message, dict) and isinstance(message.get("role"), str)
@@ -613,34 +625,22 @@ def _read_answer(path: Path) -> dict:
     return answer
 
 
-def _turn(stem: str, answer: dict, other: str, path: Path, mode: int, touch: bool) -> Turn:
-    sha = {"chat": digest(*(part for m in answer["messages"] for part in (m["role"], m["content"]))),
-           **{side: digest(answer[side] or "") for side in ("king", "challenger", "assistant")}}
-    meta = answer.get("meta") if isinstance(answer.get("meta"), dict) else {}
-    turn = Turn(stem, answer["instance_id"], str(meta.get("repo") or ""), mode, answer["messages"],
-                answer["challenger"], other, sha, path)
-    try:
-        turn.saved = _read_score(path)
-        turn.verdicts = list(turn.saved["verdicts"])
-        if turn.saved.get("sha") == sha and turn.saved.get("mode") == mode:
-            turn.flags = turn.saved.get("flags")
-    except FileNotFoundError:
-        pass
-    except BadFile as bad:
-        where = f"; moved to {set_aside(path)}" if touch else ""
-        print(f"{bad}{where}; its verdicts are asked for again", file=sys.stderr)
-    return turn
-
-
 _VERDICT_KEYS = frozenset({"key", "judge", "order", "calls", "reason", "usage", "cost_usd"})
 _METRICS = frozenset(METRICS)
 
 
-def _read_score(path: Path) -> dict:
-    score = read_json(path, ("verdicts",))
-    if not (isinstance(score["verdicts"], list) and all(map(_is_verdict, score["verdicts"]))):
-        raise BadFile(path, "verdicts: expected those that validate.py writes")
-    return score
+def _saved_score(path: Path, touch: bool) -> dict | None:
+    try:
+        score = read_json(path, ("instance_id", "repo", "mode", "flags", "sha", "answer_sha256", "verdicts"))
+        if not (isinstance(score["verdicts"], list) and all(map(_is_verdict, score["verdicts"]))):
+            raise BadFile(path, "verdicts: expected those that validate.py writes")
+        return score
+    except FileNotFoundError:
+        return None
+    except BadFile as bad:
+        where = f"; moved to {set_aside(path)}" if touch else ""
+        print(f"{bad}{where}; its verdicts are asked for again", file=sys.stderr)
+        return None
 
 
 def _is_verdict(verdict: object) -> bool:
@@ -658,6 +658,8 @@ def unfinished(turns: Iterable[Turn], duel: Duel, tally: Tally, progress: Progre
         standing = duel.panel.standing(turn, retry_failed)
         record = score_record(turn, standing, duel.panel.names)
         duel.add(turn, standing)
+        if standing.missing:
+            turn.answer = turn.answer or read_answer(turn.answer_path, turn.answer_path.read_bytes())
         if standing.missing or record != turn.saved:
             yield turn
         else:
@@ -683,7 +685,8 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, retry_failed: bool = Fa
 
 async def _judge(llm: LLM, turn: Turn, panel: Panel, call: CallSettings, order: str, key: str) -> None:
     try:
-        reply = await llm.ask(call, judge_messages(turn.messages, *turn.shown(order)), _unreadable)
+        prompt = judge_messages(turn.answer["messages"], *turn.shown(order))
+        reply = await llm.ask(call, prompt, _unreadable)
         verdict = parse_verdict(reply.text)
     except NoAcceptableReply as failure:
         if failure.last is None:  # every answer was empty or cut off: nothing was said, nothing is kept
@@ -705,7 +708,7 @@ def _unreadable(text: str) -> str | None:
 async def _save(turn: Turn, panel: Panel) -> None:
     async with turn.writing:
         record = score_record(turn, panel.standing(turn), panel.names)
-        await asyncio.to_thread(write_json, turn.path, record)
+        await asyncio.to_thread(write_json, turn.score_path, record)
 
 
 # ------------------------------------------------------------------------------------------------------- main
@@ -790,9 +793,9 @@ def planned(turns: Iterable[Turn], panel: Panel,
             retry_failed: bool) -> Iterator[tuple[CallSettings, int, int]]:
     """What is ahead, for the dry run: (judge's settings, prompt characters, calls)."""
     for turn in turns:
-        chars = sum(len(m["content"]) for m in judge_messages(turn.messages, turn.challenger, turn.other))
-        for call, _, _ in panel.standing(turn, retry_failed).missing:
-            yield call, chars, 1
+        for call, order, _ in panel.standing(turn, retry_failed).missing:
+            prompt = judge_messages(turn.answer["messages"], *turn.shown(order))
+            yield call, sum(len(message["content"]) for message in prompt), 1
 
 
 def write_duel(first: Duel, again: Duel, answers: dict[str, Path]) -> list[str]:
