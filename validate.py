@@ -367,12 +367,12 @@ def gate(points: np.ndarray, instances: list[str], answered: int, config: Config
         found = f"{result['instances']} instances are parsed"
         return {**result, "why": f"too few to tell: {found}, {enough} are needed"}
     upper = -bootstrap_lcb(-deltas, instances, **settings)[1]
-    demands = [(margin >= duel.win_margin, f"margin {margin:+.2f}", f"win_margin {duel.win_margin:g}"),
-               (lcb > 0, f"lower bound of the mean {50 + 100 * lcb:.2f}", "an even 50"),
-               (share >= duel.min_valid_turn_frac, f"parsed share {share:.1%}",
-                f"{duel.min_valid_turn_frac:.1%}")]
-    failed = [f"{found} against {demand}" for holds, found, demand in demands if not holds]
-    held = [f"{found} against {demand}" for holds, found, demand in demands if holds]
+    fraction = duel.min_valid_turn_frac
+    demands = [(margin >= duel.win_margin, f"margin {margin:+.2f} (at least {duel.win_margin:g} asked for)"),
+               (lcb > 0, f"lower bound of the mean {50 + 100 * lcb:.2f} (above 50 asked for)"),
+               (share >= fraction, f"parsed share {share:.1%} (at least {fraction:.1%} asked for)")]
+    failed = [found for holds, found in demands if not holds]
+    held = [found for holds, found in demands if holds]
     why = f"not accepted: {', '.join(failed)}" if failed else f"accepted: {', '.join(held)}"
     return result | {"accepted": not failed, "why": why, "lcb": 100 * lcb, "se": 100 * error,
                      "interval": [50 + 100 * lcb, 50 + 100 * upper]}
