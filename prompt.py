@@ -56,7 +56,7 @@ ROWS_PER_TURN, LEAST_PER_WINDOW, LEAST_WINDOWS = 100, 12, 10
 SPARE_ROWS = 4  # rows of an instance that are looked at, at most, before it is passed over
 MOST_LAPS = 50  # of a small dataset, turns of an instance that one window takes at most
 AT_ONCE = 4  # windows read at once; more gains little and nears the Hub's limit of 3,000 file requests in 5 minutes
-SAVE_EVERY_S = 5
+SAVE_EVERY_S = 1  # a kill costs what was drawn since; it is drawn again just so
 
 TRAJECTORY_COLUMNS = ("instance_id", "repo", "messages")
 RECORD_COLUMNS = {  # key of a record -> column of the PR dataset
@@ -537,7 +537,7 @@ def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> list[dict]
                     plan["offsets"].append(window[0])
                     turns += turns_of(window[0], number)
                     drawn.update(enumerate(window[1], start=place))
-                    if time.monotonic() - saved > SAVE_EVERY_S:  # a kill costs what came since; it comes again just so
+                    if time.monotonic() - saved > SAVE_EVERY_S:
                         write_json(PLAN, plan)
                         write_json(path, prompts)
                         saved = time.monotonic()

@@ -102,11 +102,11 @@ class ParquetFiles:
         """Record batches of columns of one row group, in order. Raises Stop when they do not decode."""
         metadata, size = self.footer(file), self.size(file, group, columns)
         pre_buffer = not self.local and size <= PRE_BUFFER_BYTES
+        self.bytes_read += size
         paths = [metadata.schema.column(leaf).path for leaf in needed_leaves(metadata, columns)]
         with self._told(file), pq.ParquetFile(self.opened(file), metadata=metadata, pre_buffer=pre_buffer,
                                               buffer_size=0 if pre_buffer else PIECE_BYTES) as parquet:
             yield from parquet.iter_batches(rows_at_once, row_groups=[group], columns=paths)
-        self.bytes_read += size
 
     def size(self, file: str, group: int, columns) -> int:
         """Compressed bytes of columns of one row group."""
