@@ -801,7 +801,10 @@ def export_words(export: Export, where: str = "") -> str:
 
 
 def models(facts: Facts, side: str) -> str:
-    return ", ".join(shown(name) for name in dict.fromkeys(str(meta.get("model")) for meta in facts.sides[side])) or "–"
+    """The models that were asked, and who answered in their name where the provider says that it was another."""
+    asked = dict.fromkeys((str(meta.get("model")), str(meta.get("model_answered") or "")) for meta in facts.sides[side])
+    return ", ".join(shown(model) + (f" (answered by: {shown(answered)})" if answered not in ("", model) else "")
+                     for model, answered in asked) or "–"
 
 
 def _spent(metas: list[dict]) -> tuple[int, int, str]:

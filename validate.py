@@ -29,7 +29,7 @@ from collections import Counter
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Iterable, Iterator, NamedTuple
 from zlib import crc32
@@ -671,14 +671,25 @@ def unfinished(turns: Iterable[Turn], duel: Duel, tally: Tally, progress: Progre
 # ----------------------------------------------------------------------------------------------------- asking
 
 async def judge_turn(llm: LLM, turn: Turn, panel: Panel, retry_failed: bool = False) -> None:
-    """Ask for the turn's missing verdicts, all at once, and save each as it comes. Raises ItemFailed when one
-    did not come: the others are kept, the turn stays unfinished."""
+    """Ask for the turn's missing verdicts, and save each as it comes. Raises ItemFailed when one did not come: the
+    others are kept, the turn stays unfinished.
+
+    The judges are asked side by side, the orders of one judge one after the other: rules and chat, the long part of
+    both prompts, are then in the provider's prefix cache when the second comes.
+    """
+    faults: list[Exception] = []
+
+    async def ask_in_order(questions: list[tuple[CallSettings, str, str]]) -> None:
+        for question in questions:
+            try:
+                await _judge(llm, turn, panel, *question)
+            except Exception as fault:  # raised again below, once nothing more is under way
+                faults.append(fault)
+
     missing = panel.standing(turn, retry_failed).missing
     if not missing:
         await _save(turn, panel)
-    outcomes = await asyncio.gather(*(_judge(llm, turn, panel, *question) for question in missing),
-                                    return_exceptions=True)
-    faults = [outcome for outcome in outcomes if isinstance(outcome, BaseException)]
+    await asyncio.gather(*(ask_in_order(list(questions)) for _, questions in groupby(missing, key=lambda ask: ask[0].model)))
     if faults:
         raise min(faults, key=lambda fault: isinstance(fault, ItemFailed))  # what ends the run goes first
 
@@ -757,7 +768,6 @@ def main() -> int:
         if flags.shard is None:  # this run has seen all that the shards have
             for path in SCORE.glob("_failed_*_of_*.jsonl"):
                 path.unlink()
-        tally.total = None if flags.limit and not code else len(chosen) - sum(tally.skipped.values())
         follow = "python validate.py, once all shards are through" if flags.shard else "python report.py"
         shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
         return code or shown

@@ -54,7 +54,8 @@ def main() -> int:
 def answer(body: dict) -> Reply:
     """A reply by rule; thinking models send some reasoning beside it, as real ones do."""
     thinks = "Thinking" in body["model"]
-    return Reply(rule_reply(body), reasoning="The rules decide, metric by metric." if thinks else None)
+    return Reply(rule_reply(body), reasoning="The rules decide, metric by metric." if thinks else None,
+                 model="rules on this machine, no model")  # so that the report says it too
 
 
 def prepare() -> str | None:
