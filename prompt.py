@@ -710,4 +710,9 @@ def why_none(plan: dict) -> str:
 
 
 if __name__ == "__main__":
-    run(main)
+    try:
+        run(main)
+    except SystemExit as end:  # a thread that still waits for the Hub inside Arrow would abort Python's own way out
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(end.code or 0)
