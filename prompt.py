@@ -161,8 +161,8 @@ class Sampler:
             if self.taken[turn["instance_id"]] <= turn.pop("lap") and turn["chat"] not in self.seen:
                 accepted.append((turn, prompt))
                 self.seen.add(turn["chat"])
-        window = {"file": place[0], "row_group": place[1], "pass": self.number, "laps": self.laps, "deck": found["deck"],
-                  "bytes": self.files.size(*place, TRAJECTORY_COLUMNS), "passed_over": found["passed_over"],
+        window = {"file": place[0], "row_group": place[1], "pass": self.number, "laps": self.laps,
+                  "deck": found["deck"], "bytes": self.files.size(*place, TRAJECTORY_COLUMNS), "passed_over": found["passed_over"],
                   "turns": [turn for turn, _ in accepted]}
         for kind in LEFT_OUT:
             self.plan[kind] += [entry for entry in found[kind] if entry not in self.plan[kind]]
@@ -196,7 +196,8 @@ class Sampler:
         try:
             file = self.names[bisect(self.ends, self._chance(number, "byte").randrange(self.ends[-1]))]
             footer = self.files.footer(file)
-            rows = list(itertools.accumulate(footer.row_group(group).num_rows for group in range(footer.num_row_groups)))
+            sizes = [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+            rows = list(itertools.accumulate(sizes))
             row = self._chance(number, "row").randrange(rows[-1]) if rows and rows[-1] else 0
             before.result()  # places are given in the order of the windows, whichever footer came first
             place = self._free_place(file, bisect(rows, row))
@@ -437,7 +438,8 @@ def unquoted(path: str, prefix: str = "") -> str:
         named = {"n": b"\n", "t": b"\t", "r": b"\r", "a": b"\a", "b": b"\b", "f": b"\f", "v": b"\v"}
         parts = re.split(r"\\([0-7]{3}|.)", path.strip()[1:-1])
         path = b"".join(part.encode() if place % 2 == 0 else bytes([int(part, 8) & 255]) if len(part) == 3
-                        else named.get(part, part.encode()) for place, part in enumerate(parts)).decode(errors="replace")
+                        else named.get(part, part.encode()) for place, part in enumerate(parts))
+        path = path.decode(errors="replace")
     else:
         path = path.split("\t")[0].rstrip()
     return path.removeprefix(prefix)
@@ -448,7 +450,8 @@ def unquoted(path: str, prefix: str = "") -> str:
 def read_plan(flags: dict) -> dict | None:
     """The plan that lies here. Raises Stop when it was made with other flags."""
     try:
-        plan = read_json(PLAN, ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary", *LEFT_OUT))
+        plan = read_json(PLAN, ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary",
+                                *LEFT_OUT))
     except FileNotFoundError:
         if stray := sorted(PROMPT.glob("prompts_*.json")):
             raise Stop(f"{stray[0]} lies there without {PLAN}.\nPut the plan back, or move prompt/ and commit/ away, "
@@ -571,11 +574,13 @@ def without_record(turns: list[dict]) -> set[str]:
 
 def summarize(plan: dict, turns: list[dict], places: dict[str, tuple]) -> dict:
     """What was sampled: counts over the prompts, for the tally and the report; bytes are those of a run at one go."""
-    prompts = [prompt for first in range(0, len(turns), TURNS_PER_FILE) for prompt in read_json(file_of(plan, first)[0])]
+    prompts = [prompt for first in range(0, len(turns), TURNS_PER_FILE)
+               for prompt in read_json(file_of(plan, first)[0])]
     per_instance = Counter(turn["instance_id"] for turn in turns)
     language = {name: read_record(name, COMMIT)["language"] or "unknown" for name in per_instance}
     windows = {(window["file"], window["row_group"]): window["bytes"] for window in plan["offsets"]}
-    reasons = {(window["file"], row["row"]): row["reason"] for window in plan["offsets"] for row in window["passed_over"]}
+    reasons = {(window["file"], row["row"]): row["reason"]
+               for window in plan["offsets"] for row in window["passed_over"]}
 
     def spread(numbers: list[int]) -> dict:
         return {"least": min(numbers), "median": median(numbers), "most": max(numbers)}
@@ -588,7 +593,8 @@ def summarize(plan: dict, turns: list[dict], places: dict[str, tuple]) -> dict:
             "chat_characters": spread([sum(len(m["content"]) for m in prompt["messages"]) for prompt in prompts]),
             "windows": len(plan["offsets"]), "row_groups": len(windows), "trajectory_bytes": sum(windows.values()),
             "record_bytes": sum({places[name][:2]: places[name][3] for name in per_instance}.values()),
-            "rows_passed_over": dict(Counter(reasons.values())), "left_out": {kind: len(plan[kind]) for kind in LEFT_OUT}}
+            "rows_passed_over": dict(Counter(reasons.values())),
+            "left_out": {kind: len(plan[kind]) for kind in LEFT_OUT}}
 
 
 def summary_lines(plan: dict) -> list[str]:

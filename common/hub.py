@@ -204,7 +204,8 @@ class Hub:
                     raise Outage(f"{self.endpoint} {trouble}: {plain(error)}") from None
                 wait_s = asked_wait_s(response) or min(2 ** attempt / 4, 30) * random.uniform(0.5, 1)
                 if wait_s > 20:
-                    print(f"the Hub asks to wait {wait_s:.0f} s (a token in HF_TOKEN raises its limits)", file=sys.stderr)
+                    print(f"the Hub asks to wait {wait_s:.0f} s (a token in HF_TOKEN raises its limits)",
+                          file=sys.stderr)
                 time.sleep(wait_s)
 
     def _stop_if_final(self, error: Exception, status: int | None) -> None:

@@ -1,7 +1,6 @@
 """What a sample costs: prompt.py against `datasets` streaming, DuckDB and plain pyarrow, on one emulated Hub.
 
-    python -m tests.bench_prompt                       makes its own data (about 0.5 GB, a minute or two) and Hub
-    python -m tests.bench_prompt --hub URL --stats URL/__stats ...   another emulator that serves the same data
+    python -m tests.bench_prompt      makes its own data (0.5 GB, two minutes), serves it from tests/hub.py
 
 The floor is the compressed size of the needed columns of the row groups that prompt.py drew, plus the needed columns
 of the PR records. Times hold only against each other: the Hub is on loopback, 30 ms a request, with redirects.
@@ -93,20 +92,21 @@ def measured(command: list[str], hub: FakeHub, folder: Path) -> tuple[float, flo
 def report(data: Path, group_rows: int, turns: int, latency_s: float) -> None:
     rows = sum(pq.read_metadata(path).num_rows for path in Path(data, "acme", "trajectories").rglob("*.parquet"))
     size = sum(path.stat().st_size for path in Path(data, "acme", "trajectories").rglob("*.parquet"))
-    print(f"\nrow groups of {group_rows}: {rows:,} rows, {size / 1e6:,.0f} MB; {turns} turns, {latency_s * 1000:.0f} ms")
+    print(f"\nrow groups of {group_rows}: {rows:,} rows, {size / 1e6:,.0f} MB; {turns} turns, "
+          f"{latency_s * 1000:.0f} ms a request")
     print(f"{'way':<48}{'wall s':>8}{'MB':>8}{'/ floor':>9}{'peak MB':>9}{'requests':>10}{'instances':>11}")
     with FakeHub(data, latency_s=latency_s) as hub, tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        wall, sent, peak, _ = measured([sys.executable, str(REPO / "prompt.py"), "--dataset", "acme/trajectories", "--prs",
-                                        "acme/prs", "--count", str(turns)], hub, scratch)
+        wall, sent, peak, _ = measured([sys.executable, str(REPO / "prompt.py"), "--dataset", "acme/trajectories",
+                                        "--prs", "acme/prs", "--count", str(turns)], hub, scratch)
         plan = json.loads(Path(scratch, "prompt", "_plan.json").read_text())["summary"]
         floor = (plan["trajectory_bytes"] + plan["record_bytes"]) / 1e6
         line = "{:<48}{:>8.1f}{:>8.0f}{:>9}{:>9.0f}{:>10}{:>11}"
-        print(line.format(f"prompt.py, {plan['windows']} windows, with PR records", wall, sent, f"{sent / floor:.3f}", peak,
-                          len(hub.requests), f"{plan['instances']}/{plan['prompts']}"), flush=True)
+        print(line.format(f"prompt.py, {plan['windows']} windows, with PR records", wall, sent, f"{sent / floor:.3f}",
+                          peak, len(hub.requests), f"{plan['instances']}/{plan['prompts']}"), flush=True)
         for way, program in WAYS.items():
-            wall, sent, peak, output = measured([sys.executable, "-c", program + ENDING, "acme/trajectories", str(turns),
-                                                 str(WINDOWS), str(rows)], hub, scratch)
+            command = [sys.executable, "-c", program + ENDING, "acme/trajectories", str(turns), str(WINDOWS), str(rows)]
+            wall, sent, peak, output = measured(command, hub, scratch)
             taken, instances = json.loads(output.splitlines()[-1])
             print(line.format(way, wall, sent, "", peak, len(hub.requests), f"{instances}/{taken}"), flush=True)
 
@@ -122,7 +122,8 @@ def main(argv: list[str] | None = None) -> None:
         for group_rows in (1000, 500):
             data = (args.data or Path(scratch)) / str(group_rows)
             if not data.exists():
-                write_datasets(data, instances=args.instances, rollouts=100, files=12, group_rows=group_rows, characters=1200)
+                write_datasets(data, instances=args.instances, rollouts=100, files=12, group_rows=group_rows,
+                               characters=1200)
             report(data, group_rows, args.turns, args.latency_ms / 1000)
 
 

@@ -99,7 +99,8 @@ class _Handler(BaseHTTPRequestHandler):
         try:
             self.answer(unquote(urlsplit(self.path).path))
         finally:
-            self.hub.requests.append((self.command, unquote(urlsplit(self.path).path), self.span, self.status, self.sent))
+            path = unquote(urlsplit(self.path).path)
+            self.hub.requests.append((self.command, path, self.span, self.status, self.sent))
 
     do_HEAD = do_POST = do_GET
 

@@ -27,9 +27,9 @@ BOTH = ("--dataset", "acme/trajectories", "--prs", "acme/prs")
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """60 instances of 10 rollouts in 3 files; row groups of 40 rows hold 4 instances."""
+    """60 instances of 10 rollouts in 3 files; row groups of 45 rows, so that instances lie across two of them."""
     folder = tmp_path_factory.mktemp("hub")
-    write_datasets(folder, instances=60)
+    write_datasets(folder, instances=60, group_rows=45)
     return folder
 
 
@@ -40,8 +40,8 @@ def hub(data):
 
 
 def local(data: Path, *flags: str, cwd: Path, **extra):
-    return stage("prompt.py", "--dataset", str(data / "acme" / "trajectories"), "--prs", str(data / "acme" / "prs"), *flags,
-                 cwd=cwd, **extra)
+    return stage("prompt.py", "--dataset", str(data / "acme" / "trajectories"), "--prs", str(data / "acme" / "prs"),
+                 *flags, cwd=cwd, **extra)
 
 
 def remote(hub: FakeHub, *flags: str, cwd: Path, **extra):
@@ -91,12 +91,14 @@ def test_prompts_and_records_hold_what_the_datasets_hold(data, tmp_path):
     assert [len(json.loads(Path(tmp_path, "prompt", f"prompts_250_{k}.json").read_text())) for k in (1, 2)] == [200, 50]
     taken = prompts(tmp_path)
     assert len({json.dumps([prompt["instance_id"], prompt["messages"]]) for prompt in taken}) == 250
+    assert [window["pass"] for window in plan(tmp_path)["offsets"]][-1] == 2  # the second takes all that is missing
     tables = {}
     for prompt in taken:
         assert list(prompt) == ["instance_id", "repo", "messages", "assistant", "source"]
         source = prompt["source"]
-        rows = tables.setdefault(source["file"], pq.read_table(data / "acme" / "trajectories" / source["file"]).to_pylist())
-        row = rows[source["row"]]
+        if source["file"] not in tables:
+            tables[source["file"]] = pq.read_table(data / "acme" / "trajectories" / source["file"]).to_pylist()
+        row = tables[source["file"]][source["row"]]
         assert (prompt["instance_id"], prompt["repo"]) == (row["instance_id"], row["repo"])
         assert prompt["messages"] == row["messages"][:source["turn"]] and prompt["messages"][-1]["role"] == "user"
         assert row["messages"][source["turn"]] == {"role": "assistant", "content": prompt["assistant"]}
@@ -225,13 +227,14 @@ def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
 
 def test_messages_as_json_text(tmp_path):
     text = pa.schema([("instance_id", pa.string()), ("repo", pa.string()), ("messages", pa.string())])
-    rows = [("a-1", json.dumps(trajectory(1, 0))), ("b-2", json.dumps(trajectory(2, 0))[:-9]), ("c-3", '{"role": "user"}'),
+    rows = [("a-1", json.dumps(trajectory(1, 0))), ("b-2", json.dumps(trajectory(2, 0))[:-9]),
+            ("c-3", '{"role": "user"}'),
             ("d-4", json.dumps([*trajectory(4, 0)[:2], {"role": "assistant", "content": "lone \ud800 half"}]))]
     write_rows(tmp_path, rows, text)
     run = from_rows(tmp_path, "--count", "2")
     assert run.returncode == 0, run.stderr
     assert {prompt["instance_id"]: prompt["messages"] for prompt in prompts(tmp_path)}["d-4"] == trajectory(4, 0)[:2]
-    assert [prompt["assistant"] for prompt in prompts(tmp_path) if prompt["instance_id"] == "d-4"] == ["lone \ufffd half"]
+    assert "lone \ufffd half" in [prompt["assistant"] for prompt in prompts(tmp_path)]
     assert sum(plan(tmp_path)["summary"]["rows_passed_over"].values()) == 2
 
 
@@ -345,8 +348,8 @@ def test_a_term_signal_ends_with_130_and_the_next_run_goes_on(data, tmp_path, cl
 
 def test_an_outage_ends_with_1_and_loses_nothing(data, hub, tmp_path, clean):
     hub.dies_after = 30
-    run = stage("prompt.py", *BOTH, "--count", "60", cwd=tmp_path, HF_ENDPOINT=hub.url, HF_HOME=str(tmp_path / "hf_home"),
-                timeout_s=90)
+    run = stage("prompt.py", *BOTH, "--count", "60", cwd=tmp_path, HF_ENDPOINT=hub.url,
+                HF_HOME=str(tmp_path / "hf_home"), timeout_s=90)
     assert run.returncode == 1 and "does not answer well" in run.stdout and "Traceback" not in run.stderr
     assert "does not answer well" in Path(tmp_path, "prompt", "_failed.jsonl").read_text()
     hub.dies_after = float("inf")
@@ -421,8 +424,10 @@ def test_bad_input_is_told_in_plain_words(data, refusal, tmp_path):
 # ------------------------------------------------------------------------------------------------------ small functions
 
 def test_changed_files():
-    git = ('diff --git a/new.py b/new.py\nnew file mode 100644\n--- /dev/null\n+++ b/new.py\n@@ -0,0 +1,2 @@\n+++ b/not.py\n+x\n'
-           'diff --git a/old.py b/old.py\ndeleted file mode 100644\n--- a/old.py\n+++ /dev/null\n@@ -1 +0,0 @@\n--- a/neither.py\n'
+    git = ('diff --git a/new.py b/new.py\nnew file mode 100644\n--- /dev/null\n+++ b/new.py\n'
+           '@@ -0,0 +1,2 @@\n+++ b/not.py\n+x\n'
+           'diff --git a/old.py b/old.py\ndeleted file mode 100644\n--- a/old.py\n+++ /dev/null\n'
+           '@@ -1 +0,0 @@\n--- a/neither.py\n'
            'diff --git a/was it.py b/is it.py\nsimilarity index 100%\nrename from was it.py\nrename to is it.py\n'
            'diff --git "a/caf\\303\\251 \\"x\\".txt" "b/caf\\303\\251 \\"x\\".txt"\n--- "a/caf\\303\\251 \\"x\\".txt"\n'
            '+++ "b/caf\\303\\251 \\"x\\".txt"\n@@ -1,2 +1,2 @@\n a\n-b\n+c\n'
