@@ -199,6 +199,8 @@ def _flock(path: Path, shared: bool):
     try:
         yield
     finally:
+        if not shared:
+            file.truncate(0)  # a finished folder tells nothing of the process that made it
         file.close()
 
 

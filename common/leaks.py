@@ -349,7 +349,7 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
     wanted = "".join(_parts(core))
     for name in chat.task_names:  # `Engine.render` -> engine.py, `Auto-reloader` -> autoreload.py
         shorter, longer = sorted((wanted, name), key=len)
-        if len(shorter) > 3 and longer.startswith(shorter) and len(longer) - len(shorter) <= 2:
+        if near_seen and len(shorter) > 3 and longer.startswith(shorter) and len(longer) - len(shorter) <= 2:
             return True
         if len(wanted) > 7 and near_seen and wanted in name:  # `MultiOutputClassifier` -> multioutput.py
             return True

@@ -23,8 +23,10 @@ TABLES = {"calls": "the calling stages against a plain floor", "resume": "20,000
 
 def main() -> None:
     flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("tables", nargs="*", choices=[*TABLES, []], metavar="TABLE")
+    flags.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
     names = flags.parse_args().tables or list(TABLES)
+    if unknown := set(names) - set(TABLES):
+        flags.error(f"no such table: {', '.join(sorted(unknown))}")
     print(f"Python {platform.python_version()} on {os.cpu_count()} cores, {platform.machine()}, {platform.system()}")
     for name in names:
         print(f"\n== {name}: {TABLES[name]}\n", flush=True)
