@@ -241,6 +241,8 @@ def load_environment() -> Environment:
     base_url = (values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL).strip().rstrip("/")
     if not base_url.startswith(("http://", "https://")):
         raise Stop(f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}.")
+    if "@" in base_url.split("//", 1)[1].split("/", 1)[0]:
+        raise Stop("CHUTES_BASE_URL holds a user or a password. Put the key into CHUTES_API_KEY, the address without it here.")
     api_key = (values.get("CHUTES_API_KEY") or "").strip()
     if not api_key and base_url == DEFAULT_BASE_URL:
         raise Stop("CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "

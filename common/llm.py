@@ -4,7 +4,8 @@ The policy, in one place:
 - configuration (401, 402, 403, 404, no money, the same 400 three times before any success): the run stops, exit 2;
 - item (prompt too long, content refused, no acceptable reply after all tries): this item fails, the rest goes on;
 - passing (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried again after growing,
-  jittered waits, within `retry_budget_s` a call; nothing good from a model for `outage_s`: the run stops, exit 1.
+  jittered waits, within `retry_budget_s` a call; nothing good from a model for `outage_s`: no more is asked of it, and
+  when no other model is left the run stops, exit 1.
 The pace: a model starts with one call, goes to eight after the first success, then doubles per round; a 429 halves it
 and slows its later growth; Retry-After, or trouble after trouble without a success, pause the whole model.
 """
@@ -88,13 +89,19 @@ class Pace:
         self.proven = self.ever_reached = False  # a call has succeeded; anything has answered
         self.last_life = time.monotonic()
         self.faults_in_a_row = self.exhausted_in_a_row = 0
+        self.gone = ""  # why nothing more is asked of this model, once it is out
         self.refusals: Counter = Counter()
         self._ceiling = float(top)
         self._setbacks, self._last_setback, self._pause_until = 0, 0.0, 0.0
         self._waiting: deque[asyncio.Future] = deque()
 
     async def enter(self, first: bool) -> float:
-        """Wait for a place, in front of the others when `first`; returns the time of entry. Raises Halted."""
+        """Wait for a place, in front of the others when `first`; returns the time of entry.
+
+        Raises Halted when the run ends meanwhile, ItemFailed when the model is out.
+        """
+        if self.gone:
+            raise ItemFailed("provider: a model does not answer", self.gone)
         while self.in_flight >= int(self.limit) or time.monotonic() < self._pause_until:
             place = asyncio.get_running_loop().create_future()
             self._waiting.appendleft(place) if first else self._waiting.append(place)
@@ -140,12 +147,12 @@ class Pace:
         if self._setbacks > 1 or not self.proven:
             self._pause(wait_s(self._setbacks - (2 if self.proven else 1)))
 
-    def release_all(self) -> None:
-        """Wake everyone who waits with Halted."""
+    def turn_away(self, error: Exception) -> None:
+        """Wake everyone who waits with this error."""
         while self._waiting:
             place = self._waiting.popleft()
             if not place.done():
-                place.set_exception(Halted())
+                place.set_exception(error)
 
     def pause_left_s(self) -> float:
         return max(0.0, self._pause_until - time.monotonic())
@@ -260,8 +267,9 @@ class LLM:
         """Configuration and outage halt the run, an item's own fault fails the item; a passing one returns."""
         if fault.sort == "item":
             if not pace.proven:
-                pace.refusals[fault.status, re.sub(r"\d+", "#", fault.detail)] += 1
-                if fault.status == 400 and max(pace.refusals.values()) >= _SAME_REFUSALS and "too long" not in fault.kind:
+                words = re.sub(r"\d+", "#", fault.detail)
+                pace.refusals[words] += 1
+                if fault.status == 400 and pace.refusals[words] >= _SAME_REFUSALS and "too long" not in fault.kind:
                     raise self.halt(EXIT_STOPPED, f"{call.model} refuses every call alike (HTTP 400): {fault.detail}\n"
                                     "Change what it names in chain.toml (sampling, extra_body, stream), then run again.")
             raise ItemFailed(fault.kind, str(fault))
@@ -270,18 +278,27 @@ class LLM:
         silent_s = time.monotonic() - pace.last_life
         patience_s = call.outage_s if pace.ever_reached else min(call.outage_s, _NEVER_REACHED_S)
         if pace.faults_in_a_row >= _FAULTS_OF_AN_OUTAGE and silent_s > patience_s:
-            raise self._outage(fault, call, f"nothing good for {silent_s:.0f} s")
+            raise self._outage(fault, call, pace, f"nothing good for {silent_s:.0f} s")
         if (fault.retry_after_s or 0) > call.retry_budget_s:
-            raise self._outage(fault, call, f"it asks to come back in {fault.retry_after_s:.0f} s")
+            raise self._outage(fault, call, pace, f"it asks to come back in {fault.retry_after_s:.0f} s")
 
     def _exhausted(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
         pace.exhausted_in_a_row += 1
         if pace.exhausted_in_a_row >= _EXHAUSTED_OF_AN_OUTAGE:
-            raise self._outage(fault, call, f"{pace.exhausted_in_a_row} calls in a row used up retry_budget_s")
+            raise self._outage(fault, call, pace, f"{pace.exhausted_in_a_row} calls in a row used up retry_budget_s")
 
-    def _outage(self, fault: wire.Fault, call: CallSettings, what: str) -> Halted:
-        return self.halt(EXIT_SOME_FAILED, f"{call.model} at {self.environment.base_url} does not answer: {what}; "
-                         f"last: {fault}\nWhat was finished is saved. Run the same line again when it is back.")
+    def _outage(self, fault: wire.Fault, call: CallSettings, pace: Pace, what: str) -> Exception:
+        """Ask nothing more of this model; the run ends when no other is left. Returns what the caller may raise."""
+        first = not pace.gone
+        pace.gone = f"{call.model} at {self.environment.base_url} does not answer: {what}; last: {fault}"
+        if all(other.gone for other in self._paces.values()):
+            return self.halt(EXIT_SOME_FAILED, f"{pace.gone}\nWhat was finished is saved. Run the same line again when it "
+                             "is back.")
+        if first:
+            self.say(f"{pace.gone}. The other models go on.")
+        failure = ItemFailed("provider: a model does not answer", pace.gone)
+        pace.turn_away(failure)
+        return failure
 
     # ------------------------------------------------------------------------------------------------- the run's end
 
@@ -292,7 +309,7 @@ class LLM:
             if self._halt_signal is not None:
                 self._halt_signal.set()
             for pace in self._paces.values():
-                pace.release_all()
+                pace.turn_away(Halted())
         return Halted()
 
     async def open(self) -> asyncio.Event:

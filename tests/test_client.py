@@ -138,6 +138,25 @@ def test_an_endpoint_that_dies_midway_keeps_what_came(tmp_path):
         assert len(server.chats) < 40, "no hammering of a server that is down"
 
 
+def test_one_judge_that_is_out_does_not_hold_up_the_others(tmp_path):
+    make_sample(tmp_path, 6)
+    write_settings(tmp_path, generate=QUICK, judge={**QUICK, "models": ["a/well", "b/out"], "outage_s": 1.0})
+    call = '{"correctness": 1, "grounding": 0, "progress": 0, "protocol": 0, "efficiency": 0, "reason": "x"}'
+    reply = {"king.py": REPLY, "ch.py": REPLY.replace("-la", "-l"), "validate.py": call}
+    for script in reply:
+        with Server(reply=lambda body: reply[script], key=KEY,
+                    faults=lambda n, body: "503" if body["model"] == "b/out" else None) as server:
+            result = stage(script, cwd=tmp_path, server=server)
+    assert result.returncode == 1 and "The other models go on" in result.stderr and "Traceback" not in result.stderr
+    for path in tmp_path.glob("score/prompts*.json"):
+        score = json.loads(path.read_text())
+        assert score["status"] == "unfinished" and [v["judge"] for v in score["verdicts"]] == ["a/well", "a/well"]
+    assert len(list(tmp_path.glob("score/prompts*.json"))) == 6
+    with Server(reply=lambda body: call, key=KEY) as server:
+        assert stage("validate.py", cwd=tmp_path, server=server).returncode == 0
+    assert len(server.chats) == 12, "only the verdicts of the judge that was out"
+
+
 def test_the_providers_words_are_shown_without_the_key(tmp_path):
     class Echo(BaseHTTPRequestHandler):
         def do_POST(self):
