@@ -24,7 +24,7 @@ from common.io import (BadFile, Stop, answer_folders, check_whole, digest, ends,
 from common.leaks import AUDIT_VERSION, find_leaks
 from common.llm import LLM, ItemFailed, run_turns
 from common.money import dry_run, prompt_chars
-from common.records import read_record
+from common.records import prompt_problem, read_record
 from common.reply import protocol_problem
 from common.stage import Progress, Tally, parser, run
 
@@ -101,18 +101,21 @@ def hidden_record(record: dict, max_patch_chars: int) -> str:
 
 async def fill(path: Path, llm: LLM, config: Config) -> None:
     """Give one answer file its challenger; audit again one that is there. Raises ItemFailed when none is acceptable."""
-    answer = await asyncio.to_thread(read_json, path, ANSWER_KEYS)
+    try:
+        answer = await asyncio.to_thread(read_answer, path)
+    except BadFile as bad:
+        raise ItemFailed("torn answer file: run king.py again", f"{bad}; set aside as {set_aside(path).name}") from None
     messages, meta = answer["messages"], answer["meta"]
     try:
         record = read_record(answer["instance_id"])
     except (Stop, BadFile) as problem:
-        raise ItemFailed("no usable PR record", f"{problem} Run prompt.py again.") from None
+        raise ItemFailed("no usable PR record: run prompt.py again", str(problem)) from None
     meta.pop("audit", None)
     if answer["challenger"]:
         hits = find_leaks(answer["challenger"], messages, record)
         if hits or protocol_problem(answer["challenger"], messages):
             meta.setdefault("retired", []).append({"challenger": answer["challenger"], **meta["challenger"], "leaks": hits})
-            answer["challenger"] = meta["challenger"] = None
+            answer["challenger"], meta["challenger"] = None, {}
             await asyncio.to_thread(write_json, path, answer)
     if not answer["challenger"]:
         reply, rejected = await ask_challenger(llm, config, messages, record)
@@ -123,6 +126,18 @@ async def fill(path: Path, llm: LLM, config: Config) -> None:
     meta["king"]["leaks"] = {"version": AUDIT_VERSION, "hits": find_leaks(answer["king"], messages, record)}
     meta["audit"] = AUDIT_VERSION  # the last key: find_pending reads it from the file's end
     await asyncio.to_thread(write_json, path, answer)
+
+
+def read_answer(path: Path) -> dict:
+    """An answer with a king; a `meta` of another tool's making gets the places that this stage fills. Raises BadFile."""
+    answer = read_json(path, ANSWER_KEYS)
+    problem = prompt_problem(answer) or (None if answer["king"] and isinstance(answer["king"], str) else "no king in it")
+    if problem:
+        raise BadFile(path, problem)
+    meta = answer["meta"] = answer["meta"] if isinstance(answer["meta"], dict) else {}
+    for side in ("king", "challenger"):
+        meta[side] = meta[side] if isinstance(meta.get(side), dict) else {}
+    return answer
 
 
 async def ask_challenger(llm: LLM, config: Config, messages: list[dict], record: dict):
@@ -177,10 +192,13 @@ def find_pending(shard: tuple[int, int] | None, tally: Tally) -> list[Path]:
 def planned(pending: list[Path], config: Config) -> Iterator[tuple]:
     """For the dry run: the prompt of each turn that needs a reply."""
     for path in pending:
-        answer = read_json(path, ANSWER_KEYS)
+        try:
+            answer = read_answer(path)
+            record = read_record(answer["instance_id"])
+        except (Stop, BadFile):
+            continue  # the run itself fails this turn and says why
         if not answer["challenger"]:
-            messages = challenger_messages(answer["messages"], read_record(answer["instance_id"]),
-                                           config.generate.max_patch_chars)
+            messages = challenger_messages(answer["messages"], record, config.generate.max_patch_chars)
             yield config.generator(), prompt_chars(messages), 1
 
 

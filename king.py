@@ -20,7 +20,7 @@ from common.io import (BadFile, Stop, answer_folders, check_whole, lock_folders,
                        turn_files, write_json)
 from common.llm import LLM, run_turns
 from common.money import dry_run, prompt_chars
-from common.records import _EXCLUDE_IDS, read_record, why_left_out  # noqa: F401 (the one list of excluded ids)
+from common.records import _EXCLUDE_IDS, prompt_problem, read_record, why_left_out  # noqa: F401 (the one list of ids)
 from common.reply import format_ok, format_problem  # noqa: F401 (format_ok is this stage's word for the check)
 from common.stage import Progress, Tally, parser, run
 
@@ -34,8 +34,12 @@ def main() -> int:
     config, environment = load_config(), load_environment()
     folder = Path(f"answer_{flags.shard[0] if flags.shard else 0}")
     tally = Tally("king.py")
-    with lock_folders([folder] if flags.shard else sorted({folder, *answer_folders()}), "king"):
-        check_same_plan(folder)
+    if not turn_files("prompt"):
+        raise Stop("prompt/ holds no prompts. prompt.py writes them: run prompt.py first.")
+    # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
+    with lock_folders([Path("prompt")], "king", flags.shard), lock_folders(
+            [folder] if flags.shard else sorted({folder, *answer_folders()}), "king"):
+        check_same_plan(folder, note_it=not flags.dry_run)
         ahead, most = find_pending(answered_stems(tally), flags.shard or (0, 1), config, tally)
         pending, call = islice(ahead, flags.limit), config.generator()
         if flags.dry_run:
@@ -59,7 +63,7 @@ def new_answer(prompt: dict, reply) -> dict:
     """The answer file of a turn that has its king and waits for its challenger."""
     return {"instance_id": prompt["instance_id"], "king": reply.text, "challenger": None,
             "assistant": prompt["assistant"], "messages": prompt["messages"],
-            "meta": {"repo": prompt["repo"], "source": prompt["source"],
+            "meta": {"repo": prompt.get("repo"), "source": prompt.get("source"),
                      "king": {"prompt_version": PROMPT_VERSION, **reply.meta()}, "challenger": None}}
 
 
@@ -69,8 +73,6 @@ def find_pending(answered: set[str], shard: tuple[int, int], config: Config,
                  tally: Tally) -> tuple[Iterator[tuple[str, dict]], int]:
     """The prompts that still need a king, (stem, prompt), one prompts file in memory at a time, and how many there are
     at most: what is passed over is counted in `tally` as it is met."""
-    if not turn_files("prompt"):
-        raise Stop("prompt/ holds no prompts. prompt.py writes them: run prompt.py first.")
     if not Path("commit").is_dir():
         raise Stop("commit/ is missing. prompt.py writes the PR records there: run prompt.py first.")
     unfinished, most = [], 0
@@ -112,7 +114,7 @@ def judge_record(instance_id: str, max_record_chars: int) -> tuple[str | None, s
     try:
         return why_left_out(read_record(instance_id), max_record_chars), None
     except (Stop, BadFile) as problem:
-        return None, f"no usable PR record: {problem} Run prompt.py again."
+        return None, f"no usable PR record, run prompt.py again: {problem}"
 
 
 def answered_stems(tally: Tally) -> set[str]:
@@ -141,40 +143,36 @@ def read_prompts(path: Path) -> list[dict]:
         problem = prompt_problem(prompt)
         if problem:
             raise Stop(f"{path}, record {order}: {problem}.\nprompt.py writes it: remove the file and run prompt.py again.")
+    if len(prompts) > PROMPTS_PER_FILE:
+        raise Stop(f"{path}: {len(prompts)} prompts, expected at most {PROMPTS_PER_FILE}. Split it, or run prompt.py again.")
     return prompts
 
 
-def prompt_problem(prompt: object) -> str | None:
-    """What is wrong with one prompt record, in words."""
-    if not isinstance(prompt, dict):
-        return "expected an object"
-    for key in ("instance_id", "repo", "messages", "assistant", "source"):
-        if key not in prompt:
-            return f"key {key!r} is missing"
-    messages = prompt["messages"]
-    if not (isinstance(messages, list) and messages and all(
-            isinstance(message, dict) and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str) for message in messages)):
-        return "key 'messages': expected a list of {role, content} texts"
-    return None if messages[-1]["role"] == "user" else "key 'messages': expected a chat that ends with a user message"
+def check_same_plan(folder: Path, note_it: bool) -> None:
+    """Answers belong to one sample: stop when prompt/ has since been drawn anew under the same file names.
+
+    The sample that a folder answers is noted in its _plan.json.
+    """
+    drawn = plan_in(Path("prompt"))
+    if drawn is None:
+        return
+    for answers in {folder, *answer_folders()}:
+        answered = plan_in(answers) if turn_files(answers) else None
+        for key in _PLAN_KEYS:
+            if answered is not None and answered[key] != drawn[key]:
+                raise Stop(f"{answers}/ answers another sample: its {key} is {answered[key]!r}, prompt/ has "
+                           f"{drawn[key]!r}.\nMove the answer_*/ folders away, or bring that prompt/ back.")
+    if note_it:
+        write_json(folder / "_plan.json", drawn)
 
 
-def check_same_plan(folder: Path) -> None:
-    """Answers belong to one sample: stop when prompt/ has since been drawn anew under the same file names."""
+def plan_in(folder: Path) -> dict | None:
+    """What names the sample in a folder's _plan.json; None when there is none that can be read."""
     try:
-        plan = read_json("prompt/_plan.json")
+        plan = read_json(folder / "_plan.json", ("seed",))
     except (FileNotFoundError, BadFile):
-        return
-    drawn, note = {key: plan.get(key) for key in _PLAN_KEYS}, folder / "_plan.json"
-    try:
-        answered = read_json(note)
-    except (FileNotFoundError, BadFile):
-        write_json(note, drawn)
-        return
-    for key in _PLAN_KEYS:
-        if answered.get(key) != drawn[key]:
-            raise Stop(f"{folder}/ answers another sample: its {key} is {answered.get(key)!r}, prompt/ has "
-                       f"{drawn[key]!r}.\nMove the answer_*/ folders away, or bring that prompt/ back.")
+        return None
+    return {key: plan.get(key) for key in _PLAN_KEYS}
 
 
 if __name__ == "__main__":

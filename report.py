@@ -60,8 +60,10 @@ def main() -> int:
     config, stems = load_config(), find_stems(flags.limit, need_scores=not flags.check)
     held = [] if flags.check else ["report"] if flags.limit else ["report", *BUCKETS]
     with lock_folders([Path(folder) for folder in held], "report") if held else nullcontext():
-        facts = Facts(read_turns(stems, tally), read_left_out(config, tally), read_duel(tally), read_plan(), config,
-                      flags.limit)
+        turns, left_out = read_turns(stems, tally), read_left_out(config, tally)
+        for turn in turns:  # an answer that does not name its repo, though its prompt does
+            turn.repo = turn.repo or left_out.repos.get(turn.instance_id) or turn.instance_id
+        facts = Facts(turns, left_out, read_duel(tally), read_plan(), config, flags.limit)
         if not flags.limit:
             export_final(facts.turns, writer, tally)
             export_refined(facts.turns, writer, tally)
@@ -202,7 +204,8 @@ def read_turn(stem: str, path: Path | None, tally: Tally) -> Turn:
 
 def read_answer(path: Path) -> dict:
     """An answer file, checked as far as this stage relies on it. Raises BadFile."""
-    answer = read_json(path, ANSWER_KEYS)
+    answer = read_json(path, ANSWER_KEYS[:-1])
+    answer["meta"] = answer.get("meta") if isinstance(answer.get("meta"), dict) else {}
     if not safe_name(path.stem):
         raise BadFile(path, "a name that no stage of this pipeline gives")
     for key in ("king", "challenger", "assistant"):
@@ -232,8 +235,11 @@ def read_score(stem: str) -> dict:
             raise BadFile(path, f"points {points!r} of {most!r}: expected whole numbers")
         if not isinstance(score.get("score"), (int, float)) or abs(score["score"] - 100 * points / most) > 1e-6:
             raise BadFile(path, f"score {score.get('score')!r} is not 100 * points / max_points ({points}/{most})")
-        if not isinstance(score["metrics"], dict) or not isinstance(score["by_judge"], dict):
-            raise BadFile(path, "metrics, by_judge: expected objects")
+        for key in ("metrics", "by_judge"):
+            if not isinstance(score[key], dict) or not all(isinstance(v, (int, float, type(None))) for v in score[key].values()):
+                raise BadFile(path, f"{key}: expected an object of numbers")
+    if not isinstance(score.get("flags") or [], list) or score["mode"] not in (1, 2):
+        raise BadFile(path, "flags: expected a list; mode: expected 1 or 2")
     return score
 
 
@@ -373,16 +379,22 @@ def _export(bucket: str, turns: list[Turn], writer: Writer, tally: Tally) -> Non
 def bucket_copy(turn: Turn) -> str:
     """The answer file's own text with three keys more at its end."""
     reason = f"Held back from final/: {turn.protocol}. {turn.reason}" if turn.held_back else turn.reason
-    answer = turn.path.read_text(encoding="utf-8", errors="replace").rstrip()
+    try:
+        answer = turn.path.read_bytes().decode("utf-8").rstrip()
+    except UnicodeDecodeError:
+        answer = ""
+    if not answer.startswith("{"):  # another tool's encoding or byte order mark: JSON readers know it, copies do not
+        answer = json.dumps(read_answer(turn.path), ensure_ascii=False, indent=1)
     more = {"score": turn.score, "metrics": turn.metrics, "reason": reason}
     lines = [f" {json.dumps(key)}: {json.dumps(value, ensure_ascii=False)}" for key, value in more.items()]
     return answer.removesuffix("}").rstrip() + ",\n" + ",\n".join(lines) + "\n}\n"
 
 
 def remove_unplaced(turns: list[Turn], writer: Writer) -> None:
-    """Take out of all buckets what is no judged turn any more. One whose answer is gone stays: it may be the last."""
+    """Take out of all buckets what is no judged turn any more. One whose answer is gone or torn stays: it may be
+    the last."""
     for turn in turns:
-        if turn.bucket is None and turn.path is not None:
+        if turn.bucket is None and turn.path is not None and turn.status != "broken":
             for bucket in BUCKETS:
                 _remove_copy(Path(bucket, f"{turn.stem}.json"), writer)
 
@@ -553,14 +565,14 @@ class Facts:
         mean, here = self.duel.get("mean_score"), _mean(turn.score for turn in self.parsed)
         if self.statuses["stale"]:
             return f"{self.statuses['stale']} of its turns have changed since they were judged"
-        if self.duel["mode"] != self.mode:
-            return f"it is of DUEL_MODE={self.duel['mode']}, the scores are of DUEL_MODE={self.mode}"
+        if others := sum(turn.mode != self.duel["mode"] for turn in self.parsed):
+            return f"it is of DUEL_MODE={self.duel['mode']}, {others} of the scores are of the other one"
         if counted.get("parsed") != self.statuses["parsed"]:
             return f"it counts {counted.get('parsed')} parsed turns, here are {self.statuses['parsed']}"
         if mean is not None and abs(mean - here) > 0.01:
             return f"it gives a mean score of {mean:.2f}, here it is {here:.2f}"
         sampling = {model: self.config.judge_call(model).sampling() for model in self.config.judge.models}
-        if then.get("judge", sampling) != sampling:
+        if then.get("judges", sampling) != sampling:
             return "the judges in chain.toml, or their sampling, are not those that were asked"
         if then.get("duel", vars(self.config.duel)) != vars(self.config.duel):
             return "[duel] in chain.toml has changed since"
@@ -572,6 +584,7 @@ class LeftOut:
     """Prompts that never became turns, by instance."""
 
     prompts: dict[str, str] = field(default_factory=dict)  # stem -> instance, of every prompt
+    repos: dict[str, str] = field(default_factory=dict)  # instance -> repo, as the prompts name it
     too_large: list[dict] = field(default_factory=list)  # instance_id, repo, prompts, why, record_chars, patch_chars
     no_record: list[dict] = field(default_factory=list)  # instance_id, repo, prompts, why
     sampling: list[dict] = field(default_factory=list)  # the plan's: instance_id, repo, reason
@@ -598,6 +611,7 @@ def read_left_out(config: Config, tally: Tally) -> LeftOut:
             instance, repo = str(prompt.get("instance_id") or ""), str(prompt.get("repo") or "")
             left_out.prompts[f"{path.stem}_{place}"] = instance
             rows.setdefault(instance, {"instance_id": instance, "repo": repo, "prompts": 0})["prompts"] += 1
+    left_out.repos = {instance: row["repo"] for instance, row in rows.items()}
     for instance, row in rows.items():
         try:
             record = read_record(instance) if safe_name(instance) else None
@@ -624,7 +638,11 @@ def read_plan() -> dict:
 def read_duel(tally: Tally) -> dict | None:
     """score/_duel.json; None when there is none, or none that can be read."""
     try:
-        return read_json("score/_duel.json", ("mode", "accepted", "why", "turns"))
+        duel = read_json("score/_duel.json", ("mode", "accepted", "why", "turns"))
+        for key in ("turns", "judges", "config", "metrics", "leave_one_out", "retest", "without_generator"):
+            if not isinstance(duel.get(key) or {}, dict):
+                raise BadFile(Path("score/_duel.json"), f"{key}: expected an object")
+        return duel
     except FileNotFoundError:
         return None
     except BadFile as bad:

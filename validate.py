@@ -130,7 +130,7 @@ def parse_verdict(text: str) -> dict | None:
     metric says something else or contradicts another, or when an object is broken: what stands inside a
     broken one may be a quotation. Linear in the text: the first object that does not decode ends the reading.
     """
-    text = visible_text(text)
+    text = visible_text(text if isinstance(text, str) else "")
     objects: list[list[tuple]] = []
     decoder = json.JSONDecoder(object_pairs_hook=lambda pairs: objects.append(pairs) or dict(pairs),
                                parse_int=str, parse_float=str, parse_constant=str)  # as written: 1.0 is not 1
@@ -634,6 +634,9 @@ def _saved_score(path: Path, touch: bool) -> dict | None:
         score = read_json(path, ("instance_id", "repo", "mode", "flags", "sha", "answer_sha256", "verdicts"))
         if not (isinstance(score["verdicts"], list) and all(map(_is_verdict, score["verdicts"]))):
             raise BadFile(path, "verdicts: expected those that validate.py writes")
+        if not (isinstance(score["sha"], dict) and score["sha"].keys() >= {"chat", *_SIDE} and isinstance(score["flags"], list)
+                and isinstance(score["instance_id"], str) and isinstance(score["repo"], str)):
+            raise BadFile(path, "instance_id, repo, sha, flags: expected those that validate.py writes")
         return score
     except FileNotFoundError:
         return None
@@ -646,7 +649,11 @@ def _saved_score(path: Path, touch: bool) -> dict | None:
 def _is_verdict(verdict: object) -> bool:
     if not isinstance(verdict, dict) or not verdict.keys() >= _VERDICT_KEYS:
         return False
-    calls = verdict["calls"]
+    calls, usage = verdict["calls"], verdict["usage"] or {}
+    if not (isinstance(verdict["key"], str) and isinstance(verdict["reason"], str) and isinstance(usage, dict)
+            and all(isinstance(count, int) for count in usage.values())
+            and isinstance(verdict["cost_usd"], (int, float, type(None)))):
+        return False
     return calls is None or (isinstance(calls, dict) and calls.keys() == _METRICS
                              and all(call in (0, 1, 2) for call in calls.values()))
 
@@ -700,8 +707,6 @@ async def _judge(llm: LLM, turn: Turn, panel: Panel, call: CallSettings, order: 
         reply = await llm.ask(call, prompt, _unreadable)
         verdict = parse_verdict(reply.text)
     except NoAcceptableReply as failure:
-        if failure.last is None:  # every answer was empty or cut off: nothing was said, nothing is kept
-            raise ItemFailed(f"judge {call.model}: {failure.kind}", failure.detail) from None
         reply, verdict = failure.last, None
     except ItemFailed as failure:
         raise ItemFailed(f"judge {call.model}: {failure.kind}", failure.detail) from None
@@ -764,10 +769,7 @@ def main() -> int:
             if not first.rows and not tally.failed:
                 raise Stop("no turn has both its replies yet.\nRun python ch.py, then this again.")
             lines = [*write_duel(first, again, answers), f"output  {SCORE}/ and {SCORE}/_duel.json"]
-        tally.write_failed(SCORE, flags.shard)
-        if flags.shard is None:  # this run has seen all that the shards have
-            for path in SCORE.glob("_failed_*_of_*.jsonl"):
-                path.unlink()
+        tally.write_failed(RETEST if flags.retest else SCORE, flags.shard)
         follow = "python validate.py, once all shards are through" if flags.shard else "python report.py"
         shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
         return code or shown

@@ -6,12 +6,14 @@ editing, and a test holds the two together.
 from __future__ import annotations
 
 import difflib
+import json
 import math
 import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
@@ -41,7 +43,7 @@ class Setting:
         if isinstance(self.default, list):
             return 'a list of at least one model id, none twice, such as ["maker/model"]'
         if isinstance(self.default, dict):
-            return "a table of request fields"
+            return f"a table of request fields, other than {', '.join(sorted(_OUR_FIELDS))}"
         if isinstance(self.default, str):
             return "a model id such as \"maker/model\""
         kind = "a whole number" if isinstance(self.default, int) else "a number"
@@ -56,11 +58,22 @@ class Setting:
             return (isinstance(value, list) and len(value) == len(set(map(str, value))) > 0
                     and all(isinstance(item, str) and item.strip() for item in value))
         if isinstance(self.default, dict):
-            return isinstance(value, dict)
+            return isinstance(value, dict) and not value.keys() & _OUR_FIELDS and _is_json(value)
         if isinstance(self.default, str):
             return isinstance(value, str) and bool(value.strip())
         kinds = int if isinstance(self.default, int) else (int, float)
         return isinstance(value, kinds) and self.low <= value <= self.high
+
+
+_OUR_FIELDS = {"model", "messages", "stream", "stream_options", "max_tokens", "temperature", "top_p"}  # have homes of their own
+
+
+def _is_json(value: object) -> bool:
+    try:
+        json.dumps(value)
+    except (TypeError, ValueError):
+        return False
+    return True
 
 
 # How one model is called: shared by [generate], [judge] and the per-model tables [judge.override."maker/model"].
@@ -241,7 +254,13 @@ def load_environment() -> Environment:
     base_url = (values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL).strip().rstrip("/")
     if not base_url.startswith(("http://", "https://")):
         raise Stop(f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}.")
-    if "@" in base_url.split("//", 1)[1].split("/", 1)[0]:
+    try:
+        place = urlsplit(base_url).netloc
+    except ValueError:
+        place = ""
+    if not place:
+        raise Stop(f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}.")
+    if "@" in place:
         raise Stop("CHUTES_BASE_URL holds a user or a password. Put the key into CHUTES_API_KEY, the address without it here.")
     api_key = (values.get("CHUTES_API_KEY") or "").strip()
     if not api_key and base_url == DEFAULT_BASE_URL:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
-_OUR_HEAD, _OUR_TAIL = b'{\n "', b"\n}\n"  # how write_json's objects begin and end
+_OUR_HEAD, _OUR_TAIL = b'{\n "instance_id": "', b"\n}\n"  # how answers begin and end as write_json lays them out
 _WRITER = Path(sys.argv[0]).stem or "python"  # temporary files carry their stage's name: each sweeps its own
 
 

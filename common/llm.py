@@ -1,7 +1,7 @@
 """Asking a model so that no paid reply is lost: the retry policy, the pace of each model, and the run over all turns.
 
 The policy, in one place:
-- configuration (401, 402, 403, 404, no money, the same 400 three times before any success): the run stops, exit 2;
+- configuration (401, 402, 403, 404, no money, a refusal of the first calls and of a one-word chat alike): the run stops, exit 2;
 - item (prompt too long, content refused, no acceptable reply after all tries): this item fails, the rest goes on;
 - passing (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried again after growing,
   jittered waits, within `retry_budget_s` a call; nothing good from a model for `outage_s`: no more is asked of it, and
@@ -25,15 +25,16 @@ from typing import Awaitable, Callable, Iterable
 from common import wire
 from common.config import CallSettings, Environment
 from common.io import BadFile, Stop, clean_text
-from common.money import Model, Purse, Spending, list_models, prompt_chars, worst_case_usd
+from common.money import Model, Purse, Spending, list_models, worst_case_usd
 from common.reply import visible_text
 from common.stage import (EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_STOPPED, Progress, Tally, disk_words)
 
 _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 _NEVER_REACHED_S = 15.0  # an address that never answered at all is a typo or a server that is down: no long wait
 _FAULTS_OF_AN_OUTAGE, _EXHAUSTED_OF_AN_OUTAGE = 5, 10  # in a row, without a success between
-_SAME_REFUSALS = 3
+_SAME_REFUSALS = 2
 _START_PACE = 8
+_WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
 _WAIT_WORTH_A_WORD_S, _SILENCE_BETWEEN_WORDS_S = 5.0, 30.0
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 
@@ -47,9 +48,9 @@ class ItemFailed(Exception):
 
 
 class NoAcceptableReply(ItemFailed):
-    """Every reply was refused; `last` is the last one that came whole (None when all were empty or cut off)."""
+    """Every reply was refused; `last` is the last one that came, empty or cut off as it may be."""
 
-    def __init__(self, kind: str, detail: str, last: Reply | None):
+    def __init__(self, kind: str, detail: str, last: Reply):
         super().__init__(kind, detail)
         self.last = last
 
@@ -198,17 +199,17 @@ class LLM:
         ItemFailed, NoAcceptableReply, or Halted when the run is over.
         """
         asked_at, started = datetime.now(timezone.utc).isoformat(timespec="seconds"), time.monotonic()
-        max_tokens, tries, cost_usd, why, last = call.max_tokens, 0, 0.0, "", None
+        max_tokens, tries, cost_usd = call.max_tokens, 0, 0.0
         for _ in range(call.bad_reply_tries):
             completion, attempts, cost = await self._completion(call, messages, max_tokens)
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             text = clean_text(visible_text(completion.content))
+            last = Reply(text, completion.finish_reason, completion.usage, cost_usd, call.model, completion.model,
+                         completion.invocation_id, asked_at, round(time.monotonic() - started, 3), tries,
+                         {**call.sampling(), "max_tokens": max_tokens})
             why = _not_a_reply(completion, text)
             if why is None:
-                last = Reply(text, completion.finish_reason, completion.usage, cost_usd, call.model, completion.model,
-                             completion.invocation_id, asked_at, round(time.monotonic() - started, 3), tries,
-                             {**call.sampling(), "max_tokens": max_tokens})
                 why = accept(text)
                 if why is None:
                     self.spending.calls["good"] += 1
@@ -239,7 +240,7 @@ class LLM:
     async def _attempt(self, pace: Pace, call: CallSettings, messages: list[dict], max_tokens: int,
                        again: bool) -> tuple[wire.Completion, float | None]:
         reserved = await self._reserve(call, messages, max_tokens) if self.purse.limit_usd else 0.0
-        started, cost = await pace.enter(first=again), None
+        started, completion, cost = await pace.enter(first=again), None, None
         price = asyncio.ensure_future(self._model(call.model))
         try:
             if self.halted:
@@ -254,24 +255,22 @@ class LLM:
             fault.detail = self._redacted(fault.detail)
             self.spending.calls[fault.kind] += 1
             pace.failed(fault, started)
-            self._stop_or_fail_on(fault, call, pace)  # before the place is given on: a bad key costs one call
+            await self._stop_or_fail_on(fault, call, pace)  # before the place is given on: a bad key costs one call
             self._tell_of_wait(fault, call, pace)
             raise
         finally:
             price.cancel()
             pace.leave()
             if reserved:
-                await self.purse.settle(reserved, cost or 0.0)
+                # A reply whose price nobody tells counts as the worst case: the sum must hold.
+                await self.purse.settle(reserved, 0.0 if completion is None else reserved if cost is None else cost)
 
-    def _stop_or_fail_on(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
+    async def _stop_or_fail_on(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
         """Configuration and outage halt the run, an item's own fault fails the item; a passing one returns."""
         if fault.sort == "item":
-            if not pace.proven:
-                words = re.sub(r"\d+", "#", fault.detail)
-                pace.refusals[words] += 1
-                if fault.status == 400 and pace.refusals[words] >= _SAME_REFUSALS and "too long" not in fault.kind:
-                    raise self.halt(EXIT_STOPPED, f"{call.model} refuses every call alike (HTTP 400): {fault.detail}\n"
-                                    "Change what it names in chain.toml (sampling, extra_body, stream), then run again.")
+            if not pace.proven and await self._refused_alike(fault, call, pace):
+                raise self.halt(EXIT_STOPPED, f"{call.model} refuses every call alike: {fault}\n"
+                                "Change what it names in chain.toml (sampling, extra_body, stream), then run again.")
             raise ItemFailed(fault.kind, str(fault))
         if fault.sort == "configuration":
             raise self.halt(EXIT_STOPPED, f"{call.model} at {self.environment.base_url}: {fault}\n{_what_to_change(fault)}")
@@ -281,6 +280,19 @@ class LLM:
             raise self._outage(fault, call, pace, f"nothing good for {silent_s:.0f} s")
         if (fault.retry_after_s or 0) > call.retry_budget_s:
             raise self._outage(fault, call, pace, f"it asks to come back in {fault.retry_after_s:.0f} s")
+
+    async def _refused_alike(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> bool:
+        """Whether no call would be taken: the same refusal twice before any success, and of a one-word chat as well."""
+        words = re.sub(r"\d+", "#", fault.detail)
+        pace.refusals[words] += 1
+        if pace.refusals[words] < _SAME_REFUSALS:
+            return False
+        try:
+            await wire.complete(self._client, call, [{"role": "user", "content": "Hello"}], call.max_tokens, pace.alive)
+        except wire.Fault as again:
+            return again.sort == "item" and again.status == fault.status
+        pace.proven = True
+        return False
 
     def _exhausted(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
         pace.exhausted_in_a_row += 1
@@ -350,7 +362,7 @@ class LLM:
         raise Halted()
 
     async def _reserve(self, call: CallSettings, messages: list[dict], max_tokens: int) -> float:
-        amount = worst_case_usd(await self._model(call.model), prompt_chars(messages), max_tokens)
+        amount = worst_case_usd(await self._model(call.model), messages, max_tokens)
         if not await self.purse.reserve(amount):
             raise self.halt(EXIT_SOME_FAILED, f"--max-cost: ${self.purse.spent_usd:.4f} of ${self.purse.limit_usd:.4f} is "
                             f"spent, and the next call could cost ${amount:.4f}.\nRun the same line again to go on.")
@@ -369,7 +381,7 @@ class LLM:
 
     def _redacted(self, words: str) -> str:
         key = self.environment.api_key
-        return words.replace(key, "[key]") if key else words
+        return (words.replace(key, "[key]") if key else words)[:_WORDS_SHOWN]
 
 
 def _not_a_reply(completion: wire.Completion, text: str) -> str | None:
@@ -448,20 +460,19 @@ async def _drive(llm: LLM, turns, work, name, width: int, progress: Progress, ta
 
 
 async def _worker(llm: LLM, turns, work, name, progress: Progress, tally: Tally) -> None:
-    for turn in turns:
-        if llm.halted:
-            return
-        try:
-            await work(turn)
-            tally.done += 1
-        except ItemFailed as failure:
-            tally.fail(name(turn), failure.kind, failure.detail)
-        except Halted:
-            return
-        except (Stop, BadFile) as stop:
-            llm.halt(EXIT_STOPPED, str(stop))
-            return
-        except OSError as error:
-            llm.halt(EXIT_STOPPED, disk_words(error))
-            return
-        progress.update(failed=len(tally.failed), at_once=llm.at_once())
+    try:
+        for turn in turns:
+            if llm.halted:
+                return
+            try:
+                await work(turn)
+                tally.done += 1
+            except ItemFailed as failure:
+                tally.fail(name(turn), failure.kind, failure.detail)
+            progress.update(failed=len(tally.failed), at_once=llm.at_once())
+    except Halted:
+        return
+    except (Stop, BadFile) as stop:
+        llm.halt(EXIT_STOPPED, str(stop))
+    except OSError as error:
+        llm.halt(EXIT_STOPPED, disk_words(error))

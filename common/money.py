@@ -12,7 +12,7 @@ from common.io import Stop
 
 CHARS_PER_TOKEN = 3.5  # English and code lie between 3 and 4.5; used for estimates only, real usage is what is counted
 _EXPECTED_COMPLETION_TOKENS = 3000  # a thinking model's usual reply to one turn; only the dry run guesses with it
-_LIST_S = 10
+_LIST_S = 4  # the first finished reply waits for the prices: less than the grace that an interrupt gives
 _PER_MILLION = 1_000_000
 
 
@@ -88,7 +88,7 @@ class Spending:
         if self.cost_usd or not self.unpriced_calls:
             lines.append(f"cost    ${self.cost_usd:.4f}{unpriced}")
         else:
-            lines.append("cost    unknown: the provider's model list names no price")
+            lines.append("cost    unknown: the model list names no price, or the replies came without usage")
         return lines
 
 
@@ -96,23 +96,24 @@ class Purse:
     """`--max-cost`: a call starts only when even its worst case (all of max_tokens) stays within the sum."""
 
     def __init__(self, limit_usd: float | None):
-        self.limit_usd, self.spent_usd, self._reserved_usd = limit_usd, 0.0, 0.0
+        self.limit_usd, self.spent_usd = limit_usd, 0.0
+        self._reserved: list[float] = []  # of the calls in flight; no running sum, which would keep a rounding error
         self._changed = asyncio.Condition()
 
     async def reserve(self, worst_case_usd: float) -> bool:
         """Wait until the calls in flight leave room; False when even after them there is none."""
         async with self._changed:
-            while self.spent_usd + self._reserved_usd + worst_case_usd > self.limit_usd:
-                if self._reserved_usd <= 0:
+            while self.spent_usd + sum(self._reserved) + worst_case_usd > self.limit_usd:
+                if not self._reserved:
                     return False
                 await self._changed.wait()
-            self._reserved_usd += worst_case_usd
+            self._reserved.append(worst_case_usd)
             return True
 
     async def settle(self, worst_case_usd: float, cost_usd: float) -> None:
         """Put the reservation back and count what the call really cost."""
         async with self._changed:
-            self._reserved_usd = max(0.0, self._reserved_usd - worst_case_usd)
+            self._reserved.remove(worst_case_usd)
             self.spent_usd += cost_usd
             self._changed.notify_all()
 
@@ -122,12 +123,13 @@ def prompt_chars(messages: list[dict]) -> int:
     return sum(len(message["content"]) for message in messages)
 
 
-def worst_case_usd(model: Model, chars: int, max_tokens: int) -> float:
-    """The most that a call can cost. Raises Stop when the price is not known. Two characters a token is the densest
-    text that real chats hold."""
+def worst_case_usd(model: Model, messages: list[dict], max_tokens: int) -> float:
+    """The most that a call can cost. Raises Stop when the price is not known. Two bytes a token is the densest that
+    real chats are: a Chinese character takes three bytes and about one token."""
     if model.prompt_price is None or model.completion_price is None:
         raise Stop("--max-cost cannot hold: the provider's model list names no price. Run without --max-cost.")
-    return chars / 2 * model.prompt_price + max_tokens * model.completion_price
+    size = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
+    return size / 2 * model.prompt_price + max_tokens * model.completion_price
 
 
 # --------------------------------------------------------------------------------------------------------- dry run

@@ -1,4 +1,4 @@
-"""PR records (commit/<instance_id>.json) and which instances are left out, in one place for prompt, king and report."""
+"""PR records (commit/<instance_id>.json), which instances are left out, and what a chat must be, for several stages."""
 from __future__ import annotations
 
 from pathlib import Path
@@ -39,3 +39,18 @@ def why_left_out(record: dict, max_record_chars: int) -> str | None:
     if record_chars(record) > max_record_chars:
         return f"PR record too large for the challenger's prompt (over {max_record_chars:,} characters)"
     return None
+
+
+def prompt_problem(prompt: object) -> str | None:
+    """What is wrong with the chat of a prompt or an answer, in words; None when nothing is."""
+    if not isinstance(prompt, dict):
+        return "expected an object"
+    for key in ("instance_id", "messages", "assistant"):
+        if key not in prompt:
+            return f"key {key!r} is missing"
+    messages = prompt["messages"]
+    if not (isinstance(messages, list) and messages and all(
+            isinstance(message, dict) and isinstance(message.get("role"), str)
+            and isinstance(message.get("content"), str) for message in messages)):
+        return "key 'messages': expected a list of {role, content} texts"
+    return None if messages[-1]["role"] == "user" else "key 'messages': expected a chat that ends with a user message"

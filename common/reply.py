@@ -12,7 +12,8 @@ from dataclasses import dataclass, field
 # mini-swe-agent v1: exactly one match of this in a reply, else the turn is refused.
 _BASH_BLOCK = re.compile(r"```bash\s*\n(.*?)\n```", re.DOTALL)
 _FENCE_LINE = re.compile(r"^[ \t]*```[^`\n]*$", re.MULTILINE)
-_THINK_TAG = re.compile(r"</?think(?:ing)?>", re.IGNORECASE)
+_THINK_OPENS = re.compile(r"<think(?:ing)?>|◁think▷", re.IGNORECASE)  # ◁▷: Kimi's older models
+_THINK_ENDS = re.compile(r"</think(?:ing)?>|◁/think▷", re.IGNORECASE)
 # Tokens of chat templates and tool calls that providers let through: Kimi and Qwen (<|...|>), DeepSeek
 # (full-width bars), Hermes (<tool_call>).
 _RAW_TOKEN = re.compile(
@@ -26,9 +27,7 @@ _RAW_TOKEN = re.compile(
 
 def visible_text(content: str) -> str:
     """The answer without inline reasoning: `<think>...</think>` is cut, also when one tag is missing."""
-    before, closing_tag, after = content.rpartition("</think>")
-    answer = after if closing_tag else content
-    return answer.split("<think>", 1)[0].strip()
+    return _THINK_OPENS.split(_THINK_ENDS.split(content)[-1], maxsplit=1)[0].strip()
 
 
 def format_problem(reply: str) -> str | None:
@@ -37,7 +36,7 @@ def format_problem(reply: str) -> str | None:
         return "the reply is empty"
     if _RAW_TOKEN.search(reply):
         return "the reply holds raw tool-call or chat-template tokens"
-    if _THINK_TAG.search(reply):
+    if _THINK_OPENS.search(reply) or _THINK_ENDS.search(reply):
         return "the reply holds a <think> tag"
     if len(_FENCE_LINE.findall(reply)) % 2:
         return "the reply is cut off: a code block is never closed"

@@ -3,6 +3,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import json
 import os
 import re
 import signal
@@ -146,6 +147,13 @@ class Progress:
 
 # ----------------------------------------------------------------------------------------------------------- tally
 
+def _failed_rows(path: Path) -> list[dict]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (FileNotFoundError, ValueError):
+        return []
+
+
 class Tally:
     """What became of a stage's items: done, skipped and failed by reason; printed at the end of every run."""
 
@@ -159,15 +167,18 @@ class Tally:
         self.failed.append({"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind})
 
     def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
-        """Replace the folder's list of failed items by this run's; a run without failures leaves no list.
+        """Replace this stage's rows in the folder's list of failed items; without any row there is no list.
 
-        Shards that share a folder each keep a list of their own.
+        Shards that share a folder each keep a list of their own; a run of the whole does away with them.
         """
-        name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
-        if self.failed:
-            write_jsonl(Path(folder, name), self.failed)
+        path = Path(folder, f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl")
+        rows = [row for row in _failed_rows(path) if row.get("stage") != self.stage] + self.failed
+        if rows:
+            write_jsonl(path, rows)
         else:
-            Path(folder, name).unlink(missing_ok=True)
+            path.unlink(missing_ok=True)
+        for other in Path(folder).glob("_failed_*_of_*.jsonl") if shard is None else ():
+            other.unlink()
 
     def show(self, *lines: str, next_command: str = "") -> int:
         """Print the tally, then `lines`, then the next command; returns the exit code, 0 or 1."""

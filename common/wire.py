@@ -21,10 +21,11 @@ from common.config import CallSettings
 
 _RAW_STREAM = {"Content-Type": "application/json", "X-Stainless-Raw-Response": "stream"}  # the SDK hands over bytes
 _CONNECT_S = 15
+_WITHOUT_USAGE: set[str] = set()  # models whose server refuses stream_options: their streams tell no usage
 _MAX_BODY_BYTES = 64 * 2**20  # no reply is that large; a server that never ends must not fill the memory
 _INVOCATION_HEADERS = ("x-chutes-invocationid", "x-request-id")
 _NEVER_REACHED = {"ClientConnectorError", "ClientConnectorDNSError", "ConnectError", "gaierror", "ConnectionRefusedError"}
-_TOO_LONG = ("context length", "context_length", "context window", "maximum context", "too long", "too large",
+_TOO_LONG = ("context length", "context_length", "context size", "context_size", "context window", "maximum context", "too long", "too large",
              "max_model_len", "exceeds the maximum", "maximum allowed length")
 _REFUSED = ("content_filter", "content filter", "content policy", "content management policy", "moderation", "flagged",
             "safety")
@@ -72,20 +73,26 @@ async def complete(client: openai.AsyncOpenAI, call: CallSettings, messages: lis
     """One attempt at a completion; `alive()` is called whenever words of a reply arrive. Raises Fault."""
     body = {"model": call.model, "messages": messages, **call.sampling(), "max_tokens": max_tokens}
     if call.stream:
-        body |= {"stream": True, "stream_options": {"include_usage": True}}
+        body |= {"stream": True}
+    if call.stream and call.model not in _WITHOUT_USAGE:
+        body |= {"stream_options": {"include_usage": True}}
     content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
     try:
         return await asyncio.wait_for(_send(client, content, call, alive), call.timeout_s)
     except asyncio.TimeoutError:
         raise Fault("passing", "no whole reply in time", f"not finished after {call.timeout_s:g} s") from None
     except openai.APIStatusError as error:
+        if "stream_options" in body and error.status_code in (400, 422) and b"stream_options" in error.response.content:
+            _WITHOUT_USAGE.add(call.model)
+            return await complete(client, call, messages, max_tokens, alive)
         raise sort_status(error.status_code, _words(error.response.content), error.response.headers) from None
     except (openai.APIError, httpx2.HTTPError, aiohttp.ClientError, OSError) as error:
         raise _sort_break(error) from None
 
 
 async def _send(client: openai.AsyncOpenAI, content: bytes, call: CallSettings, alive: Callable[[], None]) -> Completion:
-    timeout = httpx2.Timeout(connect=_CONNECT_S, read=call.stall_s, write=call.stall_s, pool=None)
+    silence_s = call.stall_s if call.stream else call.timeout_s  # without a stream, silence is how a reply is made
+    timeout = httpx2.Timeout(connect=_CONNECT_S, read=silence_s, write=call.stall_s, pool=None)
     response = await client.post("/chat/completions", cast_to=httpx2.Response, content=content,
                                  options={"headers": _RAW_STREAM, "timeout": timeout})
     try:
@@ -135,10 +142,10 @@ def read_stream(body: bytes) -> Completion:
     the stream just ends: a reply without a finish_reason is therefore never a reply.
     """
     completion, pieces, any_choice = Completion(), [], False
-    for line in body.splitlines():
+    for line in body.removeprefix(b"\xef\xbb\xbf").splitlines():
         if line.startswith(b"data:"):
             line = line[5:].strip()
-            if line == b"[DONE]":
+            if line in (b"", b"[DONE]"):
                 continue
         elif not line.startswith(b"{"):
             continue  # a comment that keeps the connection open, an event name, or an empty line
@@ -149,8 +156,9 @@ def read_stream(body: bytes) -> Completion:
         choices = event.get("choices")
         if choices:
             any_choice = True
-            pieces.append(_text((choices[0].get("delta") or {}).get("content")))
-            completion.finish_reason = choices[0].get("finish_reason") or completion.finish_reason
+            if choices[0].get("index") in (0, None):  # another index is another reply
+                pieces.append(_text((choices[0].get("delta") or choices[0].get("message") or {}).get("content")))
+                completion.finish_reason = choices[0].get("finish_reason") or completion.finish_reason
         else:
             _raise_error_in(event, line)
         completion.model = event.get("model") or completion.model
@@ -163,6 +171,9 @@ def read_stream(body: bytes) -> Completion:
 
 
 def _text(content: object) -> str:
+    """Content as text: a string, or a list of typed parts of which those of type text count."""
+    if isinstance(content, list):
+        return "".join(_text(part.get("text")) for part in content if isinstance(part, dict) and part.get("type") == "text")
     return content if isinstance(content, str) else ""
 
 
@@ -176,13 +187,16 @@ def _whole(completion: Completion) -> Completion:
 
 def _usage(given: object) -> dict:
     """Token counts of one reply, whatever the provider names them; {} when it says nothing."""
+    def count(table: object, name: str) -> int:
+        value = table.get(name) if isinstance(table, dict) else None
+        return value if type(value) is int and value > 0 else 0  # an odd figure must never cost the reply
+
     if not isinstance(given, dict):
         return {}
-    prompt, completion = given.get("prompt_tokens_details") or {}, given.get("completion_tokens_details") or {}
-    return {"prompt_tokens": int(given.get("prompt_tokens") or 0),
-            "completion_tokens": int(given.get("completion_tokens") or 0),
-            "reasoning_tokens": int(completion.get("reasoning_tokens") or given.get("reasoning_tokens") or 0),
-            "cached_tokens": int(prompt.get("cached_tokens") or 0)}
+    reasoning = count(given.get("completion_tokens_details"), "reasoning_tokens") or count(given, "reasoning_tokens")
+    return {"prompt_tokens": count(given, "prompt_tokens"), "completion_tokens": count(given, "completion_tokens"),
+            "reasoning_tokens": reasoning,
+            "cached_tokens": count(given.get("prompt_tokens_details"), "cached_tokens")}
 
 
 # ------------------------------------------------------------------------------------------------ sorting faults
@@ -217,6 +231,8 @@ def _sort_break(error: BaseException) -> Fault:
     words = next((str(cause) for cause in reversed(causes) if str(cause)), type(causes[-1]).__name__)
     if names & _NEVER_REACHED:
         return Fault("passing", "no connection", words, reached=False)
+    if names & {"ServerDisconnectedError", "ConnectionResetError", "BrokenPipeError"}:  # the SDK calls these timeouts
+        return Fault("passing", "connection broken", words)
     if names & {"ReadTimeout", "SocketTimeoutError", "TimeoutException", "TimeoutError"}:
         return Fault("passing", "stalled", words)
     return Fault("passing", "connection broken", words)
@@ -227,7 +243,8 @@ def _raise_error_in(event: object, raw: bytes) -> None:
     error = event.get("error") or event.get("detail") if isinstance(event, dict) else None
     if error:
         code = error.get("code") if isinstance(error, dict) else None
-        status = int(code) if str(code).isdigit() and 400 <= int(code) < 600 else 500
+        known = any(mark in _words(raw).lower() for mark in _TOO_LONG + _REFUSED)
+        status = int(code) if str(code).isdigit() and 400 <= int(code) < 600 else 400 if known else 500
         raise sort_status(status, _words(raw))
 
 
@@ -249,10 +266,12 @@ def _words(body: bytes) -> str:
     text = body.decode("utf-8", "replace")
     try:
         answer = json.loads(text)
-        for name in ("error", "detail", "message"):
+        for name in ("error", "detail"):
             if isinstance(answer, dict) and answer.get(name):
                 answer = answer[name]
+        if isinstance(answer, dict) and answer.get("message"):
+            answer = "; ".join(str(value) for value in answer.values() if value and isinstance(value, (str, int, float)))
         text = answer if isinstance(answer, str) else json.dumps(answer, ensure_ascii=False)
     except ValueError:
         pass
-    return " ".join(text.split())[:400]
+    return " ".join(text.split())[:4000]
