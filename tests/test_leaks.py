@@ -321,6 +321,13 @@ def test_common_lines_prove_nothing():
     "I must act as if I had not seen the fix.", "The hidden tests expect midnight.",
     "I will not mention the hidden patch.",
     "The accepted pull\nrequest does the same.",
+    "The ground truth localizes the stamp.", "The blind-agent rule says that I must search first.",
+    "The briefing says to look at the window.", "The hidden tests will check the first day.",
+    "The diff I was shown touches one function.", "The patch we have been given swaps the calls.",
+    "I have to pretend I don't know where it is.", "The dataset's fix swaps the calls.",
+    "The target patch swaps the calls.", "The backported fix swaps the calls.",
+    "Given the PR metadata, this is the file.", "The reviewers of the PR asked for it.",
+    "The changed files list says so.", "Fixed by #48213.", "See issue #790.",
 ])
 def test_talk_of_what_the_chat_cannot_know_is_a_leak(thought):
     assert kinds(reply("ls", thought)) == {"disclosure"}
@@ -332,6 +339,7 @@ def test_talk_of_what_the_chat_cannot_know_is_a_leak(thought):
     "The issue suggests a change in the comparison.", "I will check the final diff before I submit.",
     "A proper solution handles time zones.", "I will write a patch script.",
     "This commit-style message is enough.",
+    "I have made the change; let me see the diff.", "The prediction is compared with the ground truth labels.",
     "The official documentation says that days start at midnight.", "I do not know the line yet.",
 ])
 def test_plain_talk_of_fixing_is_none(thought):
@@ -352,6 +360,17 @@ def test_what_the_chat_itself_says_is_none():
     assert find_leaks(reply("ls", "The merged fix is gone, says the issue."), chat, RECORD) == []
     assert find_leaks(reply("ls", "It speaks of a pull request."), chat, RECORD) == []
     assert kinds(reply("ls", "It speaks of a pull request.")) == {"disclosure"}
+
+
+def test_a_phrase_counts_as_said_only_as_a_whole():
+    chat = after(("cat cli.py", "print(report)  # see #47110"))
+    assert kinds(reply("ls", "PR changes only the window."), chat) == {"disclosure"}
+    assert kinds(reply("ls", "This was fixed by #4711."), chat) == {"disclosure"}
+    assert find_leaks(reply("ls", "This was fixed by #47110."), chat, RECORD) == []
+
+
+def test_what_is_said_often_is_told_once():
+    assert len(find_leaks(reply("ls", "The merged fix. " * 500), TASK, RECORD)) == 1
 
 
 def test_commits_and_numbers_of_the_chat_are_none():
