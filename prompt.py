@@ -321,6 +321,9 @@ def record_places(prs: ParquetFiles) -> dict[str, tuple]:
             ids = [name for batch in prs.batches(file, group, ["instance_id"], 4096)
                    for name in batch["instance_id"].to_pylist()]
             size = prs.size(file, group, columns)
+            if not all(isinstance(name, (str, type(None))) for name in ids):
+                raise Stop(f"{prs.flag} {prs.name}: column instance_id of {file}: expected text, found "
+                           f"{type(next(name for name in ids if name is not None)).__name__}.")
             return pa.table({"id": pa.array(ids, pa.string()), "file": [file] * len(ids), "group": [group] * len(ids),
                              "row": range(len(ids)), "bytes": [size] * len(ids)})
 
@@ -692,6 +695,8 @@ def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) ->
     plan = plan or {"dataset": args.dataset, "revision": files.revision, "prs": args.prs, "prs_revision": prs.revision,
                     "seed": args.seed, "count": args.count, "flags": flags, "exhausted": False, "summary": None,
                     **{kind: [] for kind in LEFT_OUT}, "offsets": []}
+    if not any(files.files.values()):
+        raise Stop(f"--dataset {args.dataset}: all of its parquet files are empty (0 bytes). Get them again.")
     places = record_places(prs)
     progress = Progress(goal, "prompts", "prompt")
     turns = write_prompts(Sampler(files, plan, places, excluded, args), goal, progress)

@@ -394,7 +394,7 @@ def remove_unplaced(turns: list[Turn], writer: Writer) -> None:
     """Take out of all buckets what is no judged turn any more. One whose answer is gone or torn stays: it may be
     the last."""
     for turn in turns:
-        if turn.bucket is None and turn.path is not None and turn.status != "broken":
+        if turn.bucket is None and turn.path is not None and turn.instance_id:  # none: its answer is torn
             for bucket in BUCKETS:
                 _remove_copy(Path(bucket, f"{turn.stem}.json"), writer)
 

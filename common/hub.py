@@ -211,8 +211,9 @@ class Hub:
     def _stop_if_final(self, error: Exception, status: int | None) -> None:
         what = f"{self.flag} {self.name}"
         if isinstance(error, GatedRepoError):
-            raise Stop(f"{what} is gated. Accept its terms at {self.endpoint}/datasets/{self.name}, and set HF_TOKEN "
-                       "in .env to a token of that account.")
+            token = f"the token in {self.variable} was refused or has no access" if self.variable else "no token is set"
+            raise Stop(f"{what} is gated and {token}. Accept its terms at {self.endpoint}/datasets/{self.name},\n"
+                       "and set HF_TOKEN in .env to a token of that account.")
         if isinstance(error, RevisionNotFoundError):
             raise Stop(f"{what} has no revision {self.asked!r}. Check --revision, or leave it out.")
         if self.variable and (status == 403 or status == 401 and not isinstance(error, RepositoryNotFoundError)):

@@ -74,6 +74,13 @@ def _parts(name: str) -> list[str]:
     return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
 
 
+def _one_spelling(text: str) -> str:
+    """Text with `"$D"/x`, `a//b`, `a/./b`, `a/c/../b` and `a%2Fb` as `$D/x` and `a/b`; addresses lose `//`."""
+    text = re.sub("%2F", "/", text, flags=re.IGNORECASE).replace("://", ":")
+    text = re.sub(r"/(?:\.?/)+", "/", re.sub(r"(?<=/)[\"']|[\"'](?=/)", "", text))
+    return re.sub(r"(?<![\w.-])[\w-]{1,80}/\.\./", "", text)
+
+
 def _has_word(word: str, text: str) -> bool:
     """Whether the word stands in the text with no word character beside it."""
     start = text.find(word)
@@ -103,6 +110,10 @@ class _Act:
         self.squeezed = _squeeze(reply)
         self.sentences = re.split(r"(?<=[.!?])\s|\n\s*\n|\n[ \t]*[-*`]", self.prose)
 
+    def only_guesses(self, name: str, excuse: re.Pattern | None = None) -> bool:
+        """Whether every sentence with this name says it as a guess (or as `excuse` has it)."""
+        return all((excuse or _HEDGE).search(sentence) for sentence in self.sentences if name in sentence)
+
     @cached_property
     def written(self) -> str:
         """Code that the reply proposes (other fenced blocks) or puts into files and interpreters."""
@@ -126,6 +137,7 @@ class _Chat:
         self.task = "\n".join(contents[:answers[0]] if answers else contents)
         self._exchanges = [(contents[i], contents[i + 1] if i + 1 < len(contents) else "") for i in answers]
         self.lower = self.text.lower()
+        self._stated = {}
 
     @cached_property
     def turns(self) -> list[tuple[list[Command], str]]:
@@ -142,15 +154,21 @@ class _Chat:
         named = ".".join(name for groups in _NAMED_THING.findall(self.task) for name in groups)
         return {"".join(_parts(name)) for name in named.split(".")} - {""}
 
-    @cached_property
-    def stated_lines(self) -> list[tuple[str, int, int]]:
-        """(file or '', first, last) of each line number that the chat states: tracebacks, links, prose.
+    def stated_lines(self, path: str) -> list[tuple[int, int]]:
+        """(first, last) of each line number that the chat states of a file: tracebacks, links, prose.
 
-        Without a file only those of the task count: the agent's own words come from what it was shown.
+        An empty path stands for any file. Numbers without a file count where the task has them: the agent's own
+        words come from what it was shown.
         """
-        stated = [match for match in _LINE_NUMBER.findall(self.text) if match[0]]
-        stated += [match for match in _LINE_NUMBER.findall(self.task) if not match[0]]
-        return [(named, int(first), int(last or first)) for named, first, last in stated]
+        if path not in self._stated:
+            name = path.rsplit("/", 1)[-1]
+            lines = "\n".join(line for line in self.text.split("\n") if name in line)
+            stated = [match for match in _LINE_NUMBER.findall(lines)
+                      if match[0] and (not path or _same_file(match[0], path))]
+            stated += [match for match in _LINE_NUMBER.findall(self.task)
+                       if not match[0] and int(match[1]) >= _MIN_LOOSE_LINE]
+            self._stated[path] = [(int(first), int(last or first)) for _, first, last in stated]
+        return self._stated[path]
 
     def speaks_of(self, name: str) -> bool:
         return name.lower().strip("_") in self.lower
@@ -237,7 +255,7 @@ def _telling(line: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------------- path
 
-# A guess that is said as a guess; and, before `ls`, `find` or `grep`, the plan to look.
+# A guess that is said as a guess; and, of a file with its folder, before `ls`, `find`, `grep`, the plan to look.
 _HEDGE = re.compile(r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar"
                     r"|or wherever|typically|usually|if it exists)\b", re.IGNORECASE)
 _INTENT = re.compile(_HEDGE.pattern + r"|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate"
@@ -249,18 +267,24 @@ CONVENTIONAL = {"lib.rs", "main.rs", "main.go", "index.js", "index.ts", "package
                 "go.mod", "pom.xml", "Makefile", "README.md"}
 _IMPORT_LINE = (r"^(?:Observation: *)?(?:[\w./-]{0,150}:?\d+[:-])?[^\w\n]*"  # `grep -rn` prints it so too
                 r"(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w)%s(?!\w)")
-_LISTING = {"ls", "tree", "find", "fd", "cd", "git"}
+_LISTING = {"ls", "tree", "find", "fd", "cd", "pushd", "git"}
+_COLOUR = r"\x1b\[[\d;]{0,12}[mK]"  # of `ls --color`
 
 
 def _path_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
-    hits = []
+    hits, spelled = [], _one_spelling(act.reply)
     for path in record.paths:
-        mention = _mention(path, act.reply)
-        if not mention or _path_seen(path, chat) or _path_derivable(path, chat):
+        mention = _mention(path, spelled)
+        module = "" if mention else _module_mention(path, act.reply)
+        if not (mention or module) or _path_seen(path, chat) or _path_derivable(path, chat):
+            continue
+        if module:
+            if module in act.script or not act.only_guesses(module):
+                hits.append(_hit("path", module, "names a module that the chat never showed or suggested"))
             continue
         if "/" not in mention and chat.speaks_of(path.rsplit("/", 1)[-1].split(".")[0]):
             continue  # a bare `options.py` where the chat speaks of options
-        in_passing = "/" not in mention and not _mention(path, act.script)
+        in_passing = "/" not in mention and not _mention(path, _one_spelling(act.script))
         if _looked_for(path, mention, act) and (in_passing or _has_ground(path, chat)):
             continue
         hits.append(_hit("path", mention, "names a file that the chat never showed, listed or suggested"))
@@ -274,20 +298,43 @@ def _mention(path: str, text: str) -> str:
         return ""
     for first in range(len(parts)):
         ending = "/".join(parts[first:])
-        before = r"(?<![\w.-])" if first == 0 else r"(?<![\w./-])(?:\.?/)?"
+        before = r"(?<![\w.-])" if first == 0 else r"(?<![\w./-])(?:\.?/|\$\{?\w{1,60}\}?/)?"
         if ending in text and re.search(before + re.escape(ending) + r"(?![\w-])", text):
             return ending
     return ""
+
+
+def _module(path: str) -> list[str]:
+    """The parts of the module that a file is: `src/a/b/__init__.py` -> ["a", "b"]."""
+    *folders, name = path.split("/")
+    parts = [part for part in [*folders, name.split(".")[0]] if part and part != "__init__"]
+    while len(parts) > 2 and parts[0] in _SOURCE_ROOTS:
+        parts = parts[1:]
+    return parts
+
+
+def _module_mention(path: str, text: str) -> str:
+    """How the text names the file as a module: `a.b.x`, `b::x`, `from a.b import x`; else ''."""
+    *folders, last = _module(path) or [""]
+    folders = [folder for folder in folders if folder not in _SOURCE_ROOTS][-2:]
+    if not folders or last not in text:
+        return ""
+    for joint in (".", "::"):
+        if _has_word(name := joint.join([*folders, last]), text):
+            return name
+    imported = (rf"\bfrom (?:[\w.]{{1,150}}\.)?{re.escape(folders[-1])} import [^\n]{{0,200}}?"
+                rf"(?<!\w){re.escape(last)}(?!\w)")
+    return match[0] if (match := re.search(imported, text)) else ""
 
 
 def _looked_for(path: str, mention: str, act: _Act) -> bool:
     """Whether the reply only guesses at the file, or goes to see whether it is there."""
     for command in act.commands:
         named = " ".join([*command.words, *(target for _, target in command.redirects), *command.heredocs])
-        if command.program not in ("ls", "tree", "find", "fd") and _mention(path, named):
+        if command.program not in ("ls", "tree", "find", "fd") and _mention(path, _one_spelling(named)):
             return False
-    excuse = _INTENT if act.style in ("look", "search") else _HEDGE
-    return all(excuse.search(sentence) for sentence in act.sentences if mention in sentence)
+    goes_to_see = "/" in mention and act.style in ("look", "search")
+    return act.only_guesses(mention, _INTENT if goes_to_see else _HEDGE)
 
 
 def _has_ground(path: str, chat: _Chat) -> bool:
@@ -304,7 +351,8 @@ def _path_seen(path: str, chat: _Chat) -> bool:
     seen = _mention(path, chat.text.replace("\\", "/"))
     if "/" in seen or seen and not folder:
         return True
-    listed_name = re.compile(rf"(?:^|[\s─]){re.escape(name)}[*@]?(?=\s|$)", re.MULTILINE)
+    listed_name = re.compile(rf"(?:^|[\s─'\"]|{_COLOUR}){re.escape(name)}(?:{_COLOUR})?['\"*@,]{{0,3}}(?=\s|$)",
+                             re.MULTILINE)
     section = re.search(rf"(?:^|[\s/]){re.escape(folder)}/?:\n((?:.+\n)*)", chat.text + "\n")  # of `ls -R`
     if section and listed_name.search(section[1]):
         return True
@@ -331,9 +379,7 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
     stem = name.split(".")[0]
     if folders and folders[-1] == stem and _has_word(stem, chat.text):
         return True  # `retry.Do` -> retry/retry.go
-    parts = [part for part in [*folders, stem] if part and part != "__init__"]
-    while len(parts) > 2 and parts[0] in _SOURCE_ROOTS:
-        parts = parts[1:]
+    parts = _module(path)
     for ending in (parts[first:] for first in range(len(parts))):
         whole_enough = len(ending) > 2 or len(ending) == len(parts) == 2
         if whole_enough and any(_has_word(joint.join(ending), chat.text) for joint in (".", "::")):
@@ -392,7 +438,7 @@ def _natural(name: str, act: _Act, chat: _Chat) -> bool:
         return True
     if not all(part in chat.lower for part in _parts(name)):
         return False
-    if name not in act.script and all(_HEDGE.search(s) for s in act.sentences if name in s):
+    if name not in act.script and act.only_guesses(name):
         return True
     return re.search(_DEFINITION.replace("NAME", re.escape(name)), act.written) is not None
 
@@ -448,9 +494,8 @@ def _lines_known(path: str, first: int, last: int, chat: _Chat) -> bool:
         return True
     if shown and last - first >= _PAGE:
         return True
-    stated = [(low, high) for named, low, high in chat.stated_lines
-              if (is_it(named) if named else low >= _MIN_LOOSE_LINE)]
-    return any(low - _STATED_REACH <= last and first <= high + _STATED_REACH for low, high in stated)
+    return any(low - _STATED_REACH <= last and first <= high + _STATED_REACH
+               for low, high in chat.stated_lines(path))
 
 
 # --------------------------------------------------------------------------------------------------- verbatim
