@@ -75,7 +75,7 @@ def _parts(name: str) -> list[str]:
 
 
 def _one_spelling(text: str) -> str:
-    """Text with `"$D"/x`, `a//b`, `a/./b`, `a/c/../b` and `a%2Fb` as `$D/x` and `a/b`; addresses lose `//`."""
+    """Text with `"$D"/x`, `a//b`, `a/./b`, `a/c/../b`, `a%2Fb` as `$D/x` and `a/b`; URLs lose their `//`."""
     text = re.sub("%2F", "/", text, flags=re.IGNORECASE).replace("://", ":")
     text = re.sub(r"/(?:\.?/)+", "/", re.sub(r"(?<=/)[\"']|[\"'](?=/)", "", text))
     return re.sub(r"(?<![\w.-])[\w-]{1,80}/\.\./", "", text)
@@ -157,8 +157,8 @@ class _Chat:
     def stated_lines(self, path: str) -> list[tuple[int, int]]:
         """(first, last) of each line number that the chat states of a file: tracebacks, links, prose.
 
-        An empty path stands for any file. Numbers without a file count where the task has them: the agent's own
-        words come from what it was shown.
+        An empty path stands for any file. Numbers without a file count where the task has them: the agent's
+        own words come from what it was shown.
         """
         if path not in self._stated:
             name = path.rsplit("/", 1)[-1]
@@ -255,7 +255,7 @@ def _telling(line: str) -> bool:
 
 # ------------------------------------------------------------------------------------------------------- path
 
-# A guess that is said as a guess; and, of a file with its folder, before `ls`, `find`, `grep`, the plan to look.
+# A guess that is said as a guess; and, before `ls`, `find` or `grep`, the plan to look at a file in a folder.
 _HEDGE = re.compile(r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar"
                     r"|or wherever|typically|usually|if it exists)\b", re.IGNORECASE)
 _INTENT = re.compile(_HEDGE.pattern + r"|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate"
@@ -351,8 +351,8 @@ def _path_seen(path: str, chat: _Chat) -> bool:
     seen = _mention(path, chat.text.replace("\\", "/"))
     if "/" in seen or seen and not folder:
         return True
-    listed_name = re.compile(rf"(?:^|[\s─'\"]|{_COLOUR}){re.escape(name)}(?:{_COLOUR})?['\"*@,]{{0,3}}(?=\s|$)",
-                             re.MULTILINE)
+    listed_name = re.compile(rf"(?:^|[\s─'\"]|{_COLOUR}){re.escape(name)}(?:{_COLOUR})?"
+                             r"['\"*@,]{0,3}(?=\s|$)", re.MULTILINE)
     section = re.search(rf"(?:^|[\s/]){re.escape(folder)}/?:\n((?:.+\n)*)", chat.text + "\n")  # of `ls -R`
     if section and listed_name.search(section[1]):
         return True

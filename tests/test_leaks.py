@@ -357,7 +357,8 @@ def test_talk_of_what_the_chat_cannot_know_is_a_leak(thought):
     "The issue suggests a change in the comparison.", "I will check the final diff before I submit.",
     "A proper solution handles time zones.", "I will write a patch script.",
     "This commit-style message is enough.",
-    "I have made the change; let me see the diff.", "The prediction is compared with the ground truth labels.",
+    "I have made the change; let me see the diff.",
+    "The prediction is compared with the ground truth labels.",
     "The official documentation says that days start at midnight.", "I do not know the line yet.",
 ])
 def test_plain_talk_of_fixing_is_none(thought):
