@@ -163,6 +163,16 @@ def test_torn_answers_and_missing_records_are_named(turns):
     assert "commit/acme__widgets-1.json is missing" in failed["prompts_3_1_2"]
 
 
+def test_answers_of_another_tools_making(turns):
+    bare, foreign = turns / "answer_0/prompts_3_1_1.json", turns / "answer_0/prompts_3_1_2.json"
+    bare.write_text(json.dumps({**json.loads(bare.read_text()), "meta": {}}))
+    foreign.write_text(json.dumps({"instance_id": "x", "foo": 1}, indent=1) + "\n")
+    result, asked = run(turns)
+    assert result.returncode == 1 and len(asked) == 2 and "Traceback" not in result.stderr
+    assert json.loads(bare.read_text())["challenger"] == GOOD, "a meta without sides gets them"
+    assert not foreign.exists() and foreign.with_name(foreign.name + ".bad").exists() and "king.py" in result.stdout
+
+
 def test_without_answers_the_stage_that_makes_them_is_named(tmp_path):
     result, _ = run(tmp_path)
     assert result.returncode == 2 and "king.py" in result.stderr and len(result.stderr.strip().splitlines()) == 1

@@ -1,6 +1,7 @@
 """The client, through king.py and ch.py over HTTP, against a server that misbehaves on order."""
 from __future__ import annotations
 
+import asyncio
 import json
 import random
 import resource
@@ -18,6 +19,8 @@ import pytest
 from helpers import (KEY, QUICK, REPLY, REPO, answers, assert_no_key, clean_environment, make_sample, stage, start,
                      write_settings)
 from common.demo.server import Reply, Server
+from common.money import Purse
+from common.wire import Fault, read_stream
 
 PASSING = ["429", "429-retry-after", "408", "409", "500", "502-html", "503", "524", "200-html", "200-error", "no-choices",
            "empty-choices", "error-line", "error-event", "cut-stream", "no-finish", "stall", "reset"]
@@ -234,6 +237,55 @@ def test_a_reply_of_raw_tool_tokens_is_never_stored(tmp_path):
     assert "tool-call" in result.stdout
 
 
+def event(**choice) -> bytes:
+    return b"data: " + json.dumps({"choices": [choice]}).encode() + b"\n\n"
+
+
+END = event(index=0, delta={}, finish_reason="stop") + b"data: [DONE]\n\n"
+
+
+@pytest.mark.parametrize("body, text", [
+    (event(delta={"role": "assistant", "content": None}) + event(delta={"content": "a"}) + END, "a"),
+    (b"data:" + event(delta={"content": "a"})[6:] + END, "a"),
+    (b"\xef\xbb\xbf" + event(delta={"content": "a"}) + b"data:\n\n: wait\nevent: x\n" + END, "a"),
+    (event(message={"content": "a"}) + END, "a"),
+    (event(index=0, delta={"content": "a"}) + event(index=1, delta={"content": "junk"}) + END, "a"),
+    (event(delta={"content": [{"type": "text", "text": "a"}, {"type": "thinking", "text": "b"}]}) + END, "a"),
+    (event(delta={"content": "a"}) + b'data: {"choices": [], "usage": {"prompt_tokens": 3}}\n\n' + END, "a"),
+    (event(delta={"content": "a", "reasoning_content": "b", "reasoning": "c"}) + END, "a"),
+    (event(delta={"content": "a\u2028\u0085b"}) + END, "a\u2028\u0085b"),
+])
+def test_legal_streams_of_many_kinds_are_read(body, text):
+    assert read_stream(body).content == text
+
+
+@pytest.mark.parametrize("body", [
+    event(delta={"content": "a"}), event(delta={"content": "a"}) + b'{"error": "upstream went away"}\n', b"", b": wait\n",
+    event(delta={"content": "a"}) + b'data: {"error": {"message": "x", "code": 502}}\n\n', b"data: {torn\n\n",
+    event(index=0, delta={"content": "a"}, finish_reason="error"),
+])
+def test_a_stream_that_is_not_whole_is_no_reply(body):
+    with pytest.raises(Fault) as fault:
+        read_stream(body)
+    assert fault.value.sort == "passing"
+
+
+def test_a_slow_server_that_cannot_stream_is_waited_for(tmp_path):
+    make_sample(tmp_path, 1)
+    write_settings(tmp_path, generate={**QUICK, "stream": False, "stall_s": 0.5, "timeout_s": 10.0})
+    with Server(reply=lambda body: REPLY, key=KEY, latency_s=1.5) as server:
+        assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
+    assert len(server.chats) == 1
+
+
+def test_bad_items_at_the_head_do_not_stop_the_rest(tmp_path):
+    make_sample(tmp_path, 10)
+    with Server(reply=lambda body: REPLY, key=KEY, faults=lambda n, body: "400-param" if body["messages"][-1]["content"][:8]
+                in ("Issue 0:", "Issue 1:", "Issue 2:") else None) as server:
+        result = stage("king.py", cwd=tmp_path, server=server)
+    assert result.returncode == 1 and len(answers(tmp_path)) == 7, "a one-word chat was taken: the items are at fault"
+
+
 # ------------------------------------------------------------------------------------------------ kill and resume
 
 @pytest.mark.parametrize("script", ["king.py", "ch.py"])
@@ -365,6 +417,32 @@ def test_max_cost_is_never_passed(tmp_path):
         assert len(answers(tmp_path)) == len(server.chats)
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     assert len(answers(tmp_path)) == 40
+
+
+def test_max_cost_ends_whatever_the_order_in_which_calls_settle():
+    async def spend() -> float:
+        purse, chance = Purse(0.031), random.Random(3)
+
+        async def call() -> None:
+            worst = chance.uniform(0.001, 0.003)
+            if await purse.reserve(worst):
+                await asyncio.sleep(chance.random() / 1000)
+                await purse.settle(worst, worst / 3)
+
+        await asyncio.wait_for(asyncio.gather(*(call() for _ in range(200))), 10)
+        return purse.spent_usd
+
+    for _ in range(20):
+        assert 0.025 < asyncio.run(spend()) <= 0.031
+
+
+def test_replies_without_usage_count_as_the_worst_case(tmp_path):
+    make_sample(tmp_path, 20)
+    write_settings(tmp_path, generate={**QUICK, "max_tokens": 2000})
+    with Server(reply=lambda body: Reply(REPLY, usage={"prompt_tokens": "n/a", "completion_tokens": None}), key=KEY) as server:
+        result = stage("king.py", "--max-cost", "0.03", cwd=tmp_path, server=server)
+    assert result.returncode in (0, 1) and "Traceback" not in result.stderr
+    assert kings(tmp_path) == [REPLY] * len(server.chats), "an odd usage never costs the reply"
 
 
 def test_a_trial_of_the_first_n(tmp_path):

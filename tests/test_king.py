@@ -2,10 +2,11 @@
 from __future__ import annotations
 
 import json
+import time
 
 import pytest
 
-from helpers import KEY, REPLY, answers, make_prompt, make_record, make_sample, stage, write_settings
+from helpers import KEY, REPLY, answers, make_prompt, make_record, make_sample, stage, start, write_settings
 from common.demo.server import Server
 
 
@@ -64,6 +65,27 @@ def test_another_sample_under_the_same_names_is_not_taken_for_answered(tmp_path,
     (tmp_path / "prompt/_plan.json").write_text(json.dumps({**plan, "seed": 2}))
     result = stage("king.py", cwd=tmp_path, server=server)
     assert result.returncode == 2 and "seed" in result.stderr and len(server.chats) == 2
+
+
+def test_a_dry_run_binds_no_sample_and_a_whole_run_excludes_a_shard(tmp_path, server):
+    make_sample(tmp_path, 4)
+    (tmp_path / "prompt/_plan.json").write_text(json.dumps({"seed": 1}))
+    assert stage("king.py", "--dry-run", cwd=tmp_path, server=server).returncode == 0
+    (tmp_path / "prompt/_plan.json").write_text(json.dumps({"seed": 2}))
+    server.latency_s = 1.5
+    whole = start("king.py", cwd=tmp_path, server=server)
+    while not server.chats:
+        time.sleep(0.01)
+    shard = stage("king.py", "--shard", "1/2", cwd=tmp_path, server=server)
+    assert shard.returncode == 2 and "in use" in shard.stderr
+    whole.communicate(timeout=30)
+    assert whole.returncode == 0 and len(server.chats) == 4
+
+
+def test_more_than_200_prompts_in_a_file_are_not_dropped_in_silence(tmp_path, server):
+    make_sample(tmp_path, 205, per_file=300)
+    result = stage("king.py", cwd=tmp_path, server=server)
+    assert result.returncode == 2 and "205 prompts, expected at most 200" in result.stderr and server.chats == []
 
 
 def spoil_prompts(tmp_path, change):

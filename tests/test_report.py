@@ -14,6 +14,7 @@ from pathlib import Path
 
 import pytest
 
+from common.config import check_config
 from common.io import clean_text, digest
 
 SCRIPTS = Path(__file__).resolve().parent.parent
@@ -263,6 +264,16 @@ def test_files_that_are_not_ours_are_left_alone(tmp_path):
     assert get(tmp_path / "final" / f"{stems[1]}.json.bad") == {"note": "in the way"} and ".bad" in done.stdout
     assert get(tmp_path / "final" / f"{stems[1]}.json")["score"] == 90.0
     assert {row["stem"] for row in exported(tmp_path)} == set(stems[:2])
+
+
+def test_check_sees_that_chain_toml_asks_for_another_panel_now(tmp_path):
+    make_run(tmp_path, [54] * 6)
+    panel = {model: check_config({}, None).judge_call(model).sampling() for model in check_config({}, None).judge.models}
+    edit(tmp_path / "score/_duel.json", config={"judges": panel})
+    report(tmp_path)
+    assert report(tmp_path, "--check").returncode == 0
+    (tmp_path / "chain.toml").write_text("[judge]\ntemperature = 0.1\n")
+    assert "python validate.py" in report(tmp_path, "--check", code=1).stdout
 
 
 def test_turns_without_a_verdict_of_their_present_text_are_in_no_bucket(tmp_path):
