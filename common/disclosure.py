@@ -46,7 +46,8 @@ _WORDINGS = [re.compile(pattern, re.IGNORECASE) for pattern in (
     rf"\bsolution (?:provided|given) {_DID}\b|\b(?:according to|as per|per) the solution\b",
     r"\b(?:according to|as per|per|based on|following|given|from|in|at|like|matching|mirrors?|follows?|by"
     r"|(?<!me )(?<!to )see|with|to) the "  # "let me see the diff" is a plan
-    r"(?:(?:provided|given|known|actual|original|real|final|correct|full) )?(?:patch|diff)\b(?! (?:file|script|command|method|function|object))",
+    r"(?:(?:provided|given|known|actual|original|real|final|correct|full) )?(?:patch|diff)\b"
+    r"(?! (?:file|script|command|method|function|object))",
     r"\b(?:as (?:done |fixed |changed |implemented )?in|mirrors?|matching|matches|same as in|like in|like"
     r"|know from|(?:fix|change|edit|patch)(?:s|es|ed)?(?: made| done)? in) the PR\b"
     r"(?! (?:description|example|snippet|text|issue|code|says|mentions|suggest))",

@@ -17,7 +17,7 @@ from common.disclosure import outside_sources
 from common.reply import (TO_THE_END, Command, action_style, addressed_lines, bash_blocks, split_commands,
                           thought)
 
-AUDIT_VERSION = "1"  # raise it whenever the audit gets stricter: ch.py then audits stored replies again
+AUDIT_VERSION = "2"  # raise it whenever the audit gets stricter: ch.py then audits stored replies again
 
 # Tuned on real turns of some repositories, checked on others; tests/bench_leaks.py prints the figures.
 _LINE_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
@@ -28,7 +28,7 @@ _WIDE_VIEW = 250  # lines: a wider view aims at no line, even in a file never se
 _MIN_LINE_CHARS, _MIN_LINE_TOKENS = 12, 3  # a shorter line (`else:`, `return None`) proves nothing
 _NEAR, _MIN_NEAR_PAIRS = 0.6, 5  # share of a hidden line's token pairs that makes a line nearly that line
 
-# Words that prove nothing: of the languages, and of Python's standard library.
+# Words that prove nothing: of the languages, of Python's standard library, and the flags of everyday tools.
 _LANGUAGE = {*keyword.kwlist, *"""
     self cls args kwargs numpy pandas pytest __init__ __name__ __main__ __future__ annotations super int str
     bool float nil err null undefined this void public private protected static final const func struct impl
@@ -40,7 +40,11 @@ _LANGUAGE = {*keyword.kwlist, *"""
     python3""".split()}
 _LIBRARY = ("base64", "builtins", "collections", "datetime", "functools", "itertools", "json", "os",
             "os.path", "pathlib", "re", "sys", "typing", "unittest")
-VOCABULARY = {*_LANGUAGE, *sys.stdlib_module_names,
+_FLAGS = {f"--{flag}" for flag in """
+    all cached check color config debug dry-run exclude exclude-dir features file fix follow force format help
+    include json level line-number log max-count name name-only no-color no-pager oneline output path patch
+    quiet recursive release stat staged test timeout type upgrade user verbose version watch write""".split()}
+VOCABULARY = {*_LANGUAGE, *_FLAGS, *sys.stdlib_module_names,
                *dir(str), *dir(list), *dir(dict), *dir(unittest.TestCase),
                *(name for module in _LIBRARY for name in dir(importlib.import_module(module)))}
 
@@ -193,19 +197,22 @@ class _Record:
         self.patch, self.repo, self.commit, self.pr_number = patch, repo.lower(), commit, pr_number
         self.hunks, paths, path = [], list(files), ""
         lines, touched = [], []  # touched: changed lines and the functions that they stand in
+        function = ""  # the last one that the hunk's context defines
         old_left = new_left = 0  # lines of the current hunk still to come: `--- x` in it is a removed `-- x`
         for line in patch.splitlines():
             if numbers := re.match(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@(.*)", line):
                 hunk = [int(number or 1) for number in numbers.groups()[:4]]
                 self.hunks.append(_Hunk(path, *hunk))
-                old_left, new_left = hunk[1], hunk[3]
+                old_left, new_left, function = hunk[1], hunk[3], ""
                 touched.append(numbers[5] if "class " not in numbers[5] else "")
             elif (old_left > 0 or new_left > 0) and line[:1] in ("+", "-", " ", ""):
                 old_left -= line[:1] != "+"
                 new_left -= line[:1] != "-"
                 lines.append(line[1:])
                 if line[:1] in ("+", "-"):
-                    touched.append(line[1:])
+                    touched += [function, line[1:]]
+                elif defined := _FUNCTION.match(line[1:]):
+                    function = defined[1] or defined[2]
             elif header := _PATCH_HEADER.match(line):
                 named = next(filter(None, header.groups()))
                 path = path if named == "/dev/null" else named
@@ -234,6 +241,11 @@ def _record(pr) -> _Record:
 _read_record = lru_cache(maxsize=64)(_Record)  # the turns and retries of one instance share its record
 
 _PATCH_HEADER = re.compile(r"(?:---|\+\+\+) (?:[ab]/)?(\S+)|rename (?:from|to) (\S+)|diff --git a/(\S+) ")
+_MODIFIER = (r"(?:pub(?:\(\w{1,20}\))?|export|default|async|public|private|protected|static|final|abstract"
+             r"|override|virtual|unsafe|const)\s+")
+_FUNCTION = re.compile(rf"\s*(?:{_MODIFIER}){{0,5}}(?:def|func|fn|function)\s+"
+                       r"(?:\([^)\n]{0,80}\)\s*)?(\w{1,80})"  # Go: `func (w *Window) shift(`
+                       rf"|\s*(?:{_MODIFIER}){{1,5}}[\w<>\[\]]{{1,80}}\s+(\w{{1,80}})\s*\(")
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 _STRING = re.compile(r"\"([^\"\n]{6,120})\"|'([^'\n]{6,120})'|`([^`\n]{6,120})`")
@@ -418,7 +430,8 @@ def _identifier_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             continue
         if len(name) > 8 and name in chat.squeezed:
             continue  # broken over two lines
-        plain_word = len(_parts(name)) < 2 and not (name in marked and len(name) > 6)
+        marks_itself = name.startswith("--") or name in marked and len(name) > 6
+        plain_word = len(_parts(name)) < 2 and not marks_itself
         if not plain_word and not _natural(name, act, chat):
             hits.append(_hit("identifier", name, "a name from the hidden patch that the chat never showed"))
     for text in sorted(record.texts):
@@ -448,7 +461,8 @@ def _natural(name: str, act: _Act, chat: _Chat) -> bool:
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]*(\d{1,7})[:\t-]", re.MULTILINE)  # by `grep -n`, `nl`
 _LINE_NUMBER = re.compile(
     r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]*(?:,? (?:at|on|around|near))?[ ,(:]*)?"
-    r"(?:\b(?:lines?|row|ln)[ #~.]*|#L|\bL|(?<=\w:))(\d{1,7})\b"
+    r"(?:\b(?:lines?|row|ln)(?: numbers?| no\.?)?[ #~.]*|\bll\. ?|#L|\bL|(?<=\w:)"
+    r"|(?(1)(?<=\w\()(?=\d{1,7}\))|(?!)))(\d{1,7})\b"  # `file.cc(335)`; without a file it is a call
     r"(?:\s?(?:-|–|—|:|,|to|and|through|until)\s?(?:lines? |L)?(\d{1,7})\b)?", re.IGNORECASE)
 
 def _line_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:

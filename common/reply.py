@@ -169,8 +169,11 @@ def _heredoc_body(script: str, start: int, delimiter: str, tabs_stripped: bool) 
 
 
 _SED_ADDRESS = re.compile(r"(?:^|[;{\s])(\d{1,7})(?:,\s*(\+?)(\d{1,7}|\$))?\s*!?[pdsaicqyn={]")
-_AFTER_SCRIPT = {"sed", "awk"}  # their first operand is no file
-_SHOWS_FILE = {"cat", "nl", "head", "tail", "less", "more", "git", "bat"} | _AFTER_SCRIPT
+_AFTER_SCRIPT = {"sed", "awk", "grep"}  # their first operand is no file
+_OPENS_AT = {"tail", "less", "more", "vim", "vi", "view"}  # at line N, told `+N`
+_SHOWS_FILE = {"cat", "nl", "head", "git", "bat"} | _OPENS_AT | _AFTER_SCRIPT
+_EVERY_LINE = ("", "^", "$", ".*")  # as a pattern: `grep -n '' file` numbers the lines, as `nl` does
+_GIT_RANGE = re.compile(r"-L\s*(\d{1,9}),(\+?)(\d{1,9})(?::(\S+))?")  # `git log -L 3,9:file`, `blame -L 3,+7`
 TO_THE_END = 10**9
 
 
@@ -180,7 +183,8 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
     for command in commands:
         program, arguments = command.program, command.argv[1:]
         operands = [a for a in arguments if not a.startswith(("-", "+")) and not a.isdigit()]
-        if program in _SHOWS_FILE and len(operands) > (program in _AFTER_SCRIPT):
+        whole = program != "grep" or operands[:1] and operands[0] in _EVERY_LINE
+        if program in _SHOWS_FILE and whole and len(operands) > (program in _AFTER_SCRIPT):
             files = operands[program in _AFTER_SCRIPT:]
         files = [target for operator, target in command.redirects if operator == "<"] or files
         joined = " ".join(arguments)
@@ -195,13 +199,13 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
             count = re.search(r"-n?\s*(\d{1,9})", joined)
             head_end = int(count[1]) if count else 10
             spans.append((1, head_end))
-        elif program == "tail" and (count := re.search(r"-n?\s*(\+?)(\d{1,9})", joined)):
-            if count[1]:
-                spans.append((int(count[2]), int(count[2]) + 20))
-            elif head_end:  # `head -n 250 file | tail -n 9`
-                spans.append((max(head_end - int(count[2]) + 1, 1), head_end))
-        elif program == "git" and (span := re.search(r"-L\s*(\d{1,9}),(\d{1,9})", joined)):
-            spans.append((int(span[1]), int(span[2])))
+        elif program in _OPENS_AT and (start := re.search(r"(?:^|[\sn])\+(\d{1,9})", joined)):
+            spans.append((int(start[1]), int(start[1]) + 20))
+        elif program == "tail" and head_end and (count := re.search(r"-n?\s*(\d{1,9})", joined)):
+            spans.append((max(head_end - int(count[1]) + 1, 1), head_end))  # `head -n 250 file | tail -n 9`
+        elif program == "git" and (span := _GIT_RANGE.search(joined)):
+            files = [span[4]] if span[4] else files
+            spans.append((int(span[1]), int(span[3]) + (int(span[1]) if span[2] else 0)))
         elif program in ("cat", "nl", "less", "more", "bat"):
             spans.append((1, TO_THE_END))
         found += [(file, first, last) for file in files for first, last in spans]

@@ -226,6 +226,26 @@ def test_a_name_that_the_reply_itself_makes_up_of_known_parts_is_none():
     assert kinds(reply("ls", "The variable `first_day_rows` is wrong."), TASK, record) == {"identifier"}
 
 
+def test_the_flag_of_one_word_is_a_name_but_an_everyday_flag_is_none():
+    record = record_adding('parser.add_argument("--durations", "--verbose")')
+    assert kinds(reply("harvest --durations"), TASK, record) == {"identifier"}
+    assert kinds(reply("ls", "A `--durations` flag is missing."), TASK, record) == {"identifier"}
+    assert find_leaks(reply("harvest --verbose"), TASK, record) == []
+
+
+@pytest.mark.parametrize("definition", [
+    "    def shift_anchor(self, offset):", "func (w *Window) shift_anchor(offset int) error {",
+    "    pub(crate) async fn shift_anchor(&mut self) -> bool {",
+    "  public static int shift_anchor(int offset) {", "export default function shift_anchor(offset) {",
+])
+def test_the_function_that_a_change_stands_in_is_a_name(definition):
+    head, change = "--- a/x.py\n+++ b/x.py\n@@ -7,3 +7,3 @@\n", "-    b\n+    c\n"
+    text = reply("grep -rn shift_anchor .")
+    in_it = {**RECORD, "files": [], "patch": f"{head} {definition}\n     a\n{change}"}
+    before_it = {**RECORD, "files": [], "patch": f"{head}     a\n{change} {definition}\n"}
+    assert kinds(text, TASK, in_it) == {"identifier"} and find_leaks(text, TASK, before_it) == []
+
+
 def test_vocabulary_is_no_name():
     record = record_adding("raise NotImplementedError(os.path, isinstance, OrderedDict)")
     assert kinds(reply("ls", "`isinstance`, `OrderedDict` or `NotImplementedError`."), TASK, record) == set()
@@ -245,6 +265,14 @@ LISTED = after(("find harvest", "harvest/store/window_index.py\nharvest/store/le
     reply("ls", "The fault is on line 142 of `harvest/store/window_index.py`."),
     reply("ls", "See harvest/store/window_index.py:142."),
     reply("ls", "In window_index.py, lines 140-149 compare the days."),
+    reply("ls", "In window_index.py, ll. 140-149 compare the days."),
+    reply("ls", "Line number 142 of window_index.py compares the days."),
+    reply("ls", "harvest/store/window_index.py(142) compares the days."),
+    reply("less +140 harvest/store/window_index.py"), reply("vim +142 harvest/store/window_index.py"),
+    reply("tail +138 harvest/store/window_index.py"), reply("tail -n+138 harvest/store/window_index.py"),
+    reply("git log -L140,149:harvest/store/window_index.py"),
+    reply("git blame -L 138,+9 harvest/store/window_index.py"),
+    reply("grep -n '' harvest/store/window_index.py | sed -n '138,150p'"),
 ])
 def test_lines_of_a_file_seen_only_in_a_listing_are_a_leak(text):
     assert "line" in kinds(text, LISTED)
@@ -266,6 +294,14 @@ def test_lines_near_to_what_was_seen_are_none(exchange):
 def test_lines_far_from_what_was_seen_are_a_leak():
     chat = [*LISTED, *after(("sed -n '1,20p' harvest/store/window_index.py", "import bisect\n"))[2:]]
     assert "line" in kinds(reply("sed -n '140,149p' harvest/store/window_index.py"), chat)
+
+
+@pytest.mark.parametrize("text", [
+    reply("grep -n def harvest/store/window_index.py | sed -n '138,150p'"),
+    reply("sed -n '1,20p' harvest/store/window_index.py", "It calls range(142)."),
+])
+def test_a_number_that_counts_something_else_is_no_line(text):
+    assert find_leaks(text, LISTED, RECORD) == []
 
 
 def test_lines_of_a_deleted_file_count_too():
