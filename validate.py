@@ -816,7 +816,12 @@ def write_duel(first: Duel, again: Duel, answers: dict[str, Path]) -> list[str]:
              if path.stem in answers and path.stem not in again.rows}
     exhaust(unfinished(read_turns(twice, RETEST, again.mode, Tally(""), touch=False), again, Tally("")))
     result = {**first.aggregate(), "retest": retest_figures(first, again)}
-    write_json(SCORE / "_duel.json", result)
+    try:
+        before = read_json(SCORE / "_duel.json", ("made_at",))
+    except (FileNotFoundError, BadFile):
+        before = {}
+    if {**before, "made_at": None} != {**json.loads(json.dumps(result)), "made_at": None}:
+        write_json(SCORE / "_duel.json", result)  # the date is that of the last change, so that a report stays true
     return summary(result)
 
 

@@ -44,7 +44,36 @@ _FLAGS = {f"--{flag}" for flag in """
     all cached check color config debug dry-run exclude exclude-dir features file fix follow force format help
     include json level line-number log max-count name name-only no-color no-pager oneline output path patch
     quiet recursive release stat staged test timeout type upgrade user verbose version watch write""".split()}
-VOCABULARY = {*_LANGUAGE, *_FLAGS, *sys.stdlib_module_names,
+# Of the browser, Node and React; Go's, Rust's, Java's and C++'s standard libraries.
+_API = """
+    setTimeout clearTimeout setInterval clearInterval requestAnimationFrame queueMicrotask AbortController
+    AbortSignal preventDefault stopPropagation className classList onChange onClick onSubmit useMemo
+    useCallback useRef useContext useReducer useLayoutEffect createContext createElement appendChild
+    getElementById querySelectorAll removeEventListener dispatchEvent innerHTML textContent innerText
+    localStorage sessionStorage encodeURIComponent decodeURIComponent toLowerCase toUpperCase startsWith
+    endsWith charCodeAt replaceAll padStart trimEnd isArray fromEntries defineProperty getOwnPropertyNames
+    instanceof typeof readonly readFileSync writeFileSync existsSync toEqual toThrow toHaveBeenCalled
+    afterEach beforeAll afterAll Promise
+    WithTimeout WithCancel WithValue WithDeadline WaitGroup RWMutex RLock RUnlock HasPrefix HasSuffix
+    TrimSpace TrimPrefix TrimSuffix ReadAll ReadFile WriteFile NewReader NewWriter NewDecoder NewEncoder
+    MarshalJSON UnmarshalJSON StatusOK StatusBadRequest DeadlineExceeded ListenAndServe HandlerFunc
+    ResponseWriter Fprintf Fatalf Printf NewRequest ToLower ToUpper ReplaceAll TypeOf ValueOf DeepEqual
+    unwrap_or_default and_then or_else map_err ok_or ok_or_else as_ref as_mut to_owned to_vec len_utf8
+    char_indices from_utf8 from_str try_from try_into from_iter filter_map flat_map is_empty is_some
+    is_none is_ok is_err BTreeMap BTreeSet VecDeque RefCell RwLock PhantomData saturating_sub
+    saturating_add checked_add checked_sub wrapping_add assert_eq assert_ne debug_assert writeln eprintln
+    usize isize with_capacity
+    NullPointerException IllegalArgumentException IllegalStateException UnsupportedOperationException
+    IOException RuntimeException isEmpty isPresent getClass getName getOrDefault computeIfAbsent
+    putIfAbsent containsKey entrySet keySet InputStream OutputStream BufferedReader InputStreamReader
+    AutoCloseable CompletableFuture ConcurrentHashMap LinkedHashMap LinkedList StandardCharsets instanceOf
+    compareTo assertEquals assertThrows assertTrue assertFalse assertNull assertNotNull valueOf
+    unique_ptr shared_ptr weak_ptr emplace_back string_view lock_guard unique_lock unordered_map
+    unordered_set reinterpret_cast dynamic_cast ostringstream stringstream is_same_v enable_if_t
+    numeric_limits make_pair runtime_error invalid_argument out_of_range static_assert constexpr noexcept
+    uint16_t int16_t int8_t
+    """.split()
+VOCABULARY = {*_LANGUAGE, *_API, *_FLAGS, *sys.stdlib_module_names,
                *dir(str), *dir(list), *dir(dict), *dir(unittest.TestCase),
                *(name for module in _LIBRARY for name in dir(importlib.import_module(module)))}
 

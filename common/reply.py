@@ -135,6 +135,8 @@ def split_commands(script: str) -> list[Command]:
         if token.lastgroup == "redirect":
             pending_redirect = text
         elif token.lastgroup == "word":
+            if text.startswith("`") and text.endswith("`"):
+                commands += split_commands(text[1:-1].replace("`", " "))
             if pending_redirect is None:
                 current.words.append(_unquote(text))
             else:
@@ -221,8 +223,18 @@ _INTERPRETERS = set("""
     gem perl php composer phpunit dotnet swift ghc cabal stack elixir mix erl lua Rscript julia""".split())
 _SHELL_ESCAPES = {"bash", "sh", "zsh", "dash", "eval", "source", "."}
 # `cd`, or `bash -c`, or plain: "do not run cd, python or make".
-_NAMED_PROGRAM = re.compile(r"(?:[`,]|\b(?:or|and|use|run|try|call|issue|invoke)\b)\s*`?([\w+-]+(?:\.\w+)*)")
-_NEGATED = re.compile(r"\b(?:not|never|no|don't|cannot|forbidden|prohibited|disallowed)\b", re.IGNORECASE)
+_NAMED_PROGRAM = re.compile(r"(?:[`,(]|\b(?:or|and|use|run|try|call|issue|invoke|like)\b)\s*`?"
+                            r"([\w+-]+(?:\.\w+)*)")
+_COMMENT_NAMED = re.compile(r"#`?\s*comment|leading comment|comment line|\b(?:start|begin)\b.{0,60}\bcomment",
+                            re.IGNORECASE)
+_NEGATED = re.compile(r"\b(?:not|never|no|don['’]t|cannot|forbidden|prohibited|disallowed)\b", re.IGNORECASE)
+# "cd and make are not permitted"; a heading: "You must not use:", "FORBIDDEN:".
+_BAN_AFTER = re.compile(r"\b(?:is|are) (?:(?:not|never) (?:allowed|permitted|available)|forbidden|prohibited"
+                        r"|disallowed|banned|unavailable)\b", re.IGNORECASE)
+_BAN_HEADING = re.compile(r"\b(?:(?:not|never|don['’]t) (?:use|run|call|invoke|allowed|permitted)|forbidden"
+                          r"|prohibited|disallowed|banned)\b(?: \w+){0,3}:$", re.IGNORECASE)
+_LIST_ITEM = re.compile(r"\s*(?:[-*•]|\d{1,2}[.)])[ \t]+")
+_NEXT_BLOCK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*•]|\d{1,2}[.)])[ \t])")
 
 
 def forbidden_programs(messages: list[dict]) -> tuple[set[str], bool]:
@@ -232,16 +244,51 @@ def forbidden_programs(messages: list[dict]) -> tuple[set[str], bool]:
     mini-swe-agent forbids nothing.
     """
     programs, comment_forbidden = set(), False
-    system = " ".join(str(m.get("content") or "") for m in messages if m.get("role") == "system")
-    for sentence in re.split(r"[.!?:;]\s+|\s[-*]\s", re.sub(r"\s+", " ", system)):
-        negation = _NEGATED.search(sentence)
-        forbidden = sentence[negation.end():] if negation else ""
+    system = "\n".join(str(m.get("content") or "") for m in messages if m.get("role") == "system")
+    for forbidden in _prohibitions(system):
         programs |= set(_NAMED_PROGRAM.findall(forbidden)) & ({"cd"} | _INTERPRETERS | _SHELL_ESCAPES)
         if re.search(r"interpreter|build tool|test runner|compiler", forbidden, re.IGNORECASE):
             programs |= _INTERPRETERS
-        if re.search(r"#\s*comment|leading comment|comment line", forbidden, re.IGNORECASE):
-            comment_forbidden = True
+        comment_forbidden = comment_forbidden or bool(_COMMENT_NAMED.search(forbidden))
     return programs, comment_forbidden
+
+
+def _prohibitions(system: str) -> list[str]:
+    """What is forbidden, in pieces: the words after a negation, before "is not allowed", under a heading."""
+    found, list_banned = [], False
+    for block in _NEXT_BLOCK.split(system):
+        item = _LIST_ITEM.match(block)
+        banned = list_banned = list_banned and bool(item)
+        text = " ".join(block[item.end() if item else 0:].split())
+        for sentence in re.split(r"(?<=[.!?:;])\s+|\s[-*]\s", text):
+            negation, ban = _NEGATED.search(sentence), _BAN_AFTER.search(sentence)
+            listed = "," + sentence[:1].lower() + sentence[1:]  # the comma lets its first word count
+            if banned:
+                found.append(listed)
+            elif ban and not re.match(r"(?:if|when|where|unless)\b", sentence, re.IGNORECASE):
+                found.append(listed[:ban.start() + 1])
+            if negation:
+                found.append(sentence[negation.end():])
+            banned = _BAN_HEADING.search(sentence) is not None
+        list_banned = list_banned or banned
+    return found
+
+
+def _run_programs(commands: list[Command]) -> list[str]:
+    """The programs that the commands run, also those of `find -exec`."""
+    found = []
+    for command in commands:
+        argv = command.argv
+        found.append(command.program)
+        if command.program == "find":
+            found += [argv[i + 1].rsplit("/", 1)[-1] for i, word in enumerate(argv[:-1])
+                      if word in ("-exec", "-execdir", "-ok", "-okdir")]
+    return found
+
+
+def _unversioned(program: str) -> str:
+    """`python3.11` -> `python`: who forbids one forbids all."""
+    return re.sub(r"(?<=[a-z])\d[\d.]*$", "", program)
 
 
 def protocol_problem(reply: str, messages: list[dict]) -> str | None:
@@ -267,9 +314,10 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     programs, comment_forbidden = forbidden_programs(messages)
     if comment_forbidden and blocks[0].startswith("#"):
         return "the command starts with a # comment, which this chat's system prompt forbids"
-    for command in commands:
-        if command.program in programs:
-            return f"the command runs `{command.program}`, which this chat's system prompt forbids"
+    families = {_unversioned(program) for program in programs}
+    for program in _run_programs(commands):
+        if _unversioned(program) in families:
+            return f"the command runs `{program}`, which this chat's system prompt forbids"
     return None
 
 

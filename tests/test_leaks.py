@@ -251,6 +251,16 @@ def test_vocabulary_is_no_name():
     assert kinds(reply("ls", "`isinstance`, `OrderedDict` or `NotImplementedError`."), TASK, record) == set()
 
 
+@pytest.mark.parametrize("names", [
+    "setTimeout AbortController useCallback", "WithTimeout HasPrefix WaitGroup",
+    "char_indices map_err BTreeMap", "computeIfAbsent BufferedReader isEmpty", "unique_ptr emplace_back string_view",
+])
+def test_the_standard_libraries_of_other_languages_are_no_names(names):
+    record = record_adding(*names.split())
+    for name in names.split():
+        assert find_leaks(reply(f"grep -rn '{name}' src", f"Where is `{name}` called?"), TASK, record) == []
+
+
 # ---- line ----
 
 LISTED = after(("find harvest", "harvest/store/window_index.py\nharvest/store/ledger.py\n"))

@@ -140,6 +140,8 @@ def test_the_strict_chat_lets_honest_commands_pass(command):
     ("cat a | python -", "python"), ("timeout 9 pytest -q", "pytest"), ("bash -c 'ls'", "bash"), ("eval ls",
     "eval"),
     ("source env.sh", "source"), ("find . -name x | xargs node", "node"), ("echo $(go version)", "go"),
+    ("python3.11 x.py", "python3.11"), ("echo `python -V`", "python"),
+    ("find . -exec python3 {} \\;", "python3"),
     ("cargo test", "cargo"), ("# first look\nls", "#"), ("/usr/bin/make", "make"),
 ])
 def test_the_strict_chat_forbids_what_its_system_prompt_forbids(command, named):
@@ -150,12 +152,28 @@ def test_the_strict_chat_forbids_what_its_system_prompt_forbids(command, named):
 @pytest.mark.parametrize("system, forbidden, allowed", [
     ("Do not run cd, python or make.", {"cd", "python", "make"}, {"bash", "node"}),
     ("Never `cd`. Commands run in order.", {"cd"}, {"python"}),
+    ("You must not use:\n- cd\n- python, pytest\n- bash -c\n\nUse make.", {"cd", "python", "pytest", "bash"},
+     {"make"}),
+    ("FORBIDDEN: cd, python. Use bash.", {"cd", "python"}, {"bash"}),
+    ("1. The following are not allowed: cd, make\n2. Use bash.", {"cd", "make"}, {"bash"}),
+    ("Forbidden commands:\n* `cd`\n* interpreters (python, node)\n", {"cd", "python", "node"}, {"bash"}),
+    ("Commands like cd, python or `pytest` are not permitted.", {"cd", "python", "pytest"}, {"make"}),
+    ("- cd is not allowed\n- Python is not available\n- Use make", {"cd", "python"}, {"make"}),
+    ("If python is not available, ask.", set(), {"python"}),
     ("A `cd` does not persist; start each command with `cd dir &&` if you must.", set(), {"cd"}),
     ("You are helpful. There is no hurry: use python, make, or bash as you like.", set(), {"python", "make"}),
 ])
 def test_only_what_a_prohibition_names_is_forbidden(system, forbidden, allowed):
     programs, _ = forbidden_programs([{"role": "system", "content": system}])
     assert forbidden <= programs and not allowed & programs
+
+
+@pytest.mark.parametrize("system", [
+    "FORBIDDEN: leading comments", "Never start the command with a comment.",
+    "Leading # comments are not allowed.",
+])
+def test_a_leading_comment_is_forbidden_in_other_words_too(system):
+    assert forbidden_programs([{"role": "system", "content": system}])[1]
 
 
 @pytest.mark.parametrize("text, why", [
