@@ -253,7 +253,8 @@ def test_vocabulary_is_no_name():
 
 @pytest.mark.parametrize("names", [
     "setTimeout AbortController useCallback", "WithTimeout HasPrefix WaitGroup",
-    "char_indices map_err BTreeMap", "computeIfAbsent BufferedReader isEmpty", "unique_ptr emplace_back string_view",
+    "char_indices map_err BTreeMap",
+    "computeIfAbsent BufferedReader isEmpty", "unique_ptr emplace_back string_view",
 ])
 def test_the_standard_libraries_of_other_languages_are_no_names(names):
     record = record_adding(*names.split())
@@ -468,6 +469,7 @@ def test_odd_messages_do_no_harm(messages):
 @pytest.mark.parametrize("noise", [
     "a", "a.", "/", "-\n", "`", "line 1 ", f"{FENCE}bash\n", "(", "#1", "the PR ", "x=1\n", " \n", "'",
     "a-", "├── a\n",
+    "a/../", "/./", "from store.", "from store import ", "/'", "fixed by #11 ", "line no. ", "x.py(1",
     "deadbeef", "I have the ", "\\", "$((", "from . import ", "sed -n 1,2p a; ", "<<",
 ])
 def test_no_text_makes_the_audit_hang(noise):
