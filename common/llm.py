@@ -6,7 +6,7 @@ The policy, in one place:
 - passing (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried again after growing,
   jittered waits, within `retry_budget_s` a call; nothing good from a model for `outage_s`: no more is asked of it, and
   when no other model is left the run stops, exit 1.
-The pace: a model starts with one call, goes to eight after the first success, then doubles per round; a 429 halves it
+The pace: a model starts with one call, goes to sixteen after the first success, then doubles per round; a 429 halves it
 and slows its later growth; Retry-After, or trouble after trouble without a success, pause the whole model.
 """
 from __future__ import annotations
@@ -33,7 +33,7 @@ _FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 _NEVER_REACHED_S = 15.0  # an address that never answered at all is a typo or a server that is down: no long wait
 _FAULTS_OF_AN_OUTAGE, _EXHAUSTED_OF_AN_OUTAGE = 5, 10  # in a row, without a success between
 _SAME_REFUSALS = 2
-_START_PACE = 8
+_START_PACE = 16
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
 _WAIT_WORTH_A_WORD_S, _SILENCE_BETWEEN_WORDS_S = 5.0, 30.0
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
