@@ -298,7 +298,7 @@ class Writer:
             return
         if there and not ours(path):
             self.aside.append(set_aside(path))
-        write_text(path, text)
+        write_text(path, text, durable=False)  # made from answers and scores, and compared with them by every run
 
     @contextmanager
     def lines(self, path: Path | str) -> Iterator[Callable[[str], None]]:

@@ -45,12 +45,15 @@ def clean_text(text: str) -> str:
 
 # ---------------------------------------------------------------------------------------------------------- write
 
-def write_text(path: Path | str, text: str) -> None:
-    """Write `text` as UTF-8 to `path`, atomically and durably; makes the folder. Raises OSError when the disk does."""
-    write_bytes(path, text.encode("utf-8"))
+def write_text(path: Path | str, text: str, durable: bool = True) -> None:
+    """Write `text` as UTF-8 to `path`, atomically and durably; makes the folder. Raises OSError when the disk does.
+
+    What the next run makes again from other files need not be `durable`: it then waits for no disk.
+    """
+    write_bytes(path, text.encode("utf-8"), durable)
 
 
-def write_bytes(path: Path | str, data: bytes) -> None:
+def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
     """`write_text` for text that is encoded already."""
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -59,7 +62,8 @@ def write_bytes(path: Path | str, data: bytes) -> None:
         with open(temporary, "wb") as file:
             file.write(data)
             file.flush()
-            os.fsync(file.fileno())
+            if durable:
+                os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         temporary.unlink(missing_ok=True)

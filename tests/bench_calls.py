@@ -13,7 +13,6 @@ import asyncio
 import json
 import multiprocessing
 import os
-import resource
 import shutil
 import statistics
 import subprocess
