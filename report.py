@@ -34,7 +34,7 @@ from urllib.parse import quote
 from common.config import Config, load_config
 from common.io import (BadFile, Stop, answer_folders, clean_text, digest, lock_folders, natural_key, read_json,
                        safe_name, set_aside, turn_files, write_text)
-from common.records import read_record, record_chars, why_left_out
+from common.records import is_chat, read_record, record_chars, why_left_out
 from common.reply import action_style, protocol_problem
 from common.stage import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 
@@ -215,10 +215,7 @@ def read_answer(path: Path) -> dict:
     if not (isinstance(answer["instance_id"], str) and isinstance(meta, dict) and all(
             isinstance(meta.get(side) or {}, dict) for side in ("king", "challenger"))):
         raise BadFile(path, "instance_id: expected text; meta, and king and challenger in it: expected objects")
-    messages = answer["messages"]
-    if not (isinstance(messages, list) and messages and all(
-            isinstance(m, dict) and isinstance(m.get("role"), str) and isinstance(m.get("content"), str)
-            for m in messages)):
+    if not is_chat(answer["messages"]):
         raise BadFile(path, "messages: expected a list of {role, content}")
     return answer
 

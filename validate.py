@@ -40,7 +40,8 @@ from common.config import CallSettings, Config, load_config, load_environment
 from common.io import (BadFile, Stop, answer_folders, digest, lock_folders, natural_key, read_json, set_aside,
                        turn_files, write_json)
 from common.llm import LLM, ItemFailed, NoAcceptableReply, run_turns
-from common.money import dry_run
+from common.money import dry_run, prompt_chars
+from common.records import is_chat
 from common.reply import visible_text
 from common.stage import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run, whole_number
 
@@ -618,9 +619,7 @@ def read_answer(path: Path, data: bytes) -> dict:
     for key in ("instance_id", *_SIDE):
         if not isinstance(answer[key], str) and not (answer[key] is None and key in _SIDE):
             raise BadFile(path, f"{key}: expected text, found a {type(answer[key]).__name__}")
-    if not (isinstance(answer["messages"], list) and answer["messages"] and all(
-            isinstance(message, dict) and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str) for message in answer["messages"])):
+    if not is_chat(answer["messages"]):
         raise BadFile(path, "messages: expected a list of {role, content} texts")
     return answer
 
@@ -807,7 +806,7 @@ def planned(turns: Iterable[Turn], panel: Panel,
     for turn in turns:
         for call, order, _ in panel.standing(turn, retry_failed).missing:
             prompt = judge_messages(turn.answer["messages"], *turn.shown(order))
-            yield call, sum(len(message["content"]) for message in prompt), 1
+            yield call, prompt_chars(prompt), 1
 
 
 def write_duel(first: Duel, again: Duel, answers: dict[str, Path]) -> list[str]:

@@ -41,6 +41,13 @@ def why_left_out(record: dict, max_record_chars: int) -> str | None:
     return None
 
 
+def is_chat(messages: object) -> bool:
+    """Whether this is a chat: a list, not empty, of objects with role and content as text."""
+    return isinstance(messages, list) and bool(messages) and all(
+        isinstance(message, dict) and isinstance(message.get("role"), str)
+        and isinstance(message.get("content"), str) for message in messages)
+
+
 def prompt_problem(prompt: object) -> str | None:
     """What is wrong with the chat of a prompt or an answer, in words; None when nothing is."""
     if not isinstance(prompt, dict):
@@ -49,8 +56,6 @@ def prompt_problem(prompt: object) -> str | None:
         if key not in prompt:
             return f"key {key!r} is missing"
     messages = prompt["messages"]
-    if not (isinstance(messages, list) and messages and all(
-            isinstance(message, dict) and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str) for message in messages)):
+    if not is_chat(messages):
         return "key 'messages': expected a list of {role, content} texts"
     return None if messages[-1]["role"] == "user" else "key 'messages': expected a chat that ends with a user message"
