@@ -19,14 +19,14 @@ from typing import Iterator
 from zlib import crc32
 
 from common.config import Config, load_config, load_environment
-from common.io import (BadFile, Stop, answer_folders, check_whole, digest, ends, lock_folders, read_json, set_aside,
+from common.files import (BadFile, UserError, answer_folders, check_whole, digest, ends, lock_folders, read_json, quarantine,
                        turn_files, write_json)
-from common.leaks import AUDIT_VERSION, find_leaks
-from common.llm import LLM, ItemFailed, run_turns
-from common.money import dry_run, prompt_chars
-from common.records import prompt_problem, read_record
-from common.reply import protocol_problem
-from common.stage import Progress, Tally, parser, run
+from common.replies.leaks import AUDIT_VERSION, find_leaks
+from common.client.ask import LLM, ItemFailed, run_turns
+from common.client.costs import dry_run, prompt_chars
+from common.turns import prompt_problem, read_record
+from common.replies.protocol import protocol_problem
+from common.cli import Progress, Tally, parser, run
 
 PROMPT_VERSION = "challenger-1"
 ANSWER_KEYS = ("instance_id", "king", "challenger", "assistant", "messages", "meta")
@@ -104,11 +104,11 @@ async def fill(path: Path, llm: LLM, config: Config) -> None:
     try:
         answer = await asyncio.to_thread(read_answer, path)
     except BadFile as bad:
-        raise ItemFailed("torn answer file: run king.py again", f"{bad}; set aside as {set_aside(path).name}") from None
+        raise ItemFailed("torn answer file: run king.py again", f"{bad}; set aside as {quarantine(path).name}") from None
     messages, meta = answer["messages"], answer["meta"]
     try:
         record = read_record(answer["instance_id"])
-    except (Stop, BadFile) as problem:
+    except (UserError, BadFile) as problem:
         raise ItemFailed("no usable PR record: run prompt.py again", str(problem)) from None
     meta.pop("audit", None)
     if answer["challenger"]:
@@ -169,7 +169,7 @@ def find_pending(shard: tuple[int, int] | None, tally: Tally) -> list[Path]:
     """Answers without a challenger, or with one that an older audit passed; torn files are set aside."""
     folders = answer_folders()
     if not folders:
-        raise Stop("there is no answer_*/ folder. king.py makes it: run king.py first.")
+        raise UserError("there is no answer_*/ folder. king.py makes it: run king.py first.")
     pending = []
     audited = f'\n  "audit": "{AUDIT_VERSION}"\n }}\n}}\n'.encode()
     for path in (path for folder in folders for path in turn_files(folder)):
@@ -182,10 +182,10 @@ def find_pending(shard: tuple[int, int] | None, tally: Tally) -> list[Path]:
             check_whole(path, ANSWER_KEYS)
             pending.append(path)
         except BadFile as bad:
-            print(f"{bad}: set aside as {set_aside(path).name}; king.py asks for it again")
+            print(f"{bad}: set aside as {quarantine(path).name}; king.py asks for it again")
             tally.fail(path.stem, "torn answer file: run king.py again", str(bad))
     if not pending and not tally.skipped and not tally.failed and not shard:
-        raise Stop(f"{folders[0]}/ holds no answers. king.py writes them: run king.py first.")
+        raise UserError(f"{folders[0]}/ holds no answers. king.py writes them: run king.py first.")
     return pending
 
 
@@ -195,7 +195,7 @@ def planned(pending: list[Path], config: Config) -> Iterator[tuple]:
         try:
             answer = read_answer(path)
             record = read_record(answer["instance_id"])
-        except (Stop, BadFile):
+        except (UserError, BadFile):
             continue  # the run itself fails this turn and says why
         if not answer["challenger"]:
             messages = challenger_messages(answer["messages"], record, config.generate.max_patch_chars)

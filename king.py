@@ -16,13 +16,13 @@ from pathlib import Path
 from typing import Iterator
 
 from common.config import Config, load_config, load_environment
-from common.io import (BadFile, Stop, answer_folders, check_whole, lock_folders, read_json, safe_name, set_aside,
+from common.files import (BadFile, UserError, answer_folders, check_whole, lock_folders, read_json, is_safe_name, quarantine,
                        turn_files, write_json)
-from common.llm import LLM, run_turns
-from common.money import dry_run, prompt_chars
-from common.records import _EXCLUDE_IDS, prompt_problem, read_record, why_left_out  # noqa: F401 (the one list of ids)
-from common.reply import format_ok, format_problem  # noqa: F401 (format_ok is this stage's word for the check)
-from common.stage import Progress, Tally, parser, run
+from common.client.ask import LLM, run_turns
+from common.client.costs import dry_run, prompt_chars
+from common.turns import _EXCLUDE_IDS, prompt_problem, read_record, exclusion_reason  # noqa: F401 (the one list of ids)
+from common.replies.protocol import format_ok, format_problem  # noqa: F401 (format_ok is this stage's word for the check)
+from common.cli import Progress, Tally, parser, run
 
 PROMPT_VERSION = "king-1: the chat as it is"
 PROMPTS_PER_FILE = 200  # prompt.py's limit; fixes which shard a prompt falls to without reading the files before it
@@ -35,7 +35,7 @@ def main() -> int:
     folder = Path(f"answer_{flags.shard[0] if flags.shard else 0}")
     tally = Tally("king.py")
     if not turn_files("prompt"):
-        raise Stop("prompt/ holds no prompts. prompt.py writes them: run prompt.py first.")
+        raise UserError("prompt/ holds no prompts. prompt.py writes them: run prompt.py first.")
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
     with lock_folders([Path("prompt")], "king", flags.shard), lock_folders(
             [folder] if flags.shard else sorted({folder, *answer_folders()}), "king"):
@@ -74,7 +74,7 @@ def find_pending(answered: set[str], shard: tuple[int, int], config: Config,
     """The prompts that still need a king, (stem, prompt), one prompts file in memory at a time, and how many there are
     at most: what is passed over is counted in `tally` as it is met."""
     if not Path("commit").is_dir():
-        raise Stop("commit/ is missing. prompt.py writes the PR records there: run prompt.py first.")
+        raise UserError("commit/ is missing. prompt.py writes the PR records there: run prompt.py first.")
     unfinished, most = [], 0
     for number, path in enumerate(turn_files("prompt")):
         ours = range(1 + (shard[0] - number * PROMPTS_PER_FILE) % shard[1], PROMPTS_PER_FILE + 1, shard[1])
@@ -109,11 +109,11 @@ def usable(path: Path, orders: list[int], config: Config, tally: Tally) -> Itera
 
 def judge_record(instance_id: str, max_record_chars: int) -> tuple[str | None, str | None]:
     """(why the instance is left out, why it fails), at most one of them."""
-    if not safe_name(instance_id):
+    if not is_safe_name(instance_id):
         return None, f"instance id not fit for a file name: {instance_id!r}"
     try:
-        return why_left_out(read_record(instance_id), max_record_chars), None
-    except (Stop, BadFile) as problem:
+        return exclusion_reason(read_record(instance_id), max_record_chars), None
+    except (UserError, BadFile) as problem:
         return None, f"no usable PR record, run prompt.py again: {problem}"
 
 
@@ -126,25 +126,25 @@ def answered_stems(tally: Tally) -> set[str]:
                 check_whole(path, ("instance_id", "king", "messages"))
                 stems.add(path.stem)
             except BadFile as bad:
-                print(f"{bad}: set aside as {set_aside(path).name}, asked for again")
+                print(f"{bad}: set aside as {quarantine(path).name}, asked for again")
                 tally.skipped["torn files set aside"] += 1
     return stems
 
 
 def read_prompts(path: Path) -> list[dict]:
-    """A prompts file. Raises Stop naming the file and the record that is not as prompt.py writes it."""
+    """A prompts file. Raises UserError naming the file and the record that is not as prompt.py writes it."""
     try:
         prompts = read_json(path)
     except BadFile as bad:
-        raise Stop(f"{bad}\nprompt.py writes it: run prompt.py again, it mends what is torn.") from None
+        raise UserError(f"{bad}\nprompt.py writes it: run prompt.py again, it mends what is torn.") from None
     if not isinstance(prompts, list):
-        raise Stop(f"{path}: expected a list of prompts, found a {type(prompts).__name__}. Run prompt.py again.")
+        raise UserError(f"{path}: expected a list of prompts, found a {type(prompts).__name__}. Run prompt.py again.")
     for order, prompt in enumerate(prompts, 1):
         problem = prompt_problem(prompt)
         if problem:
-            raise Stop(f"{path}, record {order}: {problem}.\nprompt.py writes it: remove the file and run prompt.py again.")
+            raise UserError(f"{path}, record {order}: {problem}.\nprompt.py writes it: remove the file and run prompt.py again.")
     if len(prompts) > PROMPTS_PER_FILE:
-        raise Stop(f"{path}: {len(prompts)} prompts, expected at most {PROMPTS_PER_FILE}. Split it, or run prompt.py again.")
+        raise UserError(f"{path}: {len(prompts)} prompts, expected at most {PROMPTS_PER_FILE}. Split it, or run prompt.py again.")
     return prompts
 
 
@@ -160,7 +160,7 @@ def check_same_plan(folder: Path, note_it: bool) -> None:
         answered = plan_in(answers) if turn_files(answers) else None
         for key in _PLAN_KEYS:
             if answered is not None and answered[key] != drawn[key]:
-                raise Stop(f"{answers}/ answers another sample: its {key} is {answered[key]!r}, prompt/ has "
+                raise UserError(f"{answers}/ answers another sample: its {key} is {answered[key]!r}, prompt/ has "
                            f"{drawn[key]!r}.\nMove the answer_*/ folders away, or bring that prompt/ back.")
     if note_it:
         write_json(folder / "_plan.json", drawn)

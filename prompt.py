@@ -40,10 +40,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import constants
 
-from common.hub import Outage, ParquetFiles, in_background, open_dataset
-from common.io import BadFile, Stop, clean_text, digest, lock_folders, read_json, safe_name, set_aside, write_json
-from common.records import _EXCLUDE_IDS, RECORD_KEYS, read_record
-from common.stage import Progress, Tally, parser, run, whole_number
+from common.parquet import Outage, ParquetFiles, in_background, open_dataset
+from common.files import BadFile, UserError, clean_text, digest, lock_folders, read_json, is_safe_name, quarantine, write_json
+from common.turns import _EXCLUDE_IDS, RECORD_KEYS, read_record
+from common.cli import Progress, Tally, parser, run, whole_number
 
 DATASET, PRS, COUNT = "AlienKevin/SWE-ZERO-12M-trajectories", "nebius/SWE-rebench-V2-PRs", 2000
 PROMPT, COMMIT, PLAN = Path("prompt"), Path("commit"), Path("prompt", "_plan.json")
@@ -280,7 +280,7 @@ class Sampler:
         return instances, found
 
     def _why_left_out(self, name: object, repo: str) -> tuple[str, str] | None:
-        if not safe_name(name):
+        if not is_safe_name(name):
             return "refused", "its instance id cannot be a file name"
         if name in _EXCLUDE_IDS:
             return "excluded", "on the list of excluded instances"
@@ -322,7 +322,7 @@ def record_places(prs: ParquetFiles) -> dict[str, tuple]:
                    for name in batch["instance_id"].to_pylist()]
             size = prs.size(file, group, columns)
             if not all(isinstance(name, (str, type(None))) for name in ids):
-                raise Stop(f"{prs.flag} {prs.name}: column instance_id of {file}: expected text, found "
+                raise UserError(f"{prs.flag} {prs.name}: column instance_id of {file}: expected text, found "
                            f"{type(next(name for name in ids if name is not None)).__name__}.")
             return pa.table({"id": pa.array(ids, pa.string()), "file": [file] * len(ids), "group": [group] * len(ids),
                              "row": range(len(ids)), "bytes": [size] * len(ids)})
@@ -354,7 +354,7 @@ def write_records(prs: ParquetFiles, places: dict[str, tuple], wanted: set[str])
                 while row := found.fetchone():
                     write_record(dict(zip(keys, row)), ids[row[0]])
         except duckdb.Error as error:
-            raise Stop(f"{path} cannot be read ({str(error).splitlines()[0][:150]}).") from None
+            raise UserError(f"{path} cannot be read ({str(error).splitlines()[0][:150]}).") from None
         progress.update(len(ids), read=megabytes(prs.bytes_read))
     progress.close()
 
@@ -451,21 +451,21 @@ def unquoted(path: str, prefix: str = "") -> str:
 # -------------------------------------------------------------------------------------------- the plan and its files
 
 def read_plan(flags: dict) -> dict | None:
-    """The plan that lies here. Raises Stop when it was made with other flags."""
+    """The plan that lies here. Raises UserError when it was made with other flags."""
     try:
         plan = read_json(PLAN, ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary",
                                 *LEFT_OUT))
     except FileNotFoundError:
         if stray := sorted(PROMPT.glob("prompts_*.json")):
-            raise Stop(f"{stray[0]} lies there without {PLAN}.\nPut the plan back, or move prompt/ and commit/ away, "
+            raise UserError(f"{stray[0]} lies there without {PLAN}.\nPut the plan back, or move prompt/ and commit/ away, "
                        "then run this again.") from None
         return None
     except BadFile as bad:
-        print(f"{bad}; moved aside to {set_aside(PLAN)}, made again", file=sys.stderr)
+        print(f"{bad}; moved aside to {quarantine(PLAN)}, made again", file=sys.stderr)
         return None
     for flag, value in flags.items():
         if plan["flags"].get(flag) != value:
-            raise Stop(f"{PLAN} was made with {flag} {plan['flags'].get(flag)}, this run has {value}.\nGive the same "
+            raise UserError(f"{PLAN} was made with {flag} {plan['flags'].get(flag)}, this run has {value}.\nGive the same "
                        "flags to go on with it; for another sample use another folder, or remove prompt/ and commit/.")
     return plan
 
@@ -498,7 +498,7 @@ def held_prompts(plan: dict, turns: list[dict], place: int) -> list[dict]:
         return []
     except BadFile as bad:
         why = bad.why
-    print(f"{path}: {why}; moved aside to {set_aside(path)}, made again", file=sys.stderr)
+    print(f"{path}: {why}; moved aside to {quarantine(path)}, made again", file=sys.stderr)
     return []
 
 
@@ -567,10 +567,10 @@ def without_record(turns: list[dict]) -> set[str]:
     for instance_id in {turn["instance_id"] for turn in turns}:
         try:
             read_record(instance_id, COMMIT)
-        except Stop:
+        except UserError:
             missing.add(instance_id)
         except BadFile as bad:
-            print(f"{bad}; moved aside to {set_aside(bad.path)}, made again", file=sys.stderr)
+            print(f"{bad}; moved aside to {quarantine(bad.path)}, made again", file=sys.stderr)
             missing.add(instance_id)
     return missing
 
@@ -630,7 +630,7 @@ def read_exclusions(path: str | None) -> set[str]:
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeDecodeError) as error:
-        raise Stop(f"--exclude {path}: {getattr(error, 'strerror', None) or 'not a text file'}. Expected instance ids "
+        raise UserError(f"--exclude {path}: {getattr(error, 'strerror', None) or 'not a text file'}. Expected instance ids "
                    "or repos, one a line.") from None
     return {line.split("#")[0].strip() for line in lines} - {""}
 
@@ -690,19 +690,19 @@ def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) ->
     prs = open_dataset("--prs", args.prs, ["instance_id", *RECORD_COLUMNS.values()], plan and plan["prs_revision"])
     for source, pinned in (files, plan and plan["revision"]), (prs, plan and plan["prs_revision"]):
         if pinned not in (None, source.revision):
-            raise Stop(f"{source.flag} {source.name}: its files are no longer those that {PLAN} was made from.\n"
+            raise UserError(f"{source.flag} {source.name}: its files are no longer those that {PLAN} was made from.\n"
                        "Put them back, or start in another folder.")
     plan = plan or {"dataset": args.dataset, "revision": files.revision, "prs": args.prs, "prs_revision": prs.revision,
                     "seed": args.seed, "count": args.count, "flags": flags, "exhausted": False, "summary": None,
                     **{kind: [] for kind in LEFT_OUT}, "offsets": []}
     if not any(files.files.values()):
-        raise Stop(f"--dataset {args.dataset}: all of its parquet files are empty (0 bytes). Get them again.")
+        raise UserError(f"--dataset {args.dataset}: all of its parquet files are empty (0 bytes). Get them again.")
     places = record_places(prs)
     progress = Progress(goal, "prompts", "prompt")
     turns = write_prompts(Sampler(files, plan, places, excluded, args), goal, progress)
     progress.close()
     if not turns:
-        raise Stop(f"--dataset {args.dataset} gave no prompt: {why_none(plan)}.")
+        raise UserError(f"--dataset {args.dataset} gave no prompt: {why_none(plan)}.")
     write_records(prs, places, without_record(turns))
     plan["summary"] = summarize(plan, turns, places)
     write_json(PLAN, plan)

@@ -32,11 +32,11 @@ from typing import Callable, Iterable, Iterator
 from urllib.parse import quote
 
 from common.config import Config, load_config
-from common.io import (BadFile, Stop, answer_folders, clean_text, digest, lock_folders, natural_key, read_json,
-                       safe_name, set_aside, turn_files, write_text)
-from common.records import is_chat, read_record, record_chars, why_left_out
-from common.reply import action_style, protocol_problem
-from common.stage import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
+from common.files import (BadFile, UserError, answer_folders, clean_text, digest, lock_folders, natural_key, read_json,
+                       is_safe_name, quarantine, turn_files, write_text)
+from common.turns import is_chat, read_record, record_chars, exclusion_reason
+from common.replies.protocol import action_style, protocol_problem
+from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 
 _FINAL_MIN = 80  # score points: from here a turn goes to final/
 _DEFEAT_MIN = 66  # below this to defeat/; in between to refined/
@@ -86,7 +86,7 @@ def _flags():
                        help="verify answers, scores, buckets and exports; write nothing; exit 0 or 1")
     given = flags.parse_args()
     if given.check and given.limit:
-        raise Stop("--check looks at everything: leave out --limit.")
+        raise UserError("--check looks at everything: leave out --limit.")
     return given
 
 
@@ -160,13 +160,13 @@ def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
 
 
 def find_stems(limit: int | None, need_scores: bool) -> list[str]:
-    """Every answered or scored turn in natural order; the first `limit` of the scored ones. Raises Stop."""
+    """Every answered or scored turn in natural order; the first `limit` of the scored ones. Raises UserError."""
     scored = [path.stem for path in turn_files("score")]
     answered = {path.stem for folder in answer_folders() for path in turn_files(folder)}
     if need_scores and not scored:
-        raise Stop("score/ holds no judged turn: validate.py writes it.\nRun python validate.py, then this again.")
+        raise UserError("score/ holds no judged turn: validate.py writes it.\nRun python validate.py, then this again.")
     if not answered:
-        raise Stop("answer_*/ hold no turn: king.py writes them.\nPut them back beside score/, or run python king.py.")
+        raise UserError("answer_*/ hold no turn: king.py writes them.\nPut them back beside score/, or run python king.py.")
     return scored[:limit] if limit else sorted(answered | set(scored), key=natural_key)
 
 
@@ -206,7 +206,7 @@ def read_answer(path: Path) -> dict:
     """An answer file, checked as far as this stage relies on it. Raises BadFile."""
     answer = read_json(path, ANSWER_KEYS[:-1])
     answer["meta"] = answer.get("meta") if isinstance(answer.get("meta"), dict) else {}
-    if not safe_name(path.stem):
+    if not is_safe_name(path.stem):
         raise BadFile(path, "a name that no stage of this pipeline gives")
     for key in ("king", "challenger", "assistant"):
         if not isinstance(answer[key], (str, type(None))):
@@ -294,7 +294,7 @@ class Writer:
             self._differs(path, there)
             return
         if there and not ours(path):
-            self.aside.append(set_aside(path))
+            self.aside.append(quarantine(path))
         write_text(path, text, durable=False)  # made from answers and scores, and compared with them by every run
 
     @contextmanager
@@ -611,13 +611,13 @@ def read_left_out(config: Config, tally: Tally) -> LeftOut:
     left_out.repos = {instance: row["repo"] for instance, row in rows.items()}
     for instance, row in rows.items():
         try:
-            record = read_record(instance) if safe_name(instance) else None
-        except (Stop, BadFile) as missing:
+            record = read_record(instance) if is_safe_name(instance) else None
+        except (UserError, BadFile) as missing:
             left_out.no_record.append({**row, "why": str(missing).split("\n")[0]})
             continue
         if record is None:
             left_out.no_record.append({**row, "why": "a name that cannot be a file name"})
-        elif why := why_left_out(record, config.generate.max_record_chars):
+        elif why := exclusion_reason(record, config.generate.max_record_chars):
             left_out.too_large.append({**row, "why": why, "record_chars": record_chars(record),
                                        "patch_chars": len(record["patch"] or "")})
     left_out.too_large.sort(key=lambda row: (-row["record_chars"], row["instance_id"]))

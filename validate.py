@@ -37,13 +37,13 @@ from zlib import crc32
 import numpy as np
 
 from common.config import CallSettings, Config, load_config, load_environment
-from common.io import (BadFile, Stop, answer_folders, digest, lock_folders, natural_key, read_json, set_aside,
+from common.files import (BadFile, UserError, answer_folders, digest, lock_folders, natural_key, read_json, quarantine,
                        turn_files, write_json)
-from common.llm import LLM, ItemFailed, NoAcceptableReply, run_turns
-from common.money import dry_run, prompt_chars
-from common.records import is_chat
-from common.reply import visible_text
-from common.stage import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run, whole_number
+from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
+from common.client.costs import dry_run, prompt_chars
+from common.turns import is_chat
+from common.replies.protocol import visible_text
+from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run, whole_number
 
 METRICS = ("correctness", "grounding", "progress", "protocol", "efficiency")
 ORDERS = ("challenger-first", "challenger-second")
@@ -556,13 +556,13 @@ def retest_figures(first: Duel, again: Duel) -> dict | None:
 # ---------------------------------------------------------------------------------------------- reading turns
 
 def find_answers(shard: tuple[int, int] | None) -> dict[str, Path]:
-    """The answer file of each stem in natural order; of two folders the first. Raises Stop without any."""
+    """The answer file of each stem in natural order; of two folders the first. Raises UserError without any."""
     answers = {}
     for folder in answer_folders():
         for path in turn_files(folder):
             answers.setdefault(path.stem, path)
     if not answers:
-        raise Stop("no answers here: answer_*/ hold no turn.\n"
+        raise UserError("no answers here: answer_*/ hold no turn.\n"
                    "Run python king.py, then python ch.py, then this again.")
     return {stem: answers[stem] for stem in sorted(answers, key=natural_key)
             if shard is None or crc32(stem.encode()) % shard[1] == shard[0]}
@@ -584,7 +584,7 @@ def read_turns(answers: dict[str, Path], folder: Path, mode: int, tally: Tally,
             judged_so = saved and (saved["answer_sha256"], saved["mode"]) == (sha256, mode)
             answer = None if judged_so else read_answer(path, data)
         except BadFile as bad:
-            where = f", moved to {set_aside(path)}" if touch else ""
+            where = f", moved to {quarantine(path)}" if touch else ""
             tally.fail(stem, "torn answer: run king.py, then ch.py", f"{bad}{where}")
             continue
         if answer and not answer["challenger"]:
@@ -640,7 +640,7 @@ def _saved_score(path: Path, touch: bool) -> dict | None:
     except FileNotFoundError:
         return None
     except BadFile as bad:
-        where = f"; moved to {set_aside(path)}" if touch else ""
+        where = f"; moved to {quarantine(path)}" if touch else ""
         print(f"{bad}{where}; its verdicts are asked for again", file=sys.stderr)
         return None
 
@@ -766,7 +766,7 @@ def main() -> int:
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
             exhaust(todo if flags.retest else survey)
             if not first.rows and not tally.failed:
-                raise Stop("no turn has both its replies yet.\nRun python ch.py, then this again.")
+                raise UserError("no turn has both its replies yet.\nRun python ch.py, then this again.")
             lines = [*write_duel(first, again, answers), f"output  {SCORE}/ and {SCORE}/_duel.json"]
         tally.write_failed(RETEST if flags.retest else SCORE, flags.shard)
         follow = "python validate.py, once all shards are through" if flags.shard else "python report.py"
@@ -796,7 +796,7 @@ def retest_answers(answers: dict[str, Path], duel: Duel, count: int) -> dict[str
     """`count` parsed turns by a hash of their stems: a sample of the whole, and the same ones next time."""
     parsed = [stem for stem, row in duel.rows.items() if row.status == "parsed" and not row.identical]
     if not parsed:
-        raise Stop("--retest: no turn is judged yet.\nRun python validate.py first.")
+        raise UserError("--retest: no turn is judged yet.\nRun python validate.py first.")
     return {stem: answers[stem] for stem in sorted(parsed, key=digest)[:count]}
 
 

@@ -17,7 +17,7 @@ from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
 
-from common.io import Stop
+from common.files import UserError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -176,25 +176,25 @@ class Environment:
 # ------------------------------------------------------------------------------------------------------ chain.toml
 
 def load_config() -> Config:
-    """The configuration of this run: ./chain.toml, else the scripts' own, else the defaults. Raises Stop."""
+    """The configuration of this run: ./chain.toml, else the scripts' own, else the defaults. Raises UserError."""
     path = _here_or_beside("chain.toml")
     if path is None:
         return check_config({}, None)
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise Stop(f"{path}: not valid TOML: {error}.") from None
+        raise UserError(f"{path}: not valid TOML: {error}.") from None
     return check_config(document, path)
 
 
 def check_config(document: dict, path: Path | None) -> Config:
-    """The parsed chain.toml over the defaults. Raises Stop naming section, key, value and what is allowed."""
+    """The parsed chain.toml over the defaults. Raises UserError naming section, key, value and what is allowed."""
     _refuse_unknown(path, "", document, SETTINGS)
     sections = {}
     for section, settings in SETTINGS.items():
         given = document.get(section, {})
         if not isinstance(given, dict):
-            raise Stop(f"{path}: {section} = {given!r}: expected a section, written [{section}].")
+            raise UserError(f"{path}: {section} = {given!r}: expected a section, written [{section}].")
         _refuse_unknown(path, section, given, [*settings, "override"] if section == "judge" else settings)
         values = {key: _checked(path, section, key, given, settings[key]) for key in settings}
         sections[section] = SimpleNamespace(**values)
@@ -204,20 +204,20 @@ def check_config(document: dict, path: Path | None) -> Config:
             (f'judge.override."{model}"' if model in overrides else "judge", config.judge_call(model))
             for model in config.judge.models]:
         if call.max_tokens > call.max_tokens_cap:
-            raise Stop(f"{_named(path)}: [{section}] max_tokens = {call.max_tokens}: expected at most "
+            raise UserError(f"{_named(path)}: [{section}] max_tokens = {call.max_tokens}: expected at most "
                        f"max_tokens_cap, which is {call.max_tokens_cap}.")
     return config
 
 
 def _overrides(path: Path | None, tables: object) -> dict[str, dict[str, object]]:
     if not isinstance(tables, dict):
-        raise Stop(f"{_named(path)}: [judge] override = {tables!r}: expected tables such as "
+        raise UserError(f"{_named(path)}: [judge] override = {tables!r}: expected tables such as "
                    '[judge.override."maker/model"].')
     checked = {}
     for model, given in tables.items():
         section = f'judge.override."{model}"'
         if not isinstance(given, dict):
-            raise Stop(f"{_named(path)}: [{section}] = {given!r}: expected a table of settings.")
+            raise UserError(f"{_named(path)}: [{section}] = {given!r}: expected a table of settings.")
         _refuse_unknown(path, section, given, OVERRIDE_KEYS)
         checked[model] = {key: _checked(path, section, key, given, SETTINGS["judge"][key]) for key in given}
     return checked
@@ -226,7 +226,7 @@ def _overrides(path: Path | None, tables: object) -> dict[str, dict[str, object]
 def _checked(path: Path | None, section: str, key: str, given: dict, setting: Setting) -> object:
     value = given.get(key, setting.default)
     if not setting.accepts(value):
-        raise Stop(f"{_named(path)}: [{section}] {key} = {value!r}: expected {setting.expects()}.")
+        raise UserError(f"{_named(path)}: [{section}] {key} = {value!r}: expected {setting.expects()}.")
     return float(value) if isinstance(setting.default, float) else value
 
 
@@ -236,7 +236,7 @@ def _refuse_unknown(path: Path | None, section: str, given: dict, known) -> None
             near = difflib.get_close_matches(key, list(known), n=1)
             hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}."
             where = f"[{section}] has no key {key!r}" if section else f"there is no section [{key}]"
-            raise Stop(f"{_named(path)}: {where}; {hint}")
+            raise UserError(f"{_named(path)}: {where}; {hint}")
 
 
 def _named(path: Path | None) -> str:
@@ -246,31 +246,31 @@ def _named(path: Path | None) -> str:
 # ----------------------------------------------------------------------------------------------------- environment
 
 def load_environment() -> Environment:
-    """Provider and mode from the environment, then ./.env, then the scripts' own .env. Raises Stop.
+    """Provider and mode from the environment, then ./.env, then the scripts' own .env. Raises UserError.
 
     A key is demanded only for a provider that is not on this machine: local servers mostly need none.
     """
     values = environment_values()
     base_url = (values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL).strip().rstrip("/")
     if not base_url.startswith(("http://", "https://")):
-        raise Stop(f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}.")
+        raise UserError(f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}.")
     try:
         place = urlsplit(base_url).netloc
     except ValueError:
         place = ""
     if not place:
-        raise Stop(f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}.")
+        raise UserError(f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}.")
     if "@" in place:
-        raise Stop("CHUTES_BASE_URL holds a user or a password. Put the key into CHUTES_API_KEY, the address without it here.")
+        raise UserError("CHUTES_BASE_URL holds a user or a password. Put the key into CHUTES_API_KEY, the address without it here.")
     api_key = (values.get("CHUTES_API_KEY") or "").strip()
     if not api_key and base_url == DEFAULT_BASE_URL:
-        raise Stop("CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
+        raise UserError("CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
                    "or set CHUTES_BASE_URL to a server that needs no key.")
     if not api_key.isascii() or not api_key.isprintable():
-        raise Stop("CHUTES_API_KEY holds characters that no key has. Copy it into .env again.")
+        raise UserError("CHUTES_API_KEY holds characters that no key has. Copy it into .env again.")
     mode = (values.get("DUEL_MODE") or "2").strip()
     if mode not in ("1", "2"):
-        raise Stop(f"DUEL_MODE = {mode!r}: expected 2 (challenger against king) or 1 (against the reference).")
+        raise UserError(f"DUEL_MODE = {mode!r}: expected 2 (challenger against king) or 1 (against the reference).")
     return Environment(base_url, api_key, int(mode))
 
 

@@ -21,8 +21,8 @@ from pathlib import Path
 import duckdb
 
 from common.demo.build import write_parquet
-from common.leaks import CONVENTIONAL, VOCABULARY, find_leaks
-from common.reply import action_style
+from common.replies.leaks import CONVENTIONAL, VOCABULARY, find_leaks
+from common.replies.protocol import action_style
 
 EARLY_TURNS = 7
 KINDS = ("path", "identifier", "line", "verbatim", "disclosure")

@@ -20,8 +20,8 @@ sys.path[:0] = [str(REPO), str(REPO / "tests")]
 
 from ch import challenger_messages  # noqa: E402
 from common.config import check_config  # noqa: E402
-from common.io import answer_folders, read_json, turn_files  # noqa: E402
-from common.records import read_record  # noqa: E402
+from common.files import answer_folders, read_json, turn_files  # noqa: E402
+from common.turns import read_record  # noqa: E402
 from validate import judge_messages  # noqa: E402
 
 

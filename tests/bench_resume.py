@@ -20,10 +20,10 @@ sys.path[:0] = [str(REPO), str(REPO / "tests")]
 import validate  # noqa: E402
 from bench_calls import in_a_child, timed  # noqa: E402
 from helpers import REPLY, clean_environment, make_prompt, make_record  # noqa: E402
-from common import io  # noqa: E402
+from common import files  # noqa: E402
 from common.config import check_config  # noqa: E402
-from common.leaks import AUDIT_VERSION  # noqa: E402
-from common.stage import Tally  # noqa: E402
+from common.replies.leaks import AUDIT_VERSION  # noqa: E402
+from common.cli import Tally  # noqa: E402
 
 DISTINCT = 4000
 REASON = "A sentence or two on why the one is better, as judges write them; some write more than that."
@@ -68,7 +68,7 @@ def make_finished_turns(folder: Path, count: int) -> None:
                                    {"role": "user", "content": f"line {number}: src/module.py, nothing to see\n" * 130}]
         prompts.append(prompt)
         side = {"prompt_version": "bench", "model": "m", "usage": {}, "leaks": {"version": AUDIT_VERSION, "hits": []}}
-        io.write_json(folder / f"answer_0/prompts_{count}_{number // 200 + 1}_{number % 200 + 1}.json", {
+        files.write_json(folder / f"answer_0/prompts_{count}_{number // 200 + 1}_{number % 200 + 1}.json", {
             "instance_id": prompt["instance_id"], "king": f"{REPLY}\n{number}", "challenger": REPLY,
             "assistant": prompt["assistant"], "messages": prompt["messages"],
             "meta": {"repo": prompt["repo"], "source": prompt["source"], "king": side, "challenger": side,
@@ -85,7 +85,7 @@ def make_finished_turns(folder: Path, count: int) -> None:
 def make_scores(folder: Path) -> None:
     """score/ with all verdicts of the default panel, as validate.py writes them, without asking for them."""
     panel = validate.Panel(check_config({}, None))
-    answers = {path.stem: path for path in io.turn_files(folder / "answer_0")}
+    answers = {path.stem: path for path in files.turn_files(folder / "answer_0")}
     for number, turn in enumerate(validate.read_turns(answers, folder / "score", 2, Tally("bench"), touch=False)):
         for call, order, key in panel.standing(turn).missing:
             calls = {metric: (number + place) % 3 for place, metric in enumerate(validate.METRICS)}
@@ -93,7 +93,7 @@ def make_scores(folder: Path) -> None:
                 "key": key, "judge": call.model, "mode": 2, "order": order, "calls": calls, "reason": REASON,
                 "text": json.dumps({**calls, "reason": REASON}), "cost_usd": 0.004, "finish_reason": "stop",
                 "usage": {"prompt_tokens": 9000, "completion_tokens": 900, "reasoning_tokens": 800, "cached_tokens": 0}})
-        io.write_json(turn.score_path, validate.score_record(turn, panel.standing(turn), panel.names))
+        files.write_json(turn.score_path, validate.score_record(turn, panel.standing(turn), panel.names))
 
 
 if __name__ == "__main__":

@@ -19,8 +19,8 @@ import pytest
 from helpers import (KEY, QUICK, REPLY, REPO, answers, assert_no_key, clean_environment, make_sample, stage, start,
                      write_settings)
 from common.demo.server import Reply, Server
-from common.money import Purse
-from common.wire import Fault, read_stream
+from common.client.costs import Budget
+from common.client.wire import Fault, read_stream
 
 PASSING = ["429", "429-retry-after", "408", "409", "500", "502-html", "503", "524", "200-html", "200-error", "no-choices",
            "empty-choices", "error-line", "error-event", "cut-stream", "no-finish", "stall", "reset"]
@@ -85,7 +85,7 @@ def test_a_mix_in_which_45_percent_of_first_tries_fail(tmp_path):
     ("402", ["Quota exceeded", "balance"], 1),
     ("403", ["not allowed", "model"], 1),
     ("404", ["model not found", "chain.toml"], 1),
-    ("429-spam", ["Stop spamming"], 1),
+    ("429-spam", ["UserError spamming"], 1),
     ("400-param", ["temperature must be 1", "chain.toml"], 3),
 ])
 def test_a_configuration_fault_stops_the_run_at_once(tmp_path, fault, words, most_calls):
@@ -267,7 +267,7 @@ def test_legal_streams_of_many_kinds_are_read(body, text):
 def test_a_stream_that_is_not_whole_is_no_reply(body):
     with pytest.raises(Fault) as fault:
         read_stream(body)
-    assert fault.value.sort == "passing"
+    assert fault.value.category == "transient"
 
 
 def test_a_slow_server_that_cannot_stream_is_waited_for(tmp_path):
@@ -421,16 +421,16 @@ def test_max_cost_is_never_passed(tmp_path):
 
 def test_max_cost_ends_whatever_the_order_in_which_calls_settle():
     async def spend() -> float:
-        purse, chance = Purse(0.031), random.Random(3)
+        budget, chance = Budget(0.031), random.Random(3)
 
         async def call() -> None:
             worst = chance.uniform(0.001, 0.003)
-            if await purse.reserve(worst):
+            if await budget.reserve(worst):
                 await asyncio.sleep(chance.random() / 1000)
-                await purse.settle(worst, worst / 3)
+                await budget.settle(worst, worst / 3)
 
         await asyncio.wait_for(asyncio.gather(*(call() for _ in range(200))), 10)
-        return purse.spent_usd
+        return budget.spent_usd
 
     for _ in range(20):
         assert 0.025 < asyncio.run(spend()) <= 0.031

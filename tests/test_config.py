@@ -8,7 +8,7 @@ import pytest
 
 from helpers import REPO
 from common.config import (DEFAULT_OVERRIDES, SETTINGS, check_config, load_config, load_environment)
-from common.io import Stop
+from common.files import UserError
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -48,7 +48,7 @@ def test_every_key_is_commented_where_it_first_stands():
 def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path, monkeypatch, text, words):
     monkeypatch.chdir(tmp_path)
     Path("chain.toml").write_text(text)
-    with pytest.raises(Stop) as stop:
+    with pytest.raises(UserError) as stop:
         load_config()
     assert str(stop.value).startswith("chain.toml: ")
     for word in words:
@@ -85,5 +85,5 @@ def test_dot_env_is_read_from_here_and_the_environment_goes_over_it(empty_enviro
 def test_a_wrong_environment_is_named(empty_environment, monkeypatch, name, value, words):
     monkeypatch.setenv("CHUTES_API_KEY", "cpk_x")
     monkeypatch.setenv(name, value)
-    with pytest.raises(Stop, match=words):
+    with pytest.raises(UserError, match=words):
         load_environment()

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 
 from helpers import REPO
-from common import io
-from common.io import BadFile, Stop, check_whole, clean_text, digest, lock_folders, read_json, safe_name, set_aside
+from common import files
+from common.files import BadFile, UserError, check_whole, clean_text, digest, lock_folders, read_json, is_safe_name, quarantine
 
 
 @pytest.mark.parametrize("name, safe", [
@@ -19,28 +19,28 @@ from common.io import BadFile, Stop, check_whole, clean_text, digest, lock_folde
     ("x" * 201, False), ("naïve", False), (None, False), (7, False),
 ])
 def test_names_from_outside(name, safe):
-    assert safe_name(name) is safe
+    assert is_safe_name(name) is safe
 
 
 def test_a_file_is_whole_or_absent_when_the_writer_fails(tmp_path, monkeypatch):
     path = tmp_path / "a.json"
-    io.write_json(path, {"old": True})
-    monkeypatch.setattr(io.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
+    files.write_json(path, {"old": True})
+    monkeypatch.setattr(files.os, "replace", lambda *_: (_ for _ in ()).throw(OSError(28, "No space left on device")))
     with pytest.raises(OSError):
-        io.write_json(path, {"new": True})
+        files.write_json(path, {"new": True})
     assert read_json(path) == {"old": True} and [p.name for p in tmp_path.iterdir()] == ["a.json"]
 
 
 def test_any_text_survives_the_way_to_disk_and_back(tmp_path):
     value = {"text": "naïve \u2028 \x00 \x7f 🙂 \ud83d lone \r\n}\n"}
-    io.write_json(tmp_path / "a.json", value)
+    files.write_json(tmp_path / "a.json", value)
     assert read_json(tmp_path / "a.json") == value
     assert clean_text(value["text"]).encode() and "\ud83d" not in clean_text(value["text"])
 
 
 def test_the_quick_look_at_a_file_sees_every_cut(tmp_path):
     path = tmp_path / "a.json"
-    io.write_json(path, {"instance_id": "x", "king": "}\n}\n", "messages": [{"role": "user", "content": "\n}\n"}]})
+    files.write_json(path, {"instance_id": "x", "king": "}\n}\n", "messages": [{"role": "user", "content": "\n}\n"}]})
     whole = path.read_bytes()
     check_whole(path, ("king",))
     for size in range(len(whole) - 1):
@@ -56,7 +56,7 @@ def test_the_quick_look_at_a_file_sees_every_cut(tmp_path):
 def test_set_aside_never_overwrites(tmp_path):
     for text in ("1", "2", "3"):
         (tmp_path / "a.json").write_text(text)
-        set_aside(tmp_path / "a.json")
+        quarantine(tmp_path / "a.json")
     assert {p.name: p.read_text() for p in tmp_path.iterdir()} == {
         "a.json.bad": "1", "a.json.bad2": "2", "a.json.bad3": "3"}
 
@@ -64,8 +64,8 @@ def test_set_aside_never_overwrites(tmp_path):
 def test_natural_order_and_names_that_are_no_turns(tmp_path):
     for name in ("p_10.json", "p_9.json", "_duel.json", ".p_1.json.x.1.tmp", "p_1.json.bad", "notes.txt"):
         (tmp_path / name).write_text("{}")
-    assert [p.name for p in io.turn_files(tmp_path)] == ["p_9.json", "p_10.json"]
-    assert io.turn_files(tmp_path / "absent") == []
+    assert [p.name for p in files.turn_files(tmp_path)] == ["p_9.json", "p_10.json"]
+    assert files.turn_files(tmp_path / "absent") == []
 
 
 def test_a_digest_keeps_texts_apart():
@@ -74,11 +74,11 @@ def test_a_digest_keeps_texts_apart():
 
 def test_the_lock_is_dropped_when_its_holder_is_killed(tmp_path):
     code = ("import sys, time; sys.path.insert(0, sys.argv[1])\n"
-            "from common.io import lock_folders\nfrom pathlib import Path\n"
+            "from common.files import lock_folders\nfrom pathlib import Path\n"
             "with lock_folders([Path(sys.argv[2])], 'king'):\n    print('held', flush=True); time.sleep(60)")
     holder = subprocess.Popen([sys.executable, "-c", code, str(REPO), str(tmp_path)], stdout=subprocess.PIPE)
     assert holder.stdout.readline() == b"held\n"
-    with pytest.raises(Stop, match=f"in use by process {holder.pid}"):
+    with pytest.raises(UserError, match=f"in use by process {holder.pid}"):
         with lock_folders([tmp_path], "king"):
             pass
     with lock_folders([tmp_path], "ch"):
@@ -94,7 +94,7 @@ def test_the_lock_is_dropped_when_its_holder_is_killed(tmp_path):
 def test_shards_run_side_by_side_but_not_with_a_whole_run(tmp_path):
     def held(shard):
         """Whether another process may run with this shard now."""
-        code = ("import sys; sys.path.insert(0, sys.argv[1])\nfrom common.io import lock_folders\nfrom pathlib import Path\n"
+        code = ("import sys; sys.path.insert(0, sys.argv[1])\nfrom common.files import lock_folders\nfrom pathlib import Path\n"
                 "with lock_folders([Path(sys.argv[2])], 'ch', eval(sys.argv[3])): pass")
         return subprocess.run([sys.executable, "-c", code, str(REPO), str(tmp_path), repr(shard)],
                               stderr=subprocess.DEVNULL).returncode != 0

@@ -41,9 +41,9 @@ def test_no_cap_per_instance_and_oversized_records_left_out(tmp_path, server):
 
 
 def test_excluded_ids_are_never_asked(tmp_path, server, monkeypatch):
-    from common import records
-    monkeypatch.setattr(records, "_EXCLUDE_IDS", frozenset({"acme__widgets-1"}))
-    assert records.why_left_out(make_record(1), 10**6) and records.why_left_out(make_record(0), 10**6) is None
+    from common import turns
+    monkeypatch.setattr(turns, "_EXCLUDE_IDS", frozenset({"acme__widgets-1"}))
+    assert turns.exclusion_reason(make_record(1), 10**6) and turns.exclusion_reason(make_record(0), 10**6) is None
 
 
 def test_shards_part_the_prompts_and_the_rest_is_found_answered(tmp_path, server):

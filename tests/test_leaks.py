@@ -4,7 +4,7 @@ import time
 
 import pytest
 
-from common.leaks import AUDIT_VERSION, find_leaks
+from common.replies.leaks import AUDIT_VERSION, find_leaks
 
 FENCE = "```"
 ISSUE = """`harvest --since` skips the first day

@@ -18,8 +18,8 @@ from tests.hub import TRAJECTORIES, FakeHub, pull_request, trajectory, write_dat
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
 import prompt as prompt_stage  # noqa: E402
-from common.io import Stop  # noqa: E402
-from common.records import RECORD_KEYS  # noqa: E402
+from common.files import UserError  # noqa: E402
+from common.turns import RECORD_KEYS  # noqa: E402
 from prompt import changed_files, usable_turns, why_passed_over  # noqa: E402
 
 BOTH = ("--dataset", "acme/trajectories", "--prs", "acme/prs")
@@ -366,7 +366,7 @@ def refusal(monkeypatch, tmp_path):
 
     def refused(*flags: str, **environment: str) -> str:
         monkeypatch.setattr(sys, "argv", ["prompt.py", *flags])
-        with pytest.raises(Stop) as stopped, monkeypatch.context() as patch:
+        with pytest.raises(UserError) as stopped, monkeypatch.context() as patch:
             for name, value in environment.items():
                 patch.setenv(name, value)
             prompt_stage.main()

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.reply import (STYLES, action_style, bash_blocks, forbidden_programs, format_ok, format_problem,
+from common.replies.protocol import (STYLES, action_style, bash_blocks, forbidden_programs, format_ok, format_problem,
                           protocol_problem, split_commands, visible_text)
 
 FENCE = "```"

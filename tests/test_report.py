@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from common.config import check_config
-from common.io import clean_text, digest
+from common.files import clean_text, digest
 
 SCRIPTS = Path(__file__).resolve().parent.parent
 METRICS = ("correctness", "grounding", "progress", "protocol", "efficiency")

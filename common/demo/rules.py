@@ -9,7 +9,7 @@ import re
 from dataclasses import dataclass, fields
 from zlib import crc32
 
-from common.reply import action_style, bash_blocks, protocol_problem
+from common.replies.protocol import action_style, bash_blocks, protocol_problem
 
 _BRIEFING = re.compile(r"\n\n\[\w+\] What follows is no output|\n.{0,40}HIDDEN PR RECORD")
 _JUDGED_REPLY = r"=== (\w+) {name} ===\n(.*?)\n=== \1 END OF {name} ==="

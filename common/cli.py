@@ -14,7 +14,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.io import BadFile, Stop, write_jsonl
+from common.files import BadFile, UserError, write_jsonl
 
 EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 130
 _PLAIN_LINE_EVERY_S = 15  # without a terminal: often enough to see life, rare enough for a log
@@ -72,7 +72,7 @@ def run(main) -> None:
     try:
         code = main()
         sys.stdout.flush()
-    except (Stop, BadFile) as stop:
+    except (UserError, BadFile) as stop:
         code = _told(str(stop), EXIT_STOPPED)
     except KeyboardInterrupt:
         code = _told("interrupted; what was finished is saved, the same line goes on from here", EXIT_INTERRUPTED)

@@ -6,45 +6,34 @@ The policy, in one place:
 - passing (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried again after growing,
   jittered waits, within `retry_budget_s` a call; nothing good from a model for `outage_s`: no more is asked of it, and
   when no other model is left the run stops, exit 1.
-The pace: a model starts with one call, goes to sixteen after the first success, then doubles per round; a 429 halves it
+The limiter: a model starts with one call, goes to sixteen after the first success, then doubles per round; a 429 halves it
 and slows its later growth; Retry-After, or trouble after trouble without a success, pause the whole model.
 """
 from __future__ import annotations
 
 import asyncio
-import random
 import re
 import signal
 import sys
 import time
-from collections import Counter, deque
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from typing import Awaitable, Callable, Iterable
 
-from common import wire
+from common.client import wire
+from common.client.limiter import ItemFailed, RateLimiter, wait_s
 from common.config import CallSettings, Environment
-from common.io import BadFile, Stop, clean_text
-from common.money import Model, Purse, Spending, list_models, worst_case_usd
-from common.reply import visible_text
-from common.stage import (EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_STOPPED, Progress, Tally, disk_words)
+from common.files import BadFile, UserError, clean_text
+from common.client.costs import Model, Budget, Spending, list_models, worst_case_usd
+from common.replies.protocol import visible_text
+from common.cli import (EXIT_INTERRUPTED, EXIT_SOME_FAILED, EXIT_STOPPED, Progress, Tally, disk_words)
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
 _NEVER_REACHED_S = 15.0  # an address that never answered at all is a typo or a server that is down: no long wait
 _FAULTS_OF_AN_OUTAGE, _EXHAUSTED_OF_AN_OUTAGE = 5, 10  # in a row, without a success between
 _SAME_REFUSALS = 2
-_START_PACE = 16
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
 _WAIT_WORTH_A_WORD_S, _SILENCE_BETWEEN_WORDS_S = 5.0, 30.0
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
-
-
-class ItemFailed(Exception):
-    """One item fails, the rest goes on. `kind`: a few words for the tally; `detail`: the whole reason."""
-
-    def __init__(self, kind: str, detail: str = ""):
-        super().__init__(detail or kind)
-        self.kind, self.detail = kind, detail or kind
 
 
 class NoAcceptableReply(ItemFailed):
@@ -80,114 +69,18 @@ class Reply:
         return {name: value for name, value in vars(self).items() if name != "text"}
 
 
-# ----------------------------------------------------------------------------------------------------------- pace
-
-class Pace:
-    """How many calls one model gets at once: additive rise, halving on 429 (AIMD, as TCP does), pauses for all."""
-
-    def __init__(self, top: int):
-        self.top, self.limit, self.in_flight = top, 1.0, 0
-        self.proven = self.ever_reached = False  # a call has succeeded; anything has answered
-        self.last_life = time.monotonic()
-        self.faults_in_a_row = self.exhausted_in_a_row = 0
-        self.gone = ""  # why nothing more is asked of this model, once it is out
-        self.refusals: Counter = Counter()
-        self._ceiling = float(top)
-        self._setbacks, self._last_setback, self._pause_until = 0, 0.0, 0.0
-        self._waiting: deque[asyncio.Future] = deque()
-
-    async def enter(self, first: bool) -> float:
-        """Wait for a place, in front of the others when `first`; returns the time of entry.
-
-        Raises Halted when the run ends meanwhile, ItemFailed when the model is out.
-        """
-        if self.gone:
-            raise ItemFailed("provider: a model does not answer", self.gone)
-        while self.in_flight >= int(self.limit) or time.monotonic() < self._pause_until:
-            place = asyncio.get_running_loop().create_future()
-            self._waiting.appendleft(place) if first else self._waiting.append(place)
-            await place
-        self.in_flight += 1
-        return time.monotonic()
-
-    def leave(self) -> None:
-        """Give the place back."""
-        self.in_flight -= 1
-        self._wake()
-
-    def alive(self) -> None:
-        """Words of a reply are arriving."""
-        self.last_life, self.ever_reached = time.monotonic(), True
-
-    def succeeded(self) -> None:
-        """A whole reply came: room for more, quickly below the last known ceiling, slowly above it."""
-        self.alive()
-        self.faults_in_a_row = self.exhausted_in_a_row = self._setbacks = 0
-        if not self.proven:
-            self.proven, self.limit = True, float(min(self.top, _START_PACE))
-        elif self.limit < self._ceiling:
-            self.limit = min(self._ceiling, self.limit + 1)
-        elif self.limit < self.top:
-            self.limit = self._ceiling = min(self.top, self.limit + 0.1 / self.limit)  # one more in ten rounds
-
-    def failed(self, fault: wire.Fault, entered: float) -> None:
-        """A 429 halves the limit; so does any trouble without a success since the last, and it pauses the model."""
-        self.ever_reached = self.ever_reached or fault.reached
-        if fault.sort == "passing":
-            self.faults_in_a_row += 1
-        if fault.retry_after_s:
-            self._pause(fault.retry_after_s)
-        if fault.sort != "passing" or entered < self._last_setback:
-            return  # one setback a round: calls that were out together meet the same trouble
-        self._last_setback = time.monotonic()
-        self._setbacks += 1
-        if fault.crowded:
-            self._ceiling = max(1.0, 0.8 * self.limit)
-        if fault.crowded or self._setbacks > 1:
-            self.limit = max(1.0, self.limit / 2)
-        if self._setbacks > 1 or not self.proven:
-            self._pause(wait_s(self._setbacks - (2 if self.proven else 1)))
-
-    def turn_away(self, error: Exception) -> None:
-        """Wake everyone who waits with this error."""
-        while self._waiting:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_exception(error)
-
-    def pause_left_s(self) -> float:
-        return max(0.0, self._pause_until - time.monotonic())
-
-    def _pause(self, seconds: float) -> None:
-        self._pause_until = max(self._pause_until, time.monotonic() + seconds)
-        asyncio.get_running_loop().call_later(seconds + 0.01, self._wake)
-
-    def _wake(self) -> None:
-        free = int(self.limit) - self.in_flight if time.monotonic() >= self._pause_until else 0
-        while self._waiting and free > 0:
-            place = self._waiting.popleft()
-            if not place.done():
-                place.set_result(None)
-                free -= 1
-
-
-def wait_s(tries_before: int) -> float:
-    """The wait before the next try: doubling from one second to a minute, with half of it jitter."""
-    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(tries_before, 10)) * random.uniform(0.5, 1.0)
-
-
 # ------------------------------------------------------------------------------------------------------------ ask
 
 class LLM:
-    """The provider, for one process: one client, one pace per model, one purse."""
+    """The provider, for one process: one client, one limiter per model, one budget."""
 
     def __init__(self, environment: Environment, *, concurrency: int | None = None, max_cost: float | None = None):
         self.environment, self.concurrency = environment, concurrency
-        self.spending, self.purse = Spending(), Purse(max_cost)
+        self.spending, self.budget = Spending(), Budget(max_cost)
         self.halted: tuple[int, str] | None = None
         self.say: Callable[[str], None] = print
         self._told_until = 0.0
-        self._paces: dict[str, Pace] = {}
+        self._limiters: dict[str, RateLimiter] = {}
         self._client = self._models = self._halt_signal = None
 
     async def ask(self, call: CallSettings, messages: list[dict], accept: Callable[[str], str | None],
@@ -223,93 +116,93 @@ class LLM:
     async def _completion(self, call: CallSettings, messages: list[dict],
                           max_tokens: int) -> tuple[wire.Completion, int, float | None]:
         """A whole completion, through all passing faults: (completion, attempts, cost in dollars or None)."""
-        pace, attempts, budget_s = self._pace(call), 0, call.retry_budget_s
+        limiter, attempts, budget_s = self._limiter(call), 0, call.retry_budget_s
         while True:
             attempts += 1
             try:
-                completion, cost = await self._attempt(pace, call, messages, max_tokens, again=attempts > 1)
+                completion, cost = await self._attempt(limiter, call, messages, max_tokens, again=attempts > 1)
                 return completion, attempts, cost
             except wire.Fault as fault:
                 pause = max(wait_s(attempts - 1), fault.retry_after_s or 0.0)
                 budget_s -= fault.took_s + pause
                 if budget_s < 0:
-                    self._exhausted(fault, call, pace)
+                    self._exhausted(fault, call, limiter)
                     raise ItemFailed(f"provider: {fault.kind}", f"gave up after {attempts} tries: {fault}") from None
                 await self._sleep(pause)
 
-    async def _attempt(self, pace: Pace, call: CallSettings, messages: list[dict], max_tokens: int,
+    async def _attempt(self, limiter: RateLimiter, call: CallSettings, messages: list[dict], max_tokens: int,
                        again: bool) -> tuple[wire.Completion, float | None]:
-        reserved = await self._reserve(call, messages, max_tokens) if self.purse.limit_usd else 0.0
-        started, completion, cost = await pace.enter(first=again), None, None
+        reserved = await self._reserve(call, messages, max_tokens) if self.budget.limit_usd else 0.0
+        started, completion, cost = await limiter.enter(first=again), None, None
         price = asyncio.ensure_future(self._model(call.model))
         try:
             if self.halted:
                 raise Halted()
-            completion = await wire.complete(self._client, call, messages, max_tokens, pace.alive)
+            completion = await wire.complete(self._client, call, messages, max_tokens, limiter.alive)
             cost = (await price).cost_usd(completion.usage)
             self.spending.add(completion.usage, cost)
-            pace.succeeded()
+            limiter.succeeded()
             return completion, cost
         except wire.Fault as fault:
             fault.took_s = time.monotonic() - started
             fault.detail = self._redacted(fault.detail)
             self.spending.calls[fault.kind] += 1
-            pace.failed(fault, started)
-            await self._stop_or_fail_on(fault, call, pace)  # before the place is given on: a bad key costs one call
-            self._tell_of_wait(fault, call, pace)
+            limiter.failed(fault, started)
+            await self._stop_or_fail_on(fault, call, limiter)  # before the place is given on: a bad key costs one call
+            self._tell_of_wait(fault, call, limiter)
             raise
         finally:
             price.cancel()
-            pace.leave()
+            limiter.leave()
             if reserved:
                 # A reply whose price nobody tells counts as the worst case: the sum must hold.
-                await self.purse.settle(reserved, 0.0 if completion is None else reserved if cost is None else cost)
+                await self.budget.settle(reserved, 0.0 if completion is None else reserved if cost is None else cost)
 
-    async def _stop_or_fail_on(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
+    async def _stop_or_fail_on(self, fault: wire.Fault, call: CallSettings, limiter: RateLimiter) -> None:
         """Configuration and outage halt the run, an item's own fault fails the item; a passing one returns."""
-        if fault.sort == "item":
-            if not pace.proven and await self._refused_alike(fault, call, pace):
+        if fault.category == "item":
+            if not limiter.proven and await self._refused_alike(fault, call, limiter):
                 raise self.halt(EXIT_STOPPED, f"{call.model} refuses every call alike: {fault}\n"
                                 "Change what it names in chain.toml (sampling, extra_body, stream), then run again.")
             raise ItemFailed(fault.kind, str(fault))
-        if fault.sort == "configuration":
+        if fault.category == "configuration":
             raise self.halt(EXIT_STOPPED, f"{call.model} at {self.environment.base_url}: {fault}\n{_what_to_change(fault)}")
-        silent_s = time.monotonic() - pace.last_life
-        patience_s = call.outage_s if pace.ever_reached else min(call.outage_s, _NEVER_REACHED_S)
-        if pace.faults_in_a_row >= _FAULTS_OF_AN_OUTAGE and silent_s > patience_s:
-            raise self._outage(fault, call, pace, f"nothing good for {silent_s:.0f} s")
+        silent_s = time.monotonic() - limiter.last_life
+        patience_s = call.outage_s if limiter.ever_reached else min(call.outage_s, _NEVER_REACHED_S)
+        if limiter.faults_in_a_row >= _FAULTS_OF_AN_OUTAGE and silent_s > patience_s:
+            raise self._outage(fault, call, limiter, f"nothing good for {silent_s:.0f} s")
         if (fault.retry_after_s or 0) > call.retry_budget_s:
-            raise self._outage(fault, call, pace, f"it asks to come back in {fault.retry_after_s:.0f} s")
+            raise self._outage(fault, call, limiter, f"it asks to come back in {fault.retry_after_s:.0f} s")
 
-    async def _refused_alike(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> bool:
+    async def _refused_alike(self, fault: wire.Fault, call: CallSettings, limiter: RateLimiter) -> bool:
         """Whether no call would be taken: the same refusal twice before any success, and of a one-word chat as well."""
         words = re.sub(r"\d+", "#", fault.detail)
-        pace.refusals[words] += 1
-        if pace.refusals[words] < _SAME_REFUSALS:
+        limiter.refusals[words] += 1
+        if limiter.refusals[words] < _SAME_REFUSALS:
             return False
         try:
-            await wire.complete(self._client, call, [{"role": "user", "content": "Hello"}], call.max_tokens, pace.alive)
+            await wire.complete(self._client, call, [{"role": "user", "content": "Hello"}], call.max_tokens, limiter.alive)
         except wire.Fault as again:
-            return again.sort == "item" and again.status == fault.status
-        pace.proven = True
+            return again.category == "item" and again.status == fault.status
+        limiter.proven = True
         return False
 
-    def _exhausted(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
-        pace.exhausted_in_a_row += 1
-        if pace.exhausted_in_a_row >= _EXHAUSTED_OF_AN_OUTAGE:
-            raise self._outage(fault, call, pace, f"{pace.exhausted_in_a_row} calls in a row used up retry_budget_s")
+    def _exhausted(self, fault: wire.Fault, call: CallSettings, limiter: RateLimiter) -> None:
+        limiter.exhausted_in_a_row += 1
+        if limiter.exhausted_in_a_row >= _EXHAUSTED_OF_AN_OUTAGE:
+            raise self._outage(fault, call, limiter, f"{limiter.exhausted_in_a_row} calls in a row used up retry_budget_s")
 
-    def _outage(self, fault: wire.Fault, call: CallSettings, pace: Pace, what: str) -> Exception:
+    def _outage(self, fault: wire.Fault, call: CallSettings, limiter: RateLimiter, what: str) -> Exception:
         """Ask nothing more of this model; the run ends when no other is left. Returns what the caller may raise."""
-        first = not pace.gone
-        pace.gone = f"{call.model} at {self.environment.base_url} does not answer: {what}; last: {fault}"
-        if all(other.gone for other in self._paces.values()):
-            return self.halt(EXIT_SOME_FAILED, f"{pace.gone}\nWhat was finished is saved. Run the same line again when it "
+        first = not limiter.gone
+        limiter.gone = f"{call.model} at {self.environment.base_url} does not answer: {what}; last: {fault}"
+        if all(other.gone for other in self._limiters.values()):
+            return self.halt(EXIT_SOME_FAILED, f"{limiter.gone}\nWhat was finished is saved. Run the same line again when it "
                              "is back.")
         if first:
-            self.say(f"{pace.gone}. The other models go on.")
-        failure = ItemFailed("provider: a model does not answer", pace.gone)
-        pace.turn_away(failure)
+            self.say(f"{limiter.gone}. The other models go on.")
+        failure = ItemFailed("provider: a model does not answer", limiter.gone)
+        limiter.turn_away(failure)
         return failure
 
     # ------------------------------------------------------------------------------------------------- the run's end
@@ -320,8 +213,8 @@ class LLM:
             self.halted = (code, words)
             if self._halt_signal is not None:
                 self._halt_signal.set()
-            for pace in self._paces.values():
-                pace.turn_away(Halted())
+            for limiter in self._limiters.values():
+                limiter.turn_away(Halted())
         return Halted()
 
     async def open(self) -> asyncio.Event:
@@ -339,7 +232,7 @@ class LLM:
 
     def at_once(self) -> str:
         """The current pace of each model, for the progress bar."""
-        return "+".join(str(int(pace.limit)) for pace in self._paces.values())
+        return "+".join(str(int(limiter.limit)) for limiter in self._limiters.values())
 
     def usage_lines(self) -> list[str]:
         """Calls by outcome, tokens and cost, for the tally."""
@@ -347,9 +240,9 @@ class LLM:
 
     # ------------------------------------------------------------------------------------------------------- helpers
 
-    def _tell_of_wait(self, fault: wire.Fault, call: CallSettings, pace: Pace) -> None:
+    def _tell_of_wait(self, fault: wire.Fault, call: CallSettings, limiter: RateLimiter) -> None:
         """A word now and then while a whole model waits, so that a silent run explains itself."""
-        left_s = pace.pause_left_s()
+        left_s = limiter.pause_left_s()
         if left_s > _WAIT_WORTH_A_WORD_S and time.monotonic() > self._told_until:
             self._told_until = time.monotonic() + max(left_s, _SILENCE_BETWEEN_WORDS_S)
             self.say(f"{call.model}: {fault}; trying again in {left_s:.0f} s")
@@ -363,8 +256,8 @@ class LLM:
 
     async def _reserve(self, call: CallSettings, messages: list[dict], max_tokens: int) -> float:
         amount = worst_case_usd(await self._model(call.model), messages, max_tokens)
-        if not await self.purse.reserve(amount):
-            raise self.halt(EXIT_SOME_FAILED, f"--max-cost: ${self.purse.spent_usd:.4f} of ${self.purse.limit_usd:.4f} is "
+        if not await self.budget.reserve(amount):
+            raise self.halt(EXIT_SOME_FAILED, f"--max-cost: ${self.budget.spent_usd:.4f} of ${self.budget.limit_usd:.4f} is "
                             f"spent, and the next call could cost ${amount:.4f}.\nRun the same line again to go on.")
         return amount
 
@@ -374,10 +267,10 @@ class LLM:
             self._models = asyncio.ensure_future(list_models(self._client))
         return (await asyncio.shield(self._models)).get(name, Model())
 
-    def _pace(self, call: CallSettings) -> Pace:
-        if call.model not in self._paces:
-            self._paces[call.model] = Pace(self.concurrency or call.concurrency)
-        return self._paces[call.model]
+    def _limiter(self, call: CallSettings) -> RateLimiter:
+        if call.model not in self._limiters:
+            self._limiters[call.model] = RateLimiter(self.concurrency or call.concurrency)
+        return self._limiters[call.model]
 
     def _redacted(self, words: str) -> str:
         key = self.environment.api_key
@@ -472,7 +365,7 @@ async def _worker(llm: LLM, turns, work, name, progress: Progress, tally: Tally)
             progress.update(failed=len(tally.failed), at_once=llm.at_once())
     except Halted:
         return
-    except (Stop, BadFile) as stop:
+    except (UserError, BadFile) as stop:
         llm.halt(EXIT_STOPPED, str(stop))
     except OSError as error:
         llm.halt(EXIT_STOPPED, disk_words(error))

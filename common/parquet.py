@@ -1,7 +1,7 @@
 """Parquet files of a dataset, in a folder here or at a pinned commit of the Hugging Face Hub, read by byte range.
 
 Of a file only its footer and the columns asked for of the row groups asked for are read. All waiting and asking again
-is in `Hub.patiently`: a fault that no pause mends raises Stop (exit code 2) in plain words, an outage raises Outage.
+is in `Hub.with_retries`: a fault that no pause mends raises UserError (exit code 2) in plain words, an outage raises Outage.
 """
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, RepositoryNot
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, logging
 
 from common.config import environment_values
-from common.io import Stop, digest
+from common.files import UserError, digest
 
 TRIES = 8  # with the pauses between them about a minute; half as many where nothing answered at all
 LONGEST_WAIT_S = 300  # the Hub counts requests over windows of five minutes
@@ -48,19 +48,19 @@ class CutBody(ConnectionError):
 def open_dataset(flag: str, name: str, columns, revision: str | None = None) -> ParquetFiles:
     """The dataset that a flag names: a folder, a glob, or a Hub id at `revision` (default: its newest commit).
 
-    Its files must hold the top-level `columns`. Raises Stop.
+    Its files must hold the top-level `columns`. Raises UserError.
     """
     here = glob.has_magic(name) or Path(name).expanduser().exists()
     if not here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         try:
             hub = Hub(flag, name, revision)
         except Outage as outage:
-            raise Stop(f"{outage}.\nCheck the network and HF_ENDPOINT, or give local parquet: --dataset FOLDER "
+            raise UserError(f"{outage}.\nCheck the network and HF_ENDPOINT, or give local parquet: --dataset FOLDER "
                        "--prs FOLDER.") from None
         return ParquetFiles(flag, name, columns, hub.revision, hub.files, lambda file: RemoteFile(hub, file))
     root, files = local_files(Path(name).expanduser())
     if not files:
-        raise Stop(f"{flag} {name}: no parquet file there. Expected a folder or a glob of *.parquet files, or a Hub "
+        raise UserError(f"{flag} {name}: no parquet file there. Expected a folder or a glob of *.parquet files, or a Hub "
                    "dataset id such as owner/name.")
     listing = "local-" + digest(json.dumps(files))[:16]
     return ParquetFiles(flag, name, columns, listing, files, lambda file: root / file, local=True)
@@ -87,19 +87,19 @@ class ParquetFiles:
         self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
 
     def footer(self, file: str) -> pq.FileMetaData:
-        """The footer of `file`, read once. Raises Stop when it is no parquet or lacks a column."""
+        """The footer of `file`, read once. Raises UserError when it is no parquet or lacks a column."""
         with self._locks[file]:
             if file not in self._footers:
                 with self._told(file), pq.ParquetFile(self.opened(file)) as parquet:
                     names, self._footers[file] = parquet.schema_arrow.names, parquet.metadata
                 for column in self.columns:
                     if column not in names:
-                        raise Stop(f"{self.flag} {self.name}: {file} has no column {column!r}; it has "
+                        raise UserError(f"{self.flag} {self.name}: {file} has no column {column!r}; it has "
                                    f"{', '.join(names)}.\nExpected at least {', '.join(self.columns)}.")
             return self._footers[file]
 
     def batches(self, file: str, group: int, columns, rows_at_once: int):
-        """Record batches of columns of one row group, in order. Raises Stop when they do not decode."""
+        """Record batches of columns of one row group, in order. Raises UserError when they do not decode."""
         metadata, size = self.footer(file), self.size(file, group, columns)
         pre_buffer = not self.local and size <= PRE_BUFFER_BYTES
         self.bytes_read += size
@@ -125,7 +125,7 @@ class ParquetFiles:
         except (pa.ArrowException, EOFError, OSError) as error:
             if getattr(error, "errno", None):  # a disk's refusal has a number, a torn file none
                 raise
-            raise Stop(f"{self.flag} {self.name}: {file} is not a whole parquet file ({plain(error)[:150]}).") from None
+            raise UserError(f"{self.flag} {self.name}: {file} is not a whole parquet file ({plain(error)[:150]}).") from None
 
 
 def needed_leaves(metadata: pq.FileMetaData, columns) -> list[int]:
@@ -147,20 +147,20 @@ class Hub:
         self.variable = next((key for key in ("HF_TOKEN", "HUGGINGFACE_API_KEY") if values.get(key)), None)
         self.token = values[self.variable].strip() if self.variable else None
         if self.token and not (self.token.isascii() and self.token.isprintable()):
-            raise Stop(f"{self.variable} holds characters that no token has. Copy it into .env again.")
+            raise UserError(f"{self.variable} holds characters that no token has. Copy it into .env again.")
         self.endpoint = (values.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         if not self.endpoint.startswith(("http://", "https://")):
-            raise Stop(f"HF_ENDPOINT = {self.endpoint!r}: expected an address such as https://huggingface.co.")
+            raise UserError(f"HF_ENDPOINT = {self.endpoint!r}: expected an address such as https://huggingface.co.")
         logging.set_verbosity_error()
         api = HfApi(endpoint=self.endpoint, token=self.token)
-        self.revision = self.patiently(lambda: api.dataset_info(name, revision=asked).sha)
-        listing = self.patiently(lambda: list(api.list_repo_tree(
+        self.revision = self.with_retries(lambda: api.dataset_info(name, revision=asked).sha)
+        listing = self.with_retries(lambda: list(api.list_repo_tree(
             name, recursive=True, revision=self.revision, repo_type="dataset")))
         sizes = {item.path: item.size for item in listing if item.path.endswith(".parquet")}
         train = {path: size for path, size in sizes.items() if "train" in path}
         self.files = dict(sorted((train or sizes).items()))
         if not self.files:
-            raise Stop(f"{flag} {name}: no parquet file in this Hub dataset.")
+            raise UserError(f"{flag} {name}: no parquet file in this Hub dataset.")
 
     def read(self, file: str, start: int, end: int) -> bytes:
         """Bytes [start, end) of a file. What came of a body that was cut is kept: only the rest is asked for again."""
@@ -172,7 +172,7 @@ class Hub:
             if len(body) < end - start:
                 raise CutBody(f"a body of {file} was cut short")
 
-        self.patiently(rest)
+        self.with_retries(rest)
         return bytes(memoryview(body)[:end - start])
 
     def _stream(self, file: str, start: int, end: int):
@@ -188,8 +188,8 @@ class Hub:
                 raise CutBody(f"{file} came whole where a byte range was asked for")
             yield from response.iter_bytes()
 
-    def patiently(self, work):
-        """`work()`, again after a pause when it fails. Raises Stop for what no pause mends, Outage in the end."""
+    def with_retries(self, work):
+        """`work()`, again after a pause when it fails. Raises UserError for what no pause mends, Outage in the end."""
         for attempt in itertools.count(1):
             try:
                 result = work()
@@ -212,19 +212,19 @@ class Hub:
         what = f"{self.flag} {self.name}"
         if isinstance(error, GatedRepoError):
             token = f"the token in {self.variable} was refused or has no access" if self.variable else "no token is set"
-            raise Stop(f"{what} is gated and {token}. Accept its terms at {self.endpoint}/datasets/{self.name},\n"
+            raise UserError(f"{what} is gated and {token}. Accept its terms at {self.endpoint}/datasets/{self.name},\n"
                        "and set HF_TOKEN in .env to a token of that account.")
         if isinstance(error, RevisionNotFoundError):
-            raise Stop(f"{what} has no revision {self.asked!r}. Check --revision, or leave it out.")
+            raise UserError(f"{what} has no revision {self.asked!r}. Check --revision, or leave it out.")
         if self.variable and (status == 403 or status == 401 and not isinstance(error, RepositoryNotFoundError)):
-            raise Stop(f"{self.variable} was refused for {what} ({status}): expired, mistyped or without permission.\n"
+            raise UserError(f"{self.variable} was refused for {what} ({status}): expired, mistyped or without permission.\n"
                        f"Make one at {self.endpoint}/settings/tokens; public datasets need none.")
         if isinstance(error, RepositoryNotFoundError) or status in (401, 403, 404):
             key = f"that {self.variable} may read" if self.variable else "only with a token in HF_TOKEN"
-            raise Stop(f"{what}: {self.endpoint} has no such dataset ({status}); check the name. A private one opens "
+            raise UserError(f"{what}: {self.endpoint} has no such dataset ({status}); check the name. A private one opens "
                        f"{key}.")
         if status is not None and 400 <= status < 500 and status not in (408, 425, 429):
-            raise Stop(f"{what}: {self.endpoint} refused the request ({status}).")
+            raise UserError(f"{what}: {self.endpoint} refused the request ({status}).")
 
 
 class RemoteFile(io.RawIOBase):

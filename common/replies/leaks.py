@@ -13,9 +13,9 @@ import sys
 import unittest
 from functools import cached_property, lru_cache
 
-from common.disclosure import outside_sources
-from common.reply import (TO_THE_END, Command, action_style, addressed_lines, bash_blocks, split_commands,
-                          thought)
+from common.replies.disclosure import outside_sources
+from common.replies.protocol import action_style, bash_blocks, thought
+from common.replies.shell import TO_THE_END, Command, addressed_lines, split_commands
 
 AUDIT_VERSION = "2"  # raise it whenever the audit gets stricter: ch.py then audits stored replies again
 

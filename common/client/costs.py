@@ -1,4 +1,4 @@
-"""What calls cost: the provider's price list, the tally of tokens and dollars, the purse of --max-cost, the dry run."""
+"""What calls cost: the provider's price list, the tally of tokens and dollars, the budget of --max-cost, the dry run."""
 from __future__ import annotations
 
 import asyncio
@@ -6,9 +6,9 @@ from collections import Counter
 from dataclasses import dataclass
 from typing import Iterable
 
-from common import wire
+from common.client import wire
 from common.config import CallSettings, Environment
-from common.io import Stop
+from common.files import UserError
 
 CHARS_PER_TOKEN = 3.5  # English and code lie between 3 and 4.5; used for estimates only, real usage is what is counted
 _EXPECTED_COMPLETION_TOKENS = 3000  # a thinking model's usual reply to one turn; only the dry run guesses with it
@@ -92,7 +92,7 @@ class Spending:
         return lines
 
 
-class Purse:
+class Budget:
     """`--max-cost`: a call starts only when even its worst case (all of max_tokens) stays within the sum."""
 
     def __init__(self, limit_usd: float | None):
@@ -124,10 +124,10 @@ def prompt_chars(messages: list[dict]) -> int:
 
 
 def worst_case_usd(model: Model, messages: list[dict], max_tokens: int) -> float:
-    """The most that a call can cost. Raises Stop when the price is not known. Two bytes a token is the densest that
+    """The most that a call can cost. Raises UserError when the price is not known. Two bytes a token is the densest that
     real chats are: a Chinese character takes three bytes and about one token."""
     if model.prompt_price is None or model.completion_price is None:
-        raise Stop("--max-cost cannot hold: the provider's model list names no price. Run without --max-cost.")
+        raise UserError("--max-cost cannot hold: the provider's model list names no price. Run without --max-cost.")
     size = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
     return size / 2 * model.prompt_price + max_tokens * model.completion_price
 

@@ -35,16 +35,16 @@ _NO_MONEY = ("insufficient_quota", "quota exceeded and account balance", "exceed
 class Fault(Exception):
     """What went wrong with one attempt.
 
-    `sort` decides what happens next: "configuration" stops the run, "item" fails this item, "passing" is tried again.
-    `kind` is a few words for the tally, `detail` the provider's own words. A `crowded` fault asks for fewer calls at
+    `category` decides what happens next: "configuration" stops the run, "item" fails this item, "transient" is tried again.
+    `kind` is a few words for the tally, `detail` the provider's own words. A `rate_limited` fault asks for fewer calls at
     once; `retry_after_s` is the wait that the provider named. `reached` says whether anything answered at all.
     """
 
-    def __init__(self, sort: str, kind: str, detail: str = "", *, status: int | None = None, crowded: bool = False,
+    def __init__(self, category: str, kind: str, detail: str = "", *, status: int | None = None, rate_limited: bool = False,
                  retry_after_s: float | None = None, reached: bool = True):
         super().__init__()
-        self.sort, self.kind, self.detail, self.status = sort, kind, detail, status
-        self.crowded, self.retry_after_s, self.reached, self.took_s = crowded, retry_after_s, reached, 0.0
+        self.category, self.kind, self.detail, self.status = category, kind, detail, status
+        self.rate_limited, self.retry_after_s, self.reached, self.took_s = rate_limited, retry_after_s, reached, 0.0
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
@@ -80,7 +80,7 @@ async def complete(client: openai.AsyncOpenAI, call: CallSettings, messages: lis
     try:
         return await asyncio.wait_for(_send(client, content, call, alive), call.timeout_s)
     except asyncio.TimeoutError:
-        raise Fault("passing", "no whole reply in time", f"not finished after {call.timeout_s:g} s") from None
+        raise Fault("transient", "no whole reply in time", f"not finished after {call.timeout_s:g} s") from None
     except openai.APIStatusError as error:
         if "stream_options" in body and error.status_code in (400, 422) and b"stream_options" in error.response.content:
             _WITHOUT_USAGE.add(call.model)
@@ -103,14 +103,14 @@ async def _send(client: openai.AsyncOpenAI, content: bytes, call: CallSettings, 
             parts.append(part)
             size += len(part)
             if size > _MAX_BODY_BYTES:
-                raise Fault("passing", "endless reply", f"more than {_MAX_BODY_BYTES} bytes")
+                raise Fault("transient", "endless reply", f"more than {_MAX_BODY_BYTES} bytes")
     finally:
         await response.aclose()
     body = b"".join(parts)
     try:
         completion = read_body(body) if body.lstrip()[:1] in (b"{", b"<", b"[") else read_stream(body)
     except (AttributeError, TypeError, KeyError, IndexError) as error:
-        raise Fault("passing", "malformed reply", f"{error!r} in {_words(body)}") from None
+        raise Fault("transient", "malformed reply", f"{error!r} in {_words(body)}") from None
     header = next(filter(None, map(response.headers.get, _INVOCATION_HEADERS)), None)
     completion.invocation_id = header or completion.invocation_id
     return completion
@@ -123,10 +123,10 @@ def read_body(body: bytes) -> Completion:
     try:
         answer = json.loads(body)
     except ValueError:
-        raise Fault("passing", "not an API reply (HTML or torn)", _words(body)) from None
+        raise Fault("transient", "not an API reply (HTML or torn)", _words(body)) from None
     if not isinstance(answer, dict) or not answer.get("choices"):
         _raise_error_in(answer, body)
-        raise Fault("passing", "no choices in the reply", _words(body))
+        raise Fault("transient", "no choices in the reply", _words(body))
     choice = answer["choices"][0]
     return _whole(Completion(content=_text((choice.get("message") or {}).get("content")),
                              finish_reason=choice.get("finish_reason") or "", usage=_usage(answer.get("usage")),
@@ -152,7 +152,7 @@ def read_stream(body: bytes) -> Completion:
         try:
             event = json.loads(line)
         except ValueError:
-            raise Fault("passing", "torn stream", _words(line)) from None
+            raise Fault("transient", "torn stream", _words(line)) from None
         choices = event.get("choices")
         if choices:
             any_choice = True
@@ -165,7 +165,7 @@ def read_stream(body: bytes) -> Completion:
         completion.invocation_id = event.get("id") or completion.invocation_id
         completion.usage = _usage(event.get("usage")) or completion.usage
     if not any_choice:
-        raise Fault("passing", "no choices in the reply", _words(body))
+        raise Fault("transient", "no choices in the reply", _words(body))
     completion.content = "".join(pieces)
     return _whole(completion)
 
@@ -179,7 +179,7 @@ def _text(content: object) -> str:
 
 def _whole(completion: Completion) -> Completion:
     if not completion.finish_reason or completion.finish_reason in ("error", "abort"):
-        raise Fault("passing", "reply without an end", "no finish_reason: the stream was cut")
+        raise Fault("transient", "reply without an end", "no finish_reason: the stream was cut")
     if completion.finish_reason == "content_filter":
         raise Fault("item", "refused by the provider's content filter")
     return completion
@@ -207,10 +207,10 @@ def sort_status(status: int, words: str, headers=None) -> Fault:
     if any(mark in said for mark in _NO_MONEY):
         return Fault("configuration", "the provider wants no more calls from this account", words, status=status)
     if status == 429:
-        return Fault("passing", "rate limit (429)", words, status=status, crowded=True,
+        return Fault("transient", "rate limit (429)", words, status=status, rate_limited=True,
                      retry_after_s=_retry_after_s(headers))
     if status in (408, 409, 425) or status >= 500:
-        return Fault("passing", f"server trouble ({status})", words, status=status,
+        return Fault("transient", f"server trouble ({status})", words, status=status,
                      retry_after_s=_retry_after_s(headers))
     if status in (400, 403, 413, 422) and any(mark in said for mark in _REFUSED):
         return Fault("item", "refused by the provider's content filter", words, status=status)
@@ -230,12 +230,12 @@ def _sort_break(error: BaseException) -> Fault:
     names = {cls.__name__ for cause in causes for cls in type(cause).__mro__}
     words = next((str(cause) for cause in reversed(causes) if str(cause)), type(causes[-1]).__name__)
     if names & _NEVER_REACHED:
-        return Fault("passing", "no connection", words, reached=False)
+        return Fault("transient", "no connection", words, reached=False)
     if names & {"ServerDisconnectedError", "ConnectionResetError", "BrokenPipeError"}:  # the SDK calls these timeouts
-        return Fault("passing", "connection broken", words)
+        return Fault("transient", "connection broken", words)
     if names & {"ReadTimeout", "SocketTimeoutError", "TimeoutException", "TimeoutError"}:
-        return Fault("passing", "stalled", words)
-    return Fault("passing", "connection broken", words)
+        return Fault("transient", "stalled", words)
+    return Fault("transient", "connection broken", words)
 
 
 def _raise_error_in(event: object, raw: bytes) -> None:
