@@ -98,37 +98,16 @@ def judge_messages(messages: list[dict], first: str, second: str) -> list[dict]:
     Up to the first reply the prompt is the same for both orders, both modes and all judges: a
     prefix cache serves it.
     """
-    code = _mark(messages, first, second)
-    parts = []
-    for number, message in enumerate(messages, 1):
-        parts += [f"=== {code} CHAT MESSAGE {number}: {message['role']} ===", message["content"]]
-    parts += [f"=== {code} END OF CHAT ===", ""]
-    for name, reply in (("REPLY 1", first), ("REPLY 2", second)):
-        parts += [f"=== {code} {name} ===", reply, f"=== {code} END OF {name} ===", ""]
+    sections = [("REPLY 1", first), ("REPLY 2", second)]
     return [
         {"role": "system", "content": RUBRIC},
-        {"role": "user", "content": "\n".join([*parts, CLOSING])},
+        {"role": "user", "content": marked_prompt(messages, sections, CLOSING)},
     ]
 
 
 def fixed_prompt() -> str:
     """Return everything fixed that a judge is told, layout included, by way of a made-up turn."""
     return json.dumps(judge_messages([{"role": "user", "content": "chat"}], "first", "second"))
-
-
-def _mark(messages: list[dict], first: str, second: str) -> str:
-    """Return a code that none of the texts holds.
-
-    Made from the chat alone, so that it stays the same whatever the replies; when a text holds it
-    all the same, the next one is taken.
-    """
-    texts = []
-    for message in messages:
-        texts += [message["role"], message["content"]]
-    code = digest(*texts)[:12]
-    while any(code in text for text in (*texts, first, second)):
-        code = digest(code)[:12]
-    return code
 
 
 # ------------------------------------------------------------------------------ reading a verdict

@@ -275,9 +275,10 @@ def score_problem(score: dict) -> str | None:
         return "key 'sha': expected a digest of the chat and of each reply"
     if not isinstance(score["verdicts"], list) or not all(map(is_verdict, score["verdicts"])):
         return "key 'verdicts': expected those that validate.py writes"
-    if not score["parsed"]:
+    if not score["parsed"] and score["status"] != Status.STOPPED:
         return None
-    points, most = score["points"], score["max_points"]
+    points = score["points"]
+    most = score["max_points"]
     if not (type(points) is type(most) is int and 0 <= points <= most and most):
         return f"points {points!r} of {most!r}: expected whole numbers"
     told = score.get("score")
@@ -307,6 +308,8 @@ def is_verdict(verdict: object) -> bool:
     calls = verdict["calls"]
     if calls is None:  # the judge's answer could not be read
         return True
+    if verdict.get("look") == 3:  # the reader's test: a finding, not five calls
+        return isinstance(calls, dict)
     if not isinstance(calls, dict) or calls.keys() != set(METRICS):
         return False
     return all(type(call) is int and call in (0, 1, 2) for call in calls.values())
@@ -333,45 +336,62 @@ def panel_points(verdicts: dict[tuple[str, str], dict], judges: list[str]) -> li
     return [[half_points(verdicts.get((name, order))) for order in ORDERS] for name in judges]
 
 
-def turn_score(points: list, judges: list[str]) -> dict:
-    """Return points, max_points, score, metrics and by_judge of `panel_points` without a gap.
+def turn_score(points: list, judges: list[str], scored: bool = True) -> dict:
+    """Return points, max_points, score, metrics and by_judge of `panel_points`.
 
-    Scores are 0-100: the challenger's share of the half-points, divided last so that 80 is 80.
-    With a gap only the judges without one have a score.
+    Scores are 0-100: the challenger's share of the half-points of the verdicts that could be read,
+    divided last so that 80 is 80. A judge has a score when both its orders were read. With `scored`
+    false all but by_judge is null, and max_points that of the full panel.
     """
     by_judge: dict[str, float | None] = {}
     for name, orders in zip(judges, points):
         calls = [half for order in orders for half in order]
         by_judge[name] = 100 * sum(calls) / (2 * len(calls)) if min(calls) >= 0 else None
     verdicts = [order for orders in points for order in orders]
-    most = 2 * len(METRICS) * len(verdicts)
-    if None in by_judge.values():
+    read = [order for order in verdicts if min(order) >= 0]
+    if not scored or not read:
         return {
-            "points": None, "max_points": most, "score": None, "metrics": None,
-            "by_judge": by_judge,
+            "points": None, "max_points": 2 * len(METRICS) * len(verdicts), "score": None,
+            "metrics": None, "by_judge": by_judge,
         }  # fmt: skip
-    won = sum(sum(order) for order in verdicts)
+    won = sum(sum(order) for order in read)
+    most = 2 * len(METRICS) * len(read)
     metrics = {}
     for place, metric in enumerate(METRICS):
-        metrics[metric] = 100 * sum(order[place] for order in verdicts) / (2 * len(verdicts))
+        metrics[metric] = 100 * sum(order[place] for order in read) / (2 * len(read))
     return {
         "points": won, "max_points": most, "score": 100 * won / most, "metrics": metrics,
         "by_judge": by_judge,
     }  # fmt: skip
 
 
+def score_bounds(points: list) -> list[float]:
+    """Return the lowest and the highest score that the verdicts not read yet leave open."""
+    verdicts = [order for orders in points for order in orders]
+    most = 2 * len(METRICS) * len(verdicts)
+    won = sum(sum(order) for order in verdicts if min(order) >= 0)
+    left = 2 * len(METRICS) * sum(min(order) < 0 for order in verdicts)
+    return [100 * won / most, 100 * (won + left) / most]
+
+
 def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:
     """Return where a turn belongs (final, refined, defeat, or None while it has no score) and why.
 
-    `held_back` says why a turn must not reach final/ whatever it scored; it then lies in refined/.
-    Compared in whole numbers, so that 80 is 80.
+    The second look's score decides where there is one. `held_back`, or the score file's own, says
+    why a turn must not reach final/ whatever it scored; it then lies in refined/. Compared in whole
+    numbers, so that 80 is 80.
     """
-    if score["status"] != Status.PARSED:
+    if score["status"] not in (Status.PARSED, Status.STOPPED):
         return None, f"no score: {score['status']}"
-    hundredfold = 100 * score["points"]
-    if hundredfold < DEFEAT_MIN * score["max_points"]:
+    points = score["points"]
+    most = score["max_points"]
+    if score.get("points_confirmed") is not None:
+        points = score["points_confirmed"]
+        most = score["max_points_confirmed"]
+    held_back = held_back or score.get("held_back") or ""
+    if 100 * points < DEFEAT_MIN * most:
         return "defeat", f"below {DEFEAT_MIN} points"
-    if hundredfold < FINAL_MIN * score["max_points"]:
+    if 100 * points < FINAL_MIN * most:
         return "refined", f"below {FINAL_MIN} points"
     if held_back:
         return "refined", f"held back from final/: {held_back}"
