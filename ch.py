@@ -17,6 +17,11 @@ Writes  `challenger` and its `meta` into answer_*/*.json in place (--shard I/N: 
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take a second
+    from common.signals import exit_on_signals
+
+    exit_on_signals()
+
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
@@ -29,7 +34,14 @@ from common.config import Config, load_config, load_environment
 from common.files import BadFile, UserError, digest, lock_folders, quarantine, write_json
 from common.replies.leaks import AUDIT_VERSION, find_leaks
 from common.replies.protocol import protocol_problem
-from common.turns import answer_files, answer_folders, read_answer, read_record, text_digests
+from common.turns import (
+    answer_files,
+    answer_folders,
+    hidden_record,
+    read_answer,
+    read_record,
+    text_digests,
+)
 
 PROMPT_VERSION = "challenger-1"
 CONTROL_VERSION = "challenger-1 without the record"
@@ -114,23 +126,6 @@ def phase(messages: list[dict]) -> str:
     if turns < EARLY_TURNS:
         return "early"
     return "late" if turns >= LATE_TURNS else "middle"
-
-
-def hidden_record(record: dict, max_patch_chars: int) -> str:
-    """Return the PR record as the challenger reads it; where a patch is cut, the text says so."""
-    patch = record["patch"] or ""
-    if len(patch) > max_patch_chars:
-        patch = patch[:max_patch_chars] + (
-            f"\n[the patch is cut here: {max_patch_chars:,} of {len(patch):,} characters are shown]"
-        )
-    fields = [
-        ("Issue", record["issue"]),
-        ("Description", record["description"]),
-        ("Files changed", "\n".join(record["files"] or [])),
-        ("Interface", record["interface"]),
-        ("Patch", patch),
-    ]
-    return "\n\n".join(f"{name}:\n{text.strip()}" for name, text in fields if (text or "").strip())
 
 
 # ------------------------------------------------------------------------------------- one turn

@@ -13,6 +13,11 @@ Writes  answer_0/<source>_<order>.json (answer_I/ with --shard I/N: every N-th p
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take a second
+    from common.signals import exit_on_signals
+
+    exit_on_signals()
+
 import asyncio
 from collections.abc import Iterator
 from pathlib import Path

@@ -3,11 +3,13 @@
     python validate.py                 judge what is not judged yet, then decide
     python validate.py --dry-run       what that would cost, such as after an edit of chain.toml
     python validate.py --retry-failed  also ask again where a judge's answer could not be read
+    python validate.py --confirm       the second look: [confirm] models judge the turns near the
+                                       edge of final/, and one of them looks for hidden knowledge
     python validate.py --shard I/N     only every N-th turn, by a hash of its name, and no duel:
                                        a run without --shard makes that and asks for nothing more
 
-Reads   answer_*/<stem>.json, [judge] and [duel] of chain.toml, DUEL_MODE of .env
-        (2: challenger against king; 1: challenger against the dataset's own next turn)
+Reads   answer_*/<stem>.json, commit/<instance_id>.json (--confirm), chain.toml ([judge], [confirm],
+        [duel]), DUEL_MODE of .env (2: challenger against king; 1: against the dataset's own turn)
 Writes  score/<stem>.json     score, five metrics, and every single verdict
         score/_duel.json      the whole duel: accepted or not, why, judge by judge
         score/_failed.jsonl   turns that are unfinished, with the reason
@@ -18,13 +20,17 @@ replies, chat and order: a rerun asks only for what an edit has touched.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take a second
+    from common.signals import exit_on_signals
+
+    exit_on_signals()
+
 import asyncio
 import json
+import math
 import re
-from collections import Counter
 from collections.abc import Iterator
 from contextlib import nullcontext
-from datetime import datetime, timezone
 from itertools import groupby
 from pathlib import Path
 
@@ -34,29 +40,36 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
 from common.client.costs import dry_run, prompt_chars
 from common.config import CallSettings, Config, load_config, load_environment
-from common.files import BadFile, UserError, digest, lock_folders, read_json, write_json
+from common.duel.marks import marked_prompt
+from common.duel.reader import parse_finding, reader_messages
+from common.duel.record import make_duel, summary, write_duel
+from common.duel.rows import Rows, read_rows
+from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums
+from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
+from common.duel.verdicts import (
+    FIRST_LOOK,
+    READING,
+    SCORE,
+    SECOND_LOOK,
+    Panel,
+    Question,
+    Turn,
+    load_turn,
+    score_record,
+)
+from common.files import BadFile, UserError, lock_folders, write_json
 from common.replies.protocol import visible_text
 from common.turns import (
     METRICS,
-    OPPONENT,
-    ORDERS,
-    SIDES,
-    Status,
     answer_files,
-)
-from common.verdicts import (
-    SCORE,
-    Panel,
-    Rows,
-    Turn,
-    load_turn,
-    percent_of,
-    read_rows,
-    score_record,
-    spending,
+    hidden_record,
+    read_record,
 )
 
 # ------------------------------------------------------------------------------------- the rubric
+
+# What orders the judges of a turn that may be stopped early: a usual verdict's tokens.
+USUAL_VERDICT = {"prompt_tokens": 6000, "completion_tokens": 1500, "cached_tokens": 0}
 
 RUBRIC = """\
 You are a judge. Two replies of a coding agent to the same chat lie before you. Say for each of five metrics
@@ -87,9 +100,12 @@ verdict, a score, a plea or a mark without the code is part of the text that hol
 nothing.
 
 Answer with one JSON object and nothing else, each 0 replaced by your call:
-{"correctness": 0, "grounding": 0, "progress": 0, "protocol": 0, "efficiency": 0, "reason": "a sentence"}"""
+{"correctness": 0, "grounding": 0, "progress": 0, "protocol": 0, "efficiency": 0, "reason": "a sentence"}"""  # noqa: E501 - byte for byte: it is part of every key
 
-CLOSING = "Compare REPLY 1 with REPLY 2 by the five metrics. Answer with the one JSON object, nothing else."
+CLOSING = (
+    "Compare REPLY 1 with REPLY 2 by the five metrics. "
+    "Answer with the one JSON object, nothing else."
+)
 
 
 def judge_messages(messages: list[dict], first: str, second: str) -> list[dict]:
@@ -169,84 +185,95 @@ def parse_verdict(text: str) -> dict | None:
     return {**{metric: calls[metric] for metric in METRICS}, "reason": reason}
 
 
-# --------------------------------------------------------------- step 1: the verdicts that are missing
+# -------------------------------------------------------------------------------- asking
 
 
 def survey(
     answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tally
-) -> tuple[list[str], list[str]]:
-    """Return (the stems of the turns that have both replies, of those the ones to ask for).
+) -> tuple[dict[str, float], list[str]]:
+    """Return (the turns that have both replies, with their length ratio; the stems to ask for).
 
     Every score file is brought up to date on the way: which verdicts count may have changed.
     """
-    judged = []
+    judged = {}
     todo = []
-    progress = Progress(len(answers), "reading") if not flags.dry_run else None
+    progress = Progress(len(answers), "reading")
     for stem, path in answers.items():
         turn = load_turn(stem, path, mode, tally, write=not flags.dry_run)
         if turn is not None:
-            judged.append(stem)
+            challenger, opponent = turn.shown("challenger-first")
+            judged[stem] = len(challenger) / len(opponent)
             record = score_record(turn, panel)
             if (turn.saved or turn.identical) and record != turn.saved and not flags.dry_run:
                 write_json(turn.path, record)
-            if panel.missing(turn, flags.retry_failed):
+            if panel.pending(turn, flags.confirm, flags.retry_failed):
                 todo.append(stem)
             else:
-                tally.skipped["judged already"] += 1
-        if progress:
-            progress.update()
-    if progress:
-        progress.close()
+                tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
+        progress.update()
+    progress.close()
     return judged, todo[: flags.limit]
 
 
-async def judge_turn(llm: LLM, turn: Turn, panel: Panel, retry_failed: bool) -> None:
-    """Ask for the turn's missing verdicts and save each as it comes.
+async def judge_turn(llm: LLM, turn: Turn, panel: Panel, config: Config, flags) -> None:
+    """Ask for what the turn still needs and save each verdict as it comes.
 
     Raises ItemFailed when one did not come: the others are kept, the turn stays unfinished. The
     judges are asked side by side, the orders of one judge one after the other: rules and chat, the
     long part of both prompts, are then in the provider's prefix cache when the second comes.
     """
     faults: list[Exception] = []
+    asked = set()
 
-    async def ask_in_order(questions: list[tuple[CallSettings, str]]) -> None:
-        for call, order in questions:
+    async def ask_in_order(questions: list[Question]) -> None:
+        for question in questions:
             try:
-                await ask_judge(llm, turn, panel, call, order)
+                await ask_judge(llm, turn, panel, config, question)
             except Exception as fault:  # raised again below, once nothing more is under way
                 faults.append(fault)
 
-    missing = panel.missing(turn, retry_failed)
-    by_judge = [list(group) for _, group in groupby(missing, key=lambda asked: asked[0].model)]
-    await asyncio.gather(*(ask_in_order(questions) for questions in by_judge))
+    while not faults:
+        pending = panel.pending(turn, flags.confirm, flags.retry_failed)
+        questions = [question for question in pending if panel.key(question, turn) not in asked]
+        if not questions:
+            return
+        asked.update(panel.key(question, turn) for question in questions)
+        by_judge = [list(group) for _, group in groupby(questions, key=lambda one: one.call.model)]
+        await asyncio.gather(*(ask_in_order(group) for group in by_judge))
     for fault in faults:
         if not isinstance(fault, ItemFailed):  # what ends the run goes first
             raise fault
-    if faults:
-        raise faults[0]
+    raise faults[0]
 
 
-async def ask_judge(llm: LLM, turn: Turn, panel: Panel, call: CallSettings, order: str) -> None:
+async def ask_judge(llm: LLM, turn: Turn, panel: Panel, config: Config, question: Question) -> None:
     """Ask one judge in one order and save the verdict, readable or not. Raises ItemFailed."""
-    prompt = judge_messages(turn.answer["messages"], *turn.shown(order))
+    prompt = prompt_of(turn, config, question)
+    read = parse_finding if question.look == READING else parse_verdict
+
+    def problem(text: str) -> str | None:
+        return None if read(text) else "not one JSON object with the calls that were asked for"
+
     try:
-        reply = await llm.ask(call, prompt, unreadable)
+        reply = await llm.ask(question.call, prompt, problem)
+        verdict = read(reply.text)
     except NoAcceptableReply as failure:
         reply = failure.last
+        verdict = None
     except ItemFailed as failure:
-        raise ItemFailed(f"judge {call.model}: {failure.kind}", failure.detail) from None
-    verdict = parse_verdict(reply.text) if unreadable(reply.text) is None else None
+        raise ItemFailed(f"judge {question.call.model}: {failure.kind}", failure.detail) from None
+    reason = verdict.pop("reason", "") if verdict else ""
     meta = reply.meta()
     del meta["model"]
     turn.verdicts.append(
         {
-            "key": panel.key(call.model, order, turn),
-            "judge": call.model,
+            "key": panel.key(question, turn),
+            "judge": question.call.model,
             "mode": turn.mode,
-            "look": 1,
-            "order": order,
-            "calls": {metric: verdict[metric] for metric in METRICS} if verdict else None,
-            "reason": verdict["reason"] if verdict else "",
+            "look": question.look,
+            "order": question.order,
+            "calls": verdict,
+            "reason": reason,
             "text": reply.text,
             **meta,
         }
@@ -255,287 +282,167 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, call: CallSettings, orde
         await asyncio.to_thread(write_json, turn.path, score_record(turn, panel))
 
 
-def unreadable(text: str) -> str | None:
-    """Return why a judge's answer must be asked for again; None when it can be read."""
-    return None if parse_verdict(text) else "not one JSON object with the five calls"
+def prompt_of(turn: Turn, config: Config, question: Question) -> list[dict]:
+    """Return the messages of one question. Raises ItemFailed where the PR record is missing."""
+    messages = turn.answer["messages"]
+    if question.look != READING:
+        return judge_messages(messages, *turn.shown(question.order))
+    try:
+        record = read_record(turn.answer["instance_id"])
+    except (UserError, BadFile) as problem:
+        raise ItemFailed("no usable PR record: run prompt.py again", str(problem)) from None
+    shown = hidden_record(record, config.generate.max_patch_chars)
+    return reader_messages(messages, shown, *turn.shown(question.order))
 
 
 def planned(
-    todo: list[str], answers: dict[str, Path], panel: Panel, mode: int, retry_failed: bool
+    todo: list[str], answers: dict[str, Path], panel: Panel, config: Config, mode: int, flags
 ) -> Iterator[tuple[CallSettings, int, int]]:
-    """Yield (judge's settings, prompt characters, 1) of each call ahead, for the dry run."""
+    """Yield (judge's settings, prompt characters, 1) of each call ahead at most."""
     for stem in todo:
         turn = load_turn(stem, answers[stem], mode, Tally(""), write=False)
-        for call, order in panel.missing(turn, retry_failed):
-            prompt = judge_messages(turn.answer["messages"], *turn.shown(order))
-            yield call, prompt_chars(prompt), 1
+        looks = [SECOND_LOOK, READING] if flags.confirm else [FIRST_LOOK]
+        questions = []
+        for look in looks:
+            if look != SECOND_LOOK or panel.in_band(turn.saved):
+                questions += panel.missing(turn, look, flags.retry_failed)
+        for question in questions:
+            yield question.call, prompt_chars(prompt_of(turn, config, question)), 1
 
 
-# ------------------------------------------------------------- step 2: the duel from what lies in score/
-
-
-def make_duel(rows: Rows, panel: Panel, config: Config, mode: int) -> dict:
-    """Return the content of score/_duel.json."""
-    names = panel.names
-    parsed = rows.points[np.array([status is Status.PARSED for status in rows.statuses], bool)]
-    statuses = Counter(rows.statuses)
-    verdict = gate(rows.points, rows.instances, len(rows.statuses), config)
-    if statuses[Status.UNFINISHED]:
-        verdict["why"] += f"; {statuses[Status.UNFINISHED]} turns are unfinished"
-
-    leave_one_out = {}
-    for place, name in enumerate(names):
-        if len(names) > 1:
-            others = np.delete(rows.points, place, axis=1)
-            leave_one_out[name] = gate(others, rows.instances, len(rows.statuses), config)
-
-    habits, alpha = judge_figures(rows.points[~rows.identical], names)
-    judges = {}
-    for place, name in enumerate(names):
-        score = percent_of(parsed[:, place]) if len(parsed) else None
-        judges[name] = {"score": score, **habits[name], **spending(rows.bills[name])}
-    metrics = {name: percent_of(parsed[..., place]) for place, name in enumerate(METRICS)}
-    return {
-        "mode": mode,
-        "opponent": SIDES[OPPONENT[mode]],
-        **verdict,
-        "win_margin": config.duel.win_margin,
-        "alpha": config.duel.alpha,
-        "turns": {
-            "answered": len(rows.statuses),
-            "parsed": statuses[Status.PARSED],
-            "parse_fail": statuses[Status.PARSE_FAIL],
-            "unfinished": statuses[Status.UNFINISHED],
-            "identical": int(rows.identical.sum()),
-        },
-        "metrics": metrics if len(parsed) else None,
-        "judges": judges,
-        "agreement": {"name": "Krippendorff's alpha (nominal)", "value": alpha},
-        "leave_one_out": leave_one_out,
-        "without_generator": leave_one_out.get(config.generate.model),
-        "flags": dict(rows.flags),
-        **spending(sum(rows.bills.values(), Counter())),
-        "config": {
-            "judges": {call.model: call.sampling() for call in panel.judges},
-            "duel": vars(config.duel),
-            "generator": config.generate.model,
-        },
-        "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-    }
-
-
-def write_duel(duel: dict) -> None:
-    """Write score/_duel.json; its date is that of the last change, so that a report stays true."""
-    path = SCORE / "_duel.json"
-    try:
-        before = read_json(path, ("made_at",))
-    except (FileNotFoundError, BadFile):
-        before = {}
-    if {**before, "made_at": None} != {**json.loads(json.dumps(duel)), "made_at": None}:
-        write_json(path, duel)
+async def order_by_price(llm: LLM, panel: Panel) -> None:
+    """Order the judges by the provider's price of a usual verdict, if all prices are known."""
+    costs = {}
+    for call in panel.judges:
+        costs[call.model] = (await llm.model(call)).cost_usd(USUAL_VERDICT)
+    if None not in costs.values():
+        panel.cheapest_first = sorted(panel.judges, key=lambda call: costs[call.model])
 
 
 # --------------------------------------------------------------------------------------- the gate
 
 
-def bootstrap_lcb(
-    deltas, groups, *, alpha: float, resamples: int, seed: int
-) -> tuple[float, float, float]:
-    """Mean of `deltas`, its one-sided lower confidence bound at level 1 - alpha, and its standard error.
-
-    deltas: score/100 - 0.5 of each turn, shape (turns,). groups: each turn's instance. Deterministic for a
-    seed, and the order of the turns does not matter.
-
-    Instances are resampled, never turns: each resample takes every instance with chance 1/2, all of its turns
-    or none, and the bound is the alpha quantile of the resamples' means. That is the wild cluster bootstrap
-    test with Rademacher weights and the null imposed (Cameron, Gelbach & Miller 2008), inverted into a bound:
-    "mean <= m" is rejected exactly where m lies below that quantile (subsample means as typical values,
-    Hartigan 1969). It needs no variance estimate and no large number of instances: when challenger and king
-    are equals, swapping their names flips the sign of an instance's sum, and then the level holds for any
-    number and any sizes of instances, up to the grain of 2**-instances. With fewer than log2(1/alpha)
-    instances (5 at 0.05) no bound exists: -inf.
-
-    The standard error is the cluster-robust one with the factor G/(G-1); inf for one instance. All deltas
-    equal: the bound is their value, the error 0. Raises ValueError for no deltas, unequal lengths, or values
-    not finite.
-    """
-    deltas = np.asarray(deltas, float)
-    if (
-        deltas.ndim != 1
-        or not len(deltas)
-        or len(deltas) != len(groups)
-        or not np.isfinite(deltas).all()
-    ):
-        raise ValueError(
-            "bootstrap_lcb: expected a finite delta and a group for each of at least one turn"
-        )
-    _, group = np.unique(np.asarray(groups), return_inverse=True)
-    in_order = np.lexsort(
-        (deltas, group)
-    )  # so that not even a last bit depends on the order of the turns
-    sums, sizes = np.bincount(group[in_order], deltas[in_order]), np.bincount(group)
-    mean = sums.sum() / len(deltas)
-    random, columns = np.random.default_rng(seed), np.column_stack([sums, sizes])
-    means, chunk = [], max(1, 1_000_000 // len(sums))  # some ten megabytes at a time
-    for start in range(0, resamples, chunk):
-        taken = random.integers(0, 2, (min(chunk, resamples - start), len(sums)), np.int8).astype(
-            float
-        )
-        total, turns = (taken @ columns).T
-        means.append(
-            np.where(turns > 0, total / np.maximum(turns, 1), -np.inf)
-        )  # nothing taken: no bound
-    rank = int(alpha * (resamples + 1))
-    lcb = float(np.sort(np.concatenate(means))[rank - 1]) if rank else -np.inf
-    count = len(sums)
-    squares = ((sums - sizes * mean) ** 2).sum()
-    error = np.sqrt(count / (count - 1) * squares) / len(deltas) if count > 1 else np.inf
-    return float(mean), lcb, float(error)
+def panels_of(names: list[str]) -> dict[str, list[int]]:
+    """Return the places of the whole panel's judges by "", and of each panel without one judge."""
+    everyone = list(range(len(names)))
+    panels = {"": everyone}
+    if len(names) > 1:
+        for place, name in enumerate(names):
+            panels[name] = [other for other in everyone if other != place]
+    return panels
 
 
-def gate(points: np.ndarray, instances: list[str], answered: int, config: Config) -> dict:
-    """The duel's verdict by one panel: accepted True, False, or None for too few to tell.
+def gate(rows: Rows, panels: dict[str, list[int]], config: Config) -> dict[str, dict]:
+    """Return the duel's verdict by each panel (name: places of its judges), from one draw.
 
-    points: half-points, shape (turns, judges, orders, metrics), -1 where unread; instances: one per turn.
-    Counted are the turns that this whole panel answered readably, so that the mean of turn scores is also the
-    mean over turns, then metrics, then judges. All figures are in score points: margin is challenger minus
-    king (which has 100 minus the challenger's), lcb how far above an even 50 the mean surely lies, interval
-    the mean score's at level 1 - 2 alpha. Accepted when all three demands of [duel] hold.
+    Counted are the turns of which all calls of the panel returned; an outage is never a score. A
+    turn's delta is the mean over its readable verdicts, one without any counts as lost: so unread
+    verdicts select nothing. All in whole units of half-points, so that 0 is 0. The figures are in
+    score points: margin is challenger minus king (who has 100 minus the challenger's), lcb how far
+    above an even 50 the mean surely lies, interval the mean score's at level 1 - 2 alpha. accepted
+    is True when all three demands of [duel] hold, False, or None for too few to tell.
     """
     duel = config.duel
-    parsed = (points >= 0).all(axis=(1, 2, 3))
-    points, instances = points[parsed], [name for name, whole in zip(instances, parsed) if whole]
-    share = len(points) / answered if answered else 0.0
-    result = {
-        "accepted": None,
-        "why": "",
-        "margin": None,
-        "mean_score": None,
-        "lcb": None,
-        "se": None,
-        "interval": None,
-        "parsed_frac": share,
-        "instances": len(set(instances)),
-    }
-    if not len(points):
-        return {**result, "why": "too few to tell: no turn is parsed"}
-    won, most = int(points.sum(dtype=np.int64)), 2 * points.size
-    margin = (
-        100 * (2 * won - most) / most
-    )  # whole numbers, divided last: a margin of exactly 2 is 2
-    deltas = points.sum(axis=(1, 2, 3), dtype=np.int64) / (2 * points[0].size) - 0.5
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
-    _, lcb, error = bootstrap_lcb(deltas, instances, **settings)
-    result |= {"margin": margin, "mean_score": 50 + margin / 2}
-    if result["instances"] < duel.min_instances or lcb == -np.inf:
-        enough = max(duel.min_instances, int(np.ceil(np.log2(1 / duel.alpha))))
-        found = f"{result['instances']} instances are parsed"
-        return {**result, "why": f"too few to tell: {found}, {enough} are needed"}
-    upper = -bootstrap_lcb(-deltas, instances, **settings)[1]
-    fraction = duel.min_valid_turn_frac
+    units = [turn_units(rows, places) for places in panels.values()]
+    if not len(rows.points):
+        return {name: too_few({}, 0, duel) for name in panels}
+    values = np.stack([value for value, _, _ in units], axis=1)
+    counts = np.stack([counted for _, counted, _ in units], axis=1).astype(np.int64)
+    by_instance = cluster_sums(values, counts, rows.instances)
+    by_repo = cluster_sums(values, counts, rows.repos)
+    lower, upper = bootstrap_bounds(*by_instance, **settings)
+    repo_lower, _ = bootstrap_bounds(*by_repo, **settings)
+
+    found = {}
+    for column, (name, places) in enumerate(panels.items()):
+        whole = units[column][2]  # units of a delta of 1, which is 100 score points
+        turns = int(counts[:, column].sum())
+        instances = len(set(rows.instances[counts[:, column] > 0]))
+        result = {
+            "margin": None,
+            "mean_score": None,
+            "lcb": None,
+            "lcb_by_repo": None,
+            "se": None,
+            "interval": None,
+            "parsed_frac": parsed_share(rows, places),
+            "instances": instances,
+            "turns_counted": turns,
+        }
+        if turns:
+            margin = 200 * int(values[:, column].sum()) / (whole * turns)
+            result |= {"margin": margin, "mean_score": 50 + margin / 2}
+        if not turns or instances < duel.min_instances or np.isinf(lower[column]):
+            found[name] = too_few(result, instances, duel)
+            continue
+        sums, sizes = by_instance
+        result["se"] = 100 * cluster_error(sums[:, column], sizes[:, column]) / whole
+        result["lcb"] = 100 * float(lower[column]) / whole
+        result["interval"] = [50 + result["lcb"], 50 + 100 * float(upper[column]) / whole]
+        if np.isfinite(repo_lower[column]):
+            result["lcb_by_repo"] = 100 * float(repo_lower[column]) / whole
+        found[name] = decide(result, duel)
+    return found
+
+
+def turn_units(rows: Rows, places: list[int]) -> tuple[np.ndarray, np.ndarray, int]:
+    """Return each turn's delta in whole units, whether it counts, and the units of a whole 1."""
+    points = rows.points[:, places]
+    read = (points >= 0).all(axis=3).sum(axis=(1, 2)).astype(np.int64)
+    won = np.where(points >= 0, points, 0).sum(axis=(1, 2, 3), dtype=np.int64)
+    counted = rows.returned[:, places].all(axis=1)
+    lost = counted & (read == 0)
+    common = math.lcm(*(int(count) for count in np.unique(read) if count))
+    above_even = won - len(METRICS) * read  # half-points
+    values = np.where(read > 0, above_even * (common // np.maximum(read, 1)), 0)
+    values[lost] = -len(METRICS) * common
+    values[~counted] = 0
+    return values, counted, 2 * len(METRICS) * common
+
+
+def parsed_share(rows: Rows, places: list[int]) -> float:
+    """Return which share of the turns that were asked this panel answered readably in full."""
+    asked = rows.points[~rows.identical][:, places]
+    if not len(asked):
+        return 1.0 if len(rows.points) else 0.0
+    return float((asked >= 0).all(axis=(1, 2, 3)).mean())
+
+
+def too_few(result: dict, instances: int, duel) -> dict:
+    """Return a verdict of too few to tell."""
+    needed = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
+    why = f"too few to tell: {instances} instances are judged, {needed} are needed"
+    return {"accepted": None, "why": why, **result}
+
+
+def decide(result: dict, duel) -> dict:
+    """Return the verdict: accepted when margin, bound and parsed share hold."""
+    margin = result["margin"]
+    bound = 50 + result["lcb"]
+    share = result["parsed_frac"]
+    least = duel.min_valid_turn_frac
     demands = [
         (
             margin >= duel.win_margin,
             f"margin {margin:+.2f} (at least {duel.win_margin:g} asked for)",
         ),
-        (lcb > 0, f"lower bound of the mean {50 + 100 * lcb:.2f} (above 50 asked for)"),
-        (share >= fraction, f"parsed share {share:.1%} (at least {fraction:.1%} asked for)"),
+        (result["lcb"] > 0, f"lower bound of the mean {bound:.2f} (above 50 asked for)"),
+        (share >= least, f"parsed share {share:.1%} (at least {least:.1%} asked for)"),
     ]
-    failed = [found for holds, found in demands if not holds]
-    held = [found for holds, found in demands if holds]
-    why = f"not accepted: {', '.join(failed)}" if failed else f"accepted: {', '.join(held)}"
-    return result | {
-        "accepted": not failed,
-        "why": why,
-        "lcb": 100 * lcb,
-        "se": 100 * error,
-        "interval": [50 + 100 * lcb, 50 + 100 * upper],
-    }
-
-
-# ---------------------------------------------------------------------------- what the judges are
-
-
-def krippendorff_alpha(ratings: np.ndarray) -> float | None:
-    """Krippendorff's alpha for nominal data: 1 full agreement, 0 what chance gives, below 0 systematic
-    disagreement.
-
-    ratings: whole numbers of shape (units, raters), -1 where a rater gave none; units with one rating say
-    nothing. None when nothing can disagree (no such units, or one value only). Source: K. Krippendorff,
-    Content Analysis, 2004, chapter 11: 1 - observed / expected disagreement, over the pairs of ratings within
-    units.
-    """
-    ratings = ratings[(ratings >= 0).sum(axis=1) >= 2]
-    if not len(ratings):
-        return None
-    counts = np.stack(
-        [(ratings == value).sum(axis=1) for value in np.unique(ratings[ratings >= 0])], axis=1
-    )
-    raters, totals = counts.sum(axis=1), counts.sum(axis=0)
-    count = int(totals.sum())
-    observed = ((raters**2 - (counts**2).sum(axis=1)) / (raters - 1)).sum() / count
-    expected = (count**2 - (totals**2).sum()) / (count * (count - 1))
-    return float(1 - observed / expected) if expected else None
-
-
-def judge_figures(points: np.ndarray, names: list[str]) -> tuple[dict[str, dict], float | None]:
-    """Of each judge its habits, and Krippendorff's alpha of the panel; points as for `gate`, asked turns
-    only.
-
-    position_consistency: share of calls that are the same in both orders. pull: toward the reply shown second
-    (+1) or first (-1), which over both orders a true preference cannot cause. agreement: alpha with each
-    other judge, averaged. Alpha is taken over win, draw and loss of both orders together: a common pull is no
-    agreement.
-    """
-    both = (points >= 0).all(axis=2)  # turns, judges, metrics
-    sides = np.where(both, np.sign(points.sum(axis=2, dtype=int) - len(ORDERS)) + 1, -1)
-    units = sides.transpose(0, 2, 1).reshape(-1, len(names))
-    figures = {}
-    for i, name in enumerate(names):
-        first, second = (points[:, i, order][both[:, i]].astype(int) for order in (0, 1))
-        pairs = [krippendorff_alpha(units[:, [i, k]]) for k in range(len(names)) if k != i]
-        pairs = [alpha for alpha in pairs if alpha is not None]
-        figures[name] = {
-            "position_consistency": float((first == second).mean()) if len(first) else None,
-            "pull": float((second - first).mean() / 2) if len(first) else None,
-            "agreement": sum(pairs) / len(pairs) if pairs else None,
-        }
-    return figures, krippendorff_alpha(units)
+    failed = [words for holds, words in demands if not holds]
+    held = [words for holds, words in demands if holds]
+    word = "not accepted" if failed else "accepted"
+    return {"accepted": not failed, "why": f"{word}: {', '.join(failed or held)}", **result}
 
 
 # ------------------------------------------------------------------------------------------- main
 
 
-def summary(duel: dict) -> list[str]:
-    """Return the duel in a few lines, for the tally."""
-    turns = duel["turns"]
-    lines = [f"duel    challenger against {duel['opponent']}: {duel['why']}"]
-    if duel["interval"]:
-        low, high = duel["interval"]
-        level = f"{1 - 2 * duel['alpha']:.0%} interval {low:.2f} to {high:.2f}"
-        mean = f"{duel['mean_score']:.2f}"
-        lines.append(f"score   {mean}, {level}, over {duel['instances']} instances")
-    lines.append(
-        f"turns   {turns['parsed']} parsed ({turns['identical']} identical), "
-        f"{turns['parse_fail']} parse-fail, {turns['unfinished']} unfinished"
-    )
-    for name, judge in duel["judges"].items():
-        if judge["position_consistency"] is not None and judge["score"] is not None:
-            lines.append(
-                f"judge   {name}: score {judge['score']:.1f}, same call in both orders "
-                f"{judge['position_consistency']:.0%}, position bias {judge['pull']:+.2f}"
-            )
-    if turns["parse_fail"]:
-        lines.append("        --retry-failed asks the parse-fails again")
-    if duel["flags"]:
-        named = ", ".join(f"{count} {flag}" for flag, count in duel["flags"].items())
-        lines.append(f"flags   {named}")
-    return lines
-
-
 def main() -> int:
     flags = _flags()
     config = load_config()
+    check_settings(config, flags)
     environment = load_environment()
     mode = environment.duel_mode
     panel = Panel(config, fixed_prompt())
@@ -550,16 +457,18 @@ def main() -> int:
     with lock:
         judged, todo = survey(answers, panel, mode, flags, tally)
         if flags.dry_run:
-            dry_run(environment, planned(todo, answers, panel, mode, flags.retry_failed))
+            dry_run(environment, planned(todo, answers, panel, config, mode, flags))
             return EXIT_DONE
 
         # Step 1: ask for the verdicts that are missing.
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
 
         async def judge(stem: str) -> None:
+            if panel.stop_early:
+                await order_by_price(llm, panel)
             turn = load_turn(stem, answers[stem], mode, tally, write=True)
             if turn is not None:
-                await judge_turn(llm, turn, panel, flags.retry_failed)
+                await judge_turn(llm, turn, panel, config, flags)
 
         code = run_turns(
             llm,
@@ -567,16 +476,20 @@ def main() -> int:
             judge,
             name=str,
             width=flags.concurrency or max(call.concurrency for call in panel.judges),
-            progress=Progress(len(todo), "validate"),
+            progress=Progress(len(todo), "confirm" if flags.confirm else "validate"),
             tally=tally,
         )
         lines = [f"output  {SCORE}/"]
 
-        # Step 2: make the duel from what lies in score/.
+        # Step 2: make the duel from what lies in score/. With stop_early the gate rests on the
+        # turns that are always judged in full: left out, stopped ones would lift the mean.
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
             if not judged and not tally.failed:
                 raise UserError("no turn has both its replies yet.\nRun python ch.py first.")
-            duel = make_duel(read_rows(judged, panel.names, mode), panel, config, mode)
+            rows = read_rows(judged, panel.names, mode, config.judge.full_share)
+            base = rows.taken(rows.full) if panel.stop_early else rows
+            verdicts = gate(base, panels_of(panel.names), config)
+            duel = make_duel(rows, base, verdicts, panel, config, mode)
             write_duel(duel)
             lines = [*summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
         tally.write_failed(SCORE, flags.shard)
@@ -587,12 +500,33 @@ def main() -> int:
     return code or shown
 
 
+def check_settings(config: Config, flags) -> None:
+    """Refuse a bound without a rank among the resamples, and a second look by nobody."""
+    duel = config.duel
+    if duel.alpha * (duel.resamples + 1) < 1:
+        raise UserError(
+            f"[duel] alpha = {duel.alpha:g} with resamples = {duel.resamples}: expected "
+            f"alpha * (resamples + 1) of 1 or more, so resamples of {math.ceil(1 / duel.alpha)} "
+            "or more."
+        )
+    if flags.confirm and not config.confirm.models:
+        raise UserError(
+            "--confirm needs judges of its own. Write into chain.toml:\n"
+            '[confirm]\nmodels = ["maker/model", "maker/model", "maker/model"]'
+        )
+
+
 def _flags():
     flags = parser(__doc__, calls=True)
     flags.add_argument(
         "--retry-failed",
         action="store_true",
         help="also ask again where a judge's answer could not be read",
+    )
+    flags.add_argument(
+        "--confirm",
+        action="store_true",
+        help="the second look: [confirm] models judge the turns near the edge of final/",
     )
     return flags.parse_args()
 

@@ -129,9 +129,33 @@ class Judge(_Call):
     models: ModelList = list(DEFAULT_OVERRIDES)
     temperature: float = _within(0.6, 0, 2)
     concurrency: int = _within(16, 1, 4096)
+    stop_early: bool = Field(False, description="true or false")
+    full_share: float = _within(0.25, 0.01, 1)
     override: dict[str, _Call] = {
         model: _Call.model_validate(table) for model, table in DEFAULT_OVERRIDES.items()
     }
+
+
+def _low_to_high(band: list[float]) -> list[float]:
+    if len(band) != 2 or not 0 <= band[0] <= band[1] <= 100:
+        raise ValueError("no band")
+    return band
+
+
+class Confirm(_Section):
+    """The second look: who is asked about which first scores."""
+
+    models: Annotated[
+        list[ModelId],
+        AfterValidator(_none_twice),
+        Field(description="a list of model ids, none twice, or [] for no second look"),
+    ] = []
+    band: Annotated[
+        list[float],
+        AfterValidator(_low_to_high),
+        Field(strict=False, description="two scores from 0 to 100, the lower one first"),
+    ] = [73, 90]
+    peek: bool = Field(True, description="true or false")
 
 
 class Duel(_Section):
@@ -148,6 +172,7 @@ class Config(_Section):
 
     generate: Generate = Generate()
     judge: Judge = Judge()
+    confirm: Confirm = Confirm()
     duel: Duel = Duel()
 
     def generator(self) -> CallSettings:

@@ -155,6 +155,23 @@ def record_chars(record: dict) -> int:
     return sum(len(record[key] or "") for key in ("issue", "description", "patch", "interface"))
 
 
+def hidden_record(record: dict, max_patch_chars: int) -> str:
+    """Return the PR record as the challenger reads it; where a patch is cut, the text says so."""
+    patch = record["patch"] or ""
+    if len(patch) > max_patch_chars:
+        patch = patch[:max_patch_chars] + (
+            f"\n[the patch is cut here: {max_patch_chars:,} of {len(patch):,} characters are shown]"
+        )
+    fields = [
+        ("Issue", record["issue"]),
+        ("Description", record["description"]),
+        ("Files changed", "\n".join(record["files"] or [])),
+        ("Interface", record["interface"]),
+        ("Patch", patch),
+    ]
+    return "\n\n".join(f"{name}:\n{text.strip()}" for name, text in fields if (text or "").strip())
+
+
 def exclusion_reason(
     record: dict, max_record_chars: int, excluded_ids: frozenset[str] = EXCLUDED_IDS
 ) -> str | None:

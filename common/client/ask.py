@@ -186,7 +186,7 @@ class LLM:
             reserved = await self._reserve(call, messages, max_tokens)
         settled = 0.0
         started = await limiter.enter(first=again)
-        price = asyncio.ensure_future(self._model(call.model))
+        price = asyncio.ensure_future(self.model(call))
         try:
             self._raise_if_over(limiter)
             completion = await self._connection.complete(call, messages, max_tokens, limiter.alive)
@@ -338,7 +338,7 @@ class LLM:
 
     async def _reserve(self, call: CallSettings, messages: list[dict], max_tokens: int) -> float:
         """Set the worst case of a call aside. Raises Halted when --max-cost leaves no room."""
-        amount = worst_case_usd(await self._model(call.model), messages, max_tokens)
+        amount = worst_case_usd(await self.model(call), messages, max_tokens)
         if await self.budget.reserve(amount):
             return amount
         spent = f"${self.budget.spent_usd:.4f} of ${self.budget.limit_usd:.4f} is spent"
@@ -346,12 +346,12 @@ class LLM:
         self.halt(EXIT_SOME_FAILED, f"{words}\nRun the same line again to go on.")
         raise Halted()
 
-    async def _model(self, name: str) -> Model:
+    async def model(self, call: CallSettings) -> Model:
         """Return the model's prices, from the provider's free list, fetched once."""
         if self._models is None:
             self._models = asyncio.ensure_future(list_models(self._connection))
         models = await asyncio.shield(self._models)
-        return models.get(name, Model())
+        return models.get(call.model, Model())
 
     def _limiter(self, call: CallSettings) -> RateLimiter:
         if call.model not in self._limiters:

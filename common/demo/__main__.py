@@ -3,6 +3,7 @@
 Writes a small data set into ./demo/data, starts a model server on this machine that answers by rule, and runs
 the five scripts there as a user would. Run again, it goes on where it was, or finds nothing left to ask.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -21,17 +22,27 @@ SCRIPTS = Path(__file__).resolve().parent.parent.parent
 DEMO, REPORT = Path("demo"), Path("demo", "report", "report.md")
 ENV, STAMP = DEMO / ".env", DEMO / "data" / "version.txt"
 KEY = "demo-key"
-STAGES = (["prompt.py", "--dataset", "data/trajectories", "--prs", "data/pull_requests", "--count", "40"],
-          ["king.py"], ["ch.py"], ["validate.py"], ["report.py"])
-WORD = ("The replies and verdicts of this demo are made by rule, by a server on this machine.\n"
-        "They show how the pipeline works, and nothing about any model.")
+STAGES = (
+    ["prompt.py", "--dataset", "data/trajectories", "--prs", "data/pull_requests", "--count", "40"],
+    ["king.py"],
+    ["ch.py"],
+    ["validate.py"],
+    ["report.py"],
+)
+WORD = (
+    "The replies and verdicts of this demo are made by rule, by a server on this machine.\n"
+    "They show how the pipeline works, and nothing about any model."
+)
 # What must not reach the scripts: the user's own key and provider, and a proxy before the local server.
 PRIVATE = ("CHUTES_", "HF_", "HUGGINGFACE_", "DUEL_MODE", "HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY")
 
 
 def main() -> int:
-    argparse.ArgumentParser("python -m common.demo", description=__doc__,
-                            formatter_class=argparse.RawDescriptionHelpFormatter).parse_args()
+    argparse.ArgumentParser(
+        "python -m common.demo",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    ).parse_args()
     problem = prepare()
     if problem:
         print(problem, file=sys.stderr)
@@ -43,7 +54,10 @@ def main() -> int:
             print(f"\n$ python {' '.join(command)}", flush=True)
             code = run_stage(command)
             if code:
-                print(f"{command[0]} ended with exit code {code}: the demo stops here.", file=sys.stderr)
+                print(
+                    f"{command[0]} ended with exit code {code}: the demo stops here.",
+                    file=sys.stderr,
+                )
                 return code
         print(f"\nThe local server answered {len(server.chats)} calls.")
     print(WORD)
@@ -54,8 +68,11 @@ def main() -> int:
 def answer(body: dict) -> Reply:
     """A reply by rule; thinking models send some reasoning beside it, as real ones do."""
     thinks = "Thinking" in body["model"]
-    return Reply(rule_reply(body), reasoning="The rules decide, metric by metric." if thinks else None,
-                 model="rules on this machine, no model")  # so that the report says it too
+    return Reply(
+        rule_reply(body),
+        reasoning="The rules decide, metric by metric." if thinks else None,
+        model="rules on this machine, no model",
+    )  # so that the report says it too
 
 
 def prepare() -> str | None:
@@ -77,8 +94,12 @@ def prepare() -> str | None:
 
 
 def run_stage(command: list[str]) -> int:
-    environment = {name: value for name, value in os.environ.items() if not name.upper().startswith(PRIVATE)}
-    environment.update(HF_HUB_OFFLINE="1", HF_HOME=str(DEMO.resolve() / "data" / "hub"), NO_PROXY="127.0.0.1")
+    environment = {
+        name: value for name, value in os.environ.items() if not name.upper().startswith(PRIVATE)
+    }
+    environment.update(
+        HF_HUB_OFFLINE="1", HF_HOME=str(DEMO.resolve() / "data" / "hub"), NO_PROXY="127.0.0.1"
+    )
     line = [sys.executable, str(SCRIPTS / command[0]), *command[1:]]
     stage = subprocess.Popen(line, cwd=DEMO, env=environment)
     while True:

@@ -20,11 +20,11 @@ FAULTS = {
     "503": "503, no instance available",
     "524": "524 with a page of HTML, as a proxy's timeout",
     "200-html": "200 with a page of HTML",
-    "200-error": "200 with {\"detail\": ...} and choices null",
+    "200-error": '200 with {"detail": ...} and choices null',
     "no-choices": "200, choices missing",
     "empty-choices": "200, choices []",
-    "error-line": "half a stream, then a bare {\"error\": ...} line without `data:`, then a clean end",
-    "error-event": "half a stream, then data: {\"error\": ...}, then a clean end",
+    "error-line": 'half a stream, then a bare {"error": ...} line without `data:`, then a clean end',
+    "error-event": 'half a stream, then data: {"error": ...}, then a clean end',
     "cut-stream": "half the body, then the connection is closed",
     "no-finish": "the whole text and a clean end, but never a finish_reason",
     "stall": "half the body, then silence with the socket open, for stall_s",
@@ -47,16 +47,34 @@ FAULTS = {
 
 _HTML = "<html><head><title>Bad gateway</title></head><body><h1>Bad gateway</h1></body></html>"
 ERRORS = {  # name: (status, body, further headers)
-    "400-context": (400, {"detail": "Invalid request: the input (140001 tokens) is longer "
-                                    "than the model's context length (131072 tokens)."}, {}),
+    "400-context": (
+        400,
+        {
+            "detail": "Invalid request: the input (140001 tokens) is longer "
+            "than the model's context length (131072 tokens)."
+        },
+        {},
+    ),
     "400-param": (400, {"detail": "Invalid request: temperature must be 1 for this model"}, {}),
     "401": (401, {"detail": "Can't find a user with that api key in our db :("}, {}),
-    "402": (402, {"detail": {"message": "Quota exceeded and account balance is $0.0",
-                               "resets_at": "2026-10-01T00:00:00Z"}}, {}),
+    "402": (
+        402,
+        {
+            "detail": {
+                "message": "Quota exceeded and account balance is $0.0",
+                "resets_at": "2026-10-01T00:00:00Z",
+            }
+        },
+        {},
+    ),
     "403": (403, {"detail": "You are not allowed to use this chute."}, {}),
     "404": (404, {"detail": "model not found: {model}"}, {}),
     "408": (408, {"error": {"message": "Request timed out.", "type": "timeout", "code": None}}, {}),
-    "409": (409, {"error": {"message": "Conflict, try again.", "type": "conflict", "code": None}}, {}),
+    "409": (
+        409,
+        {"error": {"message": "Conflict, try again.", "type": "conflict", "code": None}},
+        {},
+    ),
     "429": (429, {"detail": "Infrastructure is at maximum capacity, try again later"}, {}),
     "429-retry-after": (429, {"detail": "Too many requests"}, {"Retry-After": "1"}),
     "429-spam": (429, {"detail": "UserError spamming this prompt, please..."}, {}),
@@ -69,8 +87,10 @@ ERRORS = {  # name: (status, body, further headers)
     "no-choices": (200, {"id": "chatcmpl-0", "object": "chat.completion"}, {}),
     "empty-choices": (200, {"id": "chatcmpl-0", "object": "chat.completion", "choices": []}, {}),
 }
-_TOOL_TOKENS = ('<|tool_calls_section_begin|><|tool_call_begin|>functions.bash:0<|tool_call_argument_begin|>'
-                '{"command": "ls"}<|tool_call_end|><|tool_calls_section_end|>')
+_TOOL_TOKENS = (
+    "<|tool_calls_section_begin|><|tool_call_begin|>functions.bash:0<|tool_call_argument_begin|>"
+    '{"command": "ls"}<|tool_call_end|><|tool_calls_section_end|>'
+)
 _THOUGHTS = "Let me think. One could run\n```bash\nls -la\n```\nbut is that the best next step?"
 
 
@@ -95,7 +115,7 @@ class Reply:
 def spoil(reply: Reply, fault: "str | None", max_tokens: int, length_enough: int) -> Reply:
     """The reply as the content faults leave it."""
     text = reply.content or ""
-    half = text[:len(text) // 2]
+    half = text[: len(text) // 2]
     if fault == "length-empty" and max_tokens < length_enough:
         return replace(reply, content=None, reasoning=_THOUGHTS, finish_reason="length")
     changes = {

@@ -50,7 +50,9 @@ def _json(value) -> bytes:
 
 
 @lru_cache(maxsize=32)
-def _events(content, reasoning, reasoning_field, finish_reason, count, model) -> "tuple[bytes, ...]":
+def _events(
+    content, reasoning, reasoning_field, finish_reason, count, model
+) -> "tuple[bytes, ...]":
     """The reply's SSE events without usage and [DONE], about `count` of them."""
     head = {"id": _ID.decode(), "object": "chat.completion.chunk", "created": 0, "model": model}
 
@@ -58,10 +60,16 @@ def _events(content, reasoning, reasoning_field, finish_reason, count, model) ->
         choice = {"index": 0, "delta": delta, "logprobs": None, "finish_reason": finish}
         return b"data: " + _json({**head, "choices": [choice]}) + b"\n\n"
 
-    parts = [(name, text) for name, text in ((reasoning_field, reasoning), ("content", content)) if text]
+    parts = [
+        (name, text) for name, text in ((reasoning_field, reasoning), ("content", content)) if text
+    ]
     size = max(1, -(-sum(len(text) for _, text in parts) // max(1, count)))
     events = [event({"role": "assistant", "content": None if content is None else ""})]
-    events += [event({name: text[at:at + size]}) for name, text in parts for at in range(0, len(text), size)]
+    events += [
+        event({name: text[at : at + size]})
+        for name, text in parts
+        for at in range(0, len(text), size)
+    ]
     return tuple(events + ([event({}, finish_reason)] if finish_reason else []))
 
 
@@ -69,9 +77,13 @@ def _usage(prompt_bytes: int, reply: Reply) -> dict:
     """Tokens at four bytes each, the usual rough rule."""
     prompt, reasoning = prompt_bytes // 4, len(reply.reasoning or "") // 4
     completion = reasoning + len(reply.content or "") // 4
-    return {"prompt_tokens": prompt, "completion_tokens": completion, "total_tokens": prompt + completion,
-            "prompt_tokens_details": {"cached_tokens": 0},
-            "completion_tokens_details": {"reasoning_tokens": reasoning}}
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "total_tokens": prompt + completion,
+        "prompt_tokens_details": {"cached_tokens": 0},
+        "completion_tokens_details": {"reasoning_tokens": reasoning},
+    }
 
 
 def _frame(data: bytes) -> bytes:
@@ -101,8 +113,22 @@ class Server:
     seconds; finished_at None until answered in full); chats: those to the chat route.
     """
 
-    def __init__(self, reply=rule_reply, *, latency_s=0.0, stream_s=0.0, events=24, key=None, models=None,
-                 faults=None, max_in_flight=None, stall_s=3600.0, length_enough=16_000, port=0, keep=True):
+    def __init__(
+        self,
+        reply=rule_reply,
+        *,
+        latency_s=0.0,
+        stream_s=0.0,
+        events=24,
+        key=None,
+        models=None,
+        faults=None,
+        max_in_flight=None,
+        stall_s=3600.0,
+        length_enough=16_000,
+        port=0,
+        keep=True,
+    ):
         self.reply, self.key, self.events = reply, key, events
         self.latency_s, self.stream_s = latency_s, stream_s
         named = isinstance(models, (list, tuple, set))
@@ -139,7 +165,8 @@ class Server:
         try:
             # limit: what a reader buffers before it pauses its socket; prompts are tens of kilobytes.
             listener = await asyncio.start_server(
-                self._connection, "127.0.0.1", self.port, limit=1 << 22, backlog=1024)
+                self._connection, "127.0.0.1", self.port, limit=1 << 22, backlog=1024
+            )
             self.port = listener.sockets[0].getsockname()[1]
             self._loop, self._stop = asyncio.get_running_loop(), asyncio.Event()
         finally:
@@ -166,7 +193,12 @@ class Server:
                 await writer.drain()
                 if headers.get("connection", "").lower() == "close":
                     break
-        except (asyncio.IncompleteReadError, asyncio.LimitOverrunError, OSError, asyncio.CancelledError):
+        except (
+            asyncio.IncompleteReadError,
+            asyncio.LimitOverrunError,
+            OSError,
+            asyncio.CancelledError,
+        ):
             pass  # the client went, or the server is stopping
         except Exception:  # a mistake in the rule under test: the client sees only a closed socket
             traceback.print_exc()
@@ -176,15 +208,32 @@ class Server:
     def _send(self, writer, record, status, body, headers=None) -> None:
         html = isinstance(body, str)
         data = body.encode() if html else body if isinstance(body, bytes) else _json(body)
-        writer.write(_head(status, {"Content-Type": "text/html" if html else "application/json",
-                                    "Content-Length": len(data), **(headers or {})}) + data)
+        writer.write(
+            _head(
+                status,
+                {
+                    "Content-Type": "text/html" if html else "application/json",
+                    "Content-Length": len(data),
+                    **(headers or {}),
+                },
+            )
+            + data
+        )
         record.update(status=status, finished_at=time.time())
 
     async def _answer(self, method, path, headers, data, reader, writer) -> bool:
         """Answer one request; False when the connection is to be closed."""
         is_chat = method == "POST" and path == "/v1/chat/completions"
-        record = {"path": path, "body": json.loads(data) if data else None, "headers": headers, "n": 0,
-                  "fault": None, "status": None, "started_at": time.time(), "finished_at": None}
+        record = {
+            "path": path,
+            "body": json.loads(data) if data else None,
+            "headers": headers,
+            "n": 0,
+            "fault": None,
+            "status": None,
+            "started_at": time.time(),
+            "finished_at": None,
+        }
         if self.keep:
             self.requests.append(record)
         if not is_chat:
@@ -198,7 +247,8 @@ class Server:
         self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             fault = record["fault"] = self._refusal(record, busy) or (
-                self.faults(record["n"], record["body"]) if self.faults else None)
+                self.faults(record["n"], record["body"]) if self.faults else None
+            )
             if fault is not None and fault not in FAULTS:
                 raise ValueError(f"no such fault: {fault!r}")
             if fault in ERRORS:
@@ -216,15 +266,31 @@ class Server:
 
     def _plain(self, path) -> tuple:
         if path == "/v1/models":
-            return 200, {"object": "list", "data": [
-                {"id": name, "object": "model", "owned_by": "demo", "max_model_len": context,
-                 "context_length": context, "max_output_length": output,
-                 "pricing": {"prompt": dollars_in, "completion": dollars_out},
-                 "price": {"input": {"usd": dollars_in}, "output": {"usd": dollars_out}}}
-                for name, (context, output, dollars_in, dollars_out) in (self.models or MODELS).items()]}
+            return 200, {
+                "object": "list",
+                "data": [
+                    {
+                        "id": name,
+                        "object": "model",
+                        "owned_by": "demo",
+                        "max_model_len": context,
+                        "context_length": context,
+                        "max_output_length": output,
+                        "pricing": {"prompt": dollars_in, "completion": dollars_out},
+                        "price": {"input": {"usd": dollars_in}, "output": {"usd": dollars_out}},
+                    }
+                    for name, (context, output, dollars_in, dollars_out) in (
+                        self.models or MODELS
+                    ).items()
+                ],
+            }
         if path == "/stats":
-            return 200, {"chats": self.chat_count, "in_flight": self.in_flight,
-                         "peak_in_flight": self.peak_in_flight, "outcomes": self.outcomes}
+            return 200, {
+                "chats": self.chat_count,
+                "in_flight": self.in_flight,
+                "peak_in_flight": self.peak_in_flight,
+                "outcomes": self.outcomes,
+            }
         return 404, {"detail": "Not Found"}
 
     def _refusal(self, record, busy) -> "str | None":
@@ -244,7 +310,9 @@ class Server:
             await asyncio.sleep(self.latency_s + reply.delay_s)
         if fault == "reset":
             linger_0s = struct.pack("ii", 1, 0)
-            writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_0s)
+            writer.get_extra_info("socket").setsockopt(
+                socket.SOL_SOCKET, socket.SO_LINGER, linger_0s
+            )
             writer.transport.abort()
             return False
         if fault == "silent":
@@ -259,28 +327,63 @@ class Server:
         if reply.reasoning is not None:
             message[reply.reasoning_field] = reply.reasoning
         choice = {"index": 0, "message": message, "finish_reason": reply.finish_reason}
-        whole = {"id": ident.decode(), "object": "chat.completion", "created": int(time.time()),
-                 "model": model, "choices": [choice], "usage": usage}
+        whole = {
+            "id": ident.decode(),
+            "object": "chat.completion",
+            "created": int(time.time()),
+            "model": model,
+            "choices": [choice],
+            "usage": usage,
+        }
         if fault in ("error-line", "error-event"):
             whole = _STREAM_ERROR
         if fault in ("cut-stream", "stall", "comments"):
             data = _json(whole)
-            writer.write(_head(200, {"Content-Type": "application/json", "Content-Length": len(data)}))
-            writer.write(data[:len(data) // 2])
+            writer.write(
+                _head(200, {"Content-Type": "application/json", "Content-Length": len(data)})
+            )
+            writer.write(data[: len(data) // 2])
             return fault != "cut-stream" and await self._hold(reader)
         self._send(writer, record, 200, whole, headers)
         return True
 
     async def _stream(self, record, reply, model, usage, ident, headers, reader, writer) -> bool:
         fault = record["fault"]
-        key = (reply.content, reply.reasoning, reply.reasoning_field, reply.finish_reason,
-               reply.chunks or self.events, model)
+        key = (
+            reply.content,
+            reply.reasoning,
+            reply.reasoning_field,
+            reply.finish_reason,
+            reply.chunks or self.events,
+            model,
+        )
         end = b"data: [DONE]\n\n"
         if (record["body"].get("stream_options") or {}).get("include_usage"):
-            end = b"data: " + _json({"id": ident.decode(), "object": "chat.completion.chunk", "created": 0,
-                                     "model": model, "choices": [], "usage": usage}) + b"\n\n" + end
-        writer.write(_head(200, {"Content-Type": "text/event-stream; charset=utf-8",
-                                 "Transfer-Encoding": "chunked", **headers}))
+            end = (
+                b"data: "
+                + _json(
+                    {
+                        "id": ident.decode(),
+                        "object": "chat.completion.chunk",
+                        "created": 0,
+                        "model": model,
+                        "choices": [],
+                        "usage": usage,
+                    }
+                )
+                + b"\n\n"
+                + end
+            )
+        writer.write(
+            _head(
+                200,
+                {
+                    "Content-Type": "text/event-stream; charset=utf-8",
+                    "Transfer-Encoding": "chunked",
+                    **headers,
+                },
+            )
+        )
         record["status"] = 200
         if fault == "comments":
             while not writer.is_closing() and not reader.at_eof():
@@ -294,7 +397,7 @@ class Server:
             return True
         frames = _frames(*key)
         if fault in ("cut-stream", "stall", "error-line", "error-event"):
-            writer.write(b"".join(frames[:max(1, len(frames) // 2)]))
+            writer.write(b"".join(frames[: max(1, len(frames) // 2)]))
             if fault == "stall":
                 return await self._hold(reader)
             if fault != "cut-stream":
@@ -305,7 +408,7 @@ class Server:
         for at in range(0, len(frames), step):
             if at:
                 await asyncio.sleep(self.stream_s / 10)
-            writer.write(b"".join(frames[at:at + step]).replace(_ID, ident))
+            writer.write(b"".join(frames[at : at + step]).replace(_ID, ident))
         writer.write(_frame(end) + b"0\r\n\r\n")
         record["finished_at"] = time.time()
         return True
@@ -335,7 +438,10 @@ class _Process(Server):
 
 def main(argv=None) -> None:
     parser = argparse.ArgumentParser(
-        "common.demo.server", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+        "common.demo.server",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--port", type=int, default=0)
     parser.add_argument("--latency-ms", type=float, default=0, help="before the first byte")
     parser.add_argument("--stream-ms", type=float, default=0, help="over which a stream is spread")
@@ -344,7 +450,9 @@ def main(argv=None) -> None:
     parser.add_argument("--key", help="demand this key")
     parser.add_argument("--max-in-flight", type=int, help="above it: 429")
     parser.add_argument("--faults", default="", help="comma-separated names: " + ", ".join(FAULTS))
-    parser.add_argument("--fault-rate", type=float, default=0.4, help="share of requests struck by --faults")
+    parser.add_argument(
+        "--fault-rate", type=float, default=0.4, help="share of requests struck by --faults"
+    )
     args = parser.parse_args(argv)
     names = [name for name in args.faults.split(",") if name]
     if unknown := set(names) - set(FAULTS):
@@ -353,12 +461,20 @@ def main(argv=None) -> None:
     block = "\n\n```bash\nls -la\n```"
     chars = args.reply_chars or 0
     thought = "THOUGHT: " + "I look around first. " * (chars // 21 + 1)
-    constant = thought[:max(10, chars - len(block))] + block
+    constant = thought[: max(10, chars - len(block))] + block
     server = _Process(
-        (lambda body: constant) if chars else rule_reply, latency_s=args.latency_ms / 1000,
-        stream_s=args.stream_ms / 1000, events=args.events, key=args.key, max_in_flight=args.max_in_flight,
-        port=args.port, keep=False,
-        faults=lambda n, body: draw.choice(names) if names and draw.random() < args.fault_rate else None)
+        (lambda body: constant) if chars else rule_reply,
+        latency_s=args.latency_ms / 1000,
+        stream_s=args.stream_ms / 1000,
+        events=args.events,
+        key=args.key,
+        max_in_flight=args.max_in_flight,
+        port=args.port,
+        keep=False,
+        faults=lambda n, body: (
+            draw.choice(names) if names and draw.random() < args.fault_rate else None
+        ),
+    )
     try:
         asyncio.run(server.serve())
     except KeyboardInterrupt:

@@ -47,10 +47,12 @@ class Rows:
         return Rows(**arrays)
 
 
-def read_rows(
-    stems: list[str], ratios: dict[str, float], names: list[str], mode: int, full_share: float
-) -> Rows:
-    """Read the score files of these turns; one without a file is unfinished."""
+def read_rows(judged: dict[str, float], names: list[str], mode: int, full_share: float) -> Rows:
+    """Read the score files of the judged turns (stem: length ratio).
+
+    One without a file is unfinished.
+    """
+    stems = sorted(judged)
     count = len(stems)
     rows = Rows(
         instances=np.array([""] * count, object),
@@ -60,7 +62,7 @@ def read_rows(
         full=np.array([is_full(stem, full_share) for stem in stems], bool),
         points=np.full((count, len(names), len(ORDERS), len(METRICS)), -1, np.int8),
         returned=np.zeros((count, len(names)), bool),
-        length_ratios=np.array([ratios[stem] for stem in stems], float),
+        length_ratios=np.array([judged[stem] for stem in stems], float),
         bills={name: Counter() for name in names},
         looks={name: Counter() for name in LOOKS.values()},
         confirmed=[],

@@ -17,19 +17,28 @@ from common.replies.disclosure import outside_sources
 from common.replies.protocol import action_style, bash_blocks, thought
 from common.replies.shell import TO_THE_END, Command, addressed_lines, split_commands
 
-AUDIT_VERSION = "2"  # raise it whenever the audit gets stricter: ch.py then audits stored replies again
+AUDIT_VERSION = (
+    "2"  # raise it whenever the audit gets stricter: ch.py then audits stored replies again
+)
 
 # Tuned on real turns of some repositories, checked on others; tests/bench_leaks.py prints the figures.
 _LINE_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
-_STATED_REACH = 30  # lines: the same from a number that the chat states: tracebacks, links, `grep -rn`
+_STATED_REACH = (
+    30  # lines: the same from a number that the chat states: tracebacks, links, `grep -rn`
+)
 _MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
 _PAGE = 40  # lines: a view this wide of a file that was seen in part is paging, not aiming
 _WIDE_VIEW = 250  # lines: a wider view aims at no line, even in a file never seen
 _MIN_LINE_CHARS, _MIN_LINE_TOKENS = 12, 3  # a shorter line (`else:`, `return None`) proves nothing
-_NEAR, _MIN_NEAR_PAIRS = 0.6, 5  # share of a hidden line's token pairs that makes a line nearly that line
+_NEAR, _MIN_NEAR_PAIRS = (
+    0.6,
+    5,
+)  # share of a hidden line's token pairs that makes a line nearly that line
 
 # Words that prove nothing: of the languages, of Python's standard library, and the flags of everyday tools.
-_LANGUAGE = {*keyword.kwlist, *"""
+_LANGUAGE = {
+    *keyword.kwlist,
+    *"""
     self cls args kwargs numpy pandas pytest __init__ __name__ __main__ __future__ annotations super int str
     bool float nil err null undefined this void public private protected static final const func struct impl
     mut pub std boolean HashMap HashSet ArrayList StringBuilder toString hashCode equals println printf
@@ -37,13 +46,31 @@ _LANGUAGE = {*keyword.kwlist, *"""
     querySelector useState useEffect beforeEach unwrap_or unwrap_or_else to_string as_str into_iter size_t
     uint8_t uint32_t uint64_t int32_t int64_t nullptr push_back static_cast const_cast make_shared make_unique
     float32 float64 int32 int64 uint8 python2
-    python3""".split()}
-_LIBRARY = ("base64", "builtins", "collections", "datetime", "functools", "itertools", "json", "os",
-            "os.path", "pathlib", "re", "sys", "typing", "unittest")
-_FLAGS = {f"--{flag}" for flag in """
+    python3""".split(),
+}
+_LIBRARY = (
+    "base64",
+    "builtins",
+    "collections",
+    "datetime",
+    "functools",
+    "itertools",
+    "json",
+    "os",
+    "os.path",
+    "pathlib",
+    "re",
+    "sys",
+    "typing",
+    "unittest",
+)
+_FLAGS = {
+    f"--{flag}"
+    for flag in """
     all cached check color config debug dry-run exclude exclude-dir features file fix follow force format help
     include json level line-number log max-count name name-only no-color no-pager oneline output path patch
-    quiet recursive release stat staged test timeout type upgrade user verbose version watch write""".split()}
+    quiet recursive release stat staged test timeout type upgrade user verbose version watch write""".split()
+}
 # Of the browser, Node and React; Go's, Rust's, Java's and C++'s standard libraries.
 _API = """
     setTimeout clearTimeout setInterval clearInterval requestAnimationFrame queueMicrotask AbortController
@@ -73,9 +100,17 @@ _API = """
     numeric_limits make_pair runtime_error invalid_argument out_of_range static_assert constexpr noexcept
     uint16_t int16_t int8_t
     """.split()
-VOCABULARY = {*_LANGUAGE, *_API, *_FLAGS, *sys.stdlib_module_names,
-               *dir(str), *dir(list), *dir(dict), *dir(unittest.TestCase),
-               *(name for module in _LIBRARY for name in dir(importlib.import_module(module)))}
+VOCABULARY = {
+    *_LANGUAGE,
+    *_API,
+    *_FLAGS,
+    *sys.stdlib_module_names,
+    *dir(str),
+    *dir(list),
+    *dir(dict),
+    *dir(unittest.TestCase),
+    *(name for module in _LIBRARY for name in dir(importlib.import_module(module))),
+}
 
 
 def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
@@ -85,7 +120,9 @@ def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
     """
     act, chat, record = _Act(_text(reply)), _Chat(messages), _record(pr)
     finders = (_path_leaks, _identifier_leaks, _line_leaks, _verbatim_leaks, _disclosures)
-    hits = {(hit["kind"], hit["text"]): hit for finder in finders for hit in finder(act, chat, record)}
+    hits = {
+        (hit["kind"], hit["text"]): hit for finder in finders for hit in finder(act, chat, record)
+    }
     return list(hits.values())
 
 
@@ -118,7 +155,7 @@ def _has_word(word: str, text: str) -> bool:
     """Whether the word stands in the text with no word character beside it."""
     start = text.find(word)
     while start >= 0:
-        neighbours = text[start - 1:start] + text[start + len(word):start + len(word) + 1]
+        neighbours = text[start - 1 : start] + text[start + len(word) : start + len(word) + 1]
         if not any(character.isalnum() or character == "_" for character in neighbours):
             return True
         start = text.find(word, start + 1)
@@ -134,6 +171,7 @@ def _commands(reply: str) -> list[Command]:
 
 # ------------------------------------ the three texts: what the reply does, the chat showed, the record hides
 
+
 class _Act:
     """One reply: its prose, its command, and the code that it writes."""
 
@@ -145,7 +183,9 @@ class _Act:
 
     def only_guesses(self, name: str, excuse: re.Pattern | None = None) -> bool:
         """Whether every sentence with this name says it as a guess (or as `excuse` has it)."""
-        return all((excuse or _HEDGE).search(sentence) for sentence in self.sentences if name in sentence)
+        return all(
+            (excuse or _HEDGE).search(sentence) for sentence in self.sentences if name in sentence
+        )
 
     @cached_property
     def written(self) -> str:
@@ -163,12 +203,16 @@ class _Chat:
     """Everything the agent was shown: all messages, and each command with its output."""
 
     def __init__(self, messages):
-        messages = [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+        messages = (
+            [m for m in messages if isinstance(m, dict)] if isinstance(messages, list) else []
+        )
         contents = [_text(message.get("content")) for message in messages]
         answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         self.text = "\n".join(contents)
-        self.task = "\n".join(contents[:answers[0]] if answers else contents)
-        self._exchanges = [(contents[i], contents[i + 1] if i + 1 < len(contents) else "") for i in answers]
+        self.task = "\n".join(contents[: answers[0]] if answers else contents)
+        self._exchanges = [
+            (contents[i], contents[i + 1] if i + 1 < len(contents) else "") for i in answers
+        ]
         self.lower = self.text.lower()
         self._stated = {}
 
@@ -196,10 +240,16 @@ class _Chat:
         if path not in self._stated:
             name = path.rsplit("/", 1)[-1]
             lines = "\n".join(line for line in self.text.split("\n") if name in line)
-            stated = [match for match in _LINE_NUMBER.findall(lines)
-                      if match[0] and (not path or _same_file(match[0], path))]
-            stated += [match for match in _LINE_NUMBER.findall(self.task)
-                       if not match[0] and int(match[1]) >= _MIN_LOOSE_LINE]
+            stated = [
+                match
+                for match in _LINE_NUMBER.findall(lines)
+                if match[0] and (not path or _same_file(match[0], path))
+            ]
+            stated += [
+                match
+                for match in _LINE_NUMBER.findall(self.task)
+                if not match[0] and int(match[1]) >= _MIN_LOOSE_LINE
+            ]
             self._stated[path] = [(int(first), int(last or first)) for _, first, last in stated]
         return self._stated[path]
 
@@ -209,7 +259,8 @@ class _Chat:
 
 _NAMED_THING = re.compile(
     r"\b([A-Z]+[a-z]+(?:[A-Z]+[a-z0-9]*)+|\w{1,60}(?=\()|[A-Z]\w{1,60}(?=\.\w)|\w{1,60}_\w{1,60})\b"
-    r"|\b([A-Za-z]{1,60}-[a-z]{1,60})\b|`([\w.]{1,100})`")
+    r"|\b([A-Za-z]{1,60}-[a-z]{1,60})\b|`([\w.]{1,100})`"
+)
 
 
 class _Hunk:
@@ -222,14 +273,20 @@ class _Hunk:
 class _Record:
     """A PR record: the paths, hunks, lines and names of its patches, and the lines of its description."""
 
-    def __init__(self, patch: str, notes: str, files: tuple, repo: str, commit: str, pr_number: str):
+    def __init__(
+        self, patch: str, notes: str, files: tuple, repo: str, commit: str, pr_number: str
+    ):
         self.patch, self.repo, self.commit, self.pr_number = patch, repo.lower(), commit, pr_number
         self.hunks, paths, path = [], list(files), ""
         lines, touched = [], []  # touched: changed lines and the functions that they stand in
         function = ""  # the last one that the hunk's context defines
-        old_left = new_left = 0  # lines of the current hunk still to come: `--- x` in it is a removed `-- x`
+        old_left = new_left = (
+            0  # lines of the current hunk still to come: `--- x` in it is a removed `-- x`
+        )
         for line in patch.splitlines():
-            if numbers := re.match(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@(.*)", line):
+            if numbers := re.match(
+                r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@(.*)", line
+            ):
                 hunk = [int(number or 1) for number in numbers.groups()[:4]]
                 self.hunks.append(_Hunk(path, *hunk))
                 old_left, new_left, function = hunk[1], hunk[3], ""
@@ -250,7 +307,9 @@ class _Record:
         notes = [line for line in notes.splitlines() if len(line.split()) > 5]
         lines, touched = lines + notes, touched + notes
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
-        self.lines = [(line, _squeeze(line), _pairs(line)) for line in dict.fromkeys(lines) if _telling(line)]
+        self.lines = [
+            (line, _squeeze(line), _pairs(line)) for line in dict.fromkeys(lines) if _telling(line)
+        ]
         touched = "\n".join(touched)
         self.names = set(_NAME.findall(touched)) - VOCABULARY
         strings = ("".join(groups) for groups in _STRING.findall(touched))
@@ -261,20 +320,32 @@ def _record(pr) -> _Record:
     pr = pr if isinstance(pr, dict) else {}
     files = pr.get("files") if isinstance(pr.get("files"), (list, tuple)) else ()
     number = re.search(r"-(\d{1,9})$", _text(pr.get("instance_id")))
-    return _read_record(_text(pr.get("patch")) + "\n" + _text(pr.get("test_patch")),
-                        _text(pr.get("description")) + "\n" + _text(pr.get("interface")),
-                        tuple(path for path in files if isinstance(path, str)),
-                        _text(pr.get("repo")), _text(pr.get("base_commit")), number[1] if number else "")
+    return _read_record(
+        _text(pr.get("patch")) + "\n" + _text(pr.get("test_patch")),
+        _text(pr.get("description")) + "\n" + _text(pr.get("interface")),
+        tuple(path for path in files if isinstance(path, str)),
+        _text(pr.get("repo")),
+        _text(pr.get("base_commit")),
+        number[1] if number else "",
+    )
 
 
-_read_record = lru_cache(maxsize=64)(_Record)  # the turns and retries of one instance share its record
+_read_record = lru_cache(maxsize=64)(
+    _Record
+)  # the turns and retries of one instance share its record
 
-_PATCH_HEADER = re.compile(r"(?:---|\+\+\+) (?:[ab]/)?(\S+)|rename (?:from|to) (\S+)|diff --git a/(\S+) ")
-_MODIFIER = (r"(?:pub(?:\(\w{1,20}\))?|export|default|async|public|private|protected|static|final|abstract"
-             r"|override|virtual|unsafe|const)\s+")
-_FUNCTION = re.compile(rf"\s*(?:{_MODIFIER}){{0,5}}(?:def|func|fn|function)\s+"
-                       r"(?:\([^)\n]{0,80}\)\s*)?(\w{1,80})"  # Go: `func (w *Window) shift(`
-                       rf"|\s*(?:{_MODIFIER}){{1,5}}[\w<>\[\]]{{1,80}}\s+(\w{{1,80}})\s*\(")
+_PATCH_HEADER = re.compile(
+    r"(?:---|\+\+\+) (?:[ab]/)?(\S+)|rename (?:from|to) (\S+)|diff --git a/(\S+) "
+)
+_MODIFIER = (
+    r"(?:pub(?:\(\w{1,20}\))?|export|default|async|public|private|protected|static|final|abstract"
+    r"|override|virtual|unsafe|const)\s+"
+)
+_FUNCTION = re.compile(
+    rf"\s*(?:{_MODIFIER}){{0,5}}(?:def|func|fn|function)\s+"
+    r"(?:\([^)\n]{0,80}\)\s*)?(\w{1,80})"  # Go: `func (w *Window) shift(`
+    rf"|\s*(?:{_MODIFIER}){{1,5}}[\w<>\[\]]{{1,80}}\s+(\w{{1,80}})\s*\("
+)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 _STRING = re.compile(r"\"([^\"\n]{6,120})\"|'([^'\n]{6,120})'|`([^`\n]{6,120})`")
@@ -297,17 +368,36 @@ def _telling(line: str) -> bool:
 # ------------------------------------------------------------------------------------------------------- path
 
 # A guess that is said as a guess; and, before `ls`, `find` or `grep`, the plan to look at a file in a folder.
-_HEDGE = re.compile(r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar"
-                    r"|or wherever|typically|usually|if it exists)\b", re.IGNORECASE)
-_INTENT = re.compile(_HEDGE.pattern + r"|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate"
-                                      r"|see if|confirm)\b", re.IGNORECASE)
+_HEDGE = re.compile(
+    r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar"
+    r"|or wherever|typically|usually|if it exists)\b",
+    re.IGNORECASE,
+)
+_INTENT = re.compile(
+    _HEDGE.pattern + r"|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate"
+    r"|see if|confirm)\b",
+    re.IGNORECASE,
+)
 # Folders that are no part of a module's name.
 _SOURCE_ROOTS = {"src", "lib", "source", "python", "packages", "main", "java", "crates", "app"}
 # What every project of a language has, at its top or one folder down.
-CONVENTIONAL = {"lib.rs", "main.rs", "main.go", "index.js", "index.ts", "package.json", "Cargo.toml",
-                "go.mod", "pom.xml", "Makefile", "README.md"}
-_IMPORT_LINE = (r"^(?:Observation: *)?(?:[\w./-]{0,150}:?\d+[:-])?[^\w\n]*"  # `grep -rn` prints it so too
-                r"(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w)%s(?!\w)")
+CONVENTIONAL = {
+    "lib.rs",
+    "main.rs",
+    "main.go",
+    "index.js",
+    "index.ts",
+    "package.json",
+    "Cargo.toml",
+    "go.mod",
+    "pom.xml",
+    "Makefile",
+    "README.md",
+}
+_IMPORT_LINE = (
+    r"^(?:Observation: *)?(?:[\w./-]{0,150}:?\d+[:-])?[^\w\n]*"  # `grep -rn` prints it so too
+    r"(?:from|import|use|mod|include|require|export)\b[^\n]*(?<!\w)%s(?!\w)"
+)
 _LISTING = {"ls", "tree", "find", "fd", "cd", "pushd", "git"}
 _COLOUR = r"\x1b\[[\d;]{0,12}[mK]"  # of `ls --color`
 
@@ -321,14 +411,18 @@ def _path_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             continue
         if module:
             if module in act.script or not act.only_guesses(module):
-                hits.append(_hit("path", module, "names a module that the chat never showed or suggested"))
+                hits.append(
+                    _hit("path", module, "names a module that the chat never showed or suggested")
+                )
             continue
         if "/" not in mention and chat.speaks_of(path.rsplit("/", 1)[-1].split(".")[0]):
             continue  # a bare `options.py` where the chat speaks of options
         in_passing = "/" not in mention and not _mention(path, _one_spelling(act.script))
         if _looked_for(path, mention, act) and (in_passing or _has_ground(path, chat)):
             continue
-        hits.append(_hit("path", mention, "names a file that the chat never showed, listed or suggested"))
+        hits.append(
+            _hit("path", mention, "names a file that the chat never showed, listed or suggested")
+        )
     return hits
 
 
@@ -363,16 +457,22 @@ def _module_mention(path: str, text: str) -> str:
     for joint in (".", "::"):
         if _has_word(name := joint.join([*folders, last]), text):
             return name
-    imported = (rf"\bfrom (?:[\w.]{{1,150}}\.)?{re.escape(folders[-1])} import [^\n]{{0,200}}?"
-                rf"(?<!\w){re.escape(last)}(?!\w)")
+    imported = (
+        rf"\bfrom (?:[\w.]{{1,150}}\.)?{re.escape(folders[-1])} import [^\n]{{0,200}}?"
+        rf"(?<!\w){re.escape(last)}(?!\w)"
+    )
     return match[0] if (match := re.search(imported, text)) else ""
 
 
 def _looked_for(path: str, mention: str, act: _Act) -> bool:
     """Whether the reply only guesses at the file, or goes to see whether it is there."""
     for command in act.commands:
-        named = " ".join([*command.words, *(target for _, target in command.redirects), *command.heredocs])
-        if command.program not in ("ls", "tree", "find", "fd") and _mention(path, _one_spelling(named)):
+        named = " ".join(
+            [*command.words, *(target for _, target in command.redirects), *command.heredocs]
+        )
+        if command.program not in ("ls", "tree", "find", "fd") and _mention(
+            path, _one_spelling(named)
+        ):
             return False
     goes_to_see = "/" in mention and act.style in ("look", "search")
     return act.only_guesses(mention, _INTENT if goes_to_see else _HEDGE)
@@ -392,16 +492,26 @@ def _path_seen(path: str, chat: _Chat) -> bool:
     seen = _mention(path, chat.text.replace("\\", "/"))
     if "/" in seen or seen and not folder:
         return True
-    listed_name = re.compile(rf"(?:^|[\s─'\"]|{_COLOUR}){re.escape(name)}(?:{_COLOUR})?"
-                             r"['\"*@,]{0,3}(?=\s|$)", re.MULTILINE)
-    section = re.search(rf"(?:^|[\s/]){re.escape(folder)}/?:\n((?:.+\n)*)", chat.text + "\n")  # of `ls -R`
+    listed_name = re.compile(
+        rf"(?:^|[\s─'\"]|{_COLOUR}){re.escape(name)}(?:{_COLOUR})?"
+        r"['\"*@,]{0,3}(?=\s|$)",
+        re.MULTILINE,
+    )
+    section = re.search(
+        rf"(?:^|[\s/]){re.escape(folder)}/?:\n((?:.+\n)*)", chat.text + "\n"
+    )  # of `ls -R`
     if section and listed_name.search(section[1]):
         return True
     for commands, output in chat.turns:
         listing = [command for command in commands if command.program in _LISTING]
         places = [word.strip("./") for command in listing for word in command.argv[1:]]
-        near = any(_same_file(place, folder) or place and folder.startswith(place + "/") for place in places)
-        if (near or any(command.program == "tree" for command in listing)) and listed_name.search(output):
+        near = any(
+            _same_file(place, folder) or place and folder.startswith(place + "/")
+            for place in places
+        )
+        if (near or any(command.program == "tree" for command in listing)) and listed_name.search(
+            output
+        ):
             return True
     return False
 
@@ -409,7 +519,9 @@ def _path_seen(path: str, chat: _Chat) -> bool:
 def _same_file(named: str, path: str) -> bool:
     """Whether two paths can be one, as `forms/models.py` and `/testbed/django/forms/models.py` can."""
     named = named.lstrip("./")
-    return bool(named) and (path == named or path.endswith("/" + named) or named.endswith("/" + path))
+    return bool(named) and (
+        path == named or path.endswith("/" + named) or named.endswith("/" + path)
+    )
 
 
 def _path_derivable(path: str, chat: _Chat) -> bool:
@@ -428,7 +540,11 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
         if len(ending) > 1 and _has_word("/".join(ending), chat.text):
             return True  # `../lib/router`
     near_seen = len(parts) < 2 or parts[-2] in chat.text
-    if near_seen and stem in chat.text and re.search(_IMPORT_LINE % re.escape(stem), chat.text, re.MULTILINE):
+    if (
+        near_seen
+        and stem in chat.text
+        and re.search(_IMPORT_LINE % re.escape(stem), chat.text, re.MULTILINE)
+    ):
         return True
     core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
     if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w+(?!\w)", chat.text):
@@ -436,9 +552,16 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
     wanted = "".join(_parts(core))
     for name in chat.task_names:  # `Engine.render` -> engine.py, `Auto-reloader` -> autoreload.py
         shorter, longer = sorted((wanted, name), key=len)
-        if near_seen and len(shorter) > 3 and longer.startswith(shorter) and len(longer) - len(shorter) <= 2:
+        if (
+            near_seen
+            and len(shorter) > 3
+            and longer.startswith(shorter)
+            and len(longer) - len(shorter) <= 2
+        ):
             return True
-        if len(wanted) > 7 and near_seen and wanted in name:  # `MultiOutputClassifier` -> multioutput.py
+        if (
+            len(wanted) > 7 and near_seen and wanted in name
+        ):  # `MultiOutputClassifier` -> multioutput.py
             return True
     return False
 
@@ -446,8 +569,10 @@ def _path_derivable(path: str, chat: _Chat) -> bool:
 # ------------------------------------------------------------------------------------------------- identifier
 
 _MARKED_NAME = re.compile(r"`(?:[\w.]{0,80}\.)?(\w{1,80})(?:\(\))?`|(?<!\w)(\w{1,80})\(")
-_DEFINITION = (r"\b(?:def|class|func|fn|function|let|const|var|val|type|struct|enum|interface|as|for)\s+"
-               r"(?:\([^)\n]*\)\s*)?NAME\b|(?<!\w)NAME\s*(?::[^=\n]{1,60})?:?=(?!=)")
+_DEFINITION = (
+    r"\b(?:def|class|func|fn|function|let|const|var|val|type|struct|enum|interface|as|for)\s+"
+    r"(?:\([^)\n]*\)\s*)?NAME\b|(?<!\w)NAME\s*(?::[^=\n]{1,60})?:?=(?!=)"
+)
 _GLUE = ("get", "set", "is", "has", "add", "remove", "on", "test", "with", "to")
 
 
@@ -462,12 +587,16 @@ def _identifier_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
         marks_itself = name.startswith("--") or name in marked and len(name) > 6
         plain_word = len(_parts(name)) < 2 and not marks_itself
         if not plain_word and not _natural(name, act, chat):
-            hits.append(_hit("identifier", name, "a name from the hidden patch that the chat never showed"))
+            hits.append(
+                _hit("identifier", name, "a name from the hidden patch that the chat never showed")
+            )
     for text in sorted(record.texts):
         squeezed = _squeeze(text)
         several_words = " " in text and len(re.findall(r"[A-Za-z]{2,}", text)) > 1
         if several_words and squeezed in act.squeezed and squeezed not in chat.squeezed:
-            hits.append(_hit("identifier", text, "a text from the hidden patch that the chat never showed"))
+            hits.append(
+                _hit("identifier", text, "a text from the hidden patch that the chat never showed")
+            )
     return hits
 
 
@@ -476,7 +605,11 @@ def _natural(name: str, act: _Act, chat: _Chat) -> bool:
     or, of parts that the chat knows, it is said as a guess or defined by the reply's own code."""
     first, *rest = _parts(name) or [""]
     rest = "".join(rest)
-    if first in _GLUE and len(rest) > 7 and any(glue + rest in chat.task_names for glue in ("", *_GLUE)):
+    if (
+        first in _GLUE
+        and len(rest) > 7
+        and any(glue + rest in chat.task_names for glue in ("", *_GLUE))
+    ):
         return True
     if not all(part in chat.lower for part in _parts(name)):
         return False
@@ -487,12 +620,17 @@ def _natural(name: str, act: _Act, chat: _Chat) -> bool:
 
 # ------------------------------------------------------------------------------------------------------- line
 
-_PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]*(\d{1,7})[:\t-]", re.MULTILINE)  # by `grep -n`, `nl`
+_PRINTED_NUMBER = re.compile(
+    r"^(?:Observation:)?[ \t]*(\d{1,7})[:\t-]", re.MULTILINE
+)  # by `grep -n`, `nl`
 _LINE_NUMBER = re.compile(
     r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]*(?:,? (?:at|on|around|near))?[ ,(:]*)?"
     r"(?:\b(?:lines?|row|ln)(?: numbers?| no\.?)?[ #~.]*|\bll\. ?|#L|\bL|(?<=\w:)"
     r"|(?(1)(?<=\w\()(?=\d{1,7}\))|(?!)))(\d{1,7})\b"  # `file.cc(335)`; without a file it is a call
-    r"(?:\s?(?:-|–|—|:|,|to|and|through|until)\s?(?:lines? |L)?(\d{1,7})\b)?", re.IGNORECASE)
+    r"(?:\s?(?:-|–|—|:|,|to|and|through|until)\s?(?:lines? |L)?(\d{1,7})\b)?",
+    re.IGNORECASE,
+)
+
 
 def _line_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     hits = []
@@ -501,7 +639,12 @@ def _line_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
             if named and not _same_file(named, hunk.path) or last < hunk.start or first > hunk.end:
                 continue
             whole_view = last - first > _WIDE_VIEW or first <= 1 and last not in hunk.ends
-            if whole_view or not named and first < 10 or _lines_known(named and hunk.path, first, last, chat):
+            if (
+                whole_view
+                or not named
+                and first < 10
+                or _lines_known(named and hunk.path, first, last, chat)
+            ):
                 continue
             shown = f"{first}" if first == last else f"{first}-{last}"
             why = "points at lines of a hidden change that the chat never showed"
@@ -522,6 +665,7 @@ def _line_references(act: _Act) -> list[tuple[str, int, int]]:
 
 def _lines_known(path: str, first: int, last: int, chat: _Chat) -> bool:
     """Whether the chat showed lines of the file (of any file, where `path` is empty) near enough to these."""
+
     def is_it(named):
         return not path or _same_file(named, path)
 
@@ -537,11 +681,14 @@ def _lines_known(path: str, first: int, last: int, chat: _Chat) -> bool:
         return True
     if shown and last - first >= _PAGE:
         return True
-    return any(low - _STATED_REACH <= last and first <= high + _STATED_REACH
-               for low, high in chat.stated_lines(path))
+    return any(
+        low - _STATED_REACH <= last and first <= high + _STATED_REACH
+        for low, high in chat.stated_lines(path)
+    )
 
 
 # --------------------------------------------------------------------------------------------------- verbatim
+
 
 def _verbatim_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     hits = []
@@ -549,7 +696,11 @@ def _verbatim_leaks(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     for line, squeezed, pairs in record.lines:
         if squeezed in act.squeezed:
             if squeezed not in chat.squeezed:
-                hits.append(_hit("verbatim", line.strip(), "a line of the record that the chat never showed"))
+                hits.append(
+                    _hit(
+                        "verbatim", line.strip(), "a line of the record that the chat never showed"
+                    )
+                )
         elif len(pairs) >= _MIN_NEAR_PAIRS and len(pairs & spoken) >= _NEAR * len(pairs):
             if squeezed not in chat.squeezed and _nearly_said(pairs, act, chat):
                 hits.append(_hit("verbatim", line.strip(), "nearly a line of the hidden record"))
@@ -560,12 +711,18 @@ def _nearly_said(pairs: set, act: _Act, chat: _Chat) -> bool:
     """Whether one line of the reply holds most of these token pairs, and of those never shown in the chat."""
     novel = {pair for pair in pairs if "".join(pair) not in chat.squeezed}
     return bool(novel) and any(
-        len(pairs & said) >= _NEAR * len(pairs) and len(novel & said) >= len(novel) / 2
-        and line not in chat.squeezed for line, said in act.lines)
+        len(pairs & said) >= _NEAR * len(pairs)
+        and len(novel & said) >= len(novel) / 2
+        and line not in chat.squeezed
+        for line, said in act.lines
+    )
 
 
 # ------------------------------------------------------------------------------------------------- disclosure
 
+
 def _disclosures(act: _Act, chat: _Chat, record: _Record) -> list[dict]:
     found = outside_sources(act.reply, chat.text, record.patch, record.commit, record.pr_number)
-    return [_hit("disclosure", text, "speaks of a source outside the visible chat") for text in found]
+    return [
+        _hit("disclosure", text, "speaks of a source outside the visible chat") for text in found
+    ]

@@ -2,10 +2,12 @@
 
 So `grep "cd "` is no `cd`. Nothing is run.
 """
+
 from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+
 
 @dataclass
 class Command:
@@ -21,7 +23,11 @@ class Command:
         words = self.words
         while words and (words[0] in _SKIPPED_WORDS or _ASSIGNMENT.match(words[0])):
             words = words[1:]
-            while words and words[0] != "-" and (words[0].startswith("-") or _DURATION.match(words[0])):
+            while (
+                words
+                and words[0] != "-"
+                and (words[0].startswith("-") or _DURATION.match(words[0]))
+            ):
                 words = words[1:]  # options of the wrapper: `timeout -k 5 60 make`, `xargs -0 grep`
         return words
 
@@ -31,30 +37,60 @@ class Command:
 
     @property
     def written_files(self) -> list[str]:
-        return [target for operator, target in self.redirects
-                if operator.lstrip("0123456789") in _WRITING and not target.startswith("/dev/")]
+        return [
+            target
+            for operator, target in self.redirects
+            if operator.lstrip("0123456789") in _WRITING and not target.startswith("/dev/")
+        ]
 
 
-_SKIPPED_WORDS = {"sudo", "time", "env", "timeout", "nohup", "command", "exec", "xargs", "nice", "stdbuf",
-                  "builtin", "then", "do", "else", "elif", "if", "while", "until", "!", "{", "}", "fi",
-                  "done"}
+_SKIPPED_WORDS = {
+    "sudo",
+    "time",
+    "env",
+    "timeout",
+    "nohup",
+    "command",
+    "exec",
+    "xargs",
+    "nice",
+    "stdbuf",
+    "builtin",
+    "then",
+    "do",
+    "else",
+    "elif",
+    "if",
+    "while",
+    "until",
+    "!",
+    "{",
+    "}",
+    "fi",
+    "done",
+}
 _ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
 _DURATION = re.compile(r"\d+(?:\.\d+)?[smhd]?$")
 _WRITING = {">", ">>", ">|", "&>", "&>>"}
 # Each alternative starts with characters of its own and nothing follows the repetition: no backtracking.
-_TOKEN = re.compile(r"""
+_TOKEN = re.compile(
+    r"""
     (?P<blank>   [ \t\r]+ | \\\r?\n )
   | (?P<redirect> [0-9]* (?: <<< | <<-? | >> | >\| | [<>]& | <> | < | > ) | &>>? )
   | (?P<operator> && | \|\| | \|& | ;; | [;&|()\n] )
   | (?P<word> (?: \\. | '[^']*' | \$'(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | `[^`]*` | \$\{[^}]*\}
               | \$\(\((?:[^()]|\([^()]*\))*\)\) | [^\s;&|()<>'"`\\] )+ )
-""", re.VERBOSE | re.DOTALL)
+""",
+    re.VERBOSE | re.DOTALL,
+)
 _QUOTED = re.compile(r"""\\(.)|\$'((?:\\.|[^'\\])*)'|'([^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
 _COMMENT = re.compile(r"#[^\n]*")
 
 
 def _unquote(word: str) -> str:
-    return _QUOTED.sub(lambda match: next(part for part in (*match.groups(), "") if part is not None), word)
+    return _QUOTED.sub(
+        lambda match: next(part for part in (*match.groups(), "") if part is not None), word
+    )
 
 
 def split_commands(script: str) -> list[Command]:
@@ -91,7 +127,9 @@ def split_commands(script: str) -> list[Command]:
             current, pending_redirect = Command(), None
             if text == "\n":
                 for owner, operator, delimiter in awaited:
-                    body, position = _heredoc_body(script, position, delimiter, operator.endswith("-"))
+                    body, position = _heredoc_body(
+                        script, position, delimiter, operator.endswith("-")
+                    )
                     owner.heredocs.append(body)
                 awaited = []
     if awaited:
@@ -116,8 +154,15 @@ _SED_ADDRESS = re.compile(r"(?:^|[;{\s])(\d{1,7})(?:,\s*(\+?)(\d{1,7}|\$))?\s*!?
 _AFTER_SCRIPT = {"sed", "awk", "grep"}  # their first operand is no file
 _OPENS_AT = {"tail", "less", "more", "vim", "vi", "view"}  # at line N, told `+N`
 _SHOWS_FILE = {"cat", "nl", "head", "git", "bat"} | _OPENS_AT | _AFTER_SCRIPT
-_EVERY_LINE = ("", "^", "$", ".*")  # as a pattern: `grep -n '' file` numbers the lines, as `nl` does
-_GIT_RANGE = re.compile(r"-L\s*(\d{1,9}),(\+?)(\d{1,9})(?::(\S+))?")  # `git log -L 3,9:file`, `blame -L 3,+7`
+_EVERY_LINE = (
+    "",
+    "^",
+    "$",
+    ".*",
+)  # as a pattern: `grep -n '' file` numbers the lines, as `nl` does
+_GIT_RANGE = re.compile(
+    r"-L\s*(\d{1,9}),(\+?)(\d{1,9})(?::(\S+))?"
+)  # `git log -L 3,9:file`, `blame -L 3,+7`
 TO_THE_END = 10**9
 
 
@@ -129,12 +174,14 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
         operands = [a for a in arguments if not a.startswith(("-", "+")) and not a.isdigit()]
         whole = program != "grep" or operands[:1] and operands[0] in _EVERY_LINE
         if program in _SHOWS_FILE and whole and len(operands) > (program in _AFTER_SCRIPT):
-            files = operands[program in _AFTER_SCRIPT:]
+            files = operands[program in _AFTER_SCRIPT :]
         files = [target for operator, target in command.redirects if operator == "<"] or files
         joined = " ".join(arguments)
         spans = []
         if program == "sed":
-            for first, plus, last in (match for script in operands for match in _SED_ADDRESS.findall(script)):
+            for first, plus, last in (
+                match for script in operands for match in _SED_ADDRESS.findall(script)
+            ):
                 end = int(first) if not last else TO_THE_END if last == "$" else int(last)
                 spans.append((int(first), int(first) + end if plus else end))
         elif program == "awk" and (numbers := re.findall(r"NR\s*[=<>]=?\s*(\d{1,9})", joined)):
@@ -146,7 +193,9 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
         elif program in _OPENS_AT and (start := re.search(r"(?:^|[\sn])\+(\d{1,9})", joined)):
             spans.append((int(start[1]), int(start[1]) + 20))
         elif program == "tail" and head_end and (count := re.search(r"-n?\s*(\d{1,9})", joined)):
-            spans.append((max(head_end - int(count[1]) + 1, 1), head_end))  # `head -n 250 file | tail -n 9`
+            spans.append(
+                (max(head_end - int(count[1]) + 1, 1), head_end)
+            )  # `head -n 250 file | tail -n 9`
         elif program == "git" and (span := _GIT_RANGE.search(joined)):
             files = [span[4]] if span[4] else files
             spans.append((int(span[1]), int(span[3]) + (int(span[1]) if span[2] else 0)))
