@@ -178,7 +178,7 @@ def make_verdict(judge: str, order: str, half_points: list[int] | None, **fields
         "text": json.dumps(calls),
         **make_call_meta(model=judge, model_answered=judge, cost_usd=0.002),
     }
-    del verdict["sampling"]
+    del verdict["model"], verdict["sampling"]
     return {**verdict, **fields}
 
 
@@ -216,6 +216,7 @@ def make_score(stem: str, answer: dict, points: int, judges=JUDGES, **fields) ->
         "reason": f"{judges[0]}: reads the file that the traceback names",
         "flags": [],
         "sha": text_digests(answer),
+        "counted": [verdict["key"] for verdict in verdicts],
         "verdicts": verdicts,
     }
     return {**score, **fields}
