@@ -25,13 +25,19 @@ import threading
 
 PRELOAD = (
     "aiohttp",
+    "anyio",
+    "argparse",
+    "difflib",
     "dotenv",
+    "filelock",
+    "httpcore2",
     "numpy",
     "openai",
     "openai.resources.chat.completions",
     "pyarrow.parquet",
     "tomllib" if sys.version_info >= (3, 11) else "tomli",
-    "tqdm",
+    "tqdm.contrib.concurrent",
+    "unittest",
     "yaml",
 )
 
