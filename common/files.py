@@ -187,7 +187,7 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
 
 @contextmanager
 def _flock(path: Path, shared: bool):
-    file = open(path, "a+", encoding="utf-8")
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held for the whole run
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:
