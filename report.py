@@ -42,7 +42,7 @@ from common.outputs import Outputs
 from common.page import details, overview, points
 from common.page.card import CARD, card_includes_refined, dataset_card
 from common.page.check import show_check
-from common.page.figures import NEXT_STEP, Export, Facts, stale_reason, verdict_word
+from common.page.figures import NEXT_STEP, Export, Facts, next_command, stale_reason, verdict_word
 from common.page.left_out import huge_pr_page, read_left_out
 from common.page.rows import Row, read_row, turns_csv
 from common.replies.similarity import jaccard, word_triples
@@ -62,6 +62,12 @@ from common.turns import FINAL_MIN as _FINAL_MIN
 
 VALIDATION_PERCENT = 10  # of the repos, by a hash of their names
 NEAR_DUPLICATE_JACCARD = 0.8  # of the sets of word triples of two completions
+
+REPORT_SECTIONS = (
+    overview.verdict, overview.numbers, overview.scores, points.points_to_look_at,
+    details.judges, details.metrics, details.groups, details.leak_audit, details.unfinished,
+    details.turns_to_read,
+)  # fmt: skip
 
 
 def main() -> int:
@@ -365,22 +371,11 @@ def write_pages(facts: Facts, outputs: Outputs) -> None:
 
 def report_page(facts: Facts) -> str:
     """Return report.md, for a reader in a hurry."""
-    sections = [
-        overview.verdict(facts),
-        overview.numbers(facts),
-        overview.scores(facts),
-        points.points_to_look_at(facts),
-        details.judges(facts),
-        details.metrics(facts),
-        details.groups(facts),
-        details.leak_audit(facts),
-        details.unfinished(facts),
-        details.turns_to_read(facts),
-    ]
+    sections = [section(facts) for section in REPORT_SECTIONS]
     return "\n\n".join(section for section in sections if section) + "\n"
 
 
-# --------------------------------------------------------------------------------- tally, --check
+# ------------------------------------------------------------------------------------------ tally
 
 
 def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
@@ -401,17 +396,7 @@ def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
     for path in outputs.quarantined:
         lines.append(f"aside   {path} was in the way and is not ours")
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
-    return tally.show(*lines, next_command=next_command(facts, stale))
-
-
-def next_command(facts: Facts, stale: str) -> str:
-    """Return what to run next; "" when all is done."""
-    for status, command in NEXT_STEP.items():
-        if facts.statuses[status] and command.startswith("python"):
-            return f"{command}, then python report.py"
-    if stale or not facts.duel:
-        return "python validate.py, then python report.py"
-    return ""
+    return tally.show(*lines, next_command=next_command(facts))
 
 
 if __name__ == "__main__":

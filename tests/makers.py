@@ -216,6 +216,7 @@ def make_score(stem: str, answer: dict, points: int, judges=JUDGES, **fields) ->
         "reason": f"{judges[0]}: reads the file that the traceback names",
         "flags": [],
         "sha": text_digests(answer),
+        "counted": [verdict["key"] for verdict in verdicts],
         "verdicts": verdicts,
     }
     return {**score, **fields}

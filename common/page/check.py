@@ -12,15 +12,13 @@ from common.page.figures import NEXT_STEP, Facts, stale_reason
 from common.page.markdown import count
 from common.turns import (
     BUCKETS,
-    METRICS,
     OPPONENT,
-    ORDERS,
     Status,
     answer_folders,
-    panel_points,
     read_score,
     turn_score,
 )
+from common.verdicts import points_of
 
 FAULTS_SHOWN = 20  # of each kind
 
@@ -81,13 +79,14 @@ def follows_from_verdicts(score: dict) -> bool:
     if "counted" not in score:
         return True
     judges = list(score["by_judge"])
-    opponent = OPPONENT[score["mode"]]
-    if score["sha"]["challenger"] == score["sha"][opponent]:  # identical: a draw without a call
-        points = [[[1] * len(METRICS) for _ in ORDERS] for _ in judges]
-    else:
-        counted = [verdict for verdict in score["verdicts"] if verdict["key"] in score["counted"]]
-        verdicts = {(verdict["judge"], verdict["order"]): verdict for verdict in counted}
-        points = panel_points(verdicts, judges)
+    if not judges or not isinstance(score["counted"], list):
+        return False
+    identical = score["sha"]["challenger"] == score["sha"][OPPONENT[score["mode"]]]
+    counted = {}
+    for verdict in score["verdicts"]:
+        if verdict["key"] in score["counted"]:
+            counted[verdict["judge"], verdict["order"]] = verdict
+    points = points_of(identical, counted, judges)
     expected = turn_score(points, judges)
     return all(score[key] == expected[key] for key in expected)
 

@@ -63,7 +63,6 @@ def judges(facts: Facts) -> str:
         agreement=shown(agreement.get("name") or "not named"),
         alpha=number(agreement.get("value"), 2),
         without_generator=without_generator_words(duel.get("without_generator")),
-        retest=retest_words(duel.get("retest")),
     )
 
 
@@ -76,24 +75,6 @@ def without_generator_words(alone: dict | None) -> str:
         score=number(alone.get("mean_score")),
         margin=number(alone.get("margin")),
         word=verdict_word(alone),
-    )
-
-
-def retest_words(again: object) -> str:
-    """Return how steady the scores are, when `validate.py --retest` has judged some turns twice."""
-    if not again or not isinstance(again, dict):
-        return say("no_retest")
-    return say(
-        "retest",
-        turns=count(again.get("turns") or 0, "turn"),
-        changed=number(again.get("verdicts_changed")),
-        verdicts=number(again.get("verdicts")),
-        moved=number(again.get("buckets_changed")),
-        kept=number(again.get("kept")),
-        still=number(again.get("kept_still")),
-        first=number(again.get("kept_mean_first")),
-        again=number(again.get("kept_mean_again")),
-        cost=spent([again]).cost,
     )
 
 

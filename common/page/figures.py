@@ -102,6 +102,16 @@ def stale_reason(facts: Facts) -> str:
     return ""
 
 
+def next_command(facts: Facts) -> str:
+    """Return what to run next; "" when all is done."""
+    for status, command in NEXT_STEP.items():
+        if facts.statuses[status] and command.startswith("python"):
+            return f"{command}, then python report.py"
+    if stale_reason(facts) or not facts.duel:
+        return "python validate.py, then python report.py"
+    return ""
+
+
 def mean(values: Iterable[float]) -> float:
     """Return the mean; 0 of nothing."""
     values = list(values)
