@@ -35,32 +35,11 @@ from dataclasses import dataclass
 from operator import itemgetter
 from pathlib import Path
 
+from common import sample, sources
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.files import UserError, clean_text, digest, is_safe_name, lock_folders, write_json
 from common.hub import Outage
 from common.parquet import ParquetFiles, open_dataset
-from common.sample import (
-    LEFT_OUT,
-    PLAN,
-    chat_digest,
-    held_prompts,
-    is_prompt_of,
-    planned_turns,
-    prompts_file,
-    read_sample_plan,
-    save_sample,
-    summarize,
-    summary_lines,
-)
-from common.sources import (
-    PR_COLUMNS,
-    ROW_COLUMNS,
-    find_records,
-    missing_records,
-    read_chats,
-    read_instances,
-    write_records,
-)
 from common.turns import EXCLUDED_IDS, PROMPTS_PER_FILE
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"
@@ -189,61 +168,51 @@ class Sampler:
         self.rules = rules
         self.args = args
         self.pool = pool
+        self.chats = set()  # digests of the chats taken: as many as turns
         self.taken = Counter()  # turns by instance
-        self.seen = set()  # chats
-        for turn in planned_turns(plan):
+        for turn in sample.planned_turns(plan):
             self.note(turn)
 
     def note(self, turn: dict) -> None:
+        self.chats.add(turn["chat"])
         self.taken[turn["instance_id"]] += 1
-        self.seen.add(turn["chat"])
 
     def draw(self, goal: int):
-        """Yield the prompts of window after window until the plan holds `goal` turns or all."""
+        """Yield the prompts of window after window until the plan holds `goal` turns, or all."""
         plan = self.plan
-        sweep = plan["offsets"][-1].get("sweep", 1) if plan["offsets"] else 1
-        while self.taken.total() < goal and not plan["exhausted"]:
-            yield from self.draw_sweep(sweep, goal)
-            if self.taken.total() < goal:
-                drawn = self.windows_of(sweep)
-                gained = any(window["turns"] for window in drawn)
-                plan["exhausted"] = not gained and drawn[0]["rounds"][1] > max(self.taken.values())
-                sweep += 1
+        rounds = [1, self.args.per_instance or 1]
+        if plan["offsets"]:
+            rounds = plan["offsets"][-1].get("rounds", rounds)  # an older version wrote none
+        while len(self.chats) < goal and not plan["exhausted"]:
+            yield from self.draw_rounds(rounds, goal)
+            if len(self.chats) < goal:  # all row groups were drawn
+                gained = sum(len(window["turns"]) for window in self.windows_of(rounds))
+                most = max(self.taken.values(), default=0)
+                plan["exhausted"] = gained == 0 and rounds[1] > most
+                more = math.ceil((self.args.count - len(self.chats)) / max(1, gained))
+                rounds = [rounds[1] + 1, rounds[1] + min(more, MOST_ROUNDS)]
 
-    def windows_of(self, sweep: int) -> list[dict]:
-        return [window for window in self.plan["offsets"] if window.get("sweep") == sweep]
+    def windows_of(self, rounds: list[int]) -> list[dict]:
+        return [window for window in self.plan["offsets"] if window.get("rounds") == rounds]
 
-    def draw_sweep(self, sweep: int, goal: int):
-        """Yield the prompts of the windows that a sweep over all row groups still has to draw."""
-        drawn = self.windows_of(sweep)
-        rounds = drawn[0]["rounds"] if drawn else self.rounds_of(sweep)
-        places = itertools.islice(row_group_order(self.files, self.args.seed), len(drawn), None)
+    def draw_rounds(self, rounds: list[int], goal: int):
+        """Yield the prompts of the windows that these rounds still have to draw."""
+        order = row_group_order(self.files, self.args.seed)
+        places = itertools.islice(order, len(self.windows_of(rounds)), None)
         under_way = deque()
         usual = LEAST_PER_WINDOW
-        while self.taken.total() < goal:
+        while len(self.chats) < goal:
             # Read a few windows at once, none that would be read in vain.
-            while len(under_way) < AT_ONCE and self.taken.total() + len(under_way) * usual < goal:
+            while len(under_way) < AT_ONCE and len(self.chats) + len(under_way) * usual < goal:
                 place = next(places, None)
                 if place is None:
                     break
                 under_way.append(self.pool.submit(self.read_window, *place, rounds))
             if not under_way:
                 return
-            window, left_out, draws, chats = under_way.popleft().result()
-            window["sweep"] = sweep
-            prompts = self.take(window, left_out, draws, chats)
+            prompts = self.take(*under_way.popleft().result())
             usual = max(1, len(prompts))
             yield prompts
-
-    def rounds_of(self, sweep: int) -> list[int]:
-        """Return the first and last round of a sweep: as many as are missing by the last sweep."""
-        if sweep == 1:
-            return [1, self.args.per_instance or 1]
-        before = self.windows_of(sweep - 1)
-        gained = sum(len(window["turns"]) for window in before)
-        missing = self.args.count - self.taken.total()
-        last = before[0]["rounds"][1]
-        return [last + 1, last + min(math.ceil(missing / max(1, gained)), MOST_ROUNDS)]
 
     def read_window(self, file: str, number: int, rounds: list[int]) -> tuple:
         """Return the window's entry for the plan, whom it leaves out, its draws and their chats."""
@@ -253,33 +222,32 @@ class Sampler:
             return window, [], [], {}
         group = shuffled(f"{self.args.seed}/{file}", list(range(footer.num_row_groups)))[number]
         window["row_group"] = group
-        window["bytes"] = self.files.size(file, group, ROW_COLUMNS)
-        instances = read_instances(self.files, file, group)
+        window["bytes"] = self.files.size(file, group, sources.ROW_COLUMNS)
+        instances = {}
         left_out = []
-        for instance_id, (repo, _) in list(instances.items()):
-            why = why_left_out(self.rules, instance_id, repo)
+        for name, (repo, rows) in sources.read_instances(self.files, file, group).items():
+            why = why_left_out(self.rules, name, repo)
             if why:
-                kind, reason = why
-                name = clean_text(str(instance_id))[:300]
-                left_out.append((kind, {"instance_id": name, "repo": repo, "reason": reason}))
-                del instances[instance_id]
+                entry = {"instance_id": clean_text(str(name))[:300], "repo": repo, "reason": why[1]}
+                left_out.append((why[0], entry))
+            else:
+                instances[name] = (repo, rows)
         names = shuffled(f"{self.args.seed}/{file}/{group}", sorted(instances))
         per_round = min(self.turns_per_window(footer.row_group(group).num_rows), len(names))
-        first = (rounds[0] - 1) * per_round
-        last = rounds[1] * per_round
+        end = rounds[1] * per_round
         if self.args.per_instance:
-            last = min(last, self.args.per_instance * len(names))
+            end = min(end, self.args.per_instance * len(names))
         draws = []
-        for position in range(first, last):
-            rounds_before, place = divmod(position, len(names))
+        for position in range((rounds[0] - 1) * per_round, end):
+            earlier, place = divmod(position, len(names))
             name = names[place]
             repo, rows = instances[name]
             rows = shuffled(f"{self.args.seed}/{file}/{name}", rows)
-            start = rounds_before % len(rows)
-            rows = rows[start:] + rows[:start]
-            draws.append(Draw(name, repo, rounds_before + 1, rows[:SPARE_ROWS]))
+            first = earlier % len(rows)
+            rows = rows[first:] + rows[:first]
+            draws.append(Draw(name, repo, earlier + 1, rows[:SPARE_ROWS]))
         wanted = {row for draw in draws for row in draw.rows}
-        return window, left_out, draws, read_chats(self.files, file, group, wanted)
+        return window, left_out, draws, sources.read_chats(self.files, file, group, wanted)
 
     def turns_per_window(self, rows: int) -> int:
         """Return the turns that a window takes in a round from a row group of so many rows."""
@@ -290,73 +258,64 @@ class Sampler:
 
     def take(self, window: dict, left_out: list, draws: list[Draw], chats: dict) -> list[dict]:
         """Put a window into the plan; return its prompts."""
-        turns = []
+        window["passed_over"] = []
+        window["turns"] = []
         prompts = []
-        passed_over = set()
         for draw in draws:
-            if self.taken[draw.instance_id] >= draw.round or self.taken.total() >= self.args.count:
-                continue
-            turn = self.first_new_turn(window["file"], draw, chats, passed_over)
-            if turn:
-                turns.append(turn)
-                prompts.append(make_prompt(window["file"], turn, draw.repo, chats[turn["row"]]))
-                self.note(turn)
+            if self.taken[draw.instance_id] < draw.round and len(self.chats) < self.args.count:
+                turn = self.new_turn(window, draw, chats)
+                if turn:
+                    self.note(turn)
+                    window["turns"].append(turn)
+                    messages = chats[turn["row"]]
+                    prompts.append(sample.make_prompt(window["file"], turn, draw.repo, messages))
         for kind, entry in left_out:
             if entry not in self.plan[kind]:
                 self.plan[kind].append(entry)
-        window["passed_over"] = [{"row": row, "reason": why} for row, why in sorted(passed_over)]
-        window["turns"] = turns
         self.plan["offsets"].append(window)
         return prompts
 
-    def first_new_turn(self, file: str, draw: Draw, chats: dict, passed_over: set) -> dict | None:
-        """Return the first turn of the draw's rows that was not taken yet, as the plan keeps it."""
+    def new_turn(self, window: dict, draw: Draw, chats: dict) -> dict | None:
+        """Return a turn of the draw's rows that was not taken yet, as the plan keeps it."""
         for row in draw.rows:
             messages = chats[row]
             turns = next_turns(messages or [])
             if not turns:
-                passed_over.add((row, row_problem(messages)))
-            for turn in shuffled(f"{self.args.seed}/{file}/{row}", turns):
+                pass_over(window, row, row_problem(messages))
+            for turn in shuffled(f"{self.args.seed}/{window['file']}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
                 why = why_left_out(self.rules, draw.instance_id, draw.repo, chat, reply)
                 if why:
-                    passed_over.add((row, why[1]))
+                    pass_over(window, row, why[1])
                     continue
-                entry = {
-                    "instance_id": draw.instance_id,
-                    "row": row,
-                    "turn": turn,
-                    "third": ("early", "middle", "late")[3 * turns.index(turn) // len(turns)],
-                    "chat": chat_digest(draw.instance_id, chat),
-                    "reply": digest(reply)[:16],
-                }
-                if entry["chat"] not in self.seen:
-                    return entry
+                sha = sample.chat_digest(draw.instance_id, chat)
+                if sha not in self.chats:
+                    third = ("early", "middle", "late")[3 * turns.index(turn) // len(turns)]
+                    return {
+                        "instance_id": draw.instance_id, "row": row, "turn": turn, "third": third,
+                        "chat": sha, "reply": digest(reply)[:16],
+                    }  # fmt: skip
         return None
 
     def read_again(self, number: int, turns: list[dict]) -> list[dict]:
         """Return the prompts of turns of the plan's window `number`, read anew."""
         window = self.plan["offsets"][number]
         place = window["file"], window["row_group"]
-        instances = read_instances(self.files, *place)
-        chats = read_chats(self.files, *place, {turn["row"] for turn in turns})
+        instances = sources.read_instances(self.files, *place)
+        chats = sources.read_chats(self.files, *place, {turn["row"] for turn in turns})
         prompts = []
         for turn in turns:
             repo = instances[turn["instance_id"]][0]
-            prompts.append(make_prompt(window["file"], turn, repo, chats[turn["row"]]))
+            messages = chats[turn["row"]]
+            prompts.append(sample.make_prompt(window["file"], turn, repo, messages))
         return prompts
 
 
-def make_prompt(file: str, turn: dict, repo: str, messages: list[dict]) -> dict:
-    """Return the prompt of a turn, as its file holds it."""
-    return {
-        "instance_id": turn["instance_id"],
-        "repo": repo,
-        "messages": messages[: turn["turn"]],
-        "assistant": messages[turn["turn"]]["content"],
-        "source": {"file": file, "row": turn["row"], "turn": turn["turn"]},
-    }
+def pass_over(window: dict, row: int, reason: str) -> None:
+    entry = {"row": row, "reason": reason}
+    if entry not in window["passed_over"]:
+        window["passed_over"].append(entry)
 
 
 # ------------------------------------------------------------------------------------------ files
@@ -364,8 +323,7 @@ def make_prompt(file: str, turn: dict, repo: str, messages: list[dict]) -> dict:
 
 def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> None:
     """Write prompts 0 to `goal`: first those that the plan holds, then those of new windows."""
-    plan = sampler.plan
-    turns = planned_turns(plan)
+    turns = sample.planned_turns(sampler.plan)
     first = 0  # number of the first prompt of the file at hand
     prompts: list[dict] = []  # from there on
     for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
@@ -373,24 +331,25 @@ def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> None:
         progress.update(len(prompts))
     for drawn in sampler.draw(goal):
         prompts += drawn
-        first = save_sample(plan, first, prompts, goal)
+        if sampler.taken:
+            first = sample.save(sampler.plan, first, prompts, goal)
         progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
 
 
 def complete_file(sampler: Sampler, turns: list[dict], first: int, goal: int) -> list[dict]:
     """Return the prompts of one file; read again and write those that it lacks up to `goal`."""
     planned = turns[first : min(first + PROMPTS_PER_FILE, goal)]
-    prompts = held_prompts(sampler.plan, turns, first)
+    prompts = sample.held_prompts(sampler.plan, turns, first)
     missing = planned[len(prompts) :]
     for number, turns_of_window in itertools.groupby(missing, key=itemgetter("window")):
         prompts += sampler.read_again(number, list(turns_of_window))
-    if not all(map(is_prompt_of, planned, prompts)):
+    if not all(map(sample.is_prompt_of, planned, prompts)):
         raise UserError(
-            f"{sampler.files.flag} {sampler.files.name}: it no longer holds what {PLAN} was made "
-            "from.\nPut its files back, or start in another folder."
+            f"{sampler.files.flag} {sampler.files.name}: it no longer holds what {sample.PLAN} "
+            "was made from.\nPut its files back, or start in another folder."
         )
     if missing:
-        write_json(prompts_file(sampler.plan, first), prompts)
+        write_json(sample.prompts_file(sampler.plan, first), prompts)
     return prompts
 
 
@@ -430,116 +389,58 @@ def read_flags():
 def main() -> int:
     args = read_flags()
     excluded = read_exclusions(args.exclude)
-    flags = {
-        "--dataset": args.dataset,
-        "--prs": args.prs,
-        "--revision": args.revision,
-        "--seed": args.seed,
-        "--count": args.count,
-        "--per-instance": args.per_instance,
-        "--windows": args.windows,
-        "--exclude": sorted(excluded),
-    }
-    with lock_folders([Path("prompt"), Path("commit")], "prompt"):
-        return sample(args, excluded, flags)
-
-
-def sample(args, excluded: set[str], flags: dict) -> int:
-    """Bring prompt/ and commit/ to what the flags ask for; return the exit code."""
+    flags = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
+    flags["--exclude"] = sorted(excluded)
+    del flags["--limit"]
     tally = Tally("prompt")
     goal = min(args.count, args.limit or args.count)
-    plan = read_sample_plan(flags)
-    held = count_held(plan, goal)
-    if held:
+    with lock_folders([Path("prompt"), Path("commit")], "prompt"):
+        plan = sample.read_plan(flags)
+        held = sample.count_held(plan, goal)
         tally.skipped["already there"] = held
-    if not is_complete(plan, held, goal):
-        try:
-            plan = fill(args, plan, goal, excluded, flags)
-        except Outage as outage:
-            tally.fail("the rest", "the Hub did not answer well", str(outage))
-        finally:
-            tally.done = count_held(read_sample_plan(flags), goal) - held
-            if isinstance(sys.exc_info()[1], KeyboardInterrupt):
+        if not sample.is_complete(plan, held, goal):
+            try:
+                plan = fill(args, plan, goal, excluded, flags)
+            except Outage as outage:
+                tally.fail("the rest", "the Hub did not answer well", str(outage))
+            except KeyboardInterrupt:
+                tally.done = sample.count_held(sample.read_plan(flags), goal) - held
                 tally.show()
-    tally.write_failed(Path("prompt"))
-    lines = [] if tally.failed else summary_lines(plan)
-    lines.append(f"output     prompt/prompts_{args.count}_*.json, {PLAN}, commit/")
-    return tally.show(*lines, next_command="python king.py")
-
-
-def count_held(plan: dict | None, goal: int) -> int:
-    """Return how many of the first `goal` prompts of the plan lie there, whole."""
-    turns = planned_turns(plan) if plan else []
-    held = 0
-    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
-        held += min(len(held_prompts(plan, turns, first)), goal - first)
-    return held
-
-
-def is_complete(plan: dict | None, held: int, goal: int) -> bool:
-    """Tell whether nothing is left to do: no turn, no record, no summary."""
-    if plan is None or not plan["summary"]:
-        return False
-    turns = planned_turns(plan)[:goal]
-    if held < len(turns) or (len(turns) < goal and not plan["exhausted"]):
-        return False
-    return not missing_records(turn["instance_id"] for turn in turns)
+                raise
+            tally.done = sample.count_held(sample.read_plan(flags), goal) - held
+        tally.write_failed(Path("prompt"))
+        lines = [] if tally.failed else sample.summary_lines(plan)
+        lines.append(f"output     prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/")
+        return tally.show(*lines, next_command="python king.py")
 
 
 def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) -> dict:
     """Draw and write what is missing; return the plan. Raises Outage."""
     pool = ThreadPoolExecutor(AT_ONCE)
-    files = open_dataset(
-        "--dataset", args.dataset, ROW_COLUMNS, plan["revision"] if plan else args.revision
-    )
-    prs = open_dataset("--prs", args.prs, PR_COLUMNS, plan["prs_revision"] if plan else None)
-    if plan is None:
-        plan = {
-            "dataset": args.dataset,
-            "revision": files.revision,
-            "prs": args.prs,
-            "prs_revision": prs.revision,
-            "seed": args.seed,
-            "count": args.count,
-            "flags": flags,
-            "exhausted": False,
-            "summary": None,
-            **{kind: [] for kind in LEFT_OUT},
-            "offsets": [],
-        }
-    for source, pinned in ((files, plan["revision"]), (prs, plan["prs_revision"])):
-        if source.revision != pinned:
-            raise UserError(
-                f"{source.flag} {source.name}: its files are no longer those that {PLAN} was made "
-                "from.\nPut them back, or start in another folder."
-            )
-    records = find_records(prs, pool)
+    revision = plan["revision"] if plan else args.revision
+    files = open_dataset("--dataset", args.dataset, sources.ROW_COLUMNS, revision)
+    revision = plan["prs_revision"] if plan else None
+    prs = open_dataset("--prs", args.prs, sources.PR_COLUMNS, revision)
+    plan = plan or sample.new_plan(flags, files.revision, prs.revision)
+    sample.check_revisions(plan, files, prs)
+
+    records = sources.find_records(prs, pool)
     rules = Rules(records, args.prs, excluded, args.exclude)
     progress = Progress(goal, "prompts", "prompt")
     write_prompts(Sampler(files, plan, rules, args, pool), goal, progress)
     progress.close()
-    turns = planned_turns(plan)[:goal]
+    turns = sample.planned_turns(plan)[:goal]
     if not turns:
-        raise UserError(f"--dataset {args.dataset} gave no prompt: {why_none(plan)}.")
-    wanted = missing_records(turn["instance_id"] for turn in turns)
-    progress = Progress(len(wanted), "records", "record")
-    for _ in write_records(prs, records, wanted, pool):
+        raise UserError(f"--dataset {args.dataset} gave no prompt: {sample.why_empty(plan)}.")
+
+    missing = sample.missing_records(turns)
+    progress = Progress(len(missing), "records", "record")
+    for _ in sources.write_records(prs, records, missing, pool):
         progress.update(1)
     progress.close()
-    plan["summary"] = summarize(plan, turns)
-    write_json(PLAN, plan)
+    plan["summary"] = sample.summarize(plan, turns)
+    write_json(sample.PLAN, plan)
     return plan
-
-
-def why_none(plan: dict) -> str:
-    """Return why a plan without a turn is empty."""
-    reasons = Counter()
-    for window in plan["offsets"]:
-        reasons.update(row["reason"] for row in window["passed_over"])
-    for kind in LEFT_OUT:
-        reasons.update(entry["reason"] for entry in plan[kind])
-    counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]
-    return "; ".join(counted) or "it has no rows"
 
 
 if __name__ == "__main__":

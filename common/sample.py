@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
+from common.parquet import ParquetFiles
 from common.turns import PROMPTS_PER_FILE, read_record
 
 PROMPT = Path("prompt")
@@ -16,7 +17,7 @@ LEFT_OUT = ("excluded", "without_record", "refused")  # the plan's lists of inst
 PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary")
 
 
-def read_sample_plan(flags: dict) -> dict | None:
+def read_plan(flags: dict) -> dict | None:
     """Return the plan that lies here. Raises UserError when it was made with other flags."""
     try:
         plan = read_json(PLAN, (*PLAN_KEYS, *LEFT_OUT))
@@ -32,7 +33,7 @@ def read_sample_plan(flags: dict) -> dict | None:
         print(f"{bad}; moved aside to {quarantine(PLAN)}, made again", file=sys.stderr)
         return None
     for flag, value in flags.items():
-        there = plan["flags"].get(flag)
+        there = plan["flags"].get(flag, value)  # the flag may be younger than the plan
         if there != value:
             raise UserError(
                 f"{PLAN} was made with {flag} {there}, this run has {value}.\nGive the same flags "
@@ -40,6 +41,30 @@ def read_sample_plan(flags: dict) -> dict | None:
                 "commit/."
             )
     return plan
+
+
+def new_plan(flags: dict, revision: str, prs_revision: str) -> dict:
+    """Return a plan in which nothing was drawn yet."""
+    plan = {
+        "dataset": flags["--dataset"], "revision": revision,
+        "prs": flags["--prs"], "prs_revision": prs_revision,
+        "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
+        "exhausted": False, "summary": None,
+    }  # fmt: skip
+    for kind in LEFT_OUT:
+        plan[kind] = []
+    plan["offsets"] = []
+    return plan
+
+
+def check_revisions(plan: dict, files: ParquetFiles, prs: ParquetFiles) -> None:
+    """Raise UserError when the datasets are not those that the plan was made from."""
+    for source, pinned in ((files, plan["revision"]), (prs, plan["prs_revision"])):
+        if source.revision != pinned:
+            raise UserError(
+                f"{source.flag} {source.name}: its files are no longer those that {PLAN} was made "
+                "from.\nPut them back, or start in another folder."
+            )
 
 
 def planned_turns(plan: dict) -> list[dict]:
@@ -59,6 +84,17 @@ def chat_digest(instance_id: str, messages: list[dict]) -> str:
 def prompts_file(plan: dict, first: int) -> Path:
     """Return the file whose first prompt is number `first` of the sample (from 0)."""
     return PROMPT / f"prompts_{plan['count']}_{first // PROMPTS_PER_FILE + 1}.json"
+
+
+def make_prompt(file: str, turn: dict, repo: str, messages: list[dict]) -> dict:
+    """Return the prompt of a planned turn, as its file holds it."""
+    return {
+        "instance_id": turn["instance_id"],
+        "repo": repo,
+        "messages": messages[: turn["turn"]],
+        "assistant": messages[turn["turn"]]["content"],
+        "source": {"file": file, "row": turn["row"], "turn": turn["turn"]},
+    }
 
 
 def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
@@ -92,7 +128,39 @@ def is_prompt_of(turn: dict, prompt: object) -> bool:
         return False
 
 
-def save_sample(plan: dict, first: int, prompts: list[dict], goal: int) -> int:
+def count_held(plan: dict | None, goal: int) -> int:
+    """Return how many of the first `goal` prompts of the plan lie there, whole."""
+    turns = planned_turns(plan) if plan else []
+    held = 0
+    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
+        held += min(len(held_prompts(plan, turns, first)), goal - first)
+    return held
+
+
+def is_complete(plan: dict | None, held: int, goal: int) -> bool:
+    """Tell whether nothing is left to do: no turn, no record, no summary."""
+    if plan is None or not plan["summary"]:
+        return False
+    turns = planned_turns(plan)[:goal]
+    drawn = len(turns) == goal or plan["exhausted"]
+    return drawn and held == len(turns) and not missing_records(turns)
+
+
+def missing_records(turns: list[dict]) -> set[str]:
+    """Return the instances that have no whole record in commit/; a torn one is set aside."""
+    missing = set()
+    for instance_id in {turn["instance_id"] for turn in turns}:
+        try:
+            read_record(instance_id)
+        except UserError:
+            missing.add(instance_id)
+        except BadFile as bad:
+            print(f"{bad}; moved aside to {quarantine(bad.path)}, made again", file=sys.stderr)
+            missing.add(instance_id)
+    return missing
+
+
+def save(plan: dict, first: int, prompts: list[dict], goal: int) -> int:
     """Write the plan, then the prompts from number `first` to `goal`; drop those of full files.
 
     Return the number of the first prompt that is left.
@@ -161,3 +229,14 @@ def summary_lines(plan: dict) -> list[str]:
         found = f"{seen['prompts']} of {plan['count']} were found"
         lines.append(f"the dataset has no more turns to give: {found}")
     return lines
+
+
+def why_empty(plan: dict) -> str:
+    """Return why a plan without a turn is empty."""
+    reasons = Counter()
+    for window in plan["offsets"]:
+        reasons.update(row["reason"] for row in window["passed_over"])
+    for kind in LEFT_OUT:
+        reasons.update(entry["reason"] for entry in plan[kind])
+    counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]
+    return "; ".join(counted) or "it has no rows"

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
-from collections.abc import Iterable
 from concurrent.futures import Executor
 from pathlib import Path
 
 import duckdb
 
-from common.files import BadFile, UserError, clean_text, quarantine, write_json
+from common.files import UserError, clean_text, write_json
 from common.parquet import ParquetFiles
 from common.replies.patch import changed_files
-from common.turns import RECORD_KEYS, read_record
+from common.turns import RECORD_KEYS
 
 ROW_COLUMNS = ("instance_id", "repo", "messages")  # of the trajectories
 RECORD_COLUMNS = {  # key of a record -> column of the PR dataset
@@ -102,25 +100,13 @@ def find_records(prs: ParquetFiles, pool: Executor) -> dict[str, tuple[str, int]
     return places
 
 
-def missing_records(instance_ids: Iterable[str]) -> set[str]:
-    """Return those that have no whole record in commit/; a torn one is set aside."""
-    missing = set()
-    for instance_id in set(instance_ids):
-        try:
-            read_record(instance_id)
-        except UserError:
-            missing.add(instance_id)
-        except BadFile as bad:
-            print(f"{bad}; moved aside to {quarantine(bad.path)}, made again", file=sys.stderr)
-            missing.add(instance_id)
-    return missing
-
-
 def write_records(prs: ParquetFiles, places: dict, wanted: set[str], pool: Executor):
     """Write commit/<instance_id>.json for the wanted ids; yield each when it is written.
 
     Of a Hub dataset only the row groups and columns that hold them are read, and kept.
     """
+    if not wanted:
+        return
     groups = sorted({places[instance_id] for instance_id in wanted})
     paths = set(pool.map(lambda place: str(prs.local_path(*place, PR_COLUMNS)), groups))
     select = ", ".join(f'"{column}" AS "{key}"' for key, column in RECORD_COLUMNS.items())
