@@ -1,10 +1,11 @@
-"""Draw the pictures of turns.html: SVG as text, coloured by turns.css, each figure also in words."""
+"""Draw the pictures of turns.html: SVG as text, coloured by turns.css, figures also in words."""
 
 from __future__ import annotations
 
 from html import escape
 
-BUCKETS = ("final", "refined", "defeat")
+from common.turns import BUCKETS, ORDERS
+
 BIN = 10  # score points
 
 
@@ -42,20 +43,15 @@ def score_chart(turns: list[dict]) -> str:
     return svg("Turns by score and bucket", 352, 142, [*parts, *legend])
 
 
-def verdict_chart(judges: list[str], verdicts: dict[tuple[str, int], dict[str, int]]) -> str:
-    """Return win, level and loss of the challenger by judge and order.
-
-    `verdicts` counts the calls by (judge, order): {"win", "level", "loss"}; order 0 = challenger
-    shown first.
-    """
+def verdict_chart(judges: list[str], counts: dict[tuple[str, str], dict[str, int]]) -> str:
+    """Return win, level and loss of the challenger by judge and order: counts by (judge, order)."""
     parts = []
     y = 14
     for name in judges:
         parts.append(f'<text x="6" y="{y}">{escape(short(name))}</text>')
         y += 6
-        for order, place in enumerate(("1st", "2nd")):
-            counts = verdicts.get((name, order), {})
-            parts += verdict_bar(y, place, counts)
+        for order, place in zip(ORDERS, ("1st", "2nd"), strict=True):
+            parts += verdict_bar(y, place, counts.get((name, order), {}))
             y += 19
         y += 14
     words = "Win, level and loss of the challenger by judge, shown first (1st) and second (2nd)"
@@ -87,7 +83,6 @@ def short(name: str, most: int = 52) -> str:
 
 def svg(words: str, width: int, height: int, parts: list[str]) -> str:
     """Return one picture with its title."""
-    return (
-        f'<figure><figcaption>{escape(words)}</figcaption><svg role="img" '
-        f'aria-label="{escape(words)}" viewBox="0 0 {width} {height}">{"".join(parts)}</svg></figure>'
-    )
+    box = f'role="img" aria-label="{escape(words)}" viewBox="0 0 {width} {height}"'
+    picture = f"<svg {box}>{''.join(parts)}</svg>"
+    return f"<figure><figcaption>{escape(words)}</figcaption>{picture}</figure>"

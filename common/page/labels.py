@@ -17,7 +17,13 @@ import numpy as np
 from common.files import UserError, digest, is_safe_name, natural_key
 
 COLUMNS = ("stem", "preferred", "seconds", "sha")
-PREFERRED = ("challenger", "king", "reference", "level", "skip")  # reference: king, with DUEL_MODE=1
+PREFERRED = (
+    "challenger",
+    "king",
+    "reference",
+    "level",
+    "skip",
+)  # reference: king, with DUEL_MODE=1
 LABEL_SCORE = {"challenger": 100, "level": 50, "king": 0, "reference": 0}
 SHA_CHARS = 16
 LEVEL = 0.9  # of the interval
@@ -46,7 +52,9 @@ class Agreement:
     interval: tuple[float, float]  # of the share not_worse / final
     panel: float | None  # correlation of the panel's score with the labels; None: cannot be told
     judges: dict[str, float | None]
-    differences: list[tuple[str, str, float]] = field(default_factory=list)  # stem, preferred, score
+    differences: list[tuple[str, str, float]] = field(
+        default_factory=list
+    )  # stem, preferred, score
 
 
 def label_sha(opponent: str, challenger: str) -> str:
@@ -77,7 +85,8 @@ def read_label_file(path: Path) -> list[Label]:
     header = [name.strip() for name in next(rows, [])]
     if header != list(COLUMNS):
         raise UserError(
-            f"{path}, line 1: expected the columns {','.join(COLUMNS)}, found {','.join(header)!r}.\n"
+            f"{path}, line 1: expected the columns {','.join(COLUMNS)}, found "
+            f"{','.join(header)[:100]!r}.\n"
             "Save the labels again from report/turns.html, or move the file out of report/."
         )
     labels = []
@@ -94,7 +103,9 @@ def read_label(path: Path, line: int, row: list[str]) -> Label:
     """Return the label of one row."""
     place = f"{path}, line {line}"
     if len(row) != len(COLUMNS):
-        raise UserError(f"{place}: expected {len(COLUMNS)} values ({','.join(COLUMNS)}), not {len(row)}.")
+        raise UserError(
+            f"{place}: expected {len(COLUMNS)} values ({','.join(COLUMNS)}), not {len(row)}."
+        )
     stem, preferred, seconds_text, sha = row
     if not is_safe_name(stem):
         raise UserError(f"{place}: stem {stem[:60]!r} is no name of a turn.")
@@ -162,9 +173,11 @@ def compare_labels(labels: dict[str, Label], turns: dict[str, dict]) -> Agreemen
 
 
 def correlation(said: list[float], scores: list[float | None]) -> float | None:
-    """Return Spearman's rank correlation; pairs with None are passed over, and None is returned
-    where one side never varies or fewer than three pairs are left."""
-    pairs = [pair for pair in zip(said, scores) if pair[1] is not None]
+    """Return Spearman's rank correlation; pairs with None are passed over.
+
+    None where fewer than three pairs are left, or one side never varies.
+    """
+    pairs = [pair for pair in zip(said, scores, strict=True) if pair[1] is not None]
     if len(pairs) < 3:
         return None
     first, second = (ranks([pair[side] for pair in pairs]) for side in (0, 1))
@@ -206,7 +219,7 @@ def find_share(reached) -> float:
 
 
 def binomial_cdf(hits: int, count: int, share: float) -> float:
-    """Return the chance of at most `hits` in `count` draws; by logarithms, so that none overflows."""
+    """Return the chance of at most `hits` in `count` draws; logarithms, so that none overflows."""
     if share in (0.0, 1.0):
         return float(share == 0.0 or hits >= count)
     total = 0.0

@@ -11,12 +11,12 @@ import base64
 import gzip
 import hashlib
 import json
+import re
 from collections import Counter
 from html import escape
 from pathlib import Path
 from urllib.parse import quote
 
-from common.files import clean_text
 from common.page.charts import score_chart, verdict_chart
 from common.page.labels import label_sha
 
@@ -29,26 +29,30 @@ REPLY_CHARS = 20_000
 REASON_CHARS = 1_000
 SAMPLED_TURNS = 100  # by which the size is told before all is packed
 
-# Marks that a screen would obey instead of showing: controls, zero-width and direction marks, tags.
-OBEYED = [
-    *range(0x20), *range(0x7F, 0xA0), 0xAD, 0x061C, 0x180E, *range(0x200B, 0x2010),
-    *range(0x2028, 0x202F), *range(0x2060, 0x2070), 0xFEFF, *range(0xFFF9, 0xFFFC),
-    *range(0xE0000, 0xE0080),
-]  # fmt: skip
-SHOWN = {code: f"⟨U+{code:04X}⟩" for code in OBEYED}
-SHOWN |= {0x00: "⟨NUL⟩", 0x0D: "⟨CR⟩", 0x1B: "⟨ESC⟩", 0x7F: "⟨DEL⟩"}
-del SHOWN[0x09], SHOWN[0x0A]  # tab and newline
+# What a screen would obey instead of showing: controls, zero-width and direction marks, tags, half
+# characters; and accents piled so high that they cover the lines around.
+OBEYED = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b-\u200f\u2028-\u202e\u2060-\u206f\ufeff"
+    "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
+    "|[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{4,}"
+)
+NAMES = {"\x00": "NUL", "\r": "CR", "\x1b": "ESC", "\x7f": "DEL"}
+LETTERS = {  # of a call, by order: C(hallenger), O(pponent), = (level)
+    "challenger-first": {0: "=", 1: "C", 2: "O"},
+    "challenger-second": {0: "=", 1: "O", 2: "C"},
+}
 
 
 def turns_page(data: dict) -> str:
     """Return the page.
 
-    `data` is {"title", "facts", "judges", "metrics", "turns"}: two texts (facts: a list of lines),
-    two lists of names, and for each turn {"stem", "file" (relative to the page, or None),
-    "instance_id", "repo", "status", "bucket", "why", "score", "score_confirmed" (optional), "style",
-    "step", "metrics" and "by_judge" (0-100 by name), "spread", "flags", "export", "opponent"
-    ("king" or "reference"), "messages" (the chat), "replies", "leaks", "protocol_problem" (each by
-    side, "challenger" and the opponent), "verdicts" (as in score/)}.
+    `data` holds "title", "facts" (a list of lines), "judges" and "metrics" (names), and "turns";
+    each turn "stem", "file" (the answer, from the run's folder; or None), "instance_id", "repo",
+    "status", "bucket", "why", "score", "style", "step", "metrics" and "by_judge" (0-100 by name),
+    "spread", "flags", "export", "opponent" ("king" or "reference"), "task" and "observation" (as
+    `task_and_observation` gives them), "replies", "leaks" (hits) and "protocol_problem" (each by
+    side: "challenger", and the opponent), "verdicts" (as in score/); "score_confirmed" where there
+    is one.
     """
     turns = data["turns"]
     judges = list(data["judges"])
@@ -64,9 +68,7 @@ def turns_page(data: dict) -> str:
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
     about = "".join(f"<li>{escape(line)}</li>" for line in visible(data["facts"]))
-    pictures = score_chart(turns) + verdict_chart(
-        visible(data["judges"]), count_calls(turns, data["metrics"])
-    )
+    pictures = score_chart(turns) + verdict_chart(data["judges"], count_calls(turns))
     page = (HERE / "turns.html").read_text(encoding="utf-8")
     for mark, text in (
         ("<!-- policy -->", f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
@@ -74,7 +76,7 @@ def turns_page(data: dict) -> str:
         ('<script src="turns.js"></script>', f"<script>{script}</script>"),
         ("<!-- title -->", escape(visible(data["title"]))),
         ("<!-- about -->", about),
-        ("<!-- pictures -->", pictures),
+        ("<!-- pictures -->", visible(pictures)),
         ("<!-- facts -->", f'<script type="application/json" id="facts">{facts}</script>'),
         ("<!-- texts -->", f'<script type="{kind}" id="texts">{texts}</script>'),
     ):
@@ -95,7 +97,7 @@ def list_row(turn: dict, judges: list[str], metrics: list[str]) -> dict:
             marks.append(f"{side}: protocol")
     return {
         "stem": turn["stem"],
-        "file": quote(turn["file"]) if turn["file"] else "",
+        "file": quote(turn["file"] or "", errors="replace"),
         "instance": turn["instance_id"],
         "repo": turn["repo"],
         "status": str(turn["status"]),
@@ -134,12 +136,20 @@ def pack(turns: list[dict], judges: list[str], metrics: list[str], taken: int) -
     most = TURN_BYTES * max(len(turns), SMALL_RUN) - taken
     sample = turns[:: max(1, len(turns) // SAMPLED_TURNS)]
     for chars in CONTEXT_CHARS:
-        if len(zipped(all_texts(sample, judges, metrics, chars))) * len(turns) <= most * len(sample):
+        if len(zipped(all_texts(sample, judges, metrics, chars))) * len(turns) <= most * len(
+            sample
+        ):
             break
     texts = all_texts(turns, judges, metrics, chars)
     if len(texts) < PLAIN_BYTES:
         return "application/json", texts
     return "application/gzip", zipped(texts)
+
+
+def task_and_observation(messages: list[dict]) -> tuple[str, str]:
+    """Return what a chat asks for and what the agent saw last; "" when that is the task itself."""
+    said = [message["content"] for message in messages if message["role"] == "user"]
+    return said[0], said[-1] if len(said) > 1 else ""
 
 
 def zipped(text: str) -> str:
@@ -153,15 +163,11 @@ def all_texts(turns: list[dict], judges: list[str], metrics: list[str], chars: i
     rows = []
     for turn in turns:
         where = f"the whole chat is in {turn['file'] or 'no file'}"
-        messages = turn["messages"]
-        asked = next((m["content"] for m in messages if m["role"] == "user"), "")
-        task = visible(cut(asked, chars, where))
-        first = len(messages) < 2 or messages[-1]["content"] == asked
-        observation = cut(messages[-1]["content"], chars, where) if messages and not first else ""
+        task = visible(cut(turn["task"], chars, where))
         sides = (turn["opponent"], "challenger")
         row = {
             "task": tasks.setdefault(task, len(tasks)),
-            "observation": observation,
+            "observation": cut(turn["observation"], chars, where),
             "replies": [cut(turn["replies"].get(side) or "", REPLY_CHARS, where) for side in sides],
             "leaks": [turn["leaks"].get(side) or [] for side in sides],
             "problems": [turn["protocol_problem"].get(side) or "" for side in sides],
@@ -174,26 +180,28 @@ def all_texts(turns: list[dict], judges: list[str], metrics: list[str], chars: i
 def verdict_row(verdict: dict, judges: list[str], metrics: list[str]) -> list:
     """Return [judge, order, calls, reason, look].
 
-    Order 0 is the challenger first. Calls: a letter by metric, C(hallenger), O(pponent) or = (level);
-    "" when the judge's answer could not be read.
+    Order 0 is the challenger first; calls are a letter by metric, "" when the judge's answer could
+    not be read.
     """
-    order = 0 if verdict["order"] == "challenger-first" else 1
-    letters = {0: "=", 1: "CO"[order], 2: "OC"[order]}
-    calls = "".join(letters[verdict["calls"][name]] for name in metrics) if verdict["calls"] else ""
+    order = list(LETTERS).index(verdict["order"])
+    letters = LETTERS[verdict["order"]]
+    calls = ""
+    if verdict["calls"]:
+        calls = "".join(letters[verdict["calls"][name]] for name in metrics)
     reason = cut(verdict["reason"], REASON_CHARS, "the whole reason is in score/")
     return [judges.index(verdict["judge"]), order, calls, reason, verdict.get("look", 1)]
 
 
-def count_calls(turns: list[dict], metrics: list[str]) -> dict[tuple[str, int], Counter]:
+def count_calls(turns: list[dict]) -> dict[tuple[str, str], Counter]:
     """Count win, level and loss of the first look's calls by (judge, order)."""
     words = {"C": "win", "=": "level", "O": "loss"}
-    counts: dict[tuple[str, int], Counter] = {}
+    counts: dict[tuple[str, str], Counter] = {}
     for turn in turns:
         for verdict in turn["verdicts"]:
-            judge = visible(verdict["judge"])
-            _, order, calls, _, look = verdict_row(verdict, [verdict["judge"]], metrics)
-            if look == 1:
-                counts.setdefault((judge, order), Counter()).update(words[call] for call in calls)
+            if verdict["calls"] and verdict.get("look", 1) == 1:
+                of_bar = counts.setdefault((verdict["judge"], verdict["order"]), Counter())
+                letters = LETTERS[verdict["order"]]
+                of_bar.update(words[letters[call]] for call in verdict["calls"].values())
     return counts
 
 
@@ -213,12 +221,17 @@ def cut(text: str, chars: int, where: str) -> str:
 def visible(value):
     """Return a value of JSON in which each text shows its control and direction marks."""
     if isinstance(value, str):
-        return clean_text(value).translate(SHOWN)
+        return OBEYED.sub(spelled, value)
     if isinstance(value, list):
         return [visible(item) for item in value]
     if isinstance(value, dict):
         return {visible(key): visible(item) for key, item in value.items()}
     return value
+
+
+def spelled(match: re.Match) -> str:
+    """Return each character by its name or number."""
+    return "".join(f"⟨{NAMES.get(mark) or f'U+{ord(mark):04X}'}⟩" for mark in match[0])
 
 
 def as_json(value: object) -> str:
