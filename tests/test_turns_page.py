@@ -495,6 +495,7 @@ def test_no_tag_and_no_mark_that_is_obeyed_stands_in_the_file():
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", page
     )
     assert "⟨U+202E⟩gnp.exe" in page and "⟨ESC⟩[31mred" in page
+    assert visible("one\r\ntwo\rthree") == "one\r\ntwo⟨CR⟩three"
 
 
 # ------------------------------------------------------------------------------- many, people

@@ -341,16 +341,13 @@ function panel(turn, text, look) {
       ...turn.metrics.map((score) => el("td", {}, score === null ? "–" : score.toFixed(0))),
       el("td", {}, points(turn.score))));
   }
+  const opponentLetter = turn.opponent[0].toUpperCase();
   const names = ["", ...run.metrics, "score"].map((name) => el("th", { scope: "col" }, name));
   return el("section", {}, el("h2", {}, look === 1 ? "The judges" : "The second look"),
     el("p", { class: "dim" }, "Two calls each: with the challenger shown first, then second. "
-      + `C: challenger better, ${letter(turn)}: ${turn.opponent} better, =: level.`),
+      + `C: challenger better, ${opponentLetter}: ${turn.opponent} better, =: level.`),
     el("div", { class: "scroll" }, el("table", {},
       el("thead", {}, el("tr", {}, ...names)), el("tbody", {}, ...rows))));
-}
-
-function letter(turn) {
-  return turn.opponent === "king" ? "K" : "R";
 }
 
 function callCell(turn, both, metric, place) {
@@ -361,7 +358,7 @@ function callCell(turn, both, metric, place) {
     const words = { C: "challenger better", O: `${turn.opponent} better`, "=": "level" }[call];
     const title = `${metric}, ${ORDERS[order]}: ${words ?? "no verdict"}`;
     const attributes = { class: `call ${kind} ${flips}`, role: "img", "aria-label": title, title };
-    return el("span", attributes, call === "O" ? letter(turn) : call);
+    return el("span", attributes, call === "O" ? turn.opponent[0].toUpperCase() : call);
   }));
 }
 
