@@ -452,6 +452,9 @@ def test_hostile_texts_run_nothing_and_break_nothing(open_page, width):
             assert said(page, side) == visible(turn["replies"][side])
         wide = page.evaluate("document.documentElement.scrollWidth")
         assert wide <= width, f"{turn['replies']['king'][:40]!r} makes the page {wide} wide"
+        for part in page.locator("#turn header, #turn section p, .reply, pre").all():
+            cut = part.evaluate("part => part.scrollWidth - part.clientWidth")
+            assert cut <= 0, f"{turn['replies']['king'][:40]!r} does not wrap"
         page.keyboard.press("j")
     page.fill("#filter", "pwned")
     assert 0 < len(listed(page)) < len(HOSTILE)
