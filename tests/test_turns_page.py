@@ -1,0 +1,604 @@
+"""The page to read and label turns, in the system's own Chromium; skipped without it."""
+
+from __future__ import annotations
+
+import csv
+import json
+import random
+import re
+import shutil
+import socket
+import sys
+from pathlib import Path
+
+import pytest
+
+from common.page.labels import label_sha
+from common.page.turns_page import task_and_observation, turns_page, visible
+from common.turns import METRICS, ORDERS
+
+JUDGES = ["lab/Judge-One", "lab/Judge-Two", "lab/Judge-Three"]
+STYLES = ["read", "search", "edit", "run"]
+WORDS = sorted(sys.stdlib_module_names)  # to write texts with
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
+
+
+def make_turn(number: int, rng: random.Random, **changes) -> dict:
+    """Return one turn as report.py gives it to the page; `changes` replace parts of it."""
+
+    def text(words: int) -> str:
+        return " ".join(rng.choices(WORDS, k=words))
+
+    bucket, score = [("final", 90.0), ("refined", 70.0), ("defeat", 40.0)][number % 3]
+    verdicts = []
+    for judge in JUDGES:
+        for order in ORDERS:
+            calls = {metric: rng.choice((0, 1, 2)) for metric in METRICS}
+            verdicts.append({"judge": judge, "order": order, "calls": calls, "reason": text(25)})
+    turn = {
+        "stem": f"prompts_9_1_{number + 1}",
+        "file": f"answer_0/prompts_9_1_{number + 1}.json",
+        "instance_id": f"acme__widgets-{number}",
+        "repo": "acme/widgets",
+        "status": "parsed",
+        "bucket": bucket,
+        "why": "",
+        "score": score,
+        "style": STYLES[number % 4],
+        "step": 1 + number % 7,
+        "metrics": dict.fromkeys(METRICS, score),
+        "by_judge": {judge: score for judge in JUDGES},
+        "spread": 10.0 * (number % 6),
+        "flags": [],
+        "export": "train" if bucket == "final" else "",
+        "opponent": "king",
+        "task": f"Issue {number}: {text(300)}",
+        "observation": text(400),
+        "replies": {
+            "king": f"THOUGHT: {text(80)}\n\n```bash\nls src/{number}\n```",
+            "challenger": f"THOUGHT: {text(80)}\n\n```bash\ncat src/{number}.py\n```",
+        },
+        "leaks": {},
+        "protocol_problem": {},
+        "verdicts": verdicts,
+    }
+    return turn | changes
+
+
+def make_data(count: int, seed: int = 0, **changes) -> dict:
+    """Return what the page of `count` turns is made from."""
+    rng = random.Random(seed)
+    turns = [make_turn(number, rng, **changes) for number in range(count)]
+    facts = [f"{count} turns"]
+    return {
+        "title": "A run", "facts": facts, "judges": JUDGES, "metrics": METRICS, "turns": turns,
+    }  # fmt: skip
+
+
+# ------------------------------------------------------------------------------- the browser
+
+
+@pytest.fixture(scope="module")
+def browser():
+    sync_api = pytest.importorskip(
+        "playwright.sync_api", reason="needs the package playwright: pip install playwright"
+    )
+    path = next(filter(None, map(shutil.which, BROWSERS)), None)
+    if path is None:
+        pytest.skip("needs Chromium: apt-get install chromium")
+    with sync_api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def open_page(browser, tmp_path):
+    """A function that writes a page and opens it; at the end nothing may have gone wrong in it."""
+    contexts = []
+    troubles = []
+
+    def open_it(data: dict, link: str = "", width: int = 1200, scheme: str = "light"):
+        path = tmp_path / "report" / "turns.html"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(turns_page(data), encoding="utf-8")
+        context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme)
+        contexts.append(context)
+        page = context.new_page()
+        page.on("console", lambda message: troubles.append(f"console: {message.text}"))
+        page.on("pageerror", lambda error: troubles.append(f"error: {error}"))
+        page.on("dialog", lambda dialog: troubles.append(f"dialog: {dialog.message}"))
+
+        def watch(request):
+            if not request.url.startswith((path.as_uri(), "data:,", "blob:")):
+                troubles.append(f"request: {request.url}")
+
+        page.on("request", watch)
+        page.goto(path.as_uri() + link)
+        return page
+
+    yield open_it
+    for context in contexts:
+        context.close()
+    assert troubles == []
+
+
+def listed(page) -> list[str]:
+    """Return the stems of the list entries that are displayed, in order."""
+    script = "all => all.filter(e => e.checkVisibility()).map(e => e.dataset.turn)"
+    return page.locator("[data-turn]").evaluate_all(script)
+
+
+def chosen(page) -> str:
+    """Return the stem of the turn that is shown."""
+    return page.locator("[aria-current]").get_attribute("data-turn")
+
+
+def said(page, side: str) -> str:
+    """Return the text of a reply that is shown."""
+    return page.locator(f"[data-reply={side}]").text_content()
+
+
+# ----------------------------------------------------------------------------------- reading
+
+
+def test_shows_both_replies_and_moves_by_keys_and_links(open_page):
+    data = make_data(6)
+    page = open_page(data, link="#prompts_9_1_3")
+    for turn in (data["turns"][2], data["turns"][3]):
+        assert chosen(page) == turn["stem"]
+        assert page.url.endswith("#" + turn["stem"])
+        for side in ("king", "challenger"):
+            assert said(page, side) == turn["replies"][side]
+        page.keyboard.press("j")
+    page.keyboard.press("k")
+    page.keyboard.press("k")
+    assert chosen(page) == "prompts_9_1_3"
+    page.click("[data-turn=prompts_9_1_6]")
+    page.keyboard.press("j")
+    assert chosen(page) == "prompts_9_1_6", "there is no turn after the last"
+    page.evaluate("location.hash = '#prompts_9_1_2'")
+    page.locator("[aria-current][data-turn=prompts_9_1_2]").wait_for()
+    assert page.locator("a", has_text="whole chat").get_attribute("href") == (
+        "../answer_0/prompts_9_1_2.json"
+    )
+
+
+def test_link_to_an_unknown_turn_is_told(open_page):
+    page = open_page(make_data(2), link="#prompts_9_1_77")
+    assert "no turn #prompts_9_1_77" in page.inner_text("#message")
+    assert chosen(page) == "prompts_9_1_1"
+
+
+def test_filters_and_sorts(open_page):
+    data = make_data(12)
+    data["turns"][4]["flags"] = ["challenger: names the judge"]
+    data["turns"][5]["leaks"] = {"king": [{"kind": "path", "text": "src/5", "why": "not seen"}]}
+    data["turns"][7]["replies"]["challenger"] += " Zebra crossing"
+    data["turns"][8] |= {"bucket": None, "score": None, "status": "unfinished", "verdicts": []}
+    page = open_page(data)
+    numbers = {f"prompts_9_1_{n + 1}": n for n in range(12)}
+
+    def shown() -> list[int]:
+        return [numbers[stem] for stem in listed(page)]
+
+    assert shown() == list(range(12))
+    for name, value, expected in (
+        ("bucket", "final", [0, 3, 6, 9]),
+        ("bucket", "unfinished", [8]),
+        ("spread", "40", [4, 5, 10, 11]),
+        ("spread", "-10", [0, 1, 6, 7]),
+        ("style", "edit", [2, 6, 10]),
+        ("mark", "*", [4, 5]),
+        ("mark", "challenger: names the judge", [4]),
+        ("mark", "king: leak audit", [5]),
+        ("export", "train", [0, 3, 6, 9]),
+    ):
+        page.select_option(f"[name={name}]", value)
+        assert shown() == expected, (name, value)
+        page.select_option(f"[name={name}]", "")
+    page.fill("#filter", "zebra CROSSING")
+    assert shown() == [7]
+    assert page.inner_text("#count") == "1 of 12 turns"
+    page.keyboard.press("Enter")
+    page.keyboard.press("j")
+    assert chosen(page) == "prompts_9_1_8", "j moves among what is listed"
+    page.fill("#filter", "no such words")
+    assert shown() == []
+    page.fill("#filter", "")
+    page.select_option("[name=sort]", "best")
+    assert shown() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 11, 8]
+    page.select_option("[name=sort]", "spread")
+    assert shown() == [5, 11, 4, 10, 3, 9, 2, 8, 1, 7, 0, 6]
+    page.select_option("[name=sort]", "longest")
+    lengths = [len(data["turns"][number]["replies"]["challenger"]) for number in shown()]
+    assert lengths == sorted(lengths, reverse=True)
+
+
+def test_marks_differences_commands_and_findings(open_page):
+    common = "I look at the parser now, since the traceback ends there, in the tokenizer of"
+    data = make_data(1)
+    data["turns"][0] |= {
+        "replies": {
+            "king": f"{common} the old module.\n\n```bash\nls\n```\n\n```bash\ngit status\n```",
+            "challenger": f"{common} a hidden/file.py.\n\n```bash\npython hidden/file.py\n```",
+        },
+        "leaks": {"challenger": [{"kind": "path", "text": "hidden/file.py", "why": "not seen"}]},
+        "protocol_problem": {"challenger": "the command runs `python`, which is forbidden"},
+    }
+    page = open_page(data)
+    assert page.locator("[data-reply=king] .command").count() == 2
+    assert page.locator("[data-reply=challenger] .command").count() == 1
+    differs = page.locator("[data-reply=king] mark.word").all_text_contents()
+    assert "the old module" in " ".join(differs)
+    assert not any("parser" in words for words in differs)
+    found = page.locator("[data-reply=challenger] mark.leak").all_text_contents()
+    assert "".join(found) == "hidden/file.pypythonhidden/file.py"
+    alerts = " ".join(page.locator("section p.alert").all_text_contents())
+    assert "not seen" in alerts and "which is forbidden" in alerts
+    assert said(page, "challenger") == data["turns"][0]["replies"]["challenger"]
+
+
+def test_long_and_unlike_replies_are_not_compared_word_by_word(open_page):
+    data = make_data(2)
+    lines = [f"line {number} of a long reply" for number in range(1200)]
+    data["turns"][0]["replies"] = {"king": "\n".join(lines)[:19_000], "challenger": "x"}
+    changed = lines[:100] + ["a new line"] + lines[100:]
+    data["turns"][1]["replies"] = {
+        "king": "\n".join(lines[:700]), "challenger": "\n".join(changed[:701]),
+    }  # fmt: skip
+    page = open_page(data)
+    assert page.locator("[data-reply] mark").count() == 0
+    page.keyboard.press("j")
+    assert page.locator("[data-reply=challenger] mark").all_text_contents() == ["a new line\n"]
+
+
+def test_verdicts_of_both_looks(open_page):
+    data = make_data(1)
+    turn = data["turns"][0]
+    calls = dict.fromkeys(METRICS, 1)
+    turn["verdicts"] = [
+        {"judge": JUDGES[0], "order": ORDERS[0], "calls": calls, "reason": "first reason"},
+        {"judge": JUDGES[0], "order": ORDERS[1], "calls": calls, "reason": "second reason"},
+        {"judge": JUDGES[1], "order": ORDERS[0], "calls": None, "reason": ""},
+        {"judge": "lab/Other", "order": ORDERS[0], "calls": calls, "reason": "third", "look": 2},
+    ]
+    turn["score_confirmed"] = 88.8
+    page = open_page(data)
+    tables = page.locator("table")
+    assert tables.count() == 2
+    first = tables.nth(0).locator("tbody tr").first
+    assert first.locator(".call").all_text_contents() == ["C", "K"] * 5
+    assert first.locator(".call.flip").count() == 10, "the same call for both places is marked"
+    title = first.locator(".call").nth(1).get_attribute("title")
+    assert title == "correctness, challenger second: king better"
+    assert tables.nth(0).locator(".call.none").count() == 10
+    assert "second reason" in tables.nth(0).inner_text()
+    assert "lab/Other" in tables.nth(1).inner_text()
+    assert "88.8" in page.inner_text("#turn header")
+
+
+def test_mode_1_names_the_reference(open_page):
+    data = make_data(1)
+    data["turns"][0]["opponent"] = "reference"
+    data["turns"][0]["replies"] = {"reference": "the old one", "challenger": "the new one"}
+    page = open_page(data)
+    assert said(page, "reference") == "the old one"
+    assert page.locator("[data-reply=king]").count() == 0
+    assert "R: reference better" in page.inner_text("#turn")
+
+
+def test_help(open_page):
+    page = open_page(make_data(2))
+    page.keyboard.press("?")
+    assert page.locator("#help").is_visible()
+    page.keyboard.press("j")
+    assert chosen(page) == "prompts_9_1_1", "keys rest while the help is open"
+    page.keyboard.press("Escape")
+    assert not page.locator("#help").is_visible()
+
+
+def test_a_long_observation_opens_with_more(open_page):
+    data = make_data(1, observation="\n".join(f"line {number}" for number in range(60)))
+    page = open_page(data)
+    box = page.locator("details pre").nth(1)
+    before = box.bounding_box()["height"]
+    page.locator("details .more").nth(1).click()
+    assert box.bounding_box()["height"] > 2 * before
+
+
+# --------------------------------------------------------------------------------- labelling
+
+
+def test_labels_blind_and_saves_them(open_page):
+    data = make_data(30)
+    for turn in data["turns"]:
+        turn["by_judge"] = {judge: 12.3 for judge in JUDGES}
+    page = open_page(data)
+    page.click("#label")
+    by_replies = {}
+    for turn in data["turns"]:
+        by_replies[turn["replies"]["king"], turn["replies"]["challenger"]] = turn
+    expected = {}
+    lefts = []
+    for key, choice in [("ArrowLeft", 0), ("ArrowRight", 1), ("=", "level"), ("s", "skip")] * 5:
+        seen = page.inner_text("body").lower()
+        for word in ("king", "challenger", "judge", "12.3", "final", "refined", "defeat", "acme"):
+            assert word not in seen, f"a blind reader is shown {word!r}"
+        assert listed(page) == []
+        sides = page.locator("[data-reply]").evaluate_all("all => all.map(e => e.dataset.reply)")
+        lefts.append(sides[0])
+        turn = by_replies[said(page, "king"), said(page, "challenger")]
+        expected[turn["stem"]] = sides[choice] if choice in (0, 1) else choice
+        page.keyboard.press(key)
+    assert set(lefts) == {"king", "challenger"}, "the sides are shuffled"
+    assert len(expected) == 20
+    assert "Turn 21 of 30" in page.inner_text("#turn")
+
+    page.keyboard.press("u")
+    expected.popitem()
+    assert "Turn 20 of 30" in page.inner_text("#turn")
+    page.reload()  # the labels outlive the page
+    assert page.inner_text("#label") == "Label 11 more"
+    with page.expect_download() as download:
+        page.click("#save")
+    assert download.value.suggested_filename == "labels.csv"
+    rows = list(csv.DictReader(download.value.path().read_text().splitlines()))
+    assert {row["stem"]: row["preferred"] for row in rows} == expected
+    turns = {turn["stem"]: turn for turn in data["turns"]}
+    for row in rows:
+        replies = turns[row["stem"]]["replies"]
+        assert row["sha"] == label_sha(replies["king"], replies["challenger"])
+        assert float(row["seconds"]) >= 0
+
+    page.click("#label")
+    for _ in range(11):
+        page.click("[data-choice=level]")
+    assert "All 30 are labelled" in page.inner_text("#message")
+    assert page.locator("#label").is_disabled()
+    assert len(listed(page)) == 30
+
+
+def test_draws_two_thirds_from_final(open_page):
+    data = make_data(300)
+    data["turns"][0]["replies"]["king"] = data["turns"][0]["replies"]["challenger"]
+    page = open_page(data)
+    assert page.inner_text("#label") == "Label 60"
+    drawn = page.evaluate("draw(60).map(turn => turn.bucket)")
+    assert drawn.count("final") == 40 and len(drawn) == 60
+    assert 10 < drawn[:30].count("final") < 30, "the order does not tell the bucket"
+    assert page.evaluate("draw(1000).length") == 299, "identical replies are not asked for"
+    smaller = set(page.evaluate("draw(60).map(turn => turn.stem)"))
+    assert smaller < set(page.evaluate("draw(120).map(turn => turn.stem)"))
+
+
+def test_changed_replies_lose_their_label(open_page):
+    data = make_data(3)
+    page = open_page(data)
+    page.click("#label")
+    page.keyboard.press("ArrowLeft")
+    page.keyboard.press("Escape")
+    assert page.inner_text("#save") == "Save labels.csv (1)"
+    for turn in data["turns"]:
+        turn["replies"]["challenger"] += "!"
+    path = Path(page.url.removeprefix("file://").split("#")[0])
+    path.write_text(turns_page(data), encoding="utf-8")
+    page.reload()
+    assert not page.locator("#save").is_visible()
+
+
+# ----------------------------------------------------------------------------------- hostile
+
+EVIL = "window.pwned = 1; alert(1)"
+HOSTILE = [
+    f"</script><script>{EVIL}</script>",
+    f"<img src=http://127.0.0.1:9/x.png onerror='{EVIL}'>",
+    f"<svg onload='{EVIL}'><style>* {{ display: none }}</style>",
+    f"--></title></style></textarea></noscript><iframe srcdoc='<script>{EVIL}</script>'>",
+    f'" onmouseover="{EVIL}" autofocus onfocus="{EVIL}" x="',
+    f"javascript:{EVIL}",
+    "<!-- facts --><!-- texts --><!-- policy --><!--<script>",
+    "<base href='http://127.0.0.1:9/'><link rel=stylesheet href='http://127.0.0.1:9/a.css'>",
+    "<meta http-equiv=refresh content='0;url=http://127.0.0.1:9/'>",
+    "]]>\\u003c/script\\u003e&lt;script&gt;&#60;b&#62;",
+    "${" + EVIL + "} {{constructor.constructor('" + EVIL + "')()}}",
+    "__proto__",
+    "constructor",
+    "\u202egnp.exe\u202c \u2066isolated\u2069 \u200bzero\u200dwidth\ufeff \u00ad",
+    "\x1b[31mred\x1b]8;;http://127.0.0.1:9\x07 \x00\x08\r\x7f\x9b",
+    "line\u2028separator\u2029paragraph \ud800 lone",
+    "W" * 3000,
+    "e" + "\u0301\u0327\u0489" * 200,
+    "مرحبا بالعالم عربي עברית",
+    "```bash\n```bash\n" * 200 + "\n\n\n```",
+    "'=cmd|' /C calc'!A0\n,,,\"\"",
+    "`" * 500 + "(" * 500 + "\\" * 500,
+]
+
+
+def hostile_data() -> dict:
+    """Return a page's data in which hostile texts stand wherever a text can stand."""
+    data = make_data(len(HOSTILE))
+    data["title"] = " ".join(HOSTILE[:6])
+    data["facts"] = HOSTILE[:12]
+    data["judges"] = HOSTILE[:3]
+    for turn, text in zip(data["turns"], HOSTILE, strict=True):
+        for key in ("instance_id", "repo", "why", "style", "export", "task", "observation"):
+            turn[key] = text
+        turn["file"] = f"answer_0/{text}"
+        turn["status"] = text
+        turn["flags"] = [text]
+        turn["replies"] = {"king": text, "challenger": f"{text}\n\n```bash\n{text}\n```"}
+        turn["protocol_problem"] = {"king": f"`{text}`", "challenger": text}
+        for side in ("king", "challenger"):
+            turn["leaks"][side] = [{"kind": text, "text": text, "why": text}]
+        turn["leaks"] = dict(turn["leaks"])
+        turn["by_judge"] = {text: 50.0}
+        for verdict in turn["verdicts"]:
+            verdict["judge"] = text
+            verdict["reason"] = text
+    return data
+
+
+@pytest.mark.parametrize("width", [400, 1200])
+def test_hostile_texts_run_nothing_and_break_nothing(open_page, width):
+    data = hostile_data()
+    page = open_page(data, width=width)
+    assert len(listed(page)) == len(HOSTILE)
+    for turn in data["turns"]:
+        assert chosen(page) == turn["stem"]
+        for side in ("king", "challenger"):
+            assert said(page, side) == visible(turn["replies"][side])
+        wide = page.evaluate("document.documentElement.scrollWidth")
+        assert wide <= width, f"{turn['replies']['king'][:40]!r} makes the page {wide} wide"
+        for part in page.locator("#turn header, #turn section p, .reply, pre").all():
+            cut = part.evaluate("part => part.scrollWidth - part.clientWidth")
+            assert cut <= 0, f"{turn['replies']['king'][:40]!r} does not wrap"
+        page.keyboard.press("j")
+    page.fill("#filter", "pwned")
+    assert 0 < len(listed(page)) < len(HOSTILE)
+    page.fill("#filter", "")
+    page.click("#label")
+    for _ in HOSTILE:
+        page.keyboard.press("s")
+    assert page.evaluate("window.pwned") is None
+    assert page.locator("iframe, img, base, object, embed").count() == 0
+    assert page.locator("script").count() == 3 and page.locator("style").count() == 1
+
+
+def test_policy_stops_what_would_slip_through(browser, tmp_path):
+    page_text = turns_page(make_data(1))
+    server = socket.create_server(("127.0.0.1", 0))
+    server.setblocking(False)
+    address = f"http://127.0.0.1:{server.getsockname()[1]}/x"
+    evil = f"<script>{EVIL}</script><script src={address}></script>"
+    evil += f"<img src={address} onerror='{EVIL}'>"
+    path = tmp_path / "turns.html"
+    path.write_text(page_text.replace("</main>", f"{evil}</main>"), encoding="utf-8")
+    context = browser.new_context()
+    page = context.new_page()
+    page.goto(path.as_uri())
+    assert chosen(page) == "prompts_9_1_1"
+    assert page.evaluate("window.pwned") is None
+    context.close()
+    with pytest.raises(BlockingIOError):
+        server.accept()
+
+
+def test_no_tag_and_no_mark_that_is_obeyed_stands_in_the_file():
+    page = turns_page(hostile_data())
+    page.encode("utf-8")  # no lone surrogate
+    blocks = re.findall(r'<script type="application/json" id="\w+">(.*?)</script>', page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert not re.search("[<>&\u2028\u2029]", block)
+        json.loads(block)
+    assert not re.search(
+        "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", page
+    )
+    assert "⟨U+202E⟩gnp.exe" in page and "⟨ESC⟩[31mred" in page
+    assert visible("one\r\ntwo\rthree") == "one\r\ntwo⟨CR⟩three"
+
+
+# ------------------------------------------------------------------------------- many, people
+
+
+def test_two_thousand_turns(open_page):
+    data = make_data(2000)
+    data["turns"][1500]["replies"]["challenger"] += " zebra"
+    assert len(turns_page(data).encode("utf-8")) <= 6_000_000
+    page = open_page(data, link="#prompts_9_1_1777")
+    assert page.locator("[data-turn]").count() == 2000
+    assert chosen(page) == "prompts_9_1_1777"
+    page.locator("[data-reply=king]").wait_for()
+    assert said(page, "king") == data["turns"][1776]["replies"]["king"]
+    page.fill("#filter", "zebra")
+    assert listed(page) == ["prompts_9_1_1501"]
+
+
+def test_the_same_data_gives_the_same_page_and_long_texts_say_what_is_left_out():
+    assert turns_page(make_data(700)) == turns_page(make_data(700))
+    data = make_data(1, observation="x" * 50_000)
+    data["turns"][0]["replies"]["king"] = "y" * 30_000
+    page = turns_page(data)
+    assert "46,000 characters left out; the whole chat is in answer_0/prompts_9_1_1.json" in page
+    assert "10,000 characters left out" in page
+
+
+def test_task_and_observation():
+    chat = [{"role": "system", "content": "rules"}, {"role": "user", "content": "issue"}]
+    assert task_and_observation(chat) == ("issue", "")
+    chat += [{"role": "assistant", "content": "ls"}, {"role": "user", "content": "a.py"}]
+    assert task_and_observation(chat) == ("issue", "a.py")
+
+
+CONTRAST = """() => {
+  const parse = (color) => color.match(/[\\d.]+/g).map(Number);
+  const light = ([r, g, b]) => [r, g, b].map((v) => v / 255)
+    .map((v) => (v <= 0.03928 ? v / 12.92 : ((v + 0.055) / 1.055) ** 2.4))
+    .reduce((sum, v, i) => sum + v * [0.2126, 0.7152, 0.0722][i], 0);
+  const ground = (node) => {
+    for (; node; node = node.parentElement) {
+      const color = parse(getComputedStyle(node).backgroundColor);
+      if (color.length < 4 || color[3] > 0) return color;
+    }
+    return [255, 255, 255];
+  };
+  const poor = [];
+  const walker = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+  while (walker.nextNode()) {
+    const node = walker.currentNode.parentElement;
+    const box = node.closest("svg rect, svg");
+    if (!walker.currentNode.data.trim() || !node.checkVisibility() || node.disabled) continue;
+    const ink = light(parse(box ? getComputedStyle(node).fill : getComputedStyle(node).color));
+    const behind = light(ground(node));
+    const ratio = (Math.max(ink, behind) + 0.05) / (Math.min(ink, behind) + 0.05);
+    if (ratio < 4.5) poor.push(`${walker.currentNode.data.slice(0, 40)}: ${ratio.toFixed(2)}`);
+  }
+  return poor;
+}"""
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_contrast_in_both_schemes(open_page, scheme):
+    data = make_data(6)
+    data["turns"][0]["leaks"] = {"king": [{"kind": "path", "text": "src/0", "why": "not seen"}]}
+    page = open_page(data, scheme=scheme)
+    assert page.evaluate(CONTRAST) == []
+    page.keyboard.press("?")
+    assert page.evaluate(CONTRAST) == []
+    page.keyboard.press("Escape")
+    page.click("#label")
+    assert page.evaluate(CONTRAST) == []
+
+
+@pytest.mark.parametrize("width", [400, 1200, 2000])
+def test_no_view_is_wider_than_the_screen(open_page, width):
+    page = open_page(make_data(6), width=width)
+    for key in ("j", "?", "Escape"):
+        page.keyboard.press(key)
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.evaluate("document.querySelector('.scroll').scrollWidth") <= width
+    page.click("#label")
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+
+
+NAME_OF_FOCUS = """() => {
+  const focused = document.activeElement;
+  const data = focused.dataset;
+  return focused.id || focused.name || data.turn || data.reply || focused.tagName;
+}"""
+
+
+def test_every_control_is_reached_by_keyboard(open_page):
+    page = open_page(make_data(3))
+    page.keyboard.press("/")
+    assert page.evaluate("document.activeElement.id") == "filter"
+    names = set()
+    for _ in range(40):
+        page.keyboard.press("Tab")
+        names.add(page.evaluate(NAME_OF_FOCUS))
+    wanted = {"bucket", "spread", "style", "mark", "export", "sort", "prompts_9_1_1", "king",
+              "challenger", "label", "ask", "SUMMARY"}  # fmt: skip
+    assert wanted <= names
