@@ -353,6 +353,13 @@ def panel_points(verdicts: dict[tuple[str, str], dict], judges: list[str]) -> li
     return [[half_points(verdicts.get((name, order))) for order in ORDERS] for name in judges]
 
 
+def points_of(identical: bool, counted: dict[tuple[str, str], dict], names: list[str]) -> list:
+    """Return half-points by judge, order and metric; identical replies draw everywhere."""
+    if identical:
+        return [[[1] * len(METRICS) for _ in ORDERS] for _ in names]
+    return panel_points(counted, names)
+
+
 def turn_score(points: list, judges: list[str], scored: bool = True) -> dict:
     """Return points, max_points, score, metrics and by_judge of `panel_points`.
 

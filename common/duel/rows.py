@@ -14,8 +14,8 @@ from common.duel.statistics import (
     judge_scores,
     krippendorff_alpha,
 )
-from common.duel.verdicts import FIRST_LOOK, READING, SCORE, SECOND_LOOK, is_full, points_of
-from common.turns import FINAL_MIN, METRICS, OPPONENT, ORDERS, Status, read_score
+from common.duel.verdicts import FIRST_LOOK, READING, SCORE, SECOND_LOOK, is_full
+from common.turns import FINAL_MIN, METRICS, OPPONENT, ORDERS, Status, points_of, read_score
 
 USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
 LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader's test"}

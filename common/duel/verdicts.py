@@ -27,6 +27,7 @@ from common.turns import (
     Status,
     bucket,
     panel_points,
+    points_of,
     read_answer,
     read_score,
     score_bounds,
@@ -284,13 +285,6 @@ def add_second_look(record: dict, turn: Turn, panel: Panel) -> None:
         if "challenger" in record["reader"] and bucket(record)[0] == "final":
             quote = " ".join(record["reader"]["challenger"].split())[:200]
             record["held_back"] = f"the reader's test: the chat does not explain {quote!r}"
-
-
-def points_of(identical: bool, counted: dict[tuple[str, str], dict], names: list[str]) -> list:
-    """Return half-points by judge, order and metric; identical replies draw everywhere."""
-    if identical:
-        return [[[1] * len(METRICS) for _ in ORDERS] for _ in names]
-    return panel_points(counted, names)
 
 
 def _reason(turn: Turn, record: dict, counted: dict[tuple[str, str], dict]) -> str:
