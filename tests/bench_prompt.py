@@ -1,6 +1,6 @@
-"""What a sample costs: prompt.py against `datasets` streaming, DuckDB and plain pyarrow, on one emulated Hub.
+"""What a sample costs: prompt.py against `datasets`, DuckDB and pyarrow, on one emulated Hub.
 
-    python -m tests.bench_prompt      makes its own data (0.5 GB, two minutes), serves it from tests/hub.py
+    python -m tests.bench_prompt    makes its own data (0.5 GB, two minutes), serves it itself
 
 The floor is the compressed size of the needed columns of the row groups that prompt.py drew, plus
 the needed columns of the PR records. Times hold only against each other: the Hub is on loopback,
@@ -62,7 +62,8 @@ for _ in range(windows):
     first, step = chance.randrange(share - 1000), 1000 * windows // turns
     taken.update(row[0] for row in duckdb.execute(
         f"SELECT instance_id, messages FROM read_parquet('hf://{path}', file_row_number=true) "
-        f"WHERE file_row_number BETWEEN {first} AND {first + 999} AND (file_row_number - {first}) % {step} = 0"
+        f"WHERE file_row_number BETWEEN {first} AND {first + 999} "
+        f"AND (file_row_number - {first}) % {step} = 0"
     ).fetchall())
 """,
     "pyarrow + HfFileSystem, a row group a window": COMMON

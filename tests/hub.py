@@ -1,12 +1,13 @@
-"""A small Hugging Face Hub on loopback for the tests of prompt.py, and datasets in the real schemas for it.
+"""A small Hugging Face Hub on loopback, and datasets in the real schemas for it.
 
-    with FakeHub(folder, latency_s=0.03) as hub:     # serves folder/<owner>/<name>/... as datasets
+    with FakeHub(folder, latency_s=0.03) as hub:   # serves folder/<owner>/<name>/... as datasets
         run(..., env={"HF_ENDPOINT": hub.url})
-        hub.requests                                 # [(method, path, (start, end) or None, status, bytes sent)]
+        hub.requests                # [(method, path, (start, end) or None, status, bytes sent)]
 
-File requests answer with a redirect to another path, as the real Hub does with its CDN. `hub.faults` {kind: share}
-makes some of them go wrong: "503", "429" (with Retry-After: 0), "cut" (the connection closes half way), "short"
-(a smaller body, announced as such), "whole" (the range is ignored), "stall" (half a body, then silence).
+File requests answer with a redirect to another path, as the real Hub does with its CDN.
+`hub.faults` {kind: share} makes some of them go wrong: "503", "429" (with Retry-After: 0), "cut"
+(the connection closes half way), "short" (a smaller body, announced as such), "whole" (the range
+is ignored), "stall" (half a body, then silence).
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ TRAJECTORIES = pa.schema(
 
 
 class FakeHub:
-    """Serves `folder`; `token`: the one that is accepted, None for no need of one; `gated`: names that are gated."""
+    """Serves `folder`. `token`: the only one that is accepted; `gated`: names that are gated."""
 
     def __init__(
         self,
@@ -48,14 +49,16 @@ class FakeHub:
         gated: tuple = (),
         seed: int = 0,
     ):
-        self.folder, self.latency_s, self.token, self.gated = Path(folder), latency_s, token, gated
+        self.folder = Path(folder)
+        self.latency_s = latency_s
+        self.token = token
+        self.gated = gated
         self.faults: dict[str, float] = {}
         self.requests: list[tuple] = []
-        self.chance, self.lock = random.Random(seed), threading.Lock()
-        self.stall_s, self.dies_after = (
-            30.0,
-            float("inf"),
-        )  # dies_after: requests after which nothing is answered well
+        self.chance = random.Random(seed)
+        self.lock = threading.Lock()
+        self.stall_s = 30.0
+        self.dies_after = float("inf")  # requests after which nothing is answered well
         self.commits: dict[str, str] = {}
         self.server = ThreadingHTTPServer(
             ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self})
@@ -107,7 +110,8 @@ class FakeHub:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     hub: FakeHub
 
     def log_message(self, *_):
@@ -124,7 +128,9 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_GET(self):
         time.sleep(self.hub.latency_s)
-        self.span, self.sent, self.status = None, 0, 0
+        self.span = None
+        self.sent = 0
+        self.status = 0
         try:
             self.answer(unquote(urlsplit(self.path).path))
         finally:
@@ -209,7 +215,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def listing(self, name: str, revision: str, folder: str, page: int = 1000) -> None:
         query = parse_qs(urlsplit(self.path).query)
-        entries, depth = self.entries(name), len(Path(folder).parts)
+        entries = self.entries(name)
+        depth = len(Path(folder).parts)
         if query.get("recursive", ["false"])[0].lower() != "true":
             parents = {"/".join(Path(entry["path"]).parts[: depth + 1]) for entry in entries}
             entries = [entry for entry in entries if entry["path"] in parents] + [
@@ -221,7 +228,8 @@ class _Handler(BaseHTTPRequestHandler):
             entry for entry in entries if not folder or entry["path"].startswith(folder + "/")
         ]
         start = int(query.get("cursor", ["0"])[0])
-        more = f"{self.hub.url}/api/datasets/{name}/tree/{revision}?recursive=true&cursor={start + page}"
+        tree = f"{self.hub.url}/api/datasets/{name}/tree/{revision}"
+        more = f"{tree}?recursive=true&cursor={start + page}"
         self.reply(
             200,
             entries[start : start + page],
@@ -231,17 +239,21 @@ class _Handler(BaseHTTPRequestHandler):
     def blob(self, path: Path) -> None:
         size = path.stat().st_size
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        start, end = (int(span[1]), min(int(span[2]) + 1, size)) if span else (0, size)
+        start = int(span[1]) if span else 0
+        end = min(int(span[2]) + 1, size) if span else size
         fault = self.hub.pick_fault(("cut", "short", "whole", "stall"))
         if fault == "whole":
-            start, end, span = 0, size, None
+            start = 0
+            end = size
+            span = None
         self.span = (start, end)
         with open(path, "rb") as file:
             file.seek(start)
             body = file.read(end - start)
         half = body[: len(body) // 2]
         if fault == "short":
-            body, end = half, start + len(half)
+            body = half
+            end = start + len(half)
         self.status = 206 if span else 200
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(body)))
@@ -251,7 +263,8 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         if fault in ("cut", "stall"):
-            body, self.close_connection = half, True
+            body = half
+            self.close_connection = True
         for begin in range(0, len(body), 1 << 20):
             self.wfile.write(body[begin : begin + (1 << 20)])
             self.sent += len(body[begin : begin + (1 << 20)])
@@ -259,14 +272,14 @@ class _Handler(BaseHTTPRequestHandler):
             self.wfile.flush()
             time.sleep(self.hub.stall_s)
 
-    def reply(self, status: int, value: object, headers: dict = {}) -> None:
+    def reply(self, status: int, value: object, headers: dict | None = None) -> None:
         body = b"" if value is None else json.dumps(value).encode()
         self.status = status
         self.send_response(status)
         for name, text in {
             "Content-Type": "application/json",
             "Content-Length": str(len(body)),
-            **headers,
+            **(headers or {}),
         }.items():
             self.send_header(name, text)
         self.end_headers()
@@ -275,11 +288,11 @@ class _Handler(BaseHTTPRequestHandler):
             self.sent = len(body)
 
 
-# ----------------------------------------------------------------------------------------------- data in both schemas
+# --------------------------------------------------------------------------- data in both schemas
 
 
 def trajectory(instance: int, rollout: int, turns: int = 6, characters: int = 300) -> list[dict]:
-    """A chat of `turns` assistant turns; the text differs between rollouts as a real one does: mostly not."""
+    """Return a chat of `turns` assistant turns; as in real ones, rollouts differ in little."""
     chance = random.Random(f"{instance}/{rollout}")
     words = [f"word{number}" for number in range(200)]
     common = " ".join(random.Random(instance).choices(words, k=characters // 8))
@@ -315,7 +328,8 @@ def pull_request(instance: int, characters: int = 300) -> dict:
         "interface": "",
         "problem_statement": f"Issue {instance}: the count is wrong. {noise}",
         "pr_description": f"Fix {instance}",
-        "patch": f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-{noise}\n+fixed\n",
+        "patch": f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n"
+        f"@@ -1 +1 @@\n-{noise}\n+fixed\n",
         "test_patch": "",
         "image_name": f"image-{instance}",
         "FAIL_TO_PASS": [f"test_{noise}"],
@@ -333,12 +347,14 @@ def write_datasets(
     characters: int = 300,
     name: str = "acme",
 ) -> None:
-    """<folder>/<name>/trajectories and <folder>/<name>/prs, data/train-*.parquet in each, instances side by side."""
-    trajectories, prs = (
-        Path(folder, name, "trajectories", "data"),
-        Path(folder, name, "prs", "data"),
-    )
-    trajectories.mkdir(parents=True), prs.mkdir(parents=True)
+    """Write <folder>/<name>/trajectories and /prs, each data/train-*.parquet.
+
+    The rollouts of an instance lie side by side.
+    """
+    trajectories = Path(folder, name, "trajectories", "data")
+    prs = Path(folder, name, "prs", "data")
+    trajectories.mkdir(parents=True)
+    prs.mkdir(parents=True)
     share = -(-instances // files)
     for number in range(files):
         members = range(number * share, min((number + 1) * share, instances))

@@ -515,7 +515,7 @@ def test_errors_end_with_2_and_leave_nothing_behind(data, hub, tmp_path):
     assert run.returncode == 2 and "prompts_9_1.json" in run.stderr
 
 
-# ----------------------------------------------------------------------------------- small functions
+# -------------------------------------------------------------------------------- small functions
 
 
 def test_next_turns():
