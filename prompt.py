@@ -189,8 +189,8 @@ class Sampler:
                 gained = sum(len(window["turns"]) for window in self.windows_of(rounds))
                 most = max(self.taken.values(), default=0)
                 plan["exhausted"] = gained == 0 and rounds[1] > most
-                more = math.ceil((self.args.count - len(self.chats)) / max(1, gained))
-                rounds = [rounds[1] + 1, rounds[1] + min(more, MOST_ROUNDS)]
+                more = (self.args.count - len(self.chats)) // max(1, gained)
+                rounds = [rounds[1] + 1, rounds[1] + max(1, min(more, MOST_ROUNDS))]
 
     def windows_of(self, rounds: list[int]) -> list[dict]:
         return [window for window in self.plan["offsets"] if window.get("rounds") == rounds]

@@ -1,10 +1,12 @@
-"""What a sample costs: prompt.py against `datasets` streaming, DuckDB and plain pyarrow, on one emulated Hub.
+"""What a sample costs: prompt.py against `datasets`, DuckDB and pyarrow, on one emulated Hub.
 
-    python -m tests.bench_prompt      makes its own data (0.5 GB, two minutes), serves it from tests/hub.py
+    python -m tests.bench_prompt    makes its own data (0.5 GB, two minutes), serves it itself
 
-The floor is the compressed size of the needed columns of the row groups that prompt.py drew, plus the needed columns
-of the PR records. Times hold only against each other: the Hub is on loopback, 30 ms a request, with redirects.
+The floor is the compressed size of the needed columns of the row groups that prompt.py drew, plus
+the needed columns of the PR records. Times hold only against each other: the Hub is on loopback,
+30 ms a request, with redirects.
 """
+
 from __future__ import annotations
 
 import argparse
@@ -18,10 +20,13 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
+from common.parquet import needed_leaves
+from common.sources import PR_COLUMNS
 from tests.hub import FakeHub, write_datasets
 
 REPO = Path(__file__).resolve().parent.parent
 WINDOWS = 40
+FAULTS = {"503": 0.03, "429": 0.03, "cut": 0.05, "short": 0.05, "whole": 0.01}
 
 COMMON = """
 import collections, json, random, sys
@@ -29,18 +34,21 @@ name, turns, windows = sys.argv[1], int(sys.argv[2]), int(sys.argv[3])
 chance, taken = random.Random(0), collections.Counter()
 """
 WAYS = {
-    "datasets .skip(offset).take(k), 3 windows": COMMON + """
+    "datasets .skip(offset).take(k), 3 windows": COMMON
+    + """
 from datasets import load_dataset
 rows = load_dataset(name, split="train", streaming=True)
 for offset in [chance.randrange(int(sys.argv[4])) for _ in range(3)]:
     taken.update(row["instance_id"] for row in rows.skip(offset).take(turns // 3))
 """,
-    "datasets .shuffle(buffer of 1,000)": COMMON + """
+    "datasets .shuffle(buffer of 1,000)": COMMON
+    + """
 from datasets import load_dataset
 rows = load_dataset(name, split="train", streaming=True).shuffle(seed=0, buffer_size=1000)
 taken.update(row["instance_id"] for row in rows.take(turns))
 """,
-    "DuckDB file_row_number BETWEEN": COMMON + """
+    "DuckDB file_row_number BETWEEN": COMMON
+    + """
 import datetime, duckdb
 from huggingface_hub import HfFileSystem
 class Files(HfFileSystem):
@@ -54,10 +62,12 @@ for _ in range(windows):
     first, step = chance.randrange(share - 1000), 1000 * windows // turns
     taken.update(row[0] for row in duckdb.execute(
         f"SELECT instance_id, messages FROM read_parquet('hf://{path}', file_row_number=true) "
-        f"WHERE file_row_number BETWEEN {first} AND {first + 999} AND (file_row_number - {first}) % {step} = 0"
+        f"WHERE file_row_number BETWEEN {first} AND {first + 999} "
+        f"AND (file_row_number - {first}) % {step} = 0"
     ).fetchall())
 """,
-    "pyarrow + HfFileSystem, a row group a window": COMMON + """
+    "pyarrow + HfFileSystem, a row group a window": COMMON
+    + """
 import pyarrow.parquet as pq
 from huggingface_hub import HfFileSystem
 files = HfFileSystem()
@@ -71,50 +81,110 @@ for _ in range(windows):
         taken.update(ids[::step])
 """,
 }
-ENDING = "\nprint(json.dumps([sum(taken.values()), len(taken)]))\nsys.stdout.flush()\nimport os; os._exit(0)\n"
+ENDING = """
+print(json.dumps([sum(taken.values()), len(taken)]))
+sys.stdout.flush()
+import os; os._exit(0)
+"""
 
 
 def measured(command: list[str], hub: FakeHub, folder: Path) -> tuple[float, float, float, str]:
-    """(wall s, MB sent, peak MB of the process, its output)."""
+    """Return wall s, MB sent, peak MB of the process, and its output."""
     hub.requests.clear()
-    environment = {**os.environ, "HF_ENDPOINT": hub.url, "HF_HOME": str(folder / "hf_home"),
-                   "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    environment = {
+        **os.environ,
+        "HF_ENDPOINT": hub.url,
+        "HF_HOME": str(folder / "hf_home"),
+        "HF_HUB_DISABLE_PROGRESS_BARS": "1",
+    }
     started = time.monotonic()
-    process = subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-    output, errors = process.stdout.read(), process.stderr.read()
-    _, status, usage = os.wait4(process.pid, 0)
-    process.returncode = os.waitstatus_to_exitcode(status)
-    if process.returncode:
-        raise SystemExit(f"{command[:3]}: exit code {process.returncode}\n{errors.decode()[-2000:]}")
+    with open(folder / "errors", "w+b") as errors:
+        process = subprocess.Popen(
+            command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=errors
+        )
+        output = process.stdout.read()
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+        if process.returncode:
+            errors.seek(0)
+            told = errors.read().decode()[-2000:]
+            raise SystemExit(f"{command[:3]}: exit code {process.returncode}\n{told}")
     return time.monotonic() - started, hub.sent() / 1e6, usage.ru_maxrss / 1024, output.decode()
 
 
+def sizes(folder: Path) -> tuple[int, int, int]:
+    """Return the rows, the bytes, and the bytes of the PR columns of a dataset's files."""
+    rows = 0
+    total = 0
+    records = 0
+    for path in folder.rglob("*.parquet"):
+        metadata = pq.read_metadata(path)
+        rows += metadata.num_rows
+        total += path.stat().st_size
+        for group in range(metadata.num_row_groups):
+            for leaf in needed_leaves(metadata, PR_COLUMNS):
+                records += metadata.row_group(group).column(leaf).total_compressed_size
+    return rows, total, records
+
+
 def report(data: Path, group_rows: int, turns: int, latency_s: float) -> None:
-    rows = sum(pq.read_metadata(path).num_rows for path in Path(data, "acme", "trajectories").rglob("*.parquet"))
-    size = sum(path.stat().st_size for path in Path(data, "acme", "trajectories").rglob("*.parquet"))
-    print(f"\nrow groups of {group_rows}: {rows:,} rows, {size / 1e6:,.0f} MB; {turns} turns, "
-          f"{latency_s * 1000:.0f} ms a request")
-    print(f"{'way':<48}{'wall s':>8}{'MB':>8}{'/ floor':>9}{'peak MB':>9}{'requests':>10}{'instances':>11}")
+    rows, size, _ = sizes(data / "acme" / "trajectories")
+    records = sizes(data / "acme" / "prs")[2]  # few: all of their row groups are needed
+    print(
+        f"\nrow groups of {group_rows}: {rows:,} rows, {size / 1e6:,.0f} MB; {turns} turns, "
+        f"{latency_s * 1000:.0f} ms a request"
+    )
+    line = "{:<48}{:>8}{:>8}{:>9}{:>9}{:>10}{:>11}"
+    print(line.format("way", "wall s", "MB", "/ floor", "peak MB", "requests", "instances"))
+    both = ["--dataset", "acme/trajectories", "--prs", "acme/prs"]
     with FakeHub(data, latency_s=latency_s) as hub, tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
-        wall, sent, peak, _ = measured([sys.executable, str(REPO / "prompt.py"), "--dataset", "acme/trajectories",
-                                        "--prs", "acme/prs", "--count", str(turns)], hub, scratch)
-        plan = json.loads(Path(scratch, "prompt", "_plan.json").read_text())["summary"]
-        floor = (plan["trajectory_bytes"] + plan["record_bytes"]) / 1e6
-        line = "{:<48}{:>8.1f}{:>8.0f}{:>9}{:>9.0f}{:>10}{:>11}"
-        print(line.format(f"prompt.py, {plan['windows']} windows, with PR records", wall, sent, f"{sent / floor:.3f}",
-                          peak, len(hub.requests), f"{plan['instances']}/{plan['prompts']}"), flush=True)
+        command = [sys.executable, str(REPO / "prompt.py"), *both, "--count", str(turns)]
+        for faults in ({}, FAULTS):
+            hub.faults = faults
+            cwd = scratch / str(len(faults))
+            cwd.mkdir()
+            wall, sent, peak, _ = measured(command, hub, cwd)
+            plan = json.loads(Path(cwd, "prompt", "_plan.json").read_text())["summary"]
+            floor = (plan["trajectory_bytes"] + records) / 1e6
+            print(
+                line.format(
+                    f"prompt.py, {plan['windows']} windows, records{', faults' if faults else ''}",
+                    f"{wall:.1f}",
+                    f"{sent:.0f}",
+                    f"{sent / floor:.3f}",
+                    f"{peak:.0f}",
+                    len(hub.requests),
+                    f"{plan['instances']}/{plan['prompts']}",
+                ),
+                flush=True,
+            )
+        hub.faults = {}
         for way, program in WAYS.items():
-            command = [sys.executable, "-c", program + ENDING, "acme/trajectories", str(turns), str(WINDOWS), str(rows)]
+            arguments = ["acme/trajectories", str(turns), str(WINDOWS), str(rows)]
+            command = [sys.executable, "-c", program + ENDING, *arguments]
             wall, sent, peak, output = measured(command, hub, scratch)
             taken, instances = json.loads(output.splitlines()[-1])
-            print(line.format(way, wall, sent, "", peak, len(hub.requests), f"{instances}/{taken}"), flush=True)
+            print(
+                line.format(
+                    way,
+                    f"{wall:.1f}",
+                    f"{sent:.0f}",
+                    "",
+                    f"{peak:.0f}",
+                    len(hub.requests),
+                    f"{instances}/{taken}",
+                ),
+                flush=True,
+            )
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--data", type=Path, help="where to make the data, or find it again (a temporary folder)")
-    flags.add_argument("--instances", type=int, default=600, help="of 100 rollouts each (%(default)s)")
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    flags.add_argument("--data", type=Path, help="where to make the data, or find it again")
+    flags.add_argument("--instances", type=int, default=600, help="of 100 rollouts (%(default)s)")
     flags.add_argument("--turns", type=int, default=400)
     flags.add_argument("--latency-ms", type=float, default=30)
     args = flags.parse_args(argv)
@@ -122,8 +192,14 @@ def main(argv: list[str] | None = None) -> None:
         for group_rows in (1000, 500):
             data = (args.data or Path(scratch)) / str(group_rows)
             if not data.exists():
-                write_datasets(data, instances=args.instances, rollouts=100, files=12, group_rows=group_rows,
-                               characters=1200)
+                write_datasets(
+                    data,
+                    instances=args.instances,
+                    rollouts=100,
+                    files=12,
+                    group_rows=group_rows,
+                    characters=1200,
+                )
             report(data, group_rows, args.turns, args.latency_ms / 1000)
 
 

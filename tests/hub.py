@@ -1,13 +1,15 @@
-"""A small Hugging Face Hub on loopback for the tests of prompt.py, and datasets in the real schemas for it.
+"""A small Hugging Face Hub on loopback, and datasets in the real schemas for it.
 
-    with FakeHub(folder, latency_s=0.03) as hub:     # serves folder/<owner>/<name>/... as datasets
+    with FakeHub(folder, latency_s=0.03) as hub:   # serves folder/<owner>/<name>/... as datasets
         run(..., env={"HF_ENDPOINT": hub.url})
-        hub.requests                                 # [(method, path, (start, end) or None, status, bytes sent)]
+        hub.requests                # [(method, path, (start, end) or None, status, bytes sent)]
 
-File requests answer with a redirect to another path, as the real Hub does with its CDN. `hub.faults` {kind: share}
-makes some of them go wrong: "503", "429" (with Retry-After: 0), "cut" (the connection closes half way), "short"
-(a smaller body, announced as such), "whole" (the range is ignored), "stall" (half a body, then silence).
+File requests answer with a redirect to another path, as the real Hub does with its CDN.
+`hub.faults` {kind: share} makes some of them go wrong: "503", "429" (with Retry-After: 0), "cut"
+(the connection closes half way), "short" (a smaller body, announced as such), "whole" (the range
+is ignored), "stall" (half a body, then silence).
 """
+
 from __future__ import annotations
 
 import hashlib
@@ -23,23 +25,44 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-TRAJECTORIES = pa.schema([
-    ("instance_id", pa.string()), ("repo", pa.string()),
-    ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
-    ("trajectory_format", pa.string()), ("exit_status", pa.string()), ("duration_sec", pa.float64())])
+TRAJECTORIES = pa.schema(
+    [
+        ("instance_id", pa.string()),
+        ("repo", pa.string()),
+        ("messages", pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))),
+        ("trajectory_format", pa.string()),
+        ("exit_status", pa.string()),
+        ("duration_sec", pa.float64()),
+    ]
+)
+
 
 class FakeHub:
-    """Serves `folder`; `token`: the one that is accepted, None for no need of one; `gated`: names that are gated."""
+    """Serves `folder`. `token`: the only one that is accepted; `gated`: names that are gated."""
 
-    def __init__(self, folder: Path, *, latency_s: float = 0.0, token: str | None = None, gated: tuple = (),
-                 seed: int = 0):
-        self.folder, self.latency_s, self.token, self.gated = Path(folder), latency_s, token, gated
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        latency_s: float = 0.0,
+        token: str | None = None,
+        gated: tuple = (),
+        seed: int = 0,
+    ):
+        self.folder = Path(folder)
+        self.latency_s = latency_s
+        self.token = token
+        self.gated = gated
         self.faults: dict[str, float] = {}
         self.requests: list[tuple] = []
-        self.chance, self.lock = random.Random(seed), threading.Lock()
-        self.stall_s, self.dies_after = 30.0, float("inf")  # dies_after: requests after which nothing is answered well
+        self.chance = random.Random(seed)
+        self.lock = threading.Lock()
+        self.stall_s = 30.0
+        self.dies_after = float("inf")  # requests after which nothing is answered well
         self.commits: dict[str, str] = {}
-        self.server = ThreadingHTTPServer(("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self}))
+        self.server = ThreadingHTTPServer(
+            ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self})
+        )
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
@@ -54,7 +77,10 @@ class FakeHub:
     def commit(self, name: str) -> str:
         """The commit of a dataset: its files and their times."""
         if name not in self.commits:
-            listing = [(path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns) for path in self.files(name)]
+            listing = [
+                (path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
+                for path in self.files(name)
+            ]
             self.commits[name] = hashlib.sha1(repr(listing).encode()).hexdigest()
         return self.commits[name]
 
@@ -67,8 +93,11 @@ class FakeHub:
 
     def ranges(self, end: str = ".parquet") -> list[tuple[str, int, int]]:
         """The byte ranges that were served whole: (path, start, end)."""
-        return [(path, *span) for _, path, span, status, sent in self.requests
-                if span and path.endswith(end) and status == 206 and sent == span[1] - span[0]]
+        return [
+            (path, *span)
+            for _, path, span, status, sent in self.requests
+            if span and path.endswith(end) and status == 206 and sent == span[1] - span[0]
+        ]
 
     def pick_fault(self, kinds: tuple) -> str | None:
         with self.lock:
@@ -81,7 +110,8 @@ class FakeHub:
 
 
 class _Handler(BaseHTTPRequestHandler):
-    protocol_version, disable_nagle_algorithm = "HTTP/1.1", True
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
     hub: FakeHub
 
     def log_message(self, *_):
@@ -90,12 +120,17 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self):
         try:
             super().handle()
-        except (BrokenPipeError, ConnectionResetError):  # a client that was killed, or went away from a fault
+        except (
+            BrokenPipeError,
+            ConnectionResetError,
+        ):  # a client that was killed, or went away from a fault
             self.close_connection = True
 
     def do_GET(self):
         time.sleep(self.hub.latency_s)
-        self.span, self.sent, self.status = None, 0, 0
+        self.span = None
+        self.sent = 0
+        self.status = 0
         try:
             self.answer(unquote(urlsplit(self.path).path))
         finally:
@@ -105,9 +140,15 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def answer(self, path: str) -> None:
-        fault = self.hub.pick_fault(("503", "429")) or len(self.hub.requests) >= self.hub.dies_after and "429"
+        fault = (
+            self.hub.pick_fault(("503", "429"))
+            or len(self.hub.requests) >= self.hub.dies_after
+            and "429"
+        )
         if fault:
-            return self.reply(int(fault), {"error": "busy"}, {"Retry-After": "0"} if fault == "429" else {})
+            return self.reply(
+                int(fault), {"error": "busy"}, {"Retry-After": "0"} if fault == "429" else {}
+            )
         if info := re.fullmatch(r"/api/datasets/([\w.-]+/[\w.-]+)(?:/revision/(.+))?", path):
             if self.may(info[1], info[2], contents=False):
                 self.reply(200, {"id": info[1], "sha": self.hub.commit(info[1]), "siblings": []})
@@ -118,9 +159,13 @@ class _Handler(BaseHTTPRequestHandler):
             if self.may(file[1], file[2], contents=True):
                 self.redirect(file[1], file[3])
         elif paths := re.fullmatch(r"/api/datasets/([\w.-]+/[\w.-]+)/paths-info/([^/]+)", path):
-            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode()).get("paths", [])
+            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode()).get(
+                "paths", []
+            )
             if self.may(paths[1], paths[2], contents=False):
-                self.reply(200, [entry for entry in self.entries(paths[1]) if entry["path"] in asked])
+                self.reply(
+                    200, [entry for entry in self.entries(paths[1]) if entry["path"] in asked]
+                )
         elif path.startswith("/blob/"):
             self.blob(self.hub.folder / path.removeprefix("/blob/"))
         else:
@@ -142,44 +187,73 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def entries(self, name: str) -> list[dict]:
-        return [{"type": "file", "oid": "0" * 40, "size": path.stat().st_size,
-                 "path": path.relative_to(self.hub.folder / name).as_posix()} for path in self.hub.files(name)]
+        return [
+            {
+                "type": "file",
+                "oid": "0" * 40,
+                "size": path.stat().st_size,
+                "path": path.relative_to(self.hub.folder / name).as_posix(),
+            }
+            for path in self.hub.files(name)
+        ]
 
     def redirect(self, name: str, file: str) -> None:
         path = self.hub.folder / name / file
         if not path.is_file():
             return self.reply(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
-        self.reply(302, None, {"Location": f"{self.hub.url}/blob/{name}/{file}", "X-Repo-Commit": self.hub.commit(name),
-                               "X-Linked-Size": str(path.stat().st_size), "X-Linked-Etag": '"0"', "ETag": '"0"'})
+        self.reply(
+            302,
+            None,
+            {
+                "Location": f"{self.hub.url}/blob/{name}/{file}",
+                "X-Repo-Commit": self.hub.commit(name),
+                "X-Linked-Size": str(path.stat().st_size),
+                "X-Linked-Etag": '"0"',
+                "ETag": '"0"',
+            },
+        )
 
     def listing(self, name: str, revision: str, folder: str, page: int = 1000) -> None:
         query = parse_qs(urlsplit(self.path).query)
-        entries, depth = self.entries(name), len(Path(folder).parts)
+        entries = self.entries(name)
+        depth = len(Path(folder).parts)
         if query.get("recursive", ["false"])[0].lower() != "true":
-            parents = {"/".join(Path(entry["path"]).parts[:depth + 1]) for entry in entries}
+            parents = {"/".join(Path(entry["path"]).parts[: depth + 1]) for entry in entries}
             entries = [entry for entry in entries if entry["path"] in parents] + [
-                {"type": "directory", "oid": "0" * 40, "size": 0, "path": path} for path in sorted(parents)
-                if path not in {entry["path"] for entry in entries}]
-        entries = [entry for entry in entries if not folder or entry["path"].startswith(folder + "/")]
+                {"type": "directory", "oid": "0" * 40, "size": 0, "path": path}
+                for path in sorted(parents)
+                if path not in {entry["path"] for entry in entries}
+            ]
+        entries = [
+            entry for entry in entries if not folder or entry["path"].startswith(folder + "/")
+        ]
         start = int(query.get("cursor", ["0"])[0])
-        more = f"{self.hub.url}/api/datasets/{name}/tree/{revision}?recursive=true&cursor={start + page}"
-        self.reply(200, entries[start:start + page],
-                   {"Link": f'<{more}>; rel="next"'} if start + page < len(entries) else {})
+        tree = f"{self.hub.url}/api/datasets/{name}/tree/{revision}"
+        more = f"{tree}?recursive=true&cursor={start + page}"
+        self.reply(
+            200,
+            entries[start : start + page],
+            {"Link": f'<{more}>; rel="next"'} if start + page < len(entries) else {},
+        )
 
     def blob(self, path: Path) -> None:
         size = path.stat().st_size
         span = re.fullmatch(r"bytes=(\d+)-(\d+)", self.headers.get("Range", ""))
-        start, end = (int(span[1]), min(int(span[2]) + 1, size)) if span else (0, size)
+        start = int(span[1]) if span else 0
+        end = min(int(span[2]) + 1, size) if span else size
         fault = self.hub.pick_fault(("cut", "short", "whole", "stall"))
         if fault == "whole":
-            start, end, span = 0, size, None
+            start = 0
+            end = size
+            span = None
         self.span = (start, end)
         with open(path, "rb") as file:
             file.seek(start)
             body = file.read(end - start)
-        half = body[:len(body) // 2]
+        half = body[: len(body) // 2]
         if fault == "short":
-            body, end = half, start + len(half)
+            body = half
+            end = start + len(half)
         self.status = 206 if span else 200
         self.send_response(self.status)
         self.send_header("Content-Length", str(len(body)))
@@ -189,19 +263,24 @@ class _Handler(BaseHTTPRequestHandler):
         if self.command == "HEAD":
             return
         if fault in ("cut", "stall"):
-            body, self.close_connection = half, True
+            body = half
+            self.close_connection = True
         for begin in range(0, len(body), 1 << 20):
-            self.wfile.write(body[begin:begin + (1 << 20)])
-            self.sent += len(body[begin:begin + (1 << 20)])
+            self.wfile.write(body[begin : begin + (1 << 20)])
+            self.sent += len(body[begin : begin + (1 << 20)])
         if fault == "stall":
             self.wfile.flush()
             time.sleep(self.hub.stall_s)
 
-    def reply(self, status: int, value: object, headers: dict = {}) -> None:
+    def reply(self, status: int, value: object, headers: dict | None = None) -> None:
         body = b"" if value is None else json.dumps(value).encode()
         self.status = status
         self.send_response(status)
-        for name, text in {"Content-Type": "application/json", "Content-Length": str(len(body)), **headers}.items():
+        for name, text in {
+            "Content-Type": "application/json",
+            "Content-Length": str(len(body)),
+            **(headers or {}),
+        }.items():
             self.send_header(name, text)
         self.end_headers()
         if self.command != "HEAD":
@@ -209,19 +288,29 @@ class _Handler(BaseHTTPRequestHandler):
             self.sent = len(body)
 
 
-# ----------------------------------------------------------------------------------------------- data in both schemas
+# --------------------------------------------------------------------------- data in both schemas
+
 
 def trajectory(instance: int, rollout: int, turns: int = 6, characters: int = 300) -> list[dict]:
-    """A chat of `turns` assistant turns; the text differs between rollouts as a real one does: mostly not."""
+    """Return a chat of `turns` assistant turns; as in real ones, rollouts differ in little."""
     chance = random.Random(f"{instance}/{rollout}")
     words = [f"word{number}" for number in range(200)]
     common = " ".join(random.Random(instance).choices(words, k=characters // 8))
-    messages = [{"role": "system", "content": "You fix issues. One bash block with one command."},
-                {"role": "user", "content": f"Issue {instance}: the count is wrong. {common}"}]
+    messages = [
+        {"role": "system", "content": "You fix issues. One bash block with one command."},
+        {"role": "user", "content": f"Issue {instance}: the count is wrong. {common}"},
+    ]
     for turn in range(turns):
         command = f"sed -n {chance.randrange(999)},+9p src/part{chance.randrange(9)}.py"
-        messages.append({"role": "assistant", "content": f"THOUGHT: step {turn}.\n\n```bash\n{command}\n```"})
-        messages.append({"role": "user", "content": f"Observation: {chance.getrandbits(characters * 2):x} {common}"})
+        messages.append(
+            {"role": "assistant", "content": f"THOUGHT: step {turn}.\n\n```bash\n{command}\n```"}
+        )
+        messages.append(
+            {
+                "role": "user",
+                "content": f"Observation: {chance.getrandbits(characters * 2):x} {common}",
+            }
+        )
     return messages
 
 
@@ -229,34 +318,68 @@ def pull_request(instance: int, characters: int = 300) -> dict:
     """A PR record of the real schema, with the columns that prompt.py has no use for."""
     noise = f"{random.Random(instance).getrandbits(characters * 4):x}"
     path = f"src/part{instance % 9}.py"
-    return {"instance_id": f"acme__repo{instance % 7}-{instance}", "repo": f"acme/repo{instance % 7}",
-            "base_commit": f"{instance:040x}", "created_at": 1_600_000_000_000 + instance,
-            "language": ("python", "go", "rust")[instance % 3], "license": "MIT", "interface": "",
-            "problem_statement": f"Issue {instance}: the count is wrong. {noise}", "pr_description": f"Fix {instance}",
-            "patch": f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n@@ -1 +1 @@\n-{noise}\n+fixed\n",
-            "test_patch": "", "image_name": f"image-{instance}", "FAIL_TO_PASS": [f"test_{noise}"],
-            "PASS_TO_PASS": [f"test_{noise}_{number}" for number in range(20)]}
+    return {
+        "instance_id": f"acme__repo{instance % 7}-{instance}",
+        "repo": f"acme/repo{instance % 7}",
+        "base_commit": f"{instance:040x}",
+        "created_at": 1_600_000_000_000 + instance,
+        "language": ("python", "go", "rust")[instance % 3],
+        "license": "MIT",
+        "interface": "",
+        "problem_statement": f"Issue {instance}: the count is wrong. {noise}",
+        "pr_description": f"Fix {instance}",
+        "patch": f"diff --git a/{path} b/{path}\n--- a/{path}\n+++ b/{path}\n"
+        f"@@ -1 +1 @@\n-{noise}\n+fixed\n",
+        "test_patch": "",
+        "image_name": f"image-{instance}",
+        "FAIL_TO_PASS": [f"test_{noise}"],
+        "PASS_TO_PASS": [f"test_{noise}_{number}" for number in range(20)],
+    }
 
 
-def write_datasets(folder: Path, *, instances: int, rollouts: int = 10, files: int = 3, group_rows: int = 40,
-                   characters: int = 300, name: str = "acme") -> None:
-    """<folder>/<name>/trajectories and <folder>/<name>/prs, data/train-*.parquet in each, instances side by side."""
-    trajectories, prs = Path(folder, name, "trajectories", "data"), Path(folder, name, "prs", "data")
-    trajectories.mkdir(parents=True), prs.mkdir(parents=True)
+def write_datasets(
+    folder: Path,
+    *,
+    instances: int,
+    rollouts: int = 10,
+    files: int = 3,
+    group_rows: int = 40,
+    characters: int = 300,
+    name: str = "acme",
+) -> None:
+    """Write <folder>/<name>/trajectories and /prs, each data/train-*.parquet.
+
+    The rollouts of an instance lie side by side.
+    """
+    trajectories = Path(folder, name, "trajectories", "data")
+    prs = Path(folder, name, "prs", "data")
+    trajectories.mkdir(parents=True)
+    prs.mkdir(parents=True)
     share = -(-instances // files)
     for number in range(files):
         members = range(number * share, min((number + 1) * share, instances))
         end = f"{number:05d}-of-{files:05d}.parquet"
         records = [pull_request(instance, characters) for instance in members]
-        pq.write_table(pa.Table.from_pylist(records), prs / f"train-{end}", row_group_size=max(1, group_rows // 4))
+        pq.write_table(
+            pa.Table.from_pylist(records),
+            prs / f"train-{end}",
+            row_group_size=max(1, group_rows // 4),
+        )
         with pq.ParquetWriter(trajectories / f"train-{end}", TRAJECTORIES) as writer:
             pending = []
             for record in records:
                 instance = int(record["instance_id"].rpartition("-")[2])
-                pending += [{"instance_id": record["instance_id"], "repo": record["repo"],
-                             "messages": trajectory(instance, rollout, characters=characters),
-                             "trajectory_format": "mini-swe-agent-1", "exit_status": "submitted",
-                             "duration_sec": float(rollout)} for rollout in range(rollouts)]
+                pending += [
+                    {
+                        "instance_id": record["instance_id"],
+                        "repo": record["repo"],
+                        "messages": trajectory(instance, rollout, characters=characters),
+                        "trajectory_format": "mini-swe-agent-1",
+                        "exit_status": "submitted",
+                        "duration_sec": float(rollout),
+                    }
+                    for rollout in range(rollouts)
+                ]
                 while len(pending) >= group_rows:
                     writer.write_table(pa.Table.from_pylist(pending[:group_rows], TRAJECTORIES))
                     del pending[:group_rows]

@@ -1,10 +1,10 @@
-"""prompt.py as a user runs it: from local parquet and from a Hub on loopback that misbehaves on order."""
+"""prompt.py as a user runs it: from local parquet, and from a Hub that misbehaves on order."""
+
 from __future__ import annotations
 
 import json
 import shutil
 import signal
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -13,288 +13,29 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.files import UserError
+from common.parquet import needed_leaves
+from common.sources import PR_COLUMNS
+from common.turns import RECORD_KEYS
+from prompt import Rules, next_turns, read_exclusions, row_group_order, why_left_out
 from tests.helpers import stage, start
 from tests.hub import TRAJECTORIES, FakeHub, pull_request, trajectory, write_datasets
-
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
-import prompt as prompt_stage  # noqa: E402
-from common.files import UserError  # noqa: E402
-from common.turns import RECORD_KEYS  # noqa: E402
-from prompt import changed_files, usable_turns, why_passed_over  # noqa: E402
 
 BOTH = ("--dataset", "acme/trajectories", "--prs", "acme/prs")
 
 
 @pytest.fixture(scope="module")
 def data(tmp_path_factory):
-    """60 instances of 10 rollouts in 3 files; row groups of 45 rows, so that instances lie across two of them."""
+    """60 instances of 10 rollouts in 3 files; row groups of 45 rows: some instances lie in two."""
     folder = tmp_path_factory.mktemp("hub")
     write_datasets(folder, instances=60, group_rows=45)
     return folder
 
 
-@pytest.fixture()
+@pytest.fixture
 def hub(data):
     with FakeHub(data) as running:
         yield running
-
-
-def local(data: Path, *flags: str, cwd: Path, **extra):
-    return stage("prompt.py", "--dataset", str(data / "acme" / "trajectories"), "--prs", str(data / "acme" / "prs"),
-                 *flags, cwd=cwd, **extra)
-
-
-def remote(hub: FakeHub, *flags: str, cwd: Path, **extra):
-    environment = {"HF_ENDPOINT": hub.url, "HF_HOME": str(cwd / "hf_home"), **extra}
-    return stage("prompt.py", *BOTH, *flags, cwd=cwd, **environment)
-
-
-def contents(cwd: Path) -> dict[str, bytes]:
-    """Every file that the stage made, by name, but for its locks."""
-    return {path.relative_to(cwd).as_posix(): path.read_bytes() for folder in ("prompt", "commit")
-            for path in Path(cwd, folder).rglob("*") if path.is_file() and not path.name.startswith("_lock")}
-
-
-def samples(cwd: Path) -> dict[str, bytes]:
-    """The prompts and the records."""
-    return {name: data for name, data in contents(cwd).items() if not name.startswith("prompt/_")}
-
-
-def prompts(cwd: Path) -> list[dict]:
-    files = sorted(Path(cwd, "prompt").glob("prompts_*.json"), key=lambda path: int(path.stem.split("_")[2]))
-    return [prompt for path in files for prompt in json.loads(path.read_text())]
-
-
-def plan(cwd: Path) -> dict:
-    return json.loads(Path(cwd, "prompt", "_plan.json").read_text())
-
-
-def write_rows(folder: Path, rows: list[tuple], schema: pa.Schema = TRAJECTORIES) -> None:
-    """A trajectories file of (instance id, messages) rows, and their PR records beside it."""
-    folder.mkdir(parents=True, exist_ok=True)
-    table = [{"instance_id": name, "repo": "acme/rows", "messages": messages} for name, messages in rows]
-    pq.write_table(pa.Table.from_pylist(table, schema), folder / "trajectories.parquet")
-    records = [{**pull_request(number), "instance_id": name} for number, (name, _) in enumerate(rows) if name]
-    pq.write_table(pa.Table.from_pylist(records), folder / "prs.parquet")
-
-
-def from_rows(folder: Path, *flags: str):
-    return stage("prompt.py", "--dataset", str(folder / "trajectories.parquet"), "--prs", str(folder / "prs.parquet"),
-                 *flags, cwd=folder)
-
-
-# --------------------------------------------------------------------------------------------------------- the files
-
-def test_prompts_and_records_hold_what_the_datasets_hold(data, tmp_path):
-    run = local(data, "--count", "250", cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert [len(json.loads(Path(tmp_path, "prompt", f"prompts_250_{k}.json").read_text())) for k in (1, 2)] == [200, 50]
-    taken = prompts(tmp_path)
-    assert len({json.dumps([prompt["instance_id"], prompt["messages"]]) for prompt in taken}) == 250
-    assert [window["pass"] for window in plan(tmp_path)["offsets"]][-1] == 2  # the second takes all that is missing
-    tables = {}
-    for prompt in taken:
-        assert list(prompt) == ["instance_id", "repo", "messages", "assistant", "source"]
-        source = prompt["source"]
-        if source["file"] not in tables:
-            tables[source["file"]] = pq.read_table(data / "acme" / "trajectories" / source["file"]).to_pylist()
-        row = tables[source["file"]][source["row"]]
-        assert (prompt["instance_id"], prompt["repo"]) == (row["instance_id"], row["repo"])
-        assert prompt["messages"] == row["messages"][:source["turn"]] and prompt["messages"][-1]["role"] == "user"
-        assert row["messages"][source["turn"]] == {"role": "assistant", "content": prompt["assistant"]}
-    for instance_id in {prompt["instance_id"] for prompt in taken}:
-        record = json.loads(Path(tmp_path, "commit", f"{instance_id}.json").read_text())
-        pr = pull_request(int(instance_id.rpartition("-")[2]))
-        assert tuple(record) == RECORD_KEYS
-        assert record == {**{key: pr[key] for key in RECORD_KEYS if key in pr}, "issue": pr["problem_statement"],
-                          "description": pr["pr_description"], "files": [pr["patch"].split()[2].removeprefix("a/")]}
-
-
-def test_every_instance_once_before_any_twice_and_all_thirds_of_a_chat(data, tmp_path):
-    run = local(data, "--count", "60", cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert set(Counter(prompt["instance_id"] for prompt in prompts(tmp_path)).values()) == {1}
-    summary = plan(tmp_path)["summary"]
-    assert summary["instances"] == 60 and min(summary["thirds"].values()) > 8
-    assert len({prompt["source"]["turn"] for prompt in prompts(tmp_path)}) == 6  # any of the six assistant turns
-    assert len({prompt["source"]["row"] % 10 for prompt in prompts(tmp_path)}) > 7  # and any of the ten rollouts
-
-
-def test_a_cap_per_instance_that_is_asked_for_holds(data, tmp_path):
-    run = local(data, "--count", "200", "--per-instance", "2", cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert set(Counter(prompt["instance_id"] for prompt in prompts(tmp_path)).values()) == {2}
-    assert len(prompts(tmp_path)) == 120 and "no more turns to give: 120 of 200" in run.stdout
-    assert remade(tmp_path, local, data, "--count", "200", "--per-instance", "2") == []
-
-
-def test_a_small_dataset_gives_every_turn_once_and_then_says_so(tmp_path):
-    write_rows(tmp_path, [("a-1", trajectory(1, 0)), ("a-1", trajectory(1, 0)[:7]), ("b-2", trajectory(2, 0))])
-    run = from_rows(tmp_path, "--count", "50")
-    assert run.returncode == 0, run.stderr
-    chats = {(prompt["instance_id"], len(prompt["messages"])) for prompt in prompts(tmp_path)}
-    assert chats == {(name, 2 * turn) for name in ("a-1", "b-2") for turn in range(1, 7)}  # both rows of a-1 agree
-    assert len(prompts(tmp_path)) == 12 and "12 of 50 were found" in run.stdout
-
-
-def remade(cwd: Path, how, *args, **extra) -> list[str]:
-    """Names of the files that a rerun changed."""
-    before, times = contents(cwd), {path: path.stat().st_mtime_ns for path in Path(cwd, "prompt").glob("prompts*")}
-    run = how(*args, cwd=cwd, **extra)
-    assert run.returncode == 0, run.stderr
-    after = contents(cwd)
-    return ([name for name in {*before, *after} if before.get(name) != after.get(name)]
-            + [path.name for path, when in times.items() if path.stat().st_mtime_ns != when])
-
-
-def test_the_hub_and_a_folder_give_the_same_and_a_rerun_asks_nothing(data, hub, tmp_path):
-    here, there = tmp_path / "here", tmp_path / "there"
-    here.mkdir(), there.mkdir()
-    assert local(data, "--count", "230", cwd=here).returncode == 0
-    run = remote(hub, "--count", "230", cwd=there)
-    assert run.returncode == 0, run.stderr
-    assert samples(here) == samples(there)
-    assert plan(there)["revision"] == hub.commit("acme/trajectories") and plan(there)["seed"] == 0
-    hub.requests.clear()
-    assert remade(there, remote, hub, "--count", "230") == [] and hub.requests == []
-
-
-def test_a_trial_is_the_beginning_of_the_whole(data, tmp_path):
-    whole, trial = tmp_path / "whole", tmp_path / "trial"
-    whole.mkdir(), trial.mkdir()
-    assert local(data, "--count", "215", cwd=whole).returncode == 0
-    for flags, length in (("--limit", "3"), 3), (("--limit", "3"), 3), (("--limit", "205"), 205), ((), 215):
-        run = local(data, "--count", "215", *flags, cwd=trial)
-        assert run.returncode == 0, run.stderr
-        assert prompts(trial) == prompts(whole)[:length]
-        assert len(list(Path(trial, "commit").glob("*.json"))) == len({p["instance_id"] for p in prompts(trial)})
-    assert contents(trial) == contents(whole)
-    assert remade(trial, local, data, "--count", "215", "--limit", "4") == []
-
-
-def test_other_flags_on_the_same_folder_stop_with_the_flag_named(data, tmp_path):
-    assert local(data, "--count", "5", cwd=tmp_path).returncode == 0
-    before = contents(tmp_path)
-    for flags, name in ((("--count", "5", "--seed", "1"), "--seed 0"), (("--count", "6"), "--count 5")):
-        run = local(data, *flags, cwd=tmp_path)
-        assert run.returncode == 2 and name in run.stderr and "another folder" in run.stderr
-    assert contents(tmp_path) == before
-
-
-def test_another_seed_gives_other_turns(data, tmp_path):
-    chosen = []
-    for seed in ("1", "2"):
-        folder = tmp_path / seed
-        folder.mkdir()
-        assert local(data, "--count", "20", "--seed", seed, cwd=folder).returncode == 0
-        chosen.append({json.dumps(prompt["source"]) for prompt in prompts(folder)})
-    assert len(chosen[0] & chosen[1]) < 10
-
-
-def test_a_hurt_file_is_set_aside_and_made_again_as_it_was(data, tmp_path):
-    assert local(data, "--count", "410", cwd=tmp_path).returncode == 0
-    before = samples(tmp_path)
-    first, second, third = (Path(tmp_path, "prompt", f"prompts_410_{k}.json") for k in (1, 2, 3))
-    torn, foreign, gone = sorted(Path(tmp_path, "commit").glob("acme*"))[:3]
-    for path in first, torn:
-        path.write_text(path.read_text()[:500])
-    second.write_text(second.read_text().replace("step 3", "step 4"))
-    foreign.write_text("[1, 2]")
-    third.unlink(), gone.unlink()
-    run = local(data, "--count", "410", cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    after = samples(tmp_path)
-    for path in first, second, torn, foreign:
-        assert path.name in run.stderr and after.pop(f"{path.parent.name}/{path.name}.bad")
-    assert after == before
-
-
-# ------------------------------------------------------------------------------------------------- what is left out
-
-def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
-    good = trajectory(1, 0)
-    tool = [*good[:2], {"role": "tool", "content": "ls"}, *good[2:]]
-    hollow = [*good[:2], {"role": "assistant", "content": None}, *good[3:]]
-    unclosed = [*good[:2], {"role": "assistant", "content": "THOUGHT: cut\n\n```bash\nsed -n"}]
-    write_rows(tmp_path, [("good-1", good), ("null-2", None), ("empty-3", []), ("early-4", good[:2]), ("tool-5", tool),
-                          ("hollow-6", hollow), ("unclosed-7", unclosed), ("starts-8", good[2:3])])
-    run = from_rows(tmp_path, "--count", "3")
-    assert run.returncode == 0, run.stderr
-    assert {prompt["instance_id"] for prompt in prompts(tmp_path)} == {"good-1"}
-    assert {reason.split(":")[0]: count for reason, count in plan(tmp_path)["summary"]["rows_passed_over"].items()} == {
-        "malformed": 1, "cut": 2, "no usable turn": 4}
-
-
-def test_messages_as_json_text(tmp_path):
-    text = pa.schema([("instance_id", pa.string()), ("repo", pa.string()), ("messages", pa.string())])
-    rows = [("a-1", json.dumps(trajectory(1, 0))), ("b-2", json.dumps(trajectory(2, 0))[:-9]),
-            ("c-3", '{"role": "user"}'),
-            ("d-4", json.dumps([*trajectory(4, 0)[:2], {"role": "assistant", "content": "lone \ud800 half"}]))]
-    write_rows(tmp_path, rows, text)
-    run = from_rows(tmp_path, "--count", "2")
-    assert run.returncode == 0, run.stderr
-    assert {prompt["instance_id"]: prompt["messages"] for prompt in prompts(tmp_path)}["d-4"] == trajectory(4, 0)[:2]
-    assert "lone \ufffd half" in [prompt["assistant"] for prompt in prompts(tmp_path)]
-    assert sum(plan(tmp_path)["summary"]["rows_passed_over"].values()) == 2
-
-
-def test_unsafe_ids_missing_records_and_exclusions_are_named_and_replaced(refusal, tmp_path):
-    rows = [("../evil", trajectory(90, 0)), (None, trajectory(91, 0)), ("lost-1", trajectory(92, 0)),
-            ("out-2", trajectory(93, 0)), ("in-3", trajectory(94, 0)), ("in-4", trajectory(95, 0))]
-    write_rows(tmp_path, rows)
-    prs = [row for row in pq.read_table(tmp_path / "prs.parquet").to_pylist() if row["instance_id"] != "lost-1"]
-    pq.write_table(pa.Table.from_pylist(prs), tmp_path / "prs.parquet")
-    (tmp_path / "leave.txt").write_text("# benchmark\nout-2  # this one\n\nother/repo\n")
-    run = from_rows(tmp_path, "--count", "2", "--exclude", "leave.txt")
-    assert run.returncode == 0, run.stderr
-    assert {prompt["instance_id"] for prompt in prompts(tmp_path)} == {"in-3", "in-4"}
-    assert sorted(path.stem for path in Path(tmp_path, "commit").glob("*.json")) == ["in-3", "in-4"]
-    made = plan(tmp_path)
-    assert made["excluded"] == [{"instance_id": "out-2", "repo": "acme/rows", "reason": "out-2 is listed in leave.txt"}]
-    assert [entry["instance_id"] for entry in made["without_record"]] == ["lost-1"]
-    assert sorted(entry["instance_id"] for entry in made["refused"]) == ["../evil", "None"]
-    assert "lost-1" in run.stdout and "../evil" in run.stdout
-    (tmp_path / "leave.txt").write_text("acme/rows\n")
-    shutil.rmtree(tmp_path / "prompt")
-    assert "acme/rows is listed in" in refusal("--dataset", "trajectories.parquet", "--prs", "prs.parquet", "--exclude",
-                                               "leave.txt")
-
-
-def make(folder: Path) -> Path:
-    folder.mkdir()
-    return folder
-
-
-# ------------------------------------------------------------------------------------------------------------ the Hub
-
-def test_only_the_drawn_columns_are_read_and_the_records_only_once(data, tmp_path):
-    with FakeHub(data) as hub:
-        assert remote(hub, "--count", "60", cwd=tmp_path).returncode == 0
-        summary = plan(tmp_path)["summary"]
-        allowed = summary["trajectory_bytes"] + summary["record_bytes"]
-        footers = sum(min(65536, path.stat().st_size) for name in ("trajectories", "prs")
-                      for path in hub.files(f"acme/{name}"))
-        assert hub.sent() <= 1.02 * allowed + footers
-        assert summary["trajectory_bytes"] < 0.98 * sum(path.stat().st_size for path in hub.files("acme/trajectories"))
-        assert [path for _, path, *_ in hub.requests if "/tree/" in path and "trajectories" in path].__len__() == 1
-        hub.requests.clear()
-        second = make(tmp_path / "second")
-        run = remote(hub, "--count", "60", "--seed", "5", cwd=second, HF_HOME=str(tmp_path / "hf_home"))
-        assert run.returncode == 0, run.stderr
-        assert hub.sent("/blob/acme/prs") == 0 and len(list(Path(second, "commit").glob("*.json"))) == 60
-
-
-def test_windows_are_read_as_they_are_needed(data, hub, tmp_path):
-    assert remote(hub, "--count", "60", "--limit", "4", cwd=tmp_path).returncode == 0
-    assert len({path for path, *_ in hub.ranges() if "trajectories" in path}) == 1
-
-
-@pytest.mark.parametrize("faults", [{"503": 0.05, "429": 0.05}, {"cut": 0.07, "short": 0.07, "whole": 0.03}])
-def test_faults_change_nothing(data, hub, tmp_path, faults, clean):
-    hub.faults = faults
-    run = remote(hub, "--count", "60", cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert contents(tmp_path) == clean
 
 
 @pytest.fixture(scope="module")
@@ -306,7 +47,386 @@ def clean(data, tmp_path_factory):
     return contents(cwd)
 
 
-def test_a_stalled_body_is_given_up_and_gone_on_with(data, hub, tmp_path, clean):
+def make(folder: Path) -> Path:
+    folder.mkdir(parents=True)
+    return folder
+
+
+def local(data: Path, *flags: str, cwd: Path):
+    both = ("--dataset", str(data / "acme" / "trajectories"), "--prs", str(data / "acme" / "prs"))
+    return stage("prompt.py", *both, *flags, cwd=cwd)
+
+
+def hub_environment(hub: FakeHub, cwd: Path) -> dict[str, str]:
+    return {"HF_ENDPOINT": hub.url, "HF_HOME": str(cwd / "hf_home")}
+
+
+def remote(hub: FakeHub, *flags: str, cwd: Path, **extra: str):
+    return stage("prompt.py", *BOTH, *flags, cwd=cwd, **{**hub_environment(hub, cwd), **extra})
+
+
+def contents(cwd: Path) -> dict[str, bytes]:
+    """Return every file that the stage made, by name, but for its locks."""
+    found = {}
+    for folder in ("prompt", "commit"):
+        for path in Path(cwd, folder).rglob("*"):
+            if path.is_file() and not path.name.startswith("_lock"):
+                found[path.relative_to(cwd).as_posix()] = path.read_bytes()
+    return found
+
+
+def samples(cwd: Path) -> dict[str, bytes]:
+    """Return the prompts and the records."""
+    return {name: body for name, body in contents(cwd).items() if not name.startswith("prompt/_")}
+
+
+def prompts(cwd: Path) -> list[dict]:
+    files = Path(cwd, "prompt").glob("prompts_*.json")
+    found = []
+    for path in sorted(files, key=lambda path: int(path.stem.split("_")[2])):
+        found += json.loads(path.read_text())
+    return found
+
+
+def plan(cwd: Path) -> dict:
+    return json.loads(Path(cwd, "prompt", "_plan.json").read_text())
+
+
+def write_rows(folder: Path, rows: list[tuple], schema: pa.Schema = TRAJECTORIES) -> None:
+    """Write a trajectories file of (instance id, messages) rows, and their PR records beside it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    table = []
+    records = []
+    for number, (name, messages) in enumerate(rows):
+        table.append({"instance_id": name, "repo": "acme/rows", "messages": messages})
+        if name:
+            records.append({**pull_request(number), "instance_id": name})
+    pq.write_table(pa.Table.from_pylist(table, schema), folder / "trajectories.parquet")
+    pq.write_table(pa.Table.from_pylist(records), folder / "prs.parquet")
+
+
+def from_rows(folder: Path, *flags: str):
+    both = ("--dataset", "trajectories.parquet", "--prs", "prs.parquet")
+    return stage("prompt.py", *both, *flags, cwd=folder)
+
+
+# --------------------------------------------------------------------------------------- the files
+
+
+def test_prompts_and_records_hold_what_the_datasets_hold(data, tmp_path):
+    run = local(data, "--count", "250", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    sizes = {path.name: len(json.loads(path.read_text())) for path in tmp_path.glob("prompt/p*")}
+    assert sizes == {"prompts_250_1.json": 200, "prompts_250_2.json": 50}
+    taken = prompts(tmp_path)
+    assert len({json.dumps([item["instance_id"], item["messages"]]) for item in taken}) == 250
+    rounds = {tuple(window["rounds"]) for window in plan(tmp_path)["offsets"]}
+    assert rounds == {(1, 1), (2, 4), (5, 5)}  # a reading serves as many rounds as are sure
+    assert set(Counter(item["instance_id"] for item in taken).values()) == {4, 5}
+    tables = {}
+    for item in taken:
+        assert list(item) == ["instance_id", "repo", "messages", "assistant", "source"]
+        source = item["source"]
+        if source["file"] not in tables:
+            path = data / "acme" / "trajectories" / source["file"]
+            tables[source["file"]] = pq.read_table(path).to_pylist()
+        row = tables[source["file"]][source["row"]]
+        assert (item["instance_id"], item["repo"]) == (row["instance_id"], row["repo"])
+        assert item["messages"] == row["messages"][: source["turn"]]
+        assert item["messages"][-1]["role"] == "user"
+        reply = {"role": "assistant", "content": item["assistant"]}
+        assert row["messages"][source["turn"]] == reply
+    for instance_id in {item["instance_id"] for item in taken}:
+        record = json.loads(Path(tmp_path, "commit", f"{instance_id}.json").read_text())
+        pr = pull_request(int(instance_id.rpartition("-")[2]))
+        same = {key: pr[key] for key in RECORD_KEYS if key in pr}
+        texts = {"issue": pr["problem_statement"], "description": pr["pr_description"]}
+        files = {"files": [pr["patch"].split()[2].removeprefix("a/")]}
+        assert record == {**same, **texts, **files}
+        assert tuple(record) == RECORD_KEYS
+
+
+def test_every_instance_once_before_any_twice_and_all_thirds_of_a_chat(data, tmp_path):
+    run = local(data, "--count", "60", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    taken = prompts(tmp_path)
+    assert set(Counter(item["instance_id"] for item in taken).values()) == {1}
+    summary = plan(tmp_path)["summary"]
+    assert summary["instances"] == 60 and min(summary["thirds"].values()) > 8
+    assert len({item["source"]["turn"] for item in taken}) == 6  # any of the six assistant turns
+    assert len({item["source"]["row"] % 10 for item in taken}) > 7  # and any of the ten rollouts
+    early = {window["file"] for window in plan(tmp_path)["offsets"][:3]}
+    assert len(early) == 3  # spread over the split from the beginning
+
+
+def test_a_large_row_group_is_drawn_in_part(tmp_path):
+    rows = [(f"in-{number}", trajectory(number, 0, turns=2, characters=20)) for number in range(90)]
+    write_rows(tmp_path, rows)
+    run = from_rows(tmp_path, "--count", "40")
+    assert run.returncode == 0, run.stderr
+    assert [len(window["turns"]) for window in plan(tmp_path)["offsets"]] == [12, 28]
+    assert len({item["instance_id"] for item in prompts(tmp_path)}) == 40
+    assert from_rows(make(tmp_path / "x"), "--count", "40").returncode == 2
+    shutil.rmtree(tmp_path / "prompt")
+    assert from_rows(tmp_path, "--count", "40", "--windows", "1").returncode == 0
+    assert [len(window["turns"]) for window in plan(tmp_path)["offsets"]] == [40]
+
+
+def test_a_cap_per_instance_that_is_asked_for_holds(data, tmp_path):
+    flags = ("--count", "200", "--per-instance", "2")
+    run = local(data, *flags, cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert set(Counter(item["instance_id"] for item in prompts(tmp_path)).values()) == {2}
+    assert len(prompts(tmp_path)) == 120 and "no more turns to give: 120 of 200" in run.stdout
+    assert remade(tmp_path, local, data, *flags) == []
+
+
+def test_a_small_dataset_gives_every_turn_once_and_then_says_so(tmp_path):
+    short = trajectory(1, 0)[:7]  # both rows of a-1 agree as far as they go
+    rows = [("a-1", trajectory(1, 0)), ("a-1", short), ("b-2", trajectory(2, 0))]
+    write_rows(tmp_path, rows)
+    run = from_rows(tmp_path, "--count", "50")
+    assert run.returncode == 0, run.stderr
+    chats = {(item["instance_id"], len(item["messages"])) for item in prompts(tmp_path)}
+    assert chats == {(name, 2 * turn) for name in ("a-1", "b-2") for turn in range(1, 7)}
+    assert len(prompts(tmp_path)) == 12 and "12 of 50 were found" in run.stdout
+
+
+def remade(cwd: Path, how, *args) -> list[str]:
+    """Run again; return the names of the files that the run changed."""
+    before = contents(cwd)
+    times = {path: path.stat().st_mtime_ns for path in Path(cwd, "prompt").glob("*.json")}
+    run = how(*args, cwd=cwd)
+    assert run.returncode == 0, run.stderr
+    after = contents(cwd)
+    changed = [name for name in {*before, *after} if before.get(name) != after.get(name)]
+    return changed + [path.name for path, when in times.items() if path.stat().st_mtime_ns != when]
+
+
+def test_the_hub_and_a_folder_give_the_same_and_a_rerun_asks_nothing(data, hub, tmp_path):
+    here = make(tmp_path / "here")
+    there = make(tmp_path / "there")
+    assert local(data, "--count", "230", cwd=here).returncode == 0
+    run = remote(hub, "--count", "230", cwd=there)
+    assert run.returncode == 0, run.stderr
+    assert samples(here) == samples(there)
+    assert plan(there)["revision"] == hub.commit("acme/trajectories")
+    assert plan(there)["seed"] == 0
+    hub.requests.clear()
+    assert remade(there, remote, hub, "--count", "230") == []
+    assert hub.requests == []
+
+
+def test_a_trial_is_the_beginning_of_the_whole(data, tmp_path):
+    whole = make(tmp_path / "whole")
+    trial = make(tmp_path / "trial")
+    assert local(data, "--count", "215", cwd=whole).returncode == 0
+    for flags, length in (("--limit", "3"), 3), (("--limit", "205"), 205), ((), 215):
+        run = local(data, "--count", "215", *flags, cwd=trial)
+        assert run.returncode == 0, run.stderr
+        assert prompts(trial) == prompts(whole)[:length]
+        records = [path.stem for path in Path(trial, "commit").glob("*.json")]
+        assert sorted(records) == sorted({item["instance_id"] for item in prompts(trial)})
+    assert contents(trial) == contents(whole)
+    assert remade(trial, local, data, "--count", "215", "--limit", "4") == []
+
+
+def test_another_seed_and_other_flags(data, tmp_path):
+    other = make(tmp_path / "other")
+    assert local(data, "--count", "20", cwd=tmp_path).returncode == 0
+    assert local(data, "--count", "20", "--seed", "1", cwd=other).returncode == 0
+    mine = [json.dumps(item["source"]) for item in prompts(tmp_path)]
+    assert len({*mine} & {json.dumps(item["source"]) for item in prompts(other)}) < 10
+    before = contents(tmp_path)
+    for flags, name in ((("--count", "20", "--seed", "1"), "--seed 0"), (("--count", "6"), "20")):
+        run = local(data, *flags, cwd=tmp_path)
+        assert run.returncode == 2 and name in run.stderr and "another folder" in run.stderr
+    assert contents(tmp_path) == before
+
+
+def test_a_hurt_file_is_set_aside_and_made_again_as_it_was(data, tmp_path):
+    assert local(data, "--count", "410", cwd=tmp_path).returncode == 0
+    before = samples(tmp_path)
+    first, second, third = (Path(tmp_path, "prompt", f"prompts_410_{k}.json") for k in (1, 2, 3))
+    torn, foreign, gone = sorted(Path(tmp_path, "commit").glob("acme*"))[:3]
+    for path in first, torn:
+        path.write_text(path.read_text()[:500])
+    second.write_text(second.read_text().replace("step 3", "step 4"))
+    foreign.write_text("[1, 2]")
+    third.unlink()
+    gone.unlink()
+    run = local(data, "--count", "410", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    after = samples(tmp_path)
+    for path in first, second, torn, foreign:
+        assert path.name in run.stderr
+        assert after.pop(f"{path.parent.name}/{path.name}.bad")
+    assert after == before
+
+
+# ------------------------------------------------------------------------- samples of 3805ada
+
+
+def as_3805ada(made: dict) -> dict:
+    """Return a plan as version 3805ada wrote it."""
+    for window in made["offsets"]:
+        window |= {"pass": 1, "laps": window.pop("rounds")[1], "deck": [0, len(window["turns"])]}
+        for turn in window["turns"]:
+            turn["lap"] = 0
+    made["summary"] |= {"record_bytes": 1, "left_out": {}, "chat_messages": {}}
+    return made
+
+
+def test_a_whole_sample_of_an_older_version_stays_as_it_is(data, tmp_path):
+    assert local(data, "--count", "230", cwd=tmp_path).returncode == 0
+    path = tmp_path / "prompt" / "_plan.json"
+    path.write_text(json.dumps(as_3805ada(plan(tmp_path))))
+    hidden = tmp_path / "none"  # nothing is read: the datasets are gone
+    run = local(hidden, "--count", "230", cwd=tmp_path)
+    assert run.returncode == 2 and "--dataset" in run.stderr
+    flags = {"--dataset": str(hidden / "acme/trajectories"), "--prs": str(hidden / "acme/prs")}
+    made = plan(tmp_path)
+    made["flags"] |= flags
+    path.write_text(json.dumps(made))
+    assert remade(tmp_path, local, hidden, "--count", "230") == []
+
+
+def test_an_unfinished_sample_of_an_older_version_is_gone_on_with(data, tmp_path):
+    assert local(data, "--count", "70", "--limit", "30", cwd=tmp_path).returncode == 0
+    path = tmp_path / "prompt" / "_plan.json"
+    path.write_text(json.dumps(as_3805ada(plan(tmp_path))))
+    begun = prompts(tmp_path)
+    run = local(data, "--count", "70", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    taken = prompts(tmp_path)
+    assert len(taken) == 70 and taken[:30] == begun
+    counts = Counter(item["instance_id"] for item in taken)
+    assert len(counts) == 60 and max(counts.values()) == 2
+    assert len({json.dumps([item["instance_id"], item["messages"]]) for item in taken}) == 70
+
+
+# -------------------------------------------------------------------------------- what is left out
+
+
+def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
+    good = trajectory(1, 0)
+    tool = [*good[:2], {"role": "tool", "content": "ls"}, *good[2:]]
+    hollow = [*good[:2], {"role": "assistant", "content": None}, *good[3:]]
+    unclosed = [*good[:2], {"role": "assistant", "content": "THOUGHT: cut\n\n```bash\nsed -n"}]
+    rows = [("good-1", good), ("null-2", None), ("empty-3", []), ("early-4", good[:2])]
+    rows += [("tool-5", tool), ("hollow-6", hollow), ("open-7", unclosed), ("starts-8", good[2:3])]
+    write_rows(tmp_path, rows)
+    run = from_rows(tmp_path, "--count", "3")
+    assert run.returncode == 0, run.stderr
+    assert {item["instance_id"] for item in prompts(tmp_path)} == {"good-1"}
+    counted = plan(tmp_path)["summary"]["rows_passed_over"]
+    assert {reason.split(":")[0]: count for reason, count in counted.items()} == {
+        "malformed": 1,
+        "cut": 2,
+        "no usable turn": 3,
+        "reply cut off inside a code block": 1,
+    }
+    assert "passed over 1 rows, reply cut off inside a code block" in run.stdout
+
+
+def test_messages_as_json_text(tmp_path):
+    columns = [(name, pa.string()) for name in ("instance_id", "repo", "messages")]
+    lone = [*trajectory(4, 0)[:2], {"role": "assistant", "content": "lone \ud800 half"}]
+    rows = [("a-1", json.dumps(trajectory(1, 0))), ("b-2", json.dumps(trajectory(2, 0))[:-9])]
+    rows += [("c-3", '{"role": "user"}'), ("d-4", json.dumps(lone))]
+    write_rows(tmp_path, rows, pa.schema(columns))
+    run = from_rows(tmp_path, "--count", "3")
+    assert run.returncode == 0, run.stderr
+    taken = {item["instance_id"]: item for item in prompts(tmp_path)}
+    assert taken.keys() == {"a-1", "d-4"}
+    assert taken["d-4"]["messages"] == trajectory(4, 0)[:2]
+    assert taken["d-4"]["assistant"] == "lone \ufffd half"
+    assert sum(plan(tmp_path)["summary"]["rows_passed_over"].values()) == 2
+
+
+def test_unsafe_ids_missing_records_and_exclusions_are_named_and_replaced(tmp_path):
+    rows = [
+        ("../evil", trajectory(90, 0)),
+        (None, trajectory(91, 0)),
+        ("lost-1", trajectory(92, 0)),
+    ]
+    rows += [("out-2", trajectory(93, 0)), ("in-3", trajectory(94, 0)), ("in-4", trajectory(95, 0))]
+    write_rows(tmp_path, rows)
+    records = pq.read_table(tmp_path / "prs.parquet").to_pylist()
+    kept = [row for row in records if row["instance_id"] != "lost-1"]
+    pq.write_table(pa.Table.from_pylist(kept), tmp_path / "prs.parquet")
+    (tmp_path / "leave.txt").write_text("# benchmark\nout-2  # this one\n\nother/repo\n")
+    run = from_rows(tmp_path, "--count", "2", "--exclude", "leave.txt")
+    assert run.returncode == 0, run.stderr
+    assert {item["instance_id"] for item in prompts(tmp_path)} == {"in-3", "in-4"}
+    records = Path(tmp_path, "commit").glob("*.json")
+    assert sorted(path.stem for path in records) == ["in-3", "in-4"]
+    made = plan(tmp_path)
+    reason = "out-2 is listed in leave.txt"
+    assert made["excluded"] == [{"instance_id": "out-2", "repo": "acme/rows", "reason": reason}]
+    assert [entry["instance_id"] for entry in made["without_record"]] == ["lost-1"]
+    assert sorted(entry["instance_id"] for entry in made["refused"]) == ["../evil", "None"]
+    assert "lost-1" in run.stdout and "../evil" in run.stdout
+    (tmp_path / "leave.txt").write_text("acme/rows\n")
+    shutil.rmtree(tmp_path / "prompt")
+    run = from_rows(tmp_path, "--exclude", "leave.txt")
+    assert run.returncode == 2 and "acme/rows is listed in leave.txt" in run.stderr
+    assert not Path(tmp_path, "prompt", "_plan.json").exists()
+
+
+# ----------------------------------------------------------------------------------------- the Hub
+
+
+def record_bytes(data: Path, instance_ids: set[str]) -> int:
+    """Return the bytes of the PR columns of the row groups that hold these instances."""
+    total = 0
+    for path in Path(data, "acme", "prs").rglob("*.parquet"):
+        parquet = pq.ParquetFile(path)
+        for group in range(parquet.num_row_groups):
+            ids = parquet.read_row_group(group, columns=["instance_id"])["instance_id"].to_pylist()
+            for leaf in needed_leaves(parquet.metadata, PR_COLUMNS):
+                if instance_ids & {*ids}:
+                    total += parquet.metadata.row_group(group).column(leaf).total_compressed_size
+    return total
+
+
+def test_only_the_drawn_columns_are_read_and_the_records_only_once(data, hub, tmp_path):
+    assert remote(hub, "--count", "57", cwd=tmp_path).returncode == 0
+    drawn = plan(tmp_path)["summary"]["trajectory_bytes"]
+    allowed = drawn + record_bytes(data, {item["instance_id"] for item in prompts(tmp_path)})
+    footers = 0
+    for name in ("trajectories", "prs"):
+        footers += sum(min(65536, path.stat().st_size) for path in hub.files(f"acme/{name}"))
+    assert hub.sent() <= 1.02 * allowed + footers
+    assert drawn < 0.98 * sum(path.stat().st_size for path in hub.files("acme/trajectories"))
+    listings = [path for _, path, *_ in hub.requests if "/tree/" in path]
+    assert len(listings) == 2
+    hub.requests.clear()
+    second = make(tmp_path / "second")
+    run = remote(hub, "--count", "60", "--seed", "5", cwd=second, HF_HOME=str(tmp_path / "hf_home"))
+    assert run.returncode == 0, run.stderr
+    again = hub.sent("/blob/acme/prs")
+    assert again <= sum(min(65536, path.stat().st_size) for path in hub.files("acme/prs"))
+    assert len(list(Path(second, "commit").glob("*.json"))) == 60
+
+
+def test_windows_are_read_as_they_are_needed(hub, tmp_path):
+    assert remote(hub, "--count", "60", "--limit", "4", cwd=tmp_path).returncode == 0
+    assert len({path for path, *_ in hub.ranges() if "trajectories" in path}) == 1
+
+
+@pytest.mark.parametrize(
+    "faults", [{"503": 0.03, "429": 0.03}, {"cut": 0.07, "short": 0.07, "whole": 0.03}]
+)
+def test_faults_change_nothing(hub, tmp_path, faults, clean):
+    hub.faults = faults
+    run = remote(hub, "--count", "60", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert any(status >= 400 or "cut" in faults for *_, status, _ in hub.requests)
+    assert contents(tmp_path) == clean
+
+
+def test_a_stalled_body_is_given_up_and_gone_on_with(hub, tmp_path, clean):
     hub.faults = {"stall": 0.03}
     run = remote(hub, "--count", "60", cwd=tmp_path, HF_HUB_DOWNLOAD_TIMEOUT="1")
     assert run.returncode == 0, run.stderr
@@ -314,85 +434,56 @@ def test_a_stalled_body_is_given_up_and_gone_on_with(data, hub, tmp_path, clean)
 
 
 def test_kills_at_any_moment_then_the_same_files(data, tmp_path, clean):
-    with FakeHub(data, latency_s=0.02) as hub:
+    with FakeHub(data, latency_s=0.01) as hub:
         kills = 0
-        for wait_s in (1.2, 1.7, 2.2):
-            process = start("prompt.py", *BOTH, "--count", "60", cwd=tmp_path, HF_ENDPOINT=hub.url,
-                            HF_HOME=str(tmp_path / "hf_home"))
-            time.sleep(wait_s)
+        for requests in (20, 45, 60, 75):  # the whole takes about ninety
+            hub.requests.clear()
+            environment = hub_environment(hub, tmp_path)
+            process = start("prompt.py", *BOTH, "--count", "60", cwd=tmp_path, **environment)
+            deadline = time.monotonic() + 20
+            while len(hub.requests) < requests and process.poll() is None:
+                assert time.monotonic() < deadline
+                time.sleep(0.005)
             kills += process.poll() is None
             process.kill()
             process.communicate()
-        assert kills
+        assert kills >= 2
         run = remote(hub, "--count", "60", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     assert contents(tmp_path) == clean
 
 
 def test_a_term_signal_ends_with_130_and_the_next_run_goes_on(data, tmp_path, clean):
-    with FakeHub(data, latency_s=0.2) as hub:
-        process = start("prompt.py", *BOTH, "--count", "60", cwd=tmp_path, HF_ENDPOINT=hub.url,
-                        HF_HOME=str(tmp_path / "hf_home"))
+    with FakeHub(data, latency_s=0.1) as hub:
+        environment = hub_environment(hub, tmp_path)
+        process = start("prompt.py", *BOTH, "--count", "60", cwd=tmp_path, **environment)
         deadline = time.monotonic() + 20
         while not hub.ranges() and time.monotonic() < deadline:
-            time.sleep(0.05)
+            time.sleep(0.02)
+        hub.latency_s = 9  # the threads that read must not hold up the way out
+        time.sleep(0.2)
         sent = time.monotonic()
         process.send_signal(signal.SIGTERM)
         _, errors = process.communicate(timeout=20)
         assert process.returncode == 130 and "Traceback" not in errors
-        assert time.monotonic() - sent < 5
+        assert time.monotonic() - sent < 4
         hub.latency_s = 0
         assert remote(hub, "--count", "60", cwd=tmp_path).returncode == 0
     assert contents(tmp_path) == clean
 
 
-def test_an_outage_ends_with_1_and_loses_nothing(data, hub, tmp_path, clean):
-    hub.dies_after = 30
-    run = stage("prompt.py", *BOTH, "--count", "60", cwd=tmp_path, HF_ENDPOINT=hub.url,
-                HF_HOME=str(tmp_path / "hf_home"), timeout_s=90)
-    assert run.returncode == 1 and "does not answer well" in run.stdout and "Traceback" not in run.stderr
-    assert "does not answer well" in Path(tmp_path, "prompt", "_failed.jsonl").read_text()
+def test_an_outage_ends_with_1_and_loses_nothing(hub, tmp_path, clean):
+    hub.dies_after = 60
+    run = remote(hub, "--count", "60", cwd=tmp_path)
+    assert run.returncode == 1 and "does not answer well" in run.stdout
+    assert "Traceback" not in run.stderr
+    failed = Path(tmp_path, "prompt", "_failed.jsonl").read_text()
+    assert "does not answer well" in failed
+    saved = len(prompts(tmp_path))
+    assert f"prompt: {saved} done" in run.stdout and 0 < saved < 60
     hub.dies_after = float("inf")
     assert remote(hub, "--count", "60", cwd=tmp_path).returncode == 0
     assert contents(tmp_path) == clean
-
-
-@pytest.fixture()
-def refusal(monkeypatch, tmp_path):
-    """Run main() here with flags that it refuses; returns the one or two lines that run() would print, with code 2."""
-    for name in ("HF_TOKEN", "HUGGINGFACE_API_KEY"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.chdir(tmp_path)
-
-    def refused(*flags: str, **environment: str) -> str:
-        monkeypatch.setattr(sys, "argv", ["prompt.py", *flags])
-        with pytest.raises(UserError) as stopped, monkeypatch.context() as patch:
-            for name, value in environment.items():
-                patch.setenv(name, value)
-            prompt_stage.main()
-        assert len(str(stopped.value).splitlines()) <= 2
-        return str(stopped.value)
-
-    return refused
-
-
-def test_access_that_is_refused_is_told_in_plain_words(data, refusal, tmp_path):
-    with FakeHub(data, token="hf_right", gated=("acme/prs",)) as hub:
-        told = refusal(*BOTH, HF_ENDPOINT=hub.url)
-        assert "--dataset acme/trajectories" in told and "HF_TOKEN" in told
-        told = refusal(*BOTH, HF_ENDPOINT=hub.url, HF_TOKEN="hf_secret_wrong")
-        assert "HF_TOKEN was refused" in told and "expired" in told and "hf_secret" not in told
-        told = refusal(*BOTH, HF_ENDPOINT=hub.url, HUGGINGFACE_API_KEY="hf_wrong")
-        assert "HUGGINGFACE_API_KEY was refused" in told
-        told = refusal(*BOTH, HF_ENDPOINT=hub.url, HF_TOKEN="hf_right")
-        assert "--prs acme/prs is gated" in told and "Accept its terms" in told
-    with FakeHub(data) as hub:
-        assert "no revision 'v9'" in refusal(*BOTH, "--revision", "v9", HF_ENDPOINT=hub.url)
-        assert "no such dataset" in refusal("--dataset", "acme/none", HF_ENDPOINT=hub.url)
-    assert "HF_ENDPOINT" in refusal(HF_ENDPOINT="huggingface.co")
-    run = stage("prompt.py", *BOTH, cwd=tmp_path, HF_ENDPOINT=hub.url)  # nothing listens there any more
-    assert run.returncode == 2 and len(run.stderr.splitlines()) == 2
-    assert "cannot be reached" in run.stderr and "local parquet" in run.stderr and not contents(tmp_path)
 
 
 def test_a_token_from_dotenv_opens_a_private_dataset(data, tmp_path):
@@ -403,44 +494,77 @@ def test_a_token_from_dotenv_opens_a_private_dataset(data, tmp_path):
     assert b"hf_right" not in b"".join(contents(tmp_path).values())
 
 
-def test_bad_input_is_told_in_plain_words(data, refusal, tmp_path):
-    prs, rows = str(data / "acme" / "prs"), str(data / "acme" / "trajectories")
-    told = refusal("--dataset", "none/at/all", "--prs", prs)
-    assert "--dataset none/at/all" in told and "no parquet file" in told
-    told = refusal("--dataset", prs, "--prs", prs)
-    assert "no column 'messages'" in told and "data/train-0000" in told
-    told = refusal("--dataset", rows, "--prs", rows)
-    assert "--prs" in told and "no column 'base_commit'" in told
-    assert "--exclude none.txt" in refusal("--dataset", rows, "--prs", prs, "--exclude", "none.txt")
-    (tmp_path / "torn.parquet").write_bytes(next((data / "acme" / "prs").rglob("*.parquet")).read_bytes()[:-100])
-    assert "torn.parquet is not a whole parquet" in refusal("--dataset", "torn.parquet", "--prs", prs)
+def test_errors_end_with_2_and_leave_nothing_behind(data, hub, tmp_path):
+    rows = str(data / "acme" / "trajectories")
     write_rows(tmp_path / "other", [("x-1", trajectory(1, 0))])
-    assert "no PR record" in refusal("--dataset", rows, "--prs", "other/prs.parquet")
-    assert not contents(tmp_path)  # nothing that a run with the right flags would stumble over
+    for flags, words in (
+        (("--revision", "v9"), "no revision 'v9'"),
+        (("--dataset", rows, "--prs", rows), "no column 'base_commit'"),
+        (("--dataset", rows, "--prs", "other/prs.parquet"), "no PR record in other/prs.parquet"),
+        (("--exclude", "none.txt"), "--exclude none.txt"),
+    ):
+        run = remote(hub, *flags, cwd=tmp_path)
+        assert run.returncode == 2 and words in run.stderr
+        assert len(run.stderr.splitlines()) <= 2
+    run = remote(hub, cwd=tmp_path, HF_ENDPOINT="http://127.0.0.1:9")  # nothing listens there
+    assert run.returncode == 2 and len(run.stderr.splitlines()) == 2
+    assert "cannot be reached" in run.stderr and "local parquet" in run.stderr
+    assert not contents(tmp_path)
     (tmp_path / "prompt" / "prompts_9_1.json").write_text("[]")
-    assert "prompts_9_1.json" in refusal("--dataset", rows, "--prs", prs)
+    run = remote(hub, cwd=tmp_path)
+    assert run.returncode == 2 and "prompts_9_1.json" in run.stderr
 
 
-# ------------------------------------------------------------------------------------------------------ small functions
-
-def test_changed_files():
-    git = ('diff --git a/new.py b/new.py\nnew file mode 100644\n--- /dev/null\n+++ b/new.py\n'
-           '@@ -0,0 +1,2 @@\n+++ b/not.py\n+x\n'
-           'diff --git a/old.py b/old.py\ndeleted file mode 100644\n--- a/old.py\n+++ /dev/null\n'
-           '@@ -1 +0,0 @@\n--- a/neither.py\n'
-           'diff --git a/was it.py b/is it.py\nsimilarity index 100%\nrename from was it.py\nrename to is it.py\n'
-           'diff --git "a/caf\\303\\251 \\"x\\".txt" "b/caf\\303\\251 \\"x\\".txt"\n--- "a/caf\\303\\251 \\"x\\".txt"\n'
-           '+++ "b/caf\\303\\251 \\"x\\".txt"\n@@ -1,2 +1,2 @@\n a\n-b\n+c\n'
-           'diff --git a/run me.sh b/run me.sh\nold mode 100644\nnew mode 100755\n'
-           'diff --git a/logo.png b/logo.png\nindex 1..2 100644\nBinary files a/logo.png and b/logo.png differ\n')
-    assert changed_files(git) == ["new.py", "old.py", "was it.py", "is it.py", 'café "x".txt', "run me.sh", "logo.png"]
-    assert changed_files("--- a/one.c\t2020-01-01\n+++ b/one.c\t2020-01-02\n@@ -1 +1 @@\n-a\n+b\n") == ["one.c"]
-    assert changed_files("") == []
+# -------------------------------------------------------------------------------- small functions
 
 
-def test_usable_turns():
-    user, good = {"role": "user", "content": "u"}, {"role": "assistant", "content": "a"}
-    assert usable_turns([user, good, good, user, good]) == [1, 4]
-    assert usable_turns([good, user, {"role": "assistant", "content": "  "}, user, good]) == [4]
-    assert usable_turns([user, good, {"role": "tool", "content": "x"}, user, good]) == [1]
-    assert why_passed_over([user, good]) is None and why_passed_over([]).startswith("cut")
+def test_next_turns():
+    user = {"role": "user", "content": "u"}
+    good = {"role": "assistant", "content": "a"}
+    assert next_turns([user, good, good, user, good]) == [1, 4]
+    assert next_turns([good, user, good]) == [2]
+    assert next_turns([user, good, {"role": "tool", "content": "x"}, user, good]) == [1]
+    assert next_turns([user, {"role": "assistant", "content": None}, user, good]) == []
+    assert next_turns([]) == []
+
+
+def test_why_an_instance_or_a_turn_is_left_out():
+    rules = Rules({"a-1": ("f", 0), "b-2": ("f", 0)}, "PRS", {"b-2", "acme/out"}, "x.txt")
+
+    def why(*args):
+        return (why_left_out(rules, *args) or ("",))[0]
+
+    assert why("a-1", "acme/in") == why("a-1", "acme/in", [{}], "ls") == ""
+    assert why("b-2", "acme/in") == why("a-1", "acme/out") == "excluded"
+    assert why("c-3", "acme/in") == "without_record"
+    assert why("a/1", "acme/in") == why(7, "acme/in") == "refused"
+    assert why("a-1", "acme/in", [{}], " \n") == "passed_over"
+    assert why("a-1", "acme/in", [{}], "```bash\nls") == "passed_over"
+
+
+def test_row_groups_come_in_proportion_to_a_files_bytes():
+    class Files:
+        files = {"small": 100, "large": 900, "none": 0}
+
+        def footer(self, file):
+            return type("Footer", (), {"num_row_groups": {"small": 10, "large": 90}[file]})
+
+    for seed in range(5):
+        order = list(row_group_order(Files(), seed))
+        assert sorted(order) == [("large", n) for n in range(90)] + [
+            ("small", n) for n in range(10)
+        ]
+        for first in range(0, 100, 20):
+            small = sum(file == "small" for file, _ in order[first : first + 20])
+            assert 1 <= small <= 3
+    assert list(row_group_order(Files(), 1)) == list(row_group_order(Files(), 1))
+
+
+def test_exclusions(tmp_path):
+    (tmp_path / "ids.txt").write_text("a-1\n# none\n  acme/b # two\n\n")
+    assert read_exclusions(str(tmp_path / "ids.txt")) == {"a-1", "acme/b"}
+    assert read_exclusions(None) == set()
+    (tmp_path / "ids.txt").write_bytes(b"\xff\xfe")
+    for path in (tmp_path / "ids.txt", tmp_path):
+        with pytest.raises(UserError, match="--exclude"):
+            read_exclusions(str(path))
