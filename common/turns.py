@@ -275,6 +275,8 @@ def score_problem(score: dict) -> str | None:
         return "key 'sha': expected a digest of the chat and of each reply"
     if not isinstance(score["verdicts"], list) or not all(map(is_verdict, score["verdicts"])):
         return "key 'verdicts': expected those that validate.py writes"
+    if score["parsed"] != (score["status"] == Status.PARSED):
+        return "keys 'parsed' and 'status' contradict each other"
     if not score["parsed"]:
         return None
     points, most = score["points"], score["max_points"]

@@ -688,6 +688,9 @@ HARMS = {
     ).write_text("{"),
     "has no answer": lambda run: (run / f"answer_0/{STEM}.json").unlink(),
     "is not 100 * points / max_points": lambda run: edit(run / f"score/{STEM}.json", score=12.0),
+    "keys 'parsed' and 'status' contradict": lambda run: edit(
+        run / f"score/{STEM}.json", parsed=False
+    ),
     "points that do not follow from the verdicts": swap_a_call,
     f"score/{STEM}.json: 54 of 60": lambda run: edit(run / f"score/{STEM}.json", counted=[]),
     "answered twice": lambda run: copy(run, f"answer_0/{STEM}.json", f"answer_1/{STEM}.json"),

@@ -166,8 +166,8 @@ def unfinished(facts: Facts) -> str:
     """Say what is not done and what to run next."""
     rows = []
     out = facts.left_out.stems()
-    answered = {row.stem for row in facts.rows if row.path}
-    waiting = [stem for stem in facts.left_out.instances if stem not in answered | out]
+    settled = out | {row.stem for row in facts.rows if row.path}
+    waiting = [stem for stem in facts.left_out.instances if stem not in settled]
     if waiting and not facts.limit:
         rows.append(("no king", len(waiting), shown(waiting[0]), "`python king.py`"))
     for status, command in NEXT_STEP.items():
