@@ -178,7 +178,7 @@ def make_verdict(judge: str, order: str, half_points: list[int] | None, **fields
         "text": json.dumps(calls),
         **make_call_meta(model=judge, model_answered=judge, cost_usd=0.002),
     }
-    del verdict["sampling"]
+    del verdict["model"], verdict["sampling"]
     return {**verdict, **fields}
 
 

@@ -173,6 +173,7 @@ class _Zygote:
         ours, theirs = socket.socketpair()
         process = subprocess.Popen(
             [sys.executable, str(Path(__file__).with_name("zygote.py"))],
+            env=clean_environment(),
             stdin=theirs,
             stdout=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C ends the tests, and their end ends the zygote

@@ -3,8 +3,7 @@
 A process of its own, which runner.py starts once a session. It imports the heavy packages, then
 forks for each request; the child takes over the request's directory, environment, arguments and
 streams, and runs the real script as `__main__`. Nothing of the project is imported before the
-fork, no package that reads its settings from the environment at import (huggingface_hub), and
-none that complains of objects never freed (duckdb).
+fork, and none that complains of objects never freed (duckdb).
 
 Reads requests from file descriptor 0, a socket: one JSON line with four file descriptors beside
 it (the child's stdin, stdout and stderr, and where to write its pid and at the end its exit code).
@@ -25,13 +24,20 @@ import threading
 
 PRELOAD = (
     "aiohttp",
+    "anyio",
+    "argparse",
+    "difflib",
     "dotenv",
+    "filelock",
+    "httpcore2",
+    "huggingface_hub.repocard",
     "numpy",
     "openai",
     "openai.resources.chat.completions",
     "pyarrow.parquet",
     "tomllib" if sys.version_info >= (3, 11) else "tomli",
-    "tqdm",
+    "tqdm.contrib.concurrent",
+    "unittest",
     "yaml",
 )
 
@@ -106,11 +112,24 @@ def run(request: dict) -> None:
         os.dup2(stream, number)
         os.close(stream)
     os.chdir(request["cwd"])
+    sys.argv[:] = request["argv"]
+    if hub_settings(os.environ) != hub_settings(request["environment"]):
+        for name in list(sys.modules):
+            if name.partition(".")[0] == "huggingface_hub":
+                del sys.modules[name]  # it is imported again, under this environment
     os.environ.clear()
     os.environ.update(request["environment"])
-    sys.argv[:] = request["argv"]
     sys.path[0] = os.path.dirname(request["argv"][0])
     runpy.run_path(request["argv"][0], run_name="__main__")
+
+
+def hub_settings(environment) -> dict[str, str]:
+    """Return what huggingface_hub reads from the environment when it is imported."""
+    settings = {}
+    for name, value in environment.items():
+        if name.startswith(("HF_", "HUGGINGFACE", "HUGGING_FACE", "HOME", "XDG_")):
+            settings[name] = value
+    return settings
 
 
 if __name__ == "__main__":
