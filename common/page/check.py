@@ -10,14 +10,7 @@ from common.files import natural_key, turn_files
 from common.outputs import Outputs
 from common.page.figures import NEXT_STEP, Facts, stale_reason
 from common.page.markdown import count
-from common.turns import (
-    BUCKETS,
-    OPPONENT,
-    Status,
-    answer_folders,
-    read_score,
-    turn_score,
-)
+from common.turns import BUCKETS, OPPONENT, Status, answer_folders, read_score, turn_score
 from common.verdicts import points_of
 
 FAULTS_SHOWN = 20  # of each kind

@@ -10,16 +10,7 @@ from collections.abc import Iterable
 from common.files import natural_key
 from common.page import figures
 from common.page.figures import NEXT_STEP, Facts, mean, mean_score, spent, verdict_word
-from common.page.markdown import (
-    NOTHING,
-    count,
-    number,
-    percent,
-    report_block,
-    say,
-    shown,
-    table,
-)
+from common.page.markdown import NOTHING, count, number, percent, report_block, say, shown, table
 from common.page.rows import Row
 from common.turns import METRICS
 
