@@ -214,10 +214,7 @@ def audit(answer: dict, record: dict) -> None:
 def audit_mark(answer: dict) -> dict:
     """Return what an audit rests on: its version and the texts."""
     sha = text_digests(answer)
-    return {
-        "version": AUDIT_VERSION,
-        "sha": digest(sha["chat"], sha["king"], sha["challenger"]),
-    }
+    return {"version": AUDIT_VERSION, "sha": digest(sha["chat"], sha["king"], sha["challenger"])}
 
 
 def record_of(answer: dict) -> dict:

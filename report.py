@@ -210,12 +210,7 @@ def bucket_copy(row: Row) -> dict:
     reason = row.reason
     if row.held_back:
         reason = f"Held back from final/: {row.protocol_problem}. {reason}"
-    return {
-        **read_answer(row.path),
-        "score": row.score,
-        "metrics": row.metrics,
-        "reason": reason,
-    }
+    return {**read_answer(row.path), "score": row.score, "metrics": row.metrics, "reason": reason}
 
 
 def remove_unplaced(rows: list[Row], outputs: Outputs) -> None:

@@ -59,12 +59,7 @@ from common.duel.verdicts import (
 )
 from common.files import BadFile, UserError, lock_folders, write_json
 from common.replies.protocol import visible_text
-from common.turns import (
-    METRICS,
-    answer_files,
-    hidden_record,
-    read_record,
-)
+from common.turns import METRICS, answer_files, hidden_record, read_record
 
 # ------------------------------------------------------------------------------------- the rubric
 

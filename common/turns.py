@@ -292,7 +292,9 @@ def score_problem(score: dict) -> str | None:
         return "key 'sha': expected a digest of the chat and of each reply"
     if not isinstance(score["verdicts"], list) or not all(map(is_verdict, score["verdicts"])):
         return "key 'verdicts': expected those that validate.py writes"
-    if not score["parsed"] and score["status"] != Status.STOPPED:
+    if score["parsed"] != (score["status"] == Status.PARSED):
+        return "keys 'parsed' and 'status' contradict each other"
+    if score["status"] not in (Status.PARSED, Status.STOPPED):
         return None
     points = score["points"]
     most = score["max_points"]

@@ -1,7 +1,8 @@
-"""Time and memory of report.py on generated turns, beside a floor: reading every answer and score once as JSON.
+"""Time and memory of report.py, beside a floor: reading every answer and score once as JSON.
 
-Run: python -m tests.bench_report [--turns 10000] [--chat-chars 36000]
+Run: python -m tests.bench_report [--turns 10000] [--chat-chars 7500]
 """
+
 from __future__ import annotations
 
 import argparse
@@ -12,60 +13,90 @@ import subprocess
 import sys
 import tempfile
 import time
+from multiprocessing import Process
 from pathlib import Path
 
-from tests.test_report import MOST, SCRIPTS, get, make_duel, make_run, put, where
+from common.files import turn_files
+from common.turns import BUCKETS
+from tests.makers import MOST, get, make_duel, make_run, make_score, put
+from tests.runner import REPO
+
+VERDICT_CHARS = 1500  # of a judge's answer
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     flags.add_argument("--turns", type=int, default=10_000)
-    flags.add_argument("--chat-chars", type=int, default=7_500, help="of each message, of five on average")
+    flags.add_argument(
+        "--chat-chars", type=int, default=7_500, help="of each message, of ten on average"
+    )
     given = flags.parse_args(argv)
-    rng = random.Random(0)
-    with tempfile.TemporaryDirectory() as folder:
-        root = Path(folder)
-        points = [min(MOST, max(0, round(rng.gauss(40, 12)))) for _ in range(given.turns)]
-        make_run(root, points, instances=given.turns // 5, chat_chars=given.chat_chars, text_chars=1500)
-        size = sum(path.stat().st_size for path in root.glob("answer_0/*.json"))
-        print(f"{given.turns:,} turns, {size / given.turns / 1000:.0f} KB an answer\n")
-        started = time.monotonic()
-        for path in [*root.glob("answer_0/*.json"), *root.glob("score/*.json")]:
-            json.loads(path.read_bytes())
-        floor_s = time.monotonic() - started
-        print(f"{'what':<34} {'s':>6} {'x floor':>8} {'peak MB':>8}  exit")
-        print(f"{'floor: parse answers and scores':<34} {floor_s:>6.1f} {1:>8.1f}")
-        measure(root, "report.py, first run", floor_s)
-        measure(root, "report.py, nothing new", floor_s)
-        measure(root, "report.py --check", floor_s, "--check")
-        measure(root, "report.py --with-refined", floor_s, "--with-refined")
-        flip(root)
-        measure(root, "report.py, all verdicts flipped", floor_s)
-        wrong = sum(len(buckets) != 1 for buckets in where(root).values())
-        print(f"\nturns in none or several buckets after the flip: {given.turns - len(where(root)) + wrong}")
+    chance = random.Random(0)
+    points = [min(MOST, max(0, round(chance.gauss(40, 12)))) for _ in range(given.turns)]
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        # By a process of its own: a child's peak memory is at least its parent's.
+        maker = Process(target=make, args=(folder, points, given.chat_chars))
+        maker.start()
+        maker.join()
+        measure_all(folder, points)
 
 
-def flip(root: Path) -> None:
-    """Every verdict the other way round."""
+def make(folder: Path, points: list[int], chat_chars: int) -> None:
+    """Write the run: five turns an instance."""
+    make_run(folder, points, instances=max(1, len(points) // 5), chars=chat_chars)
+    judge(folder, points)
+
+
+def judge(folder: Path, points: list[int]) -> None:
+    """Write the scores with verdicts of a usual length, and the duel over them."""
     scores = []
-    for path in root.glob("score/[!_]*.json"):
-        score = get(path)
-        score["points"] = score["max_points"] - score["points"]
-        score["score"] = 100 * score["points"] / score["max_points"]
-        put(path, score)
-        scores.append({key: score[key] for key in ("parsed", "status", "score")})
-    put(root / "score/_duel.json", make_duel(scores))
+    for path, won in zip(turn_files(folder / "answer_0"), points):
+        score = make_score(path.stem, get(path), won)
+        for verdict in score["verdicts"]:
+            verdict["text"] = "x" * VERDICT_CHARS
+        put(folder / f"score/{path.name}", score)
+        scores.append({key: score[key] for key in ("instance_id", "parsed", "status", "score")})
+    put(folder / "score/_duel.json", make_duel(scores))
 
 
-def measure(root: Path, what: str, floor_s: float, *flags: str) -> None:
-    """Run report.py and print its wall time and peak memory (of the process alone, from wait4)."""
+def measure_all(folder: Path, points: list[int]) -> None:
+    """Print a table of the runs."""
+    size = sum(path.stat().st_size for path in folder.glob("answer_0/*.json"))
+    print(f"{len(points):,} turns, {size / len(points) / 1000:.0f} KB an answer\n")
     started = time.monotonic()
-    process = subprocess.Popen([sys.executable, SCRIPTS / "report.py", *flags], cwd=root, stdout=subprocess.DEVNULL,
-                               stderr=subprocess.DEVNULL)
+    for path in [*folder.glob("answer_0/*.json"), *folder.glob("score/*.json")]:
+        json.loads(path.read_bytes())
+    floor_s = time.monotonic() - started
+    print(f"{'what':<34} {'s':>6} {'x floor':>8} {'peak MB':>8}  exit")
+    print(f"{'floor: parse answers and scores':<34} {floor_s:>6.1f} {1:>8.1f}")
+    measure(folder, "report.py, first run", floor_s)
+    measure(folder, "report.py, nothing new", floor_s)
+    measure(folder, "report.py --check", floor_s, "--check")
+    measure(folder, "report.py --with-refined", floor_s, "--with-refined")
+    judge(folder, [MOST - won for won in points])
+    measure(folder, "report.py, all verdicts flipped", floor_s)
+    placed = [path.stem for bucket in BUCKETS for path in turn_files(folder / bucket)]
+    once = len(set(placed)) == len(placed) == len(points)
+    print("\nafter the flip each turn lies in one bucket" if once else "\nTURNS ARE MISPLACED")
+
+
+def measure(folder: Path, what: str, floor_s: float, *flags: str) -> None:
+    """Run report.py and print its wall time and peak memory (of the process alone)."""
+    started = time.monotonic()
+    process = subprocess.Popen(
+        [sys.executable, REPO / "report.py", *flags],
+        cwd=folder,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
     _, status, usage = os.wait4(process.pid, 0)
     took_s = time.monotonic() - started
-    print(f"{what:<34} {took_s:>6.1f} {took_s / floor_s:>8.1f} {usage.ru_maxrss / 1000:>8.0f}  "
-          f"{os.waitstatus_to_exitcode(status)}")
+    code = os.waitstatus_to_exitcode(status)
+    peak_mb = usage.ru_maxrss / 1000
+    print(f"{what:<34} {took_s:>6.1f} {took_s / floor_s:>8.1f} {peak_mb:>8.0f}  {code}")
 
 
 if __name__ == "__main__":

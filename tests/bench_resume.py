@@ -18,7 +18,7 @@ from ch import audit
 from common.cli import Tally
 from common.config import check_config
 from common.turns import METRICS, answer_files
-from common.verdicts import Panel, load_turn, score_record
+from common.duel.verdicts import Panel, load_turn, score_record
 from tests.makers import (
     REPLY,
     make_answer,

@@ -661,48 +661,68 @@ def checked_run(tmp_path):
 STEM = "prompts_6_1_1"  # in final/
 
 
-def swap_a_call(folder: Path) -> None:
-    """Let one verdict that counts say the opposite, the points left as they are."""
-    score = get(folder / f"score/{STEM}.json")
+# A file, what becomes of it (None: removed; a text: that; keys: replaced), and what --check says.
+HARMS = [
+    (f"final/{STEM}.json", None, "is missing"),
+    (f"final/{STEM}.json", {"score": 99.0}, "is out of date"),
+    ("export/dpo-train.jsonl", "{}\n", "is out of date"),
+    ("report/turns.csv", None, "is missing"),
+    (f"answer_0/{STEM}.json", "{", "not a whole JSON document"),
+    (f"answer_0/{STEM}.json", None, "has no answer"),
+    (f"score/{STEM}.json", {"score": 12.0}, "is not 100 * points / max_points"),
+    (f"score/{STEM}.json", {"parsed": False}, "'parsed' and 'status' contradict each other"),
+    (f"score/{STEM}.json", {"counted": []}, "points that do not follow from the verdicts"),
+    ("prompt/prompts_6_1.json", "[{", "mended by python prompt.py"),
+    ("prompt/_plan.json", "[]", "mended by python prompt.py"),
+    ("score/_duel.json", "", "mended by python validate.py"),
+]
+
+
+def check_finds(folder: Path, *said: str) -> None:
+    """Check that --check says all this, and writes nothing."""
+    before = state(folder)
+    printed = report(folder, "--check", code=1).stdout
+    for words in said:
+        assert words in printed, printed
+    assert state(folder) == before
+
+
+@pytest.mark.parametrize("name, harm, said", HARMS)
+def test_check_finds_what_is_wrong(checked_run, name, harm, said):
+    path = checked_run / name
+    if harm is None:
+        path.unlink()
+    elif isinstance(harm, str):
+        path.write_text(harm)
+    else:
+        edit(path, **harm)
+    check_finds(checked_run, said, path.name)
+
+
+@pytest.mark.parametrize(
+    "source, target, said",
+    [
+        (f"final/{STEM}.json", f"defeat/{STEM}.json", "lies in the wrong bucket"),
+        (f"answer_0/{STEM}.json", f"answer_1/{STEM}.json", "answered twice"),
+    ],
+)
+def test_check_finds_a_file_too_many(checked_run, source, target, said):
+    put(checked_run / target, get(checked_run / source))
+    check_finds(checked_run, said, target)
+
+
+def test_check_finds_buckets_that_are_not_of_the_present_scores(checked_run):
+    rejudge(checked_run, STEM, DEFEAT)
+    check_finds(checked_run, "mended by: python report.py", f"defeat/{STEM}.json is missing")
+
+
+def test_check_counts_the_points_again(checked_run):
+    path = checked_run / f"score/{STEM}.json"
+    score = get(path)
     calls = score["verdicts"][0]["calls"]
-    calls["correctness"] = 3 - calls["correctness"]
-    put(folder / f"score/{STEM}.json", score)
-
-
-def copy(folder: Path, source: str, target: str) -> None:
-    put(folder / target, get(folder / source))
-
-
-HARMS = {
-    f"final/{STEM}.json is missing": lambda run: (run / f"final/{STEM}.json").unlink(),
-    f"final/{STEM}.json is out of date": lambda run: edit(run / f"final/{STEM}.json", score=99.0),
-    f"defeat/{STEM}.json lies in the wrong": lambda run: copy(
-        run, f"final/{STEM}.json", f"defeat/{STEM}.json"
-    ),
-    "export/dpo-train.jsonl is out of date": lambda run: (
-        run / "export/dpo-train.jsonl"
-    ).write_text("{}\n"),
-    "report/turns.csv is missing": lambda run: (run / "report/turns.csv").unlink(),
-    f"answer_0/{STEM}.json: not a whole JSON document": lambda run: (
-        run / f"answer_0/{STEM}.json"
-    ).write_text("{"),
-    "has no answer": lambda run: (run / f"answer_0/{STEM}.json").unlink(),
-    "is not 100 * points / max_points": lambda run: edit(run / f"score/{STEM}.json", score=12.0),
-    "points that do not follow from the verdicts": swap_a_call,
-    f"score/{STEM}.json: 54 of 60": lambda run: edit(run / f"score/{STEM}.json", counted=[]),
-    "answered twice": lambda run: copy(run, f"answer_0/{STEM}.json", f"answer_1/{STEM}.json"),
-    "mended by: python report.py": lambda run: rejudge(run, STEM, DEFEAT),
-    "mended by python prompt.py": lambda run: (run / "prompt/prompts_6_1.json").write_text("[{"),
-    "mended by python validate.py": lambda run: (run / "score/_duel.json").write_text(""),
-}
-
-
-@pytest.mark.parametrize("said", HARMS)
-def test_check_finds_what_is_wrong_and_writes_nothing(checked_run, said):
-    HARMS[said](checked_run)
-    before = state(checked_run)
-    assert said in report(checked_run, "--check", code=1).stdout
-    assert state(checked_run) == before
+    calls["correctness"] = 3 - calls["correctness"]  # the opposite, the points left as they are
+    put(path, score)
+    check_finds(checked_run, "points that do not follow from the verdicts", "54 of 60")
 
 
 def test_check_takes_identical_replies_and_scores_of_older_versions(checked_run):

@@ -199,10 +199,7 @@ def contrasts(rows: Rows, names: list[str], settings: dict) -> dict[str, dict]:
     for place, name in enumerate(names):
         bounds = [float(lower[place]), float(upper[place])]
         known = all(np.isfinite(bounds))
-        found[name] = {
-            "mean": float(gaps[:, place].mean()),
-            "interval": bounds if known else None,
-        }
+        found[name] = {"mean": float(gaps[:, place].mean()), "interval": bounds if known else None}
     return found
 
 

@@ -20,7 +20,6 @@ from common.files import BadFile, digest, quarantine
 from common.replies.flags import reply_flags
 from common.turns import (
     FINAL_MIN,
-    METRICS,
     OPPONENT,
     ORDERS,
     SIDES,

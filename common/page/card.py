@@ -41,18 +41,21 @@ def front_matter(export: Export) -> str:
 def stated_licence() -> dict:
     """Return what the card there says under license, license_name and license_link."""
     try:
-        text = CARD.read_text(encoding="utf-8", errors="replace")
+        text = CARD.read_text(encoding="utf-8-sig", errors="replace")
     except FileNotFoundError:
         text = ""
-    if not text.startswith("---"):
+    if not text.lstrip().startswith("---"):
         return {"license": "unknown"}
     try:
         front = DatasetCard(text).data.to_dict()
     except Exception as error:  # of the YAML parser, which this project does not import
         first_line = str(error).split("\n")[0]
         raise BadFile(CARD, f"cannot read its front matter ({first_line})") from None
-    stated = {key: value for key, value in front.items() if key.startswith("license")}
-    return {"license": "unknown", **stated}
+    stated = {"license": "unknown"}
+    for key, value in front.items():
+        if key.startswith("license") and value:
+            stated[key] = value
+    return stated
 
 
 def size_category(export: Export) -> str:

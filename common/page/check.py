@@ -15,10 +15,10 @@ from common.turns import (
     OPPONENT,
     Status,
     answer_folders,
+    points_of,
     read_score,
     turn_score,
 )
-from common.verdicts import points_of
 
 FAULTS_SHOWN = 20  # of each kind
 

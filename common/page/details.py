@@ -10,16 +10,7 @@ from collections.abc import Iterable
 from common.files import natural_key
 from common.page import figures
 from common.page.figures import NEXT_STEP, Facts, mean, mean_score, spent, verdict_word
-from common.page.markdown import (
-    NOTHING,
-    count,
-    number,
-    percent,
-    report_block,
-    say,
-    shown,
-    table,
-)
+from common.page.markdown import NOTHING, count, number, percent, report_block, say, shown, table
 from common.page.rows import Row
 from common.turns import METRICS
 
@@ -166,8 +157,8 @@ def unfinished(facts: Facts) -> str:
     """Say what is not done and what to run next."""
     rows = []
     out = facts.left_out.stems()
-    answered = {row.stem for row in facts.rows if row.path}
-    waiting = [stem for stem in facts.left_out.instances if stem not in answered | out]
+    settled = out | {row.stem for row in facts.rows if row.path}
+    waiting = [stem for stem in facts.left_out.instances if stem not in settled]
     if waiting and not facts.limit:
         rows.append(("no king", len(waiting), shown(waiting[0]), "`python king.py`"))
     for status, command in NEXT_STEP.items():

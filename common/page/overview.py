@@ -7,16 +7,7 @@ from __future__ import annotations
 
 from common.page import figures
 from common.page.figures import NEXT_STEP, Export, Facts, spent, verdict_word
-from common.page.markdown import (
-    NOTHING,
-    count,
-    number,
-    percent,
-    report_block,
-    say,
-    shown,
-    table,
-)
+from common.page.markdown import NOTHING, count, number, percent, report_block, say, shown, table
 from common.page.rows import Row
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN
 
