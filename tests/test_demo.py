@@ -6,7 +6,6 @@ import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
@@ -47,6 +46,8 @@ def calls(run):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
+    (folder / "chain.toml").write_text('[judge]\nmodels = ["a/users-own"]\n')
+    (folder / ".env").write_text(f"CHUTES_API_KEY={REAL_KEY}\n")
     run = demo(folder)
     assert run.returncode == 0, run.stdout + run.stderr
     return folder, run
@@ -84,9 +85,9 @@ def test_every_stage_has_done_its_part(first):
 
 def test_nothing_outside_and_no_key_inside(first):
     folder, run = first
-    assert sorted(path.name for path in folder.iterdir()) == ["demo"]
+    assert sorted(path.name for path in folder.iterdir()) == [".env", "chain.toml", "demo"]
     assert REAL_KEY not in run.stdout + run.stderr
-    for path in folder.rglob("*"):
+    for path in (folder / "demo").rglob("*"):
         assert path.is_dir() or REAL_KEY.encode() not in path.read_bytes(), path
 
 
