@@ -67,7 +67,7 @@ ERRORS = {  # name: (status, body, further headers)
     "409": (409, {"error": {"message": "Conflict.", "type": "conflict", "code": None}}, {}),
     "429": (429, {"detail": "Infrastructure is at maximum capacity, try again later"}, {}),
     "429-retry-after": (429, {"detail": "Too many requests"}, {"Retry-After": "1"}),
-    "429-spam": (429, {"detail": "UserError spamming this prompt, please..."}, {}),
+    "429-spam": (429, {"detail": "Stop spamming this prompt, please..."}, {}),
     "500": (500, {"detail": "exhausted all available targets to no avail"}, {}),
     "502-html": (502, _HTML, {}),
     "503": (503, {"detail": "No instances available (yet) for chute_id='demo'"}, {}),

@@ -1,0 +1,128 @@
+"""common/hub.py: byte ranges of a Hub that misbehaves on order, and refusals in plain words."""
+
+from __future__ import annotations
+
+import random
+from types import SimpleNamespace
+
+import pytest
+
+from common import hub as hub_module
+from common.files import UserError
+from common.hub import Hub, Outage, RemoteFile
+from tests.hub import FakeHub, write_datasets
+
+NAME = "acme/trajectories"
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    write_datasets(folder, instances=12, files=2)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def waits(monkeypatch):
+    """No variable of the user's own, and a list of the waits in place of waiting."""
+    for name in ("HF_TOKEN", "HUGGINGFACE_API_KEY", "HF_ENDPOINT"):
+        monkeypatch.delenv(name, raising=False)
+    waits = []
+    monkeypatch.setattr(hub_module, "time", SimpleNamespace(sleep=waits.append))
+    return waits
+
+
+def opened(fake: FakeHub, monkeypatch, asked: str | None = None, name: str = NAME, **variables):
+    for variable, value in {"HF_ENDPOINT": fake.url, **variables}.items():
+        monkeypatch.setenv(variable, value)
+    return Hub("--dataset", name, asked)
+
+
+def refusal(*args, **variables) -> str:
+    with pytest.raises(UserError) as told:
+        opened(*args, **variables)
+    assert len(str(told.value).splitlines()) <= 2
+    return str(told.value)
+
+
+@pytest.mark.parametrize(
+    "faults", [{}, {"503": 0.1, "429": 0.1}, {"cut": 0.2, "short": 0.2}, {"whole": 0.3}]
+)
+def test_ranges_are_whole_whatever_comes(data, monkeypatch, faults):
+    with FakeHub(data, seed=2) as fake:
+        hub = opened(fake, monkeypatch)
+        fake.faults = faults
+        chance = random.Random(1)
+        asked = 0
+        for file, size in hub.files.items():
+            body = (data / NAME / file).read_bytes()
+            assert len(body) == size
+            for _ in range(15):
+                start = chance.randrange(size)
+                end = chance.randrange(start, size + 1)
+                assert hub.read(file, start, end) == body[start:end]
+                asked += end - start
+        if "whole" not in faults:  # of a body that was cut only the rest is asked for again
+            assert fake.sent("/blob/") <= asked
+
+
+def test_a_file_that_is_sought_and_read(data, monkeypatch):
+    with FakeHub(data) as fake:
+        hub = opened(fake, monkeypatch)
+        file = next(iter(hub.files))
+        body = (data / NAME / file).read_bytes()
+        remote = RemoteFile(hub, file)
+        assert remote.seek(-8, 2) == len(body) - 8
+        assert remote.read() == body[-8:]
+        assert remote.read(5) == b""
+        assert remote.seek(4) == 4
+        assert remote.read(10) == body[4:14]
+        assert remote.tell() == 14
+
+
+def test_it_waits_as_long_as_it_is_asked_to_and_gives_up_in_the_end(data, monkeypatch, waits):
+    with FakeHub(data) as fake:
+        hub = opened(fake, monkeypatch)
+        fake.dies_after = 0
+        with pytest.raises(Outage, match="does not answer well"):
+            hub.read(next(iter(hub.files)), 0, 100)
+        assert waits == [0.5] * (hub_module.TRIES - 1)  # Retry-After: 0, and half a second
+    waits.clear()
+    with pytest.raises(Outage, match="cannot be reached"):
+        opened(fake, monkeypatch)  # nothing listens there any more
+    assert len(waits) == hub_module.TRIES // 2 - 1
+
+
+@pytest.mark.parametrize(
+    ("headers", "wait_s"),
+    [
+        ({"Retry-After": "7"}, 7.5),
+        ({"Retry-After": "9999"}, 300),
+        ({"RateLimit": '"api";r=0;t=55'}, 55.5),
+        ({"RateLimit": '"api";r=12;t=55'}, None),
+        ({"Retry-After": "soon"}, None),
+    ],
+)
+def test_waits_that_are_asked_for(headers, wait_s):
+    assert hub_module.asked_wait_s(SimpleNamespace(headers=headers)) == wait_s
+
+
+def test_refusals_are_told_in_plain_words(data, monkeypatch):
+    with FakeHub(data, token="hf_right", gated=("acme/prs",)) as fake:
+        told = refusal(fake, monkeypatch)
+        assert "--dataset acme/trajectories" in told and "HF_TOKEN" in told
+        told = refusal(fake, monkeypatch, HUGGINGFACE_API_KEY="hf_wrong")
+        assert "HUGGINGFACE_API_KEY was refused" in told
+        told = refusal(fake, monkeypatch, HF_TOKEN="hf_secret_wrong")
+        assert "HF_TOKEN was refused" in told and "expired" in told and "hf_secret" not in told
+        assert "no token has" in refusal(fake, monkeypatch, HF_TOKEN="hf_a\tb")
+        hub = opened(fake, monkeypatch, name="acme/prs", HF_TOKEN="hf_right")
+        with pytest.raises(UserError, match="acme/prs is gated.*Accept its terms"):
+            hub.read(next(iter(hub.files)), 0, 9)
+    with FakeHub(data) as fake:
+        monkeypatch.delenv("HF_TOKEN")
+        monkeypatch.delenv("HUGGINGFACE_API_KEY")
+        assert "no revision 'v9'" in refusal(fake, monkeypatch, "v9")
+        assert "no such dataset" in refusal(fake, monkeypatch, name="acme/none")
+        told = refusal(fake, monkeypatch, HF_ENDPOINT="huggingface.co")
+        assert "HF_ENDPOINT = 'huggingface.co'" in told

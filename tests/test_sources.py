@@ -1,0 +1,63 @@
+"""common/sources.py: rows of trajectories, and PR records."""
+
+from __future__ import annotations
+
+import datetime
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common.parquet import open_dataset
+from common.sources import PR_COLUMNS, find_records, read_messages, write_records
+from common.turns import RECORD_KEYS, read_record
+from tests.hub import pull_request
+
+USER = {"role": "user", "content": "u"}
+
+
+@pytest.mark.parametrize(
+    ("value", "messages"),
+    [
+        ([USER], [USER]),
+        (json.dumps([USER]), [USER]),
+        ([{**USER, "tool_calls": []}], [USER]),
+        ([{"role": "user", "content": None}], [{"role": "user", "content": None}]),
+        ([{"role": "user", "content": "a\ud800"}], [{"role": "user", "content": "a\ufffd"}]),
+        ([], []),
+        (None, None),
+        ("{", None),
+        ('{"role": "user"}', None),
+        ([1], None),
+        ([{"content": "u"}], None),
+        ([{"role": "user", "content": 3}], None),
+    ],
+)
+def test_messages(value, messages):
+    assert read_messages(value) == messages
+
+
+def test_records_of_wanted_instances_the_first_of_each(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    created = datetime.datetime(2024, 1, 2, 3, 4, 5)
+    rows = [{**pull_request(number), "created_at": created} for number in range(9)]
+    rows[3] |= {"instance_id": rows[0]["instance_id"], "pr_description": "a second one"}
+    rows[4] |= {"patch": None, "language": None}
+    pq.write_table(pa.Table.from_pylist(rows), "prs.parquet", row_group_size=2)
+    prs = open_dataset("--prs", "prs.parquet", PR_COLUMNS)
+    pool = ThreadPoolExecutor(2)
+    places = find_records(prs, pool)
+    assert places[rows[0]["instance_id"]] == ("prs.parquet", 0)
+    assert places[rows[8]["instance_id"]] == ("prs.parquet", 4)
+    wanted = {rows[0]["instance_id"], rows[4]["instance_id"]}
+    assert set(write_records(prs, places, wanted, pool)) == wanted
+    assert {path.stem for path in tmp_path.glob("commit/*.json")} == wanted
+    first = read_record(rows[0]["instance_id"])
+    assert tuple(first) == RECORD_KEYS
+    assert first["description"] == "Fix 0" and first["files"] == ["src/part0.py"]
+    assert first["created_at"] == "2024-01-02T03:04:05"
+    other = read_record(rows[4]["instance_id"])
+    assert (other["patch"], other["language"], other["files"]) == ("", "", [])
+    assert list(write_records(prs, places, set(), pool)) == []
