@@ -1,8 +1,15 @@
-"""What every test file has: the project on its path, and the fixtures that several files use."""
+"""What every test file has: the project on its path, fixtures, and tests that run beside others.
+
+`@pytest.mark.background` (or `pytestmark = ...` for a file) starts a test on one of a few threads
+as soon as the session starts: its stages mostly wait for a server's clock or fill one core. Where
+the test stands in its file, its outcome is told. It may take `tmp_path` and parameters alone.
+"""
 
 from __future__ import annotations
 
+import inspect
 import sys
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -13,9 +20,40 @@ from common.demo.server import Server
 from makers import REPLY
 from runner import KEY
 
+BACKGROUND_THREADS = 2
+_outcomes: dict[pytest.Item, Future] = {}
+
 
 @pytest.fixture
 def server():
     """The local server; every reply is REPLY, and it asks for the key."""
     with Server(reply=lambda body: REPLY, key=KEY) as server:
         yield server
+
+
+def pytest_configure(config):
+    config.addinivalue_line("markers", "background: run beside the other tests, see conftest.py")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def background_tests(request, tmp_path_factory):
+    """Start all tests marked `background` that are to be run; a single test is left alone."""
+    pool = ThreadPoolExecutor(BACKGROUND_THREADS)
+    items = request.session.items
+    for item in items if len(items) > 1 else []:
+        parameters = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        wanted = set(inspect.signature(item.function).parameters)
+        if item.get_closest_marker("background") and wanted == {"tmp_path", *parameters}:
+            folder = tmp_path_factory.mktemp(item.originalname)
+            _outcomes[item] = pool.submit(item.function, tmp_path=folder, **parameters)
+    yield
+    pool.shutdown(cancel_futures=True)
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_pyfunc_call(pyfuncitem):
+    """Wait for a test that runs in the background; run all others here."""
+    if pyfuncitem not in _outcomes:
+        return None
+    _outcomes.pop(pyfuncitem).result()
+    return True

@@ -17,44 +17,20 @@ from threading import Thread
 
 import pytest
 
-from helpers import (
-    KEY,
-    QUICK,
-    REPLY,
-    REPO,
-    answers,
-    assert_no_key,
-    clean_environment,
-    make_sample,
-    stage,
-    start,
-    write_settings,
-)
-from common.demo.server import Reply, Server
-from common.client.costs import Budget
 from common.client.completion import read_stream
+from common.client.costs import Budget
 from common.client.faults import Fault
+from common.demo.server import Reply, Server
+from common.turns import METRICS
+from makers import REPLY, answers, make_sample, write_settings
+from runner import KEY, QUICK, REPO, assert_no_key, clean_environment, stage, start
 
-PASSING = [
-    "429",
-    "429-retry-after",
-    "408",
-    "409",
-    "500",
-    "502-html",
-    "503",
-    "524",
-    "200-html",
-    "200-error",
-    "no-choices",
-    "empty-choices",
-    "error-line",
-    "error-event",
-    "cut-stream",
-    "no-finish",
-    "stall",
-    "reset",
-]
+pytestmark = pytest.mark.background
+
+TRANSIENT = (
+    "429 429-retry-after 408 409 500 502-html 503 524 200-html 200-error no-choices empty-choices "
+    "error-line error-event cut-stream no-finish stall reset"
+).split()
 BAD_REPLIES = ["length-empty", "length-cut", "empty", "tool-tokens", "tool-tokens-late"]
 
 
@@ -63,7 +39,7 @@ def kings(cwd) -> list[str]:
 
 
 def first_try(faults: dict[int, str]):
-    """Faults by the number in the prompt (`Issue N`), each on the first try of that prompt alone."""
+    """Return faults by the number in the prompt (`Issue N`), each on its first try alone."""
     seen = Counter()
 
     def fault(_, body: dict) -> str | None:
@@ -74,11 +50,11 @@ def first_try(faults: dict[int, str]):
     return fault
 
 
-# ------------------------------------------------------------------------------------------------- sorting faults
+# ----------------------------------------------------------------------------------- sorting faults
 
 
-def test_every_passing_fault_alone_costs_nothing_but_time(tmp_path):
-    names = PASSING + BAD_REPLIES
+def test_every_transient_fault_alone_costs_nothing_but_time(tmp_path):
+    names = TRANSIENT + BAD_REPLIES
     make_sample(tmp_path, len(names))
     write_settings(tmp_path, generate=QUICK)
     with Server(
@@ -102,7 +78,7 @@ def test_a_mix_in_which_45_percent_of_first_tries_fail(tmp_path):
         rate = 0.2 if chat in seen else 0.45
         seen.add(chat)
         return (
-            chance.choice(PASSING + BAD_REPLIES + ["400-context", "content-filter"])
+            chance.choice(TRANSIENT + BAD_REPLIES + ["400-context", "content-filter"])
             if chance.random() < rate
             else None
         )
@@ -159,10 +135,8 @@ def test_an_items_own_fault_fails_that_item_and_no_other(tmp_path):
         result = stage("king.py", cwd=tmp_path, server=server)
         assert result.returncode == 1
         assert len(server.chats) == 12, "neither is tried again within the run"
-        failed = {
-            row["item"]: row["reason"]
-            for row in map(json.loads, open(tmp_path / "answer_0/_failed.jsonl"))
-        }
+        lines = (tmp_path / "answer_0/_failed.jsonl").read_text().splitlines()
+        failed = {row["item"]: row["reason"] for row in map(json.loads, lines)}
         assert "131072" in failed["prompts_12_1_4"] and "content filter" in failed["prompts_12_1_8"]
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
         assert len(server.chats) == 14
@@ -198,26 +172,21 @@ def test_one_judge_that_is_out_does_not_hold_up_the_others(tmp_path):
     write_settings(
         tmp_path, generate=QUICK, judge={**QUICK, "models": ["a/well", "b/out"], "outage_s": 1.0}
     )
-    call = '{"correctness": 1, "grounding": 0, "progress": 0, "protocol": 0, "efficiency": 0, "reason": "x"}'
-    reply = {"king.py": REPLY, "ch.py": REPLY.replace("-la", "-l"), "validate.py": call}
-    for script in reply:
+    call = json.dumps({**dict.fromkeys(METRICS, 0), "correctness": 1, "reason": "x"})
+    replies = {"king.py": REPLY, "ch.py": REPLY.replace("-la", "-l"), "validate.py": call}
+    for script, reply in replies.items():
         with Server(
-            reply=lambda body: reply[script],
+            reply=lambda body, reply=reply: reply,
             key=KEY,
             faults=lambda n, body: "503" if body["model"] == "b/out" else None,
         ) as server:
             result = stage(script, cwd=tmp_path, server=server)
-    assert (
-        result.returncode == 1
-        and "The other models go on" in result.stderr
-        and "Traceback" not in result.stderr
-    )
+    assert result.returncode == 1
+    assert "The other models go on" in result.stderr and "Traceback" not in result.stderr
     for path in tmp_path.glob("score/prompts*.json"):
         score = json.loads(path.read_text())
-        assert score["status"] == "unfinished" and [v["judge"] for v in score["verdicts"]] == [
-            "a/well",
-            "a/well",
-        ]
+        assert score["status"] == "unfinished"
+        assert [verdict["judge"] for verdict in score["verdicts"]] == ["a/well", "a/well"]
     assert len(list(tmp_path.glob("score/prompts*.json"))) == 6
     with Server(reply=lambda body: call, key=KEY) as server:
         assert stage("validate.py", cwd=tmp_path, server=server).returncode == 0
@@ -252,7 +221,7 @@ def test_the_providers_words_are_shown_without_the_key(tmp_path):
     assert_no_key(tmp_path, result.stdout, result.stderr)
 
 
-# ---------------------------------------------------------------------------------------------------------- pace
+# --------------------------------------------------------------------------------------------- pace
 
 
 @pytest.mark.parametrize("concurrency", ["16", "200"])
@@ -282,7 +251,7 @@ def test_retry_after_holds_for_the_whole_model(tmp_path):
     assert in_the_pause == []
 
 
-# ----------------------------------------------------------------------------------------------------- reasoning
+# ---------------------------------------------------------------------------------------- reasoning
 
 
 @pytest.mark.parametrize("fault", ["think", "think-unopened", "reasoning", "crlf", "not-stream"])
@@ -420,7 +389,7 @@ def test_bad_items_at_the_head_do_not_stop_the_rest(tmp_path):
     )
 
 
-# ------------------------------------------------------------------------------------------------ kill and resume
+# ---------------------------------------------------------------------------------- kill and resume
 
 
 @pytest.mark.parametrize("script", ["king.py", "ch.py"])
@@ -522,7 +491,8 @@ def test_a_full_disk_is_a_clear_stop_and_tears_nothing(tmp_path):
     prompts[2]["messages"][1]["content"] += "x" * 50_000
     (tmp_path / "prompt/prompts_5_1.json").write_text(json.dumps(prompts))
 
-    def small_disk():  # a limit on the size of a file is the nearest to a full disk that every machine has
+    def small_disk():
+        # A limit on the size of a file is the nearest to a full disk that every machine has.
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
@@ -553,7 +523,7 @@ def test_an_output_folder_that_cannot_be_is_a_clear_stop(tmp_path):
     assert server.chats == []
 
 
-# ---------------------------------------------------------------------------------------------- money, provenance
+# -------------------------------------------------------------------------------- money, provenance
 
 
 def test_a_dry_run_tells_the_cost_and_sends_nothing_that_costs(tmp_path):

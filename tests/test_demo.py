@@ -1,30 +1,42 @@
-"""python -m common.demo from end to end: what a newcomer sees first must work, and say what it is."""
+"""python -m common.demo from end to end: what a newcomer sees first works, and says what it is."""
 
-import json
+from __future__ import annotations
+
 import os
 import re
 import subprocess
 import sys
-from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from common.demo.build import version
 from common.demo.rules import rule_reply
+from common.turns import BUCKETS
+from makers import get
+from runner import REPO
 
-ROOT = Path(__file__).resolve().parent.parent
 REAL_KEY = "cpk_this_is_a_real_key"
 
 
 def demo(folder):
     """Run the demo as a user would who has a real key and a dead proxy in the environment."""
     dead = "http://127.0.0.1:9"
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "HOME": str(folder / "home"), "DUEL_MODE": "7",
-                   "CHUTES_API_KEY": REAL_KEY, "CHUTES_BASE_URL": dead, "HF_ENDPOINT": dead,
-                   "HTTP_PROXY": dead, "http_proxy": dead}
-    return subprocess.run([sys.executable, "-m", "common.demo"], cwd=folder, env=environment, text=True,
-                          stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=120)
+    environment = {
+        **os.environ,
+        "PYTHONPATH": str(REPO),
+        "HOME": str(folder / "home"),
+        "DUEL_MODE": "7",
+        "CHUTES_API_KEY": REAL_KEY,
+        "CHUTES_BASE_URL": dead,
+        "HF_ENDPOINT": dead,
+        "HTTP_PROXY": dead,
+        "http_proxy": dead,
+    }
+    command = [sys.executable, "-m", "common.demo"]
+    return subprocess.run(
+        command, cwd=folder, env=environment, text=True, capture_output=True, timeout=120
+    )
 
 
 def calls(run):
@@ -34,6 +46,8 @@ def calls(run):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
+    (folder / "chain.toml").write_text('[judge]\nmodels = ["a/users-own"]\n')
+    (folder / ".env").write_text(f"CHUTES_API_KEY={REAL_KEY}\n")
     run = demo(folder)
     assert run.returncode == 0, run.stdout + run.stderr
     return folder, run
@@ -47,18 +61,23 @@ def test_the_last_line_is_the_report_and_the_rules_are_named(first):
     assert "made by rule" in lines[0] and "made by rule" in "\n".join(lines[-4:])
     assert [line for line in lines if line.startswith("$ python ")] == [
         "$ python prompt.py --dataset data/trajectories --prs data/pull_requests --count 40",
-        "$ python king.py", "$ python ch.py", "$ python validate.py", "$ python report.py"]
+        "$ python king.py",
+        "$ python ch.py",
+        "$ python validate.py",
+        "$ python report.py",
+    ]
 
 
 def test_every_stage_has_done_its_part(first):
     folder = first[0] / "demo"
     answers = list((folder / "answer_0").glob("prompts_*.json"))
-    assert len(answers) > 25 and all(json.loads(path.read_text())["challenger"] for path in answers)
-    buckets = [len(list((folder / name).glob("prompts_*.json"))) for name in ("final", "refined", "defeat")]
+    assert len(answers) > 25
+    assert all(get(path)["challenger"] for path in answers)
+    buckets = [len(list((folder / name).glob("prompts_*.json"))) for name in BUCKETS]
     assert min(buckets) >= 3 and sum(buckets) == len(answers)
-    duel = json.loads((folder / "score" / "_duel.json").read_text())
+    duel = get(folder / "score" / "_duel.json")
     assert duel["turns"]["parse_fail"] == duel["turns"]["unfinished"] == 0
-    assert len({judge["score"] for judge in duel["judges"].values()}) == 3  # the judges differ in taste
+    assert len({judge["score"] for judge in duel["judges"].values()}) == 3  # their tastes differ
     assert 0 < duel["judges"]["deepseek-ai/DeepSeek-V3.2-TEE"]["pull"] < 1
     assert "placenames-77" in (folder / "report" / "hugePR.md").read_text()
     assert not (folder / "commit" / "driftwood__signpost-5.json").exists()
@@ -66,9 +85,9 @@ def test_every_stage_has_done_its_part(first):
 
 def test_nothing_outside_and_no_key_inside(first):
     folder, run = first
-    assert sorted(path.name for path in folder.iterdir()) == ["demo"]
+    assert sorted(path.name for path in folder.iterdir()) == [".env", "chain.toml", "demo"]
     assert REAL_KEY not in run.stdout + run.stderr
-    for path in folder.rglob("*"):
+    for path in (folder / "demo").rglob("*"):
         assert path.is_dir() or REAL_KEY.encode() not in path.read_bytes(), path
 
 
@@ -89,7 +108,11 @@ def test_a_folder_or_a_key_of_the_users_own_is_left_alone(tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("mine")
     run = demo(tmp_path)
-    assert run.returncode == 2 and "not made by the demo" in run.stderr and "Traceback" not in run.stderr
+    assert (
+        run.returncode == 2
+        and "not made by the demo" in run.stderr
+        and "Traceback" not in run.stderr
+    )
     (tmp_path / "demo" / "data").mkdir()
     (tmp_path / "demo" / "data" / "version.txt").write_text("older")
     (tmp_path / "demo" / ".env").write_text("CHUTES_API_KEY=" + REAL_KEY)
@@ -100,7 +123,8 @@ def test_a_folder_or_a_key_of_the_users_own_is_left_alone(tmp_path):
 
 def test_a_failed_stage_is_the_demos_failure(tmp_path):
     (tmp_path / "demo" / "data").mkdir(parents=True)
-    (tmp_path / "demo" / "data" / "version.txt").write_text(version())  # as if made, but the data are gone
+    # As if made, but the data are gone.
+    (tmp_path / "demo" / "data" / "version.txt").write_text(version())
     run = demo(tmp_path)
     assert run.returncode == 2 and "prompt.py ended with exit code 2" in run.stderr
     assert "report.md" not in run.stdout
@@ -110,7 +134,8 @@ def test_the_patches_fit_their_hunk_headers(first):
     rows = pq.read_table(first[0] / "demo" / "data" / "pull_requests").to_pylist()
     assert max(len(row["patch"]) for row in rows) > 200_000
     for patch in (row[key] for row in rows for key in ("patch", "test_patch") if row[key]):
-        hunks = re.split(r"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@.*\n", patch, flags=re.MULTILINE)
+        header = r"^@@ -\d+(?:,(\d+))? \+\d+(?:,(\d+))? @@.*\n"
+        hunks = re.split(header, patch, flags=re.MULTILINE)
         for old, new, body in zip(hunks[1::3], hunks[2::3], hunks[3::3]):
             lines = body.split("\ndiff --git ")[0].rstrip("\n").split("\n")
             assert sum(line[:1] in (" ", "-", "") for line in lines) == int(old or 1), patch
@@ -123,19 +148,24 @@ def test_chats_are_like_the_data_set(first):
     assert max(lengths) == 32 and min(lengths) < 4
     for row in rows:
         roles = [message["role"] for message in row["messages"]]
-        assert roles == (["system"] + ["user", "assistant"] * 16)[:len(roles)]
-        assert all(message["content"].startswith("Observation: ") for message in row["messages"][3::2])
+        assert roles == (["system"] + ["user", "assistant"] * 16)[: len(roles)]
+        for message in row["messages"][3::2]:
+            assert message["content"].startswith("Observation: ")
 
 
 def test_a_judge_by_rule_reads_both_replies():
     from validate import judge_messages, parse_verdict
-    chat = [{"role": "system", "content": "One ```bash block."},
-            {"role": "user", "content": "Mend `parse_tide`."},
-            {"role": "assistant", "content": "THOUGHT: look\n\n```bash\nls src\n```"},
-            {"role": "user", "content": "Observation: src/tide.py"}]
+
+    chat = [
+        {"role": "system", "content": "One ```bash block."},
+        {"role": "user", "content": "Mend `parse_tide`."},
+        {"role": "assistant", "content": "THOUGHT: look\n\n```bash\nls src\n```"},
+        {"role": "user", "content": "Observation: src/tide.py"},
+    ]
     good = "THOUGHT: This is where `parse_tide` may be.\n\n```bash\ncat src/tide.py\n```"
     poor = "THOUGHT: again\n\n```bash\nls src\n```\n\n```bash\nls src\n```"
-    for model in ("moonshotai/Kimi-K2.6-TEE", "Qwen/Qwen3-235B", "deepseek-ai/DeepSeek-V3.2", "any"):
+    for model in ("moonshotai/Kimi-K2.6-TEE", "Qwen/Qwen3-235B", "deepseek-ai/DeepSeek", "any"):
         for pair, better in (((good, poor), 1), ((poor, good), 2)):
-            answer = parse_verdict(rule_reply({"model": model, "messages": judge_messages(chat, *pair)}))
+            asked = {"model": model, "messages": judge_messages(chat, *pair)}
+            answer = parse_verdict(rule_reply(asked))
             assert answer["correctness"] == answer["protocol"] == answer["progress"] == better
