@@ -415,7 +415,7 @@ def test_windows_are_read_as_they_are_needed(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "faults", [{"503": 0.03, "429": 0.03}, {"cut": 0.07, "short": 0.07, "whole": 0.03}]
+    "faults", [{"503": 0.03, "429": 0.02}, {"cut": 0.07, "short": 0.07, "whole": 0.03}]
 )
 def test_faults_change_nothing(hub, tmp_path, faults, clean):
     hub.faults = faults
