@@ -1,37 +1,41 @@
 """Stage 3: the challenger's reply to every turn that has a king, written with the hidden PR record.
 
     python ch.py [--limit N] [--concurrency N] [--shard I/N] [--dry-run] [--max-cost DOLLARS]
+    python ch.py --redo-refused   ask again where today's audit refuses a stored reply
+    python ch.py --control N      for N turns, the reply to the same prompt without the record
 
-The model of chain.toml's [generate] sees the chat, then the PR record and the blind-agent rule: it may use the record
-to choose a good next move, and must not show knowledge that the chat could not have given. Every reply is audited
-(find_leaks) and asked for again when it fails; stored replies are audited again when the audit has changed, for free.
+The model of chain.toml's [generate] sees the chat, then the PR record and the blind-agent rule: it
+may use the record to choose a good next move, and must not show knowledge that the chat could not
+have given. Every reply is audited (find_leaks) and asked for again when it fails. Stored replies
+are audited again, for free, when the audit or a text has changed; one that then fails is held back
+from final/ and stays until --redo-refused.
 
 Reads   answer_*/*.json, commit/<instance_id>.json
-Writes  `challenger` and its `meta` into answer_*/*.json in place (--shard I/N: every N-th turn by a hash of its name),
-        _failed.jsonl in the first answer folder
+Writes  `challenger` and its `meta` into answer_*/*.json in place (--shard I/N: every N-th turn by
+        a hash of its name), _failed.jsonl beside them; with --control, control/answer_0/
 """
+
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Iterator
-from zlib import crc32
 
-from common.config import Config, load_config, load_environment
-from common.files import (BadFile, UserError, answer_folders, check_whole, digest, ends, lock_folders, read_json, quarantine,
-                       turn_files, write_json)
-from common.replies.leaks import AUDIT_VERSION, find_leaks
+from common.cli import Progress, Tally, parser, run, whole_number
 from common.client.ask import LLM, ItemFailed, run_turns
 from common.client.costs import dry_run, prompt_chars
-from common.turns import prompt_problem, read_record
+from common.config import Config, load_config, load_environment
+from common.files import BadFile, UserError, digest, lock_folders, quarantine, write_json
+from common.replies.leaks import AUDIT_VERSION, find_leaks
 from common.replies.protocol import protocol_problem
-from common.cli import Progress, Tally, parser, run
+from common.turns import answer_files, answer_folders, read_answer, read_record, text_digests
 
 PROMPT_VERSION = "challenger-1"
-ANSWER_KEYS = ("instance_id", "king", "challenger", "assistant", "messages", "meta")
+CONTROL_VERSION = "challenger-1 without the record"
+CONTROL = Path("control", "answer_0")
 
-# ------------------------------------------------------------------------------------------- the blind-agent rule
+# --------------------------------------------------------------------------- the blind-agent rule
 
 BLIND_AGENT_RULE = """\
 THE BLIND-AGENT RULE
@@ -43,105 +47,100 @@ You are the agent of the chat above, at its next turn. Solve the task honestly, 
   it is edited; a line number must have been printed before it is used.
 - When the chat has led to the cause, write your own fix from the code that was shown. Never copy the patch.
 - Never mention the record, a patch, a pull request's solution, tests you cannot know, or that you were told anything.
-"""
+"""  # noqa: E501
 
 NEXT_MOVE = {
-    "early": "The chat has barely begun. Look where an honest engineer would look first: search for the names that the "
-             "issue gives, or list the part of the tree that they point to. Do not jump to the file or the line.",
-    "middle": "The search is under way. Follow the best lead that the chat has shown so far: read the code around it, or "
-              "search for what would confirm or rule out its cause. Do not repeat a command whose output is there.",
-    "late": "Much has been seen. If the chat shows the cause, make the change in the code that was shown; if the change "
-            "stands, check it; if all is done, submit in the way the task asks for.",
+    "early": "The chat has barely begun. Look where an honest engineer would look first: search "
+    "for the names that the issue gives, or list the part of the tree that they point to. Do not "
+    "jump to the file or the line.",
+    "middle": "The search is under way. Follow the best lead that the chat has shown so far: read "
+    "the code around it, or search for what would confirm or rule out its cause. Do not repeat a "
+    "command whose output is there.",
+    "late": "Much has been seen. If the chat shows the cause, make the change in the code that was "
+    "shown; if the change stands, check it; if all is done, submit in the way the task asks for.",
 }
-_EARLY_TURNS, _LATE_TURNS = 2, 8  # by the agent's turns so far; real trajectories hold 2 to 16 of them
+EARLY_TURNS = 2  # fewer turns of the agent so far are early,
+LATE_TURNS = 8  # as many are late; real trajectories hold 2 to 16
 
 FORM = """\
 Reply with the agent's next turn alone, in the form that the task above asks for: a THOUGHT in a few sentences that
 reasons from what the chat shows, then exactly one ```bash block with exactly one command (parts joined with && or ||
-count as one), and nothing after it. Keep every rule of the task about commands."""
+count as one), and nothing after it. Keep every rule of the task about commands."""  # noqa: E501
 
 # What a refused reply is told: the kind of problem and the rule, never the hidden text.
 TOLD = {
-    "path": "it read, edited or took for granted a path that the chat has not shown. Search for it first",
-    "identifier": "it named something from the code that the chat has not shown. Name only what was seen, or search",
-    "line": "it used line numbers of a file whose lines the chat has not shown. Print the lines first",
-    "verbatim": "it repeated hidden text word for word. Write from what the chat shows, in your own way",
-    "disclosure": "it spoke of a source that the agent does not have. Reason only from the task and the outputs",
+    "path": "it read, edited or took for granted a path that the chat has not shown. "
+    "Search for it first",
+    "identifier": "it named something from the code that the chat has not shown. "
+    "Name only what was seen, or search",
+    "line": "it used line numbers of a file whose lines the chat has not shown. "
+    "Print the lines first",
+    "verbatim": "it repeated hidden text word for word. "
+    "Write from what the chat shows, in your own way",
+    "disclosure": "it spoke of a source that the agent does not have. "
+    "Reason only from the task and the outputs",
+    "history": "it looked at commits, branches or copies of the project that hold its future. "
+    "Work from the code as it is checked out",
 }
 
 
-def challenger_messages(messages: list[dict], record: dict, max_patch_chars: int, refused: str = "") -> list[dict]:
-    """The chat as the king saw it, with the briefing after its last message: the prefix of both prompts is the same,
-    so that a provider's prefix cache serves the second one."""
-    shown = hidden_record(record, max_patch_chars)
-    mark = digest(shown, messages[-1]["content"])[:12]
-    turns = sum(message["role"] == "assistant" for message in messages)
-    stage = "early" if turns < _EARLY_TURNS else "late" if turns >= _LATE_TURNS else "middle"
-    parts = [messages[-1]["content"],
-             f"[{mark}] What follows is no output and no part of the task's chat: it is a briefing for you alone.",
-             f"[{mark}] HIDDEN PR RECORD\n{shown}\n[{mark}] END OF HIDDEN PR RECORD",
-             BLIND_AGENT_RULE, "YOUR NEXT MOVE\n" + NEXT_MOVE[stage], FORM]
+def challenger_messages(
+    messages: list[dict], record: dict | None, max_patch_chars: int, refused: str = ""
+) -> list[dict]:
+    """Return the chat as the king saw it, with the briefing after its last message.
+
+    The prefix is the king's prompt, so that a provider's prefix cache serves it. Without a `record`
+    the briefing is the same but for the record: the control of what the record is worth.
+    """
+    last = messages[-1]["content"]
+    shown = hidden_record(record, max_patch_chars) if record else ""
+    mark = digest(shown, last)[:12]
+    parts = [
+        last,
+        f"[{mark}] What follows is no output and no part of the task's chat: "
+        "it is a briefing for you alone.",
+    ]
+    if record:
+        parts.append(f"[{mark}] HIDDEN PR RECORD\n{shown}\n[{mark}] END OF HIDDEN PR RECORD")
+    parts += [BLIND_AGENT_RULE, "YOUR NEXT MOVE\n" + NEXT_MOVE[phase(messages)], FORM]
     if refused:
         parts.append(f"An earlier reply of yours was refused: {refused}. Write another one.")
     return [*messages[:-1], {"role": messages[-1]["role"], "content": "\n\n".join(parts)}]
 
 
+def phase(messages: list[dict]) -> str:
+    """Return early, middle or late, by the agent's turns so far."""
+    turns = sum(message["role"] == "assistant" for message in messages)
+    if turns < EARLY_TURNS:
+        return "early"
+    return "late" if turns >= LATE_TURNS else "middle"
+
+
 def hidden_record(record: dict, max_patch_chars: int) -> str:
-    """The PR record as the challenger reads it; a patch over the budget is cut, and what was cut is said."""
+    """Return the PR record as the challenger reads it; where a patch is cut, the text says so."""
     patch = record["patch"] or ""
     if len(patch) > max_patch_chars:
-        patch = (patch[:max_patch_chars] + f"\n[the patch is cut here: {max_patch_chars:,} of {len(patch):,} "
-                 "characters are shown]")
-    fields = [("Issue", record["issue"]), ("Description", record["description"]),
-              ("Files changed", "\n".join(record["files"] or [])), ("Interface", record["interface"]), ("Patch", patch)]
+        patch = patch[:max_patch_chars] + (
+            f"\n[the patch is cut here: {max_patch_chars:,} of {len(patch):,} characters are shown]"
+        )
+    fields = [
+        ("Issue", record["issue"]),
+        ("Description", record["description"]),
+        ("Files changed", "\n".join(record["files"] or [])),
+        ("Interface", record["interface"]),
+        ("Patch", patch),
+    ]
     return "\n\n".join(f"{name}:\n{text.strip()}" for name, text in fields if (text or "").strip())
 
 
-# ------------------------------------------------------------------------------------------------------ one turn
-
-async def fill(path: Path, llm: LLM, config: Config) -> None:
-    """Give one answer file its challenger; audit again one that is there. Raises ItemFailed when none is acceptable."""
-    try:
-        answer = await asyncio.to_thread(read_answer, path)
-    except BadFile as bad:
-        raise ItemFailed("torn answer file: run king.py again", f"{bad}; set aside as {quarantine(path).name}") from None
-    messages, meta = answer["messages"], answer["meta"]
-    try:
-        record = read_record(answer["instance_id"])
-    except (UserError, BadFile) as problem:
-        raise ItemFailed("no usable PR record: run prompt.py again", str(problem)) from None
-    meta.pop("audit", None)
-    if answer["challenger"]:
-        hits = find_leaks(answer["challenger"], messages, record)
-        if hits or protocol_problem(answer["challenger"], messages):
-            meta.setdefault("retired", []).append({"challenger": answer["challenger"], **meta["challenger"], "leaks": hits})
-            answer["challenger"], meta["challenger"] = None, {}
-            await asyncio.to_thread(write_json, path, answer)
-    if not answer["challenger"]:
-        reply, rejected = await ask_challenger(llm, config, messages, record)
-        answer["challenger"] = reply.text
-        meta["challenger"] = {"prompt_version": PROMPT_VERSION, **reply.meta(), "rejected": dict(rejected)}
-    meta["challenger"]["leaks"] = {"version": AUDIT_VERSION, "hits": []}
-    # The king cannot have peeked: what the audit finds in his replies is its false-alarm rate on this very data.
-    meta["king"]["leaks"] = {"version": AUDIT_VERSION, "hits": find_leaks(answer["king"], messages, record)}
-    meta["audit"] = AUDIT_VERSION  # the last key: find_pending reads it from the file's end
-    await asyncio.to_thread(write_json, path, answer)
+# ------------------------------------------------------------------------------------- one turn
 
 
-def read_answer(path: Path) -> dict:
-    """An answer with a king; a `meta` of another tool's making gets the places that this stage fills. Raises BadFile."""
-    answer = read_json(path, ANSWER_KEYS)
-    problem = prompt_problem(answer) or (None if answer["king"] and isinstance(answer["king"], str) else "no king in it")
-    if problem:
-        raise BadFile(path, problem)
-    meta = answer["meta"] = answer["meta"] if isinstance(answer["meta"], dict) else {}
-    for side in ("king", "challenger"):
-        meta[side] = meta[side] if isinstance(meta.get(side), dict) else {}
-    return answer
+async def ask_challenger(llm: LLM, config: Config, messages: list[dict], record: dict | None):
+    """Return (a reply that keeps the protocol and leaks nothing, what was rejected, by kind).
 
-
-async def ask_challenger(llm: LLM, config: Config, messages: list[dict], record: dict):
-    """A challenger's reply that keeps the protocol and leaks nothing: (reply, what was rejected before, by kind)."""
+    Without a record nothing can leak: the control is held to the protocol alone.
+    """
     rejected: Counter = Counter()
     told = ""
 
@@ -152,7 +151,8 @@ async def ask_challenger(llm: LLM, config: Config, messages: list[dict], record:
             rejected["protocol"] += 1
             told = wrong
             return f"protocol: {wrong}"
-        kinds = sorted({hit["kind"] for hit in find_leaks(text, messages, record)})
+        hits = find_leaks(text, messages, record) if record else []
+        kinds = sorted({hit["kind"] for hit in hits})
         rejected.update(kinds)
         told = "; ".join(TOLD[kind] for kind in kinds)
         return f"leak ({', '.join(kinds)})" if kinds else None
@@ -160,64 +160,202 @@ async def ask_challenger(llm: LLM, config: Config, messages: list[dict], record:
     def prompt(*_) -> list[dict]:
         return challenger_messages(messages, record, config.generate.max_patch_chars, told)
 
-    return await llm.ask(config.generator(), prompt(), problem, again=prompt), rejected
+    reply = await llm.ask(config.generator(), prompt(), problem, again=prompt)
+    return reply, rejected
 
 
-# --------------------------------------------------------------------------------------------------- what is ahead
+async def fill(path: Path, llm: LLM, config: Config) -> None:
+    """Give one answer file its challenger; a refused one is kept in `meta`. Raises ItemFailed."""
+    answer = await asyncio.to_thread(read_answer, path)
+    record = record_of(answer)
+    reply, rejected = await ask_challenger(llm, config, answer["messages"], record)
+    meta = answer["meta"]
+    if answer["challenger"]:
+        old = {"challenger": answer["challenger"], **meta["challenger"]}
+        meta.setdefault("retired", []).append(old)
+    answer["challenger"] = reply.text
+    meta["challenger"] = {
+        "prompt_version": PROMPT_VERSION,
+        **reply.meta(),
+        "rejected": dict(rejected),
+    }
+    audit(answer, record)
+    await asyncio.to_thread(write_json, path, answer)
 
-def find_pending(shard: tuple[int, int] | None, tally: Tally) -> list[Path]:
-    """Answers without a challenger, or with one that an older audit passed; torn files are set aside."""
-    folders = answer_folders()
-    if not folders:
-        raise UserError("there is no answer_*/ folder. king.py makes it: run king.py first.")
+
+async def fill_control(path: Path, llm: LLM, config: Config) -> None:
+    """Write the control of one turn: the same king, a challenger that saw no record."""
+    answer = await asyncio.to_thread(read_answer, path)
+    reply, rejected = await ask_challenger(llm, config, answer["messages"], None)
+    answer["challenger"] = reply.text
+    meta = {key: value for key, value in answer["meta"].items() if key != "retired"}
+    meta["challenger"] = {
+        "prompt_version": CONTROL_VERSION,
+        **reply.meta(),
+        "rejected": dict(rejected),
+    }
+    answer["meta"] = meta
+    audit(answer, record_of(answer))
+    await asyncio.to_thread(write_json, CONTROL / path.name, answer)
+
+
+def audit(answer: dict, record: dict) -> None:
+    """Audit both replies and note in `meta` what was found and for which texts.
+
+    The king cannot have peeked: his hits are the audit's false-alarm rate on this very data.
+    """
+    meta = answer["meta"]
+    for side in ("king", "challenger"):
+        hits = find_leaks(answer[side], answer["messages"], record)
+        meta[side]["leaks"] = {"version": AUDIT_VERSION, "hits": hits}
+    problem = protocol_problem(answer["challenger"], answer["messages"])
+    kinds = sorted({hit["kind"] for hit in meta["challenger"]["leaks"]["hits"]})
+    if kinds:
+        problem = f"leak ({', '.join(kinds)})"
+    meta["challenger"]["refused"] = problem or ""
+    meta["audit"] = audit_mark(answer)
+
+
+def audit_mark(answer: dict) -> dict:
+    """Return what an audit rests on: its version and the texts."""
+    sha = text_digests(answer)
+    return {
+        "version": AUDIT_VERSION,
+        "sha": digest(sha["chat"], sha["king"], sha["challenger"]),
+    }
+
+
+def record_of(answer: dict) -> dict:
+    """Return the PR record of an answer. Raises ItemFailed when there is none."""
+    try:
+        return read_record(answer["instance_id"])
+    except (UserError, BadFile) as problem:
+        reason = "no usable PR record: run prompt.py again"
+        raise ItemFailed(reason, str(problem)) from None
+
+
+# ---------------------------------------------------------------------------------- what is ahead
+
+
+def find_pending(
+    files: dict[str, Path], redo_refused: bool, write: bool, tally: Tally
+) -> list[Path]:
+    """List the answers that need a challenger; audit again those whose audit is out of date."""
     pending = []
-    audited = f'\n  "audit": "{AUDIT_VERSION}"\n }}\n}}\n'.encode()
-    for path in (path for folder in folders for path in turn_files(folder)):
-        if shard and crc32(path.stem.encode()) % shard[1] != shard[0]:
-            continue
-        if ends(path, 0, len(audited))[1] == audited:
-            tally.skipped["already filled"] += 1
-            continue
+    for stem, path in files.items():
         try:
-            check_whole(path, ANSWER_KEYS)
-            pending.append(path)
+            answer = read_answer(path)
+            if not answer["king"]:
+                raise BadFile(path, "no king in it")
+            if not answer["challenger"]:
+                pending.append(path)
+                continue
+            if answer["meta"].get("audit") != audit_mark(answer):
+                audit(answer, record_of(answer))
+                if write:
+                    write_json(path, answer)
         except BadFile as bad:
-            print(f"{bad}: set aside as {quarantine(path).name}; king.py asks for it again")
-            tally.fail(path.stem, "torn answer file: run king.py again", str(bad))
-    if not pending and not tally.skipped and not tally.failed and not shard:
-        raise UserError(f"{folders[0]}/ holds no answers. king.py writes them: run king.py first.")
+            where = f": set aside as {quarantine(path).name}" if write else ""
+            print(f"{bad}{where}; king.py asks for it again")
+            tally.fail(stem, "torn answer file: run king.py again", str(bad))
+            continue
+        except ItemFailed as failure:
+            tally.fail(stem, failure.kind, failure.detail)
+            continue
+        if not answer["meta"]["challenger"]["refused"]:
+            tally.skipped["already filled"] += 1
+        elif redo_refused:
+            pending.append(path)
+        else:
+            tally.skipped["held back, the audit refuses the reply: --redo-refused asks again"] += 1
     return pending
 
 
-def planned(pending: list[Path], config: Config) -> Iterator[tuple]:
-    """For the dry run: the prompt of each turn that needs a reply."""
+def find_control(files: dict[str, Path], count: int, tally: Tally) -> list[Path]:
+    """List the turns of the control that are not there yet: `count` by a hash of their stems."""
+    chosen = []
+    for stem in sorted(files, key=digest):
+        if len(chosen) == count:
+            break
+        if read_answer(files[stem])["challenger"]:
+            chosen.append(stem)
+    if not chosen:
+        raise UserError("--control compares with challengers, and there is none yet.\nRun ch.py.")
+    done = [stem for stem in chosen if (CONTROL / f"{stem}.json").exists()]
+    tally.skipped["already in control/"] = len(done)
+    return [files[stem] for stem in chosen if stem not in done]
+
+
+def planned(pending: list[Path], config: Config, control: bool) -> Iterator[tuple]:
+    """Yield (settings, prompt characters, 1) of each call ahead, for the dry run."""
     for path in pending:
         try:
             answer = read_answer(path)
-            record = read_record(answer["instance_id"])
-        except (UserError, BadFile):
+            record = None if control else record_of(answer)
+        except (BadFile, ItemFailed):
             continue  # the run itself fails this turn and says why
-        if not answer["challenger"]:
-            messages = challenger_messages(answer["messages"], record, config.generate.max_patch_chars)
-            yield config.generator(), prompt_chars(messages), 1
+        messages = answer["messages"]
+        prompt = challenger_messages(messages, record, config.generate.max_patch_chars)
+        yield config.generator(), prompt_chars(prompt), 1
 
 
 def main() -> int:
-    flags = parser(__doc__, calls=True).parse_args()
-    config, environment = load_config(), load_environment()
+    flags = _flags()
+    config = load_config()
+    environment = load_environment()
     tally = Tally("ch.py")
-    with lock_folders(answer_folders(), "ch", flags.shard):
-        pending = find_pending(flags.shard, tally)[:flags.limit]
+    folders = answer_folders()
+    if not folders:
+        raise UserError("there is no answer_*/ folder. king.py makes it: run king.py first.")
+    held = [CONTROL] if flags.control else folders
+    with lock_folders(held, "ch", flags.shard):
+        files = answer_files(flags.shard)
+        if not files and not flags.shard:
+            raise UserError(f"{folders[0]}/ holds no answers. king.py writes them: run king.py.")
+        if flags.control:
+            pending = find_control(files, flags.control, tally)
+        else:
+            pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
+        pending = pending[: flags.limit]
         if flags.dry_run:
-            dry_run(environment, planned(pending, config))
+            dry_run(environment, planned(pending, config, bool(flags.control)))
             return 0
+
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
-        code = run_turns(llm, pending, lambda path: fill(path, llm, config), name=lambda path: path.stem,
-                         width=flags.concurrency or config.generate.concurrency,
-                         progress=Progress(len(pending), "challenger"), tally=tally)
-        tally.write_failed(answer_folders()[0], flags.shard)
-    done = tally.show(*llm.usage_lines(), "output  answer_*/, key challenger", next_command="python validate.py")
-    return code or done
+        ask = fill_control if flags.control else fill
+        code = run_turns(
+            llm,
+            pending,
+            lambda path: ask(path, llm, config),
+            name=lambda path: path.stem,
+            width=flags.concurrency or config.generate.concurrency,
+            progress=Progress(len(pending), "control" if flags.control else "challenger"),
+            tally=tally,
+        )
+        tally.write_failed(held[0], flags.shard)
+    follow = "python validate.py"
+    output = "output  answer_*/, key challenger"
+    if flags.control:
+        follow = "(cd control && python ../validate.py), then python report.py"
+        output = f"output  {CONTROL}/"
+    shown = tally.show(*llm.usage_lines(), output, next_command=follow)
+    return code or shown
+
+
+def _flags():
+    flags = parser(__doc__, calls=True)
+    flags.add_argument(
+        "--redo-refused",
+        action="store_true",
+        help="ask again where today's audit refuses a stored reply",
+    )
+    flags.add_argument(
+        "--control",
+        type=whole_number,
+        metavar="N",
+        help="for N turns, write control/: the same king, a challenger without the record",
+    )
+    return flags.parse_args()
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The command line that all stages share: flags, exit codes, progress, the tally at the end."""
+
 from __future__ import annotations
 
 import argparse
@@ -6,78 +7,93 @@ import errno
 import json
 import os
 import re
-import signal
 import sys
 import time
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 from tqdm import tqdm
 
 from common.files import BadFile, UserError, write_jsonl
+from common.signals import interrupt_on_signals
 
-EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, EXIT_INTERRUPTED = 0, 1, 2, 130
+EXIT_DONE = 0
+EXIT_SOME_FAILED = 1
+EXIT_STOPPED = 2
+EXIT_INTERRUPTED = 130
+INTERRUPTED = "interrupted; what was finished is saved, the same line goes on from here"
+
 _PLAIN_LINE_EVERY_S = 15  # without a terminal: often enough to see life, rare enough for a log
 
 
-# ---------------------------------------------------------------------------------------------------------- flags
+# ------------------------------------------------------------------------------------------- flags
+
 
 def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
-    """The stage's flags: `--limit` everywhere, those of a stage that calls a model with `calls`. `--help` is `doc`."""
-    flags = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-    flags.add_argument("--limit", type=whole_number, metavar="N",
-                       help="a small trial: only the first N turns that still need work")
+    """Return the stage's flags: `--limit`, and with `calls` those of a stage that asks models.
+
+    `--help` prints `doc`.
+    """
+    raw = argparse.RawDescriptionHelpFormatter
+    flags = argparse.ArgumentParser(description=doc, formatter_class=raw)
+    add = flags.add_argument
+    add("--limit", type=whole_number, metavar="N", help="a trial: the first N turns that need work")
     if calls:
-        flags.add_argument("--concurrency", type=whole_number, metavar="N",
-                           help="calls at once per model, at most (default: chain.toml)")
-        flags.add_argument("--shard", type=shard, metavar="I/N", help="only the I-th of N parts, I from 0")
-        flags.add_argument("--dry-run", action="store_true",
-                           help="say how many calls, tokens and dollars are ahead; send nothing that costs")
-        flags.add_argument("--max-cost", type=dollars, metavar="DOLLARS",
-                           help="stop before the next call could pass this sum")
+        add(
+            "--concurrency", type=whole_number, metavar="N", help="calls at once per model, at most"
+        )
+        add("--shard", type=shard, metavar="I/N", help="only the I-th of N parts, I from 0")
+        add("--dry-run", action="store_true", help="say what is ahead and its cost; no paid calls")
+        add("--max-cost", type=dollars, metavar="DOLLARS", help="stop before this sum is passed")
     return flags
 
 
 def whole_number(text: str) -> int:
-    """A flag's value of 1 or more."""
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text!r}")
+    """Read a flag's value of 1 or more."""
+    if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
+        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text[:40]!r}")
     return int(text)
 
 
 def shard(text: str) -> tuple[int, int]:
-    """`I/N` as (I, N), 0 <= I < N."""
-    match = re.fullmatch(r"(\d+)/(\d+)", text)
-    if not match or not int(match[1]) < int(match[2]):
-        raise argparse.ArgumentTypeError(f"expected I/N with 0 <= I < N, such as 0/4, found {text!r}")
+    """Read `I/N` as (I, N), 0 <= I < N."""
+    match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
+    if not match or int(match[1]) >= int(match[2]):
+        wanted = "expected I/N with 0 <= I < N, such as 0/4"
+        raise argparse.ArgumentTypeError(f"{wanted}, found {text[:40]!r}")
     return int(match[1]), int(match[2])
 
 
 def dollars(text: str) -> float:
-    """A sum of money above 0."""
+    """Read a sum of money above 0."""
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a sum in dollars above 0, found {text!r}")
+        raise argparse.ArgumentTypeError(f"expected a sum in dollars above 0, found {text[:40]!r}")
     return value
 
 
-# ------------------------------------------------------------------------------------------------------ exit codes
+# -------------------------------------------------------------------------------------- exit codes
 
-def run(main) -> None:
-    """Run a stage's `main() -> int` and leave with its exit code; told errors become one or two lines and code 2."""
-    signal.signal(signal.SIGTERM, _as_interrupt)
+
+def run(main: Callable[[], int]) -> None:
+    """Run a stage's `main` and leave with its exit code.
+
+    UserError, BadFile and a full disk become one or two lines on stderr and exit code 2.
+    """
+    interrupt_on_signals()
     try:
         code = main()
         sys.stdout.flush()
     except (UserError, BadFile) as stop:
         code = _told(str(stop), EXIT_STOPPED)
     except KeyboardInterrupt:
-        code = _told("interrupted; what was finished is saved, the same line goes on from here", EXIT_INTERRUPTED)
-    except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # the reader left (head): nothing to tell
+        code = _told(INTERRUPTED, EXIT_INTERRUPTED)
+    except BrokenPipeError:  # the reader left (head): nothing to tell
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         code = EXIT_STOPPED
     except OSError as error:
         code = _told(disk_words(error), EXIT_STOPPED)
@@ -85,17 +101,15 @@ def run(main) -> None:
 
 
 def disk_words(error: OSError) -> str:
-    """A disk's or a file system's refusal in plain words."""
+    """Say what a disk or a file system refused, in plain words."""
     where = error.filename or "the output folder"
     if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        return f"no space left to write {where}; nothing is torn.\nFree some space, then run the same line again."
+        what = f"no space left to write {where}; nothing is torn"
+        return f"{what}.\nFree some space, then run the same line again."
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return f"no permission to use {where}.\nMake it readable and writable, then run the same line again."
+        what = f"no permission to use {where}"
+        return f"{what}.\nMake it readable and writable, then run the same line again."
     return f"{where}: {error.strerror or error}"
-
-
-def _as_interrupt(*_):
-    raise KeyboardInterrupt
 
 
 def _told(words: str, code: int) -> int:
@@ -103,20 +117,26 @@ def _told(words: str, code: int) -> int:
     return code
 
 
-# -------------------------------------------------------------------------------------------------------- progress
+# ---------------------------------------------------------------------------------------- progress
+
 
 class Progress:
-    """A bar with rate, ETA and notes on a terminal; elsewhere a plain line now and then (both on stderr)."""
+    """On stderr: a bar with rate, ETA and notes on a terminal, elsewhere a line now and then."""
 
     def __init__(self, total: int, what: str, unit: str = "turn"):
-        self.total, self.what, self.unit = total, what, unit
-        self.done, self.notes = 0, {}
-        self._started = self._last_line = time.monotonic()
-        self._bar = tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, file=sys.stderr,
-                         smoothing=0.05) if sys.stderr.isatty() else None
+        self.total = total
+        self.what = what
+        self.unit = unit
+        self.done = 0
+        self.notes: dict[str, object] = {}
+        self._started = time.monotonic()
+        self._last_line = self._started
+        self._bar = None
+        if sys.stderr.isatty():
+            self._bar = tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, smoothing=0.05)
 
     def update(self, count: int = 1, **notes: object) -> None:
-        """Count `count` items as through and show `notes`, such as failed=2 or at_once=16, beside the bar."""
+        """Count `count` items as through; show `notes`, such as failed=2 or at_once=16."""
         self.done += count
         self.notes.update(notes)
         if self._bar is not None:
@@ -127,13 +147,14 @@ class Progress:
             print(self._line(), file=sys.stderr, flush=True)
 
     def say(self, words: str) -> None:
-        """A line of words that does not break the bar."""
+        """Print a line that does not break the bar."""
         if self._bar is not None:
             self._bar.write(words, file=sys.stderr)
         else:
             print(words, file=sys.stderr, flush=True)
 
     def close(self) -> None:
+        """End the bar."""
         if self._bar is not None:
             self._bar.close()
 
@@ -141,56 +162,66 @@ class Progress:
         rate = self.done / max(time.monotonic() - self._started, 1e-9)
         left_s = (self.total - self.done) / rate if rate else 0
         notes = "".join(f", {name.replace('_', ' ')} {value}" for name, value in self.notes.items())
-        return (f"{self.what}: {self.done}/{self.total} {self.unit}s, {rate:.1f}/s, "
-                f"ETA {tqdm.format_interval(left_s)}{notes}")
+        return (
+            f"{self.what}: {self.done}/{self.total} {self.unit}s, {rate:.1f}/s, "
+            f"ETA {tqdm.format_interval(left_s)}{notes}"
+        )
 
 
-# ----------------------------------------------------------------------------------------------------------- tally
-
-def _failed_rows(path: Path) -> list[dict]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (FileNotFoundError, ValueError):
-        return []
+# ------------------------------------------------------------------------------------------- tally
 
 
 class Tally:
-    """What became of a stage's items: done, skipped and failed by reason; printed at the end of every run."""
+    """What became of a stage's items: done, skipped and failed by reason; printed at the end."""
 
     def __init__(self, stage: str):
-        self.stage, self.done, self.skipped, self.failed = stage, 0, Counter(), []
+        self.stage = stage
+        self.done = 0
+        self.skipped: Counter = Counter()
+        self.failed: list[dict] = []
         self.left = 0  # items that a run which was stopped did not get to
         self._started = time.monotonic()
 
     def fail(self, item: str, kind: str, detail: str = "") -> None:
-        """`kind` groups failures in the tally (a few words); `detail` is the whole reason, kept in _failed.jsonl."""
-        self.failed.append({"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind})
+        """Count a failed item.
+
+        `kind` groups failures in the tally; `detail` is the whole reason, for _failed.jsonl.
+        """
+        row = {"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind}
+        self.failed.append(row)
 
     def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
-        """Replace this stage's rows in the folder's list of failed items; without any row there is no list.
+        """Replace this stage's rows in the folder's list of failed items; no row, no list.
 
-        Shards that share a folder each keep a list of their own; a run of the whole does away with them.
+        Shards that share a folder keep a list each; a run of the whole removes those.
         """
-        path = Path(folder, f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl")
-        rows = [row for row in _failed_rows(path) if row.get("stage") != self.stage] + self.failed
+        name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
+        path = Path(folder, name)
+        rows = [row for row in _read_failed(path) if row.get("stage") != self.stage]
+        rows += self.failed
         if rows:
             write_jsonl(path, rows)
         else:
             path.unlink(missing_ok=True)
-        for other in Path(folder).glob("_failed_*_of_*.jsonl") if shard is None else ():
-            other.unlink()
+        if shard is None:
+            for other in Path(folder).glob("_failed_*_of_*.jsonl"):
+                other.unlink()
 
     def show(self, *lines: str, next_command: str = "") -> int:
-        """Print the tally, then `lines`, then the next command; returns the exit code, 0 or 1."""
+        """Print the tally, then `lines`, then the next command; return the exit code, 0 or 1."""
         seconds = time.monotonic() - self._started
         left = f", {self.left} not reached" if self.left else ""
-        print(f"\n{self.stage}: {self.done} done, {sum(self.skipped.values())} skipped, "
-              f"{len(self.failed)} failed{left} in {tqdm.format_interval(seconds)}")
-        for reason, count in (+self.skipped).most_common():  # + drops what was counted zero times
-            print(f"  skipped {count:>6}  {reason}")
+        print(
+            f"\n{self.stage}: {self.done} done, {sum(self.skipped.values())} skipped, "
+            f"{len(self.failed)} failed{left} in {tqdm.format_interval(seconds)}"
+        )
+        for reason, count in self.skipped.most_common():
+            if count:
+                print(f"  skipped {count:>6}  {reason}")
         for kind, count in Counter(row["kind"] for row in self.failed).most_common():
             example = next(row for row in self.failed if row["kind"] == kind)
-            print(f"  failed  {count:>6}  {kind} (such as {example['item']}: {example['reason'][:160]})")
+            reason = example["reason"][:160]
+            print(f"  failed  {count:>6}  {kind} (such as {example['item']}: {reason})")
         for line in lines:
             print(f"  {line}")
         if self.failed or self.left:
@@ -198,3 +229,10 @@ class Tally:
         elif next_command:
             print(f"  next    {next_command}")
         return EXIT_SOME_FAILED if self.failed else EXIT_DONE
+
+
+def _read_failed(path: Path) -> list[dict]:
+    try:
+        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (FileNotFoundError, ValueError):
+        return []

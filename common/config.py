@@ -1,21 +1,22 @@
-"""Settings: chain.toml over the defaults that stand here, and the environment (.env) for secrets and machines.
+"""Settings: chain.toml over the defaults that stand here, and the environment (.env) for secrets.
 
-Every number that shapes a result has its one home in SETTINGS; chain.toml repeats the defaults with comments, for
-editing, and a test holds the two together.
+Every number that shapes a result has its one home in the classes below. chain.toml repeats the
+defaults with comments, for editing; a test holds the two together.
 """
+
 from __future__ import annotations
 
 import difflib
-import json
-import math
 import os
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import SimpleNamespace
+from typing import Annotated
 from urllib.parse import urlsplit
 
 from dotenv import dotenv_values
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
+from pydantic.fields import FieldInfo
 
 from common.files import UserError
 
@@ -27,141 +28,204 @@ else:
 SCRIPTS_FOLDER = Path(__file__).resolve().parent.parent
 DEFAULT_BASE_URL = "https://llm.chutes.ai/v1"
 
+# ---------------------------------------------------------------------------------- what may be set
 
-@dataclass(frozen=True)
-class Setting:
-    """One key of chain.toml: its default, and what it may be (inclusive bounds for numbers)."""
-
-    default: object
-    low: float = -math.inf
-    high: float = math.inf
-
-    def expects(self) -> str:
-        """What a value must be, in words for an error."""
-        if isinstance(self.default, bool):
-            return "true or false"
-        if isinstance(self.default, list):
-            return 'a list of at least one model id, none twice, such as ["maker/model"]'
-        if isinstance(self.default, dict):
-            return f"a table of request fields, other than {', '.join(sorted(_OUR_FIELDS))}"
-        if isinstance(self.default, str):
-            return "a model id such as \"maker/model\""
-        kind = "a whole number" if isinstance(self.default, int) else "a number"
-        if self.high < math.inf:
-            return f"{kind} from {self.low:g} to {self.high:g}"
-        return f"{kind} of {self.low:g} or more" if self.low > -math.inf else kind
-
-    def accepts(self, value: object) -> bool:
-        if isinstance(self.default, bool) or isinstance(value, bool):
-            return isinstance(self.default, bool) and isinstance(value, bool)
-        if isinstance(self.default, list):
-            return (isinstance(value, list) and len(value) == len(set(map(str, value))) > 0
-                    and all(isinstance(item, str) and item.strip() for item in value))
-        if isinstance(self.default, dict):
-            return isinstance(value, dict) and not value.keys() & _OUR_FIELDS and _is_json(value)
-        if isinstance(self.default, str):
-            return isinstance(value, str) and bool(value.strip())
-        kinds = int if isinstance(self.default, int) else (int, float)
-        return isinstance(value, kinds) and self.low <= value <= self.high
+# Request fields that have a setting of their own, or that are ours.
+_OUR_FIELDS = {
+    "model", "messages", "stream", "stream_options", "max_tokens", "temperature", "top_p",
+}  # fmt: skip
 
 
-_OUR_FIELDS = {"model", "messages", "stream", "stream_options", "max_tokens", "temperature", "top_p"}  # have homes of their own
+def _none_twice(models: list[str]) -> list[str]:
+    if len(set(models)) < len(models):
+        raise ValueError("a model stands twice")
+    return models
 
 
-def _is_json(value: object) -> bool:
-    try:
-        json.dumps(value)
-    except (TypeError, ValueError):
-        return False
-    return True
+def _other_fields(table: dict) -> dict:
+    if table.keys() & _OUR_FIELDS:
+        raise ValueError("a field that is set elsewhere")
+    return table
 
 
-# How one model is called: shared by [generate], [judge] and the per-model tables [judge.override."maker/model"].
-_CALL = {
-    "temperature": Setting(1.0, 0, 2),
-    "top_p": Setting(0.95, 0.01, 1),
-    "max_tokens": Setting(16000, 1, 1_000_000),  # Kimi-K2.6 at 4,096 spends all on reasoning; its maker says >= 16,000
-    "max_tokens_cap": Setting(64000, 1, 1_000_000),  # Kimi-K2.6's and DeepSeek-V3.2's largest output on Chutes is 65,535
-    "extra_body": Setting({}),
-    "stream": Setting(True),
-    "concurrency": Setting(32, 1, 4096),
-    "stall_s": Setting(120.0, 0.1, 3600),  # cold models take a minute to the first byte
-    "timeout_s": Setting(900.0, 1, 86400),  # Chutes' own limit for an upstream attempt is 600 s
-    "retry_budget_s": Setting(600.0, 0, 86400),
-    "outage_s": Setting(120.0, 1, 86400),
-    "bad_reply_tries": Setting(4, 1, 20),
-}
-
-SETTINGS: dict[str, dict[str, Setting]] = {
-    "generate": {
-        "model": Setting("moonshotai/Kimi-K2.6-TEE"),
-        **_CALL,
-        "max_record_chars": Setting(200_000, 1000, 10_000_000),
-        "max_patch_chars": Setting(40_000, 1000, 1_000_000),
-    },
-    "judge": {
-        "models": Setting(["moonshotai/Kimi-K2.6-TEE", "Qwen/Qwen3-235B-A22B-Thinking-2507-TEE",
-                           "deepseek-ai/DeepSeek-V3.2-TEE"]),
-        **_CALL,
-        "temperature": Setting(0.6, 0, 2),
-        "concurrency": Setting(16, 1, 4096),
-    },
-    "duel": {
-        "win_margin": Setting(2.0, 0, 100),
-        "min_valid_turn_frac": Setting(0.5, 0, 1),
-        "alpha": Setting(0.05, 0.0001, 0.5),
-        "resamples": Setting(10000, 100, 1_000_000),
-        "seed": Setting(0, 0, 2**32 - 1),
-        "min_instances": Setting(5, 2, 10_000),  # below five groups no interval of ours holds its level
-    },
-}
-OVERRIDE_KEYS = tuple(_CALL)
-DEFAULT_OVERRIDES: dict[str, dict[str, object]] = {
-    "moonshotai/Kimi-K2.6-TEE": {"temperature": 1.0},  # its maker's API refuses temperature 0 while thinking
-    "Qwen/Qwen3-235B-A22B-Thinking-2507-TEE": {"extra_body": {"top_k": 20}},  # the maker's sampling; never greedy
-    "deepseek-ai/DeepSeek-V3.2-TEE": {"max_tokens": 4000, "concurrency": 8},  # thinking is off; often rate-limited
-}
+def _within(default: float, low: float, high: float) -> FieldInfo:
+    """Declare a number with its default and its bounds (inclusive)."""
+    kind = "a whole number" if isinstance(default, int) else "a number"
+    return Field(default, ge=low, le=high, description=f"{kind} from {low:,} to {high:,}")
 
 
-@dataclass(frozen=True)
-class CallSettings:
-    """How one model is called. `sampling()` is what shapes its replies; the rest only decides when and how often."""
+# Each description says what a value must be; errors show it.
+ModelId = Annotated[str, Field(pattern=r"\S", description='a model id such as "maker/model"')]
+ModelList = Annotated[
+    list[ModelId],
+    AfterValidator(_none_twice),
+    Field(
+        min_length=1,
+        description='a list of at least one model id, none twice, such as ["maker/model"]',
+    ),
+]
+RequestFields = Annotated[
+    dict[str, JsonValue],
+    AfterValidator(_other_fields),
+    Field(description=f"a table of request fields, other than {', '.join(sorted(_OUR_FIELDS))}"),
+]
 
-    model: str
-    temperature: float
-    top_p: float
-    max_tokens: int
-    max_tokens_cap: int
-    extra_body: dict
-    stream: bool
-    concurrency: int
-    stall_s: float
-    timeout_s: float
-    retry_budget_s: float
-    outage_s: float
-    bad_reply_tries: int
+
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+
+
+class _Call(_Section):
+    """How a model is called: shared by [generate], [judge] and [judge.override."maker/model"]."""
+
+    temperature: float = _within(1.0, 0, 2)
+    top_p: float = _within(0.95, 0.01, 1)
+    # Kimi-K2.6 at 4,096 spends all on reasoning; its maker says >= 16,000.
+    max_tokens: int = _within(16000, 1, 1_000_000)
+    # The largest output of Kimi-K2.6 and DeepSeek-V3.2 on Chutes is 65,535.
+    max_tokens_cap: int = _within(64000, 1, 1_000_000)
+    extra_body: RequestFields = {}
+    stream: bool = Field(True, description="true or false")
+    concurrency: int = _within(32, 1, 4096)
+    stall_s: float = _within(120.0, 0.1, 3600)  # cold models take a minute to the first byte
+    timeout_s: float = _within(900.0, 1, 86400)  # Chutes gives an upstream attempt 600 s
+    retry_budget_s: float = _within(600.0, 0, 86400)
+    outage_s: float = _within(120.0, 1, 86400)
+    bad_reply_tries: int = _within(4, 1, 20)
+
+
+class CallSettings(_Call):
+    """How one model is called.
+
+    `sampling()` shapes its replies; the rest only decides when and how often it is asked.
+    """
+
+    model: ModelId
 
     def sampling(self) -> dict:
-        return {"temperature": self.temperature, "top_p": self.top_p, "max_tokens": self.max_tokens,
-                **self.extra_body}
+        return {
+            "temperature": self.temperature,
+            "top_p": self.top_p,
+            "max_tokens": self.max_tokens,
+            **self.extra_body,
+        }
 
 
-@dataclass(frozen=True)
-class Config:
-    """chain.toml over the defaults: one namespace per section, the per-model tables, and where it was read from."""
+class Generate(CallSettings):
+    model: ModelId = "moonshotai/Kimi-K2.6-TEE"
+    max_record_chars: int = _within(200_000, 1000, 10_000_000)
+    max_patch_chars: int = _within(40_000, 1000, 1_000_000)
 
-    generate: SimpleNamespace
-    judge: SimpleNamespace
-    duel: SimpleNamespace
-    overrides: dict[str, dict[str, object]]
-    path: Path | None = None
+
+# What a judge needs otherwise than [judge] says.
+DEFAULT_OVERRIDES: dict[str, dict] = {
+    "moonshotai/Kimi-K2.6-TEE": {"temperature": 1.0},  # refuses temperature 0 while thinking
+    "Qwen/Qwen3-235B-A22B-Thinking-2507-TEE": {"extra_body": {"top_k": 20}},  # the maker's sampling
+    "deepseek-ai/DeepSeek-V3.2-TEE": {"max_tokens": 4000, "concurrency": 8},  # thinking is off
+}
+
+
+class Judge(_Call):
+    models: ModelList = list(DEFAULT_OVERRIDES)
+    temperature: float = _within(0.6, 0, 2)
+    concurrency: int = _within(16, 1, 4096)
+    override: dict[str, _Call] = {
+        model: _Call.model_validate(table) for model, table in DEFAULT_OVERRIDES.items()
+    }
+
+
+class Duel(_Section):
+    win_margin: float = _within(2.0, 0, 100)
+    min_valid_turn_frac: float = _within(0.5, 0, 1)
+    alpha: float = _within(0.05, 0.0001, 0.5)
+    resamples: int = _within(10000, 100, 1_000_000)
+    seed: int = _within(0, 0, 2**32 - 1)
+    min_instances: int = _within(5, 2, 10_000)  # no interval of ours holds its level below five
+
+
+class Config(_Section):
+    """chain.toml over the defaults."""
+
+    generate: Generate = Generate()
+    judge: Judge = Judge()
+    duel: Duel = Duel()
 
     def generator(self) -> CallSettings:
-        return CallSettings(self.generate.model, **{key: getattr(self.generate, key) for key in OVERRIDE_KEYS})
+        """Return how king and challenger are asked for."""
+        return self.generate
 
     def judge_call(self, model: str) -> CallSettings:
-        values = {key: getattr(self.judge, key) for key in OVERRIDE_KEYS}
-        return CallSettings(model, **{**values, **self.overrides.get(model, {})})
+        """Return how one judge is asked: its own table over [judge]."""
+        values = {key: getattr(self.judge, key) for key in _Call.model_fields}
+        override = self.judge.override.get(model)
+        if override is not None:
+            values |= override.model_dump(exclude_unset=True)
+        return CallSettings(model=model, **values)
+
+
+# --------------------------------------------------------------------------------------- chain.toml
+
+
+def load_config() -> Config:
+    """Return the settings of this run: the nearest chain.toml, else the defaults.
+
+    Raises UserError naming section, key, value and what is allowed.
+    """
+    path = _find("chain.toml")
+    if path is None:
+        return Config()
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        raise UserError(f"{path}: not valid TOML: {error}.") from None
+    return check_config(document, path)
+
+
+def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
+    """Return a parsed chain.toml over the defaults. Raises UserError."""
+    try:
+        config = Config.model_validate(document)
+    except ValidationError as error:
+        raise UserError(f"{path}: {_explain(error.errors()[0]['loc'], document)}") from None
+    calls = {"generate": config.generator()}
+    for model in config.judge.models:
+        section = f'judge.override."{model}"' if model in config.judge.override else "judge"
+        calls[section] = config.judge_call(model)
+    for section, call in calls.items():
+        if call.max_tokens > call.max_tokens_cap:
+            raise UserError(
+                f"{path}: [{section}] max_tokens = {call.max_tokens}: expected at most "
+                f"max_tokens_cap, which is {call.max_tokens_cap}."
+            )
+    return config
+
+
+def _explain(place: tuple, document: dict) -> str:
+    """Say what is wrong at a place of chain.toml, such as ("judge", "temperature")."""
+    depth = 3 if place[:2] == ("judge", "override") else 1
+    names = [name if name.isidentifier() else f'"{name}"' for name in place[:depth]]
+    section = ".".join(names)
+    value = document
+    for name in place[: depth + 1]:
+        value = value[name]
+    if place[0] not in Config.model_fields:
+        return f"there is no section [{section}]; {_hint(section, Config)}"
+    if len(place) <= depth:
+        return f"{section} = {value!r}: expected a section, written [{section}]."
+    known = _Call if depth == 3 else Config.model_fields[place[0]].annotation
+    key = place[depth]
+    if key not in known.model_fields:
+        return f"[{section}] has no key {key!r}; {_hint(key, known)}"
+    return f"[{section}] {key} = {value!r}: expected {known.model_fields[key].description}."
+
+
+def _hint(name: str, section: type[_Section]) -> str:
+    known = list(section.model_fields)
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}."
+
+
+# -------------------------------------------------------------------------------------- environment
 
 
 @dataclass(frozen=True)
@@ -173,115 +237,57 @@ class Environment:
     duel_mode: int
 
 
-# ------------------------------------------------------------------------------------------------------ chain.toml
-
-def load_config() -> Config:
-    """The configuration of this run: ./chain.toml, else the scripts' own, else the defaults. Raises UserError."""
-    path = _here_or_beside("chain.toml")
-    if path is None:
-        return check_config({}, None)
-    try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}.") from None
-    return check_config(document, path)
-
-
-def check_config(document: dict, path: Path | None) -> Config:
-    """The parsed chain.toml over the defaults. Raises UserError naming section, key, value and what is allowed."""
-    _refuse_unknown(path, "", document, SETTINGS)
-    sections = {}
-    for section, settings in SETTINGS.items():
-        given = document.get(section, {})
-        if not isinstance(given, dict):
-            raise UserError(f"{path}: {section} = {given!r}: expected a section, written [{section}].")
-        _refuse_unknown(path, section, given, [*settings, "override"] if section == "judge" else settings)
-        values = {key: _checked(path, section, key, given, settings[key]) for key in settings}
-        sections[section] = SimpleNamespace(**values)
-    overrides = _overrides(path, document.get("judge", {}).get("override", DEFAULT_OVERRIDES))
-    config = Config(**sections, overrides=overrides, path=path)
-    for section, call in [("generate", config.generator())] + [
-            (f'judge.override."{model}"' if model in overrides else "judge", config.judge_call(model))
-            for model in config.judge.models]:
-        if call.max_tokens > call.max_tokens_cap:
-            raise UserError(f"{_named(path)}: [{section}] max_tokens = {call.max_tokens}: expected at most "
-                       f"max_tokens_cap, which is {call.max_tokens_cap}.")
-    return config
-
-
-def _overrides(path: Path | None, tables: object) -> dict[str, dict[str, object]]:
-    if not isinstance(tables, dict):
-        raise UserError(f"{_named(path)}: [judge] override = {tables!r}: expected tables such as "
-                   '[judge.override."maker/model"].')
-    checked = {}
-    for model, given in tables.items():
-        section = f'judge.override."{model}"'
-        if not isinstance(given, dict):
-            raise UserError(f"{_named(path)}: [{section}] = {given!r}: expected a table of settings.")
-        _refuse_unknown(path, section, given, OVERRIDE_KEYS)
-        checked[model] = {key: _checked(path, section, key, given, SETTINGS["judge"][key]) for key in given}
-    return checked
-
-
-def _checked(path: Path | None, section: str, key: str, given: dict, setting: Setting) -> object:
-    value = given.get(key, setting.default)
-    if not setting.accepts(value):
-        raise UserError(f"{_named(path)}: [{section}] {key} = {value!r}: expected {setting.expects()}.")
-    return float(value) if isinstance(setting.default, float) else value
-
-
-def _refuse_unknown(path: Path | None, section: str, given: dict, known) -> None:
-    for key in given:
-        if key not in known:
-            near = difflib.get_close_matches(key, list(known), n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}."
-            where = f"[{section}] has no key {key!r}" if section else f"there is no section [{key}]"
-            raise UserError(f"{_named(path)}: {where}; {hint}")
-
-
-def _named(path: Path | None) -> str:
-    return str(path or "chain.toml")
-
-
-# ----------------------------------------------------------------------------------------------------- environment
-
 def load_environment() -> Environment:
-    """Provider and mode from the environment, then ./.env, then the scripts' own .env. Raises UserError.
+    """Return provider and mode from the environment, then the nearest .env. Raises UserError.
 
-    A key is demanded only for a provider that is not on this machine: local servers mostly need none.
+    A key is demanded only for the default provider: local servers mostly need none.
     """
     values = environment_values()
     base_url = (values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL).strip().rstrip("/")
-    if not base_url.startswith(("http://", "https://")):
-        raise UserError(f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}.")
-    try:
-        place = urlsplit(base_url).netloc
-    except ValueError:
-        place = ""
-    if not place:
-        raise UserError(f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}.")
-    if "@" in place:
-        raise UserError("CHUTES_BASE_URL holds a user or a password. Put the key into CHUTES_API_KEY, the address without it here.")
+    _check_address(base_url)
     api_key = (values.get("CHUTES_API_KEY") or "").strip()
     if not api_key and base_url == DEFAULT_BASE_URL:
-        raise UserError("CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
-                   "or set CHUTES_BASE_URL to a server that needs no key.")
+        raise UserError(
+            "CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
+            "or set CHUTES_BASE_URL to a server that needs no key."
+        )
     if not api_key.isascii() or not api_key.isprintable():
         raise UserError("CHUTES_API_KEY holds characters that no key has. Copy it into .env again.")
     mode = (values.get("DUEL_MODE") or "2").strip()
     if mode not in ("1", "2"):
-        raise UserError(f"DUEL_MODE = {mode!r}: expected 2 (challenger against king) or 1 (against the reference).")
+        raise UserError(
+            f"DUEL_MODE = {mode!r}: expected 2 (challenger against king) "
+            "or 1 (against the reference)."
+        )
     return Environment(base_url, api_key, int(mode))
 
 
+def _check_address(base_url: str) -> None:
+    try:
+        address = urlsplit(base_url)
+        place = address.netloc
+    except ValueError:
+        place = ""
+    if not place or address.scheme not in ("http", "https"):
+        raise UserError(
+            f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}."
+        )
+    if "@" in place:
+        raise UserError(
+            "CHUTES_BASE_URL holds a user or a password. "
+            "Put the key into CHUTES_API_KEY, the address without it here."
+        )
+
+
 def environment_values() -> dict[str, str | None]:
-    """The environment over ./.env (else the scripts' own .env)."""
-    path = _here_or_beside(".env")
+    """Return the environment over the nearest .env."""
+    path = _find(".env")
     return {**(dotenv_values(path) if path else {}), **os.environ}
 
 
-def _here_or_beside(name: str) -> Path | None:
-    for folder in (Path("."), SCRIPTS_FOLDER):
+def _find(name: str) -> Path | None:
+    """Return the file of this name here, one folder up, or beside the scripts."""
+    for folder in (Path("."), Path(".."), SCRIPTS_FOLDER):
         if (folder / name).is_file():
             return folder / name
     return None

@@ -85,12 +85,17 @@ def write_text(path: Path | str, text: str, durable: bool = True) -> None:
 
 
 def write_json(path: Path | str, value: object) -> None:
-    """Write `value` as one JSON document; text stays readable, lone surrogates are escaped."""
+    """Write `value` as one JSON document."""
+    write_bytes(path, json_bytes(value))
+
+
+def json_bytes(value: object) -> bytes:
+    """Return `value` as write_json writes it: text stays readable, lone surrogates are escaped."""
     try:
         data = json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
     except UnicodeEncodeError:
         data = json.dumps(value, ensure_ascii=True, indent=1).encode("utf-8")
-    write_bytes(path, data + b"\n")
+    return data + b"\n"
 
 
 def write_jsonl(path: Path | str, rows: list[dict]) -> None:
@@ -182,7 +187,7 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
 
 @contextmanager
 def _flock(path: Path, shared: bool):
-    file = open(path, "a+", encoding="utf-8")
+    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held for the whole run
     try:
         fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
     except BlockingIOError:

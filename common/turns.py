@@ -1,8 +1,8 @@
-"""The files that pass between the stages: each kind is read, checked, digested, sharded and scored here.
+"""The files that pass between the stages: each kind is read, checked and scored here.
 
 prompt/prompts_<count>_<k>.json   a list of prompts           prompt.py -> king.py
 commit/<instance_id>.json         the PR record               prompt.py -> ch.py
-answer_<i>/<stem>.json            chat, king, challenger      king.py, ch.py -> validate.py, report.py
+answer_<i>/<stem>.json            chat, king, challenger      king.py, ch.py -> the later stages
 score/<stem>.json                 verdicts and score          validate.py -> report.py
 */_plan.json, score/_duel.json    the sample, the duel
 
@@ -94,7 +94,9 @@ def read_prompts(path: Path) -> list[dict]:
         ) from None
     if not isinstance(prompts, list):
         found = type(prompts).__name__
-        raise UserError(f"{path}: expected a list of prompts, found a {found}. Run prompt.py again.")
+        raise UserError(
+            f"{path}: expected a list of prompts, found a {found}. Run prompt.py again."
+        )
     if len(prompts) > PROMPTS_PER_FILE:
         raise UserError(
             f"{path}: {len(prompts)} prompts, expected at most {PROMPTS_PER_FILE}. "
@@ -153,12 +155,14 @@ def record_chars(record: dict) -> int:
     return sum(len(record[key] or "") for key in ("issue", "description", "patch", "interface"))
 
 
-def exclusion_reason(record: dict, max_record_chars: int) -> str | None:
+def exclusion_reason(
+    record: dict, max_record_chars: int, excluded_ids: frozenset[str] = EXCLUDED_IDS
+) -> str | None:
     """Return why an instance gets no king and no challenger; None when it does.
 
     `max_record_chars` is chain.toml's [generate] max_record_chars.
     """
-    if record["instance_id"] in EXCLUDED_IDS:
+    if record["instance_id"] in excluded_ids:
         return "on the list of excluded instances"
     if record_chars(record) > max_record_chars:
         limit = f"over {max_record_chars:,} characters"

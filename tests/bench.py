@@ -1,36 +1,43 @@
 """All benchmarks in one go, one table after the other. Not part of the test run.
 
     python -m tests.bench                 everything, about ten minutes on two cores
-    python -m tests.bench calls resume    only those named: calls, resume, prefix, prompt, gate, leaks, report
+    python -m tests.bench calls resume    only those named
 
-Each table states its own floor, measured in the same run: read the ratios, not the seconds.
+Each table has a floor, measured in the same run: read the ratios, not the seconds.
 """
+
 from __future__ import annotations
 
 import argparse
 import importlib
-import platform
 import os
-import sys
-from pathlib import Path
+import platform
 
-sys.path[:0] = [str(Path(__file__).resolve().parent.parent), str(Path(__file__).resolve().parent)]
-
-TABLES = {"calls": "the calling stages against a plain floor", "resume": "20,000 finished turns",
-          "prefix": "what a prefix cache could serve", "prompt": "stage 1 against other ways to read a large dataset", "gate": "the gate's error rates",
-          "leaks": "the leak audit", "report": "the report on 10,000 turns"}
+TABLES = {
+    "calls": "the calling stages against a plain floor",
+    "resume": "20,000 finished turns",
+    "prefix": "what a prefix cache could serve",
+    "prompt": "stage 1 against other ways to read a large dataset",
+    "gate": "the gate's error rates",
+    "leaks": "the leak audit",
+    "report": "the report on 10,000 turns",
+}
 
 
 def main() -> None:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     flags.add_argument("tables", nargs="*", metavar="TABLE", help=", ".join(TABLES))
     names = flags.parse_args().tables or list(TABLES)
-    if unknown := set(names) - set(TABLES):
-        flags.error(f"no such table: {', '.join(sorted(unknown))}")
-    print(f"Python {platform.python_version()} on {os.cpu_count()} cores, {platform.machine()}, {platform.system()}")
+    unknown = sorted(set(names) - set(TABLES))
+    if unknown:
+        flags.error(f"no such table: {', '.join(unknown)}; known: {', '.join(TABLES)}")
+    machine = f"{os.cpu_count()} cores, {platform.machine()}, {platform.system()}"
+    print(f"Python {platform.python_version()} on {machine}")
     for name in names:
         print(f"\n== {name}: {TABLES[name]}\n", flush=True)
-        importlib.import_module(f"bench_{name}").main([])
+        importlib.import_module(f"tests.bench_{name}").main([])
 
 
 if __name__ == "__main__":

@@ -1,99 +1,93 @@
-"""How long each stage takes to see that nothing is left to do: whole processes, import included.
+"""How long the stages take to see that nothing is left to ask, on many finished turns.
 
     python -m tests.bench_resume [--turns 20000]
 
-The floor is `python -c "import openai"`, which every calling stage pays, and reading every byte once.
+The floor is `import openai`, which every calling stage pays, and reading every byte once.
 """
+
 from __future__ import annotations
 
 import argparse
-import json
 import os
 import sys
 import tempfile
 from pathlib import Path
 from shutil import rmtree
 
-REPO = Path(__file__).resolve().parent.parent
-sys.path[:0] = [str(REPO), str(REPO / "tests")]
+from ch import audit
+from common.cli import Tally
+from common.config import check_config
+from common.turns import METRICS, answer_files
+from common.verdicts import Panel, load_turn, score_record
+from tests.makers import (
+    REPLY,
+    make_answer,
+    make_prompt,
+    make_record,
+    make_verdict,
+    put,
+    write_prompts,
+)
+from tests.measure import in_a_child, timed
+from tests.runner import REPO, clean_environment
+from validate import fixed_prompt
 
-import validate  # noqa: E402
-from bench_calls import in_a_child, timed  # noqa: E402
-from helpers import REPLY, clean_environment, make_prompt, make_record  # noqa: E402
-from common import files  # noqa: E402
-from common.config import check_config  # noqa: E402
-from common.replies.leaks import AUDIT_VERSION  # noqa: E402
-from common.cli import Tally  # noqa: E402
-
-DISTINCT = 4000
-REASON = "A sentence or two on why the one is better, as judges write them; some write more than that."
+DISTINCT = 4000  # instances
+REASON = "A sentence or two on why the one is better, as judges write them; some write more."
+FLOORS = {
+    "floor: import openai": "import openai",
+    "floor: read every answer's bytes": (
+        "import glob\nfor path in glob.glob('answer_0/*.json'): open(path, 'rb').read()"
+    ),
+}
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    flags = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     flags.add_argument("--turns", type=int, default=20_000)
     turns = flags.parse_args(argv).turns
     folder = Path(tempfile.mkdtemp(prefix="bench_resume_"))
+    environment = clean_environment()
+    environment["CHUTES_BASE_URL"] = "http://127.0.0.1:9/v1"  # a call would fail the run
     try:
         in_a_child(make_finished_turns, folder, turns)
         print(f"{turns:,} turns of 36 KB, all finished")
         print(f"{'what':44}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}")
-        environment = clean_environment() | {"CHUTES_BASE_URL": "http://127.0.0.1:9/v1"}
-        read_all = "import glob\nfor path in glob.glob('answer_0/*.json'): open(path, 'rb').read()"
-        for what, command in (("floor: import openai", [sys.executable, "-c", "import openai"]),
-                              ("floor: read every answer's bytes", [sys.executable, "-c", read_all]),
-                              ("king.py, nothing to ask", [sys.executable, str(REPO / "king.py")]),
-                              ("ch.py, nothing to ask", [sys.executable, str(REPO / "ch.py")])):
-            show(what, timed(command, folder, environment))
-        command = [sys.executable, str(REPO / "validate.py")]
-        show("validate.py, nothing to ask, 6 verdicts each", timed(command, folder, environment))
+        for what, code in FLOORS.items():
+            show(what, timed([sys.executable, "-c", code], folder, environment))
+        for script in ("king.py", "ch.py", "validate.py"):
+            command = [sys.executable, str(REPO / script)]
+            show(f"{script}, nothing to ask", timed(command, folder, environment))
     finally:
         rmtree(folder)
 
 
 def show(what: str, figures: tuple[float, float, float]) -> None:
-    print(f"{what:44}{figures[0]:8.2f}{figures[1]:8.2f}{figures[2]:9.0f}", flush=True)
+    wall_s, cpu_s, peak_mb = figures
+    print(f"{what:44}{wall_s:8.2f}{cpu_s:8.2f}{peak_mb:9.0f}", flush=True)
 
 
 def make_finished_turns(folder: Path, count: int) -> None:
-    """prompt/, commit/ and answer_0/ with `count` turns that have both replies."""
-    for name in ("prompt", "commit", "answer_0"):
-        Path(folder, name).mkdir()
-    sync, os.fsync = os.fsync, lambda _: None  # the benchmark's own files need not outlive a crash
-    prompts = []
-    for number in range(count):
-        prompt = make_prompt(number % DISTINCT)
-        for turn in range(6):
-            prompt["messages"] += [{"role": "assistant", "content": f"THOUGHT: step {turn}\n\n```bash\nls {turn}\n```"},
-                                   {"role": "user", "content": f"line {number}: src/module.py, nothing to see\n" * 130}]
-        prompts.append(prompt)
-        side = {"prompt_version": "bench", "model": "m", "usage": {}, "leaks": {"version": AUDIT_VERSION, "hits": []}}
-        files.write_json(folder / f"answer_0/prompts_{count}_{number // 200 + 1}_{number % 200 + 1}.json", {
-            "instance_id": prompt["instance_id"], "king": f"{REPLY}\n{number}", "challenger": REPLY,
-            "assistant": prompt["assistant"], "messages": prompt["messages"],
-            "meta": {"repo": prompt["repo"], "source": prompt["source"], "king": side, "challenger": side,
-                     "audit": AUDIT_VERSION}})
-        if len(prompts) == 200 or number == count - 1:
-            Path(folder, f"prompt/prompts_{count}_{number // 200 + 1}.json").write_text(json.dumps(prompts))
-            prompts = []
+    """Write prompt/, commit/, answer_0/ and score/ with `count` turns that are all judged."""
+    os.chdir(folder)
+    prompts = [make_prompt(number % DISTINCT, 6000, steps=5) for number in range(count)]
     for number in range(min(count, DISTINCT)):
-        Path(folder, f"commit/acme__widgets-{number}.json").write_text(json.dumps(make_record(number)))
-    make_scores(folder)
-    os.fsync = sync
-
-
-def make_scores(folder: Path) -> None:
-    """score/ with all verdicts of the default panel, as validate.py writes them, without asking for them."""
-    panel = validate.Panel(check_config({}, None))
-    answers = {path.stem: path for path in files.turn_files(folder / "answer_0")}
-    for number, turn in enumerate(validate.read_turns(answers, folder / "score", 2, Tally("bench"), touch=False)):
-        for call, order, key in panel.standing(turn).missing:
-            calls = {metric: (number + place) % 3 for place, metric in enumerate(validate.METRICS)}
-            turn.verdicts.append({
-                "key": key, "judge": call.model, "mode": 2, "order": order, "calls": calls, "reason": REASON,
-                "text": json.dumps({**calls, "reason": REASON}), "cost_usd": 0.004, "finish_reason": "stop",
-                "usage": {"prompt_tokens": 9000, "completion_tokens": 900, "reasoning_tokens": 800, "cached_tokens": 0}})
-        files.write_json(turn.score_path, validate.score_record(turn, panel.standing(turn), panel.names))
+        put(Path("commit", f"acme__widgets-{number}.json"), make_record(number))
+    for number, stem in enumerate(write_prompts(folder, prompts)):
+        prompt = prompts[number]
+        answer = make_answer(number, prompt, king=f"{REPLY}\n{number}", challenger=REPLY)
+        audit(answer, make_record(number % DISTINCT))
+        put(Path("answer_0", f"{stem}.json"), answer)
+    panel = Panel(check_config({}, None), fixed_prompt())
+    for number, (stem, path) in enumerate(answer_files().items()):
+        turn = load_turn(stem, path, 2, Tally("bench"), write=False)
+        points = [(number + place) % 3 for place in range(len(METRICS))]
+        for call, order in panel.missing(turn, retry_failed=False):
+            key = panel.key(call.model, order, turn)
+            turn.verdicts.append(make_verdict(call.model, order, points, key=key, reason=REASON))
+        put(turn.path, score_record(turn, panel))
 
 
 if __name__ == "__main__":

@@ -1,4 +1,5 @@
 """The client, through king.py and ch.py over HTTP, against a server that misbehaves on order."""
+
 from __future__ import annotations
 
 import asyncio
@@ -16,14 +17,44 @@ from threading import Thread
 
 import pytest
 
-from helpers import (KEY, QUICK, REPLY, REPO, answers, assert_no_key, clean_environment, make_sample, stage, start,
-                     write_settings)
+from helpers import (
+    KEY,
+    QUICK,
+    REPLY,
+    REPO,
+    answers,
+    assert_no_key,
+    clean_environment,
+    make_sample,
+    stage,
+    start,
+    write_settings,
+)
 from common.demo.server import Reply, Server
 from common.client.costs import Budget
-from common.client.wire import Fault, read_stream
+from common.client.completion import read_stream
+from common.client.faults import Fault
 
-PASSING = ["429", "429-retry-after", "408", "409", "500", "502-html", "503", "524", "200-html", "200-error", "no-choices",
-           "empty-choices", "error-line", "error-event", "cut-stream", "no-finish", "stall", "reset"]
+PASSING = [
+    "429",
+    "429-retry-after",
+    "408",
+    "409",
+    "500",
+    "502-html",
+    "503",
+    "524",
+    "200-html",
+    "200-error",
+    "no-choices",
+    "empty-choices",
+    "error-line",
+    "error-event",
+    "cut-stream",
+    "no-finish",
+    "stall",
+    "reset",
+]
 BAD_REPLIES = ["length-empty", "length-cut", "empty", "tool-tokens", "tool-tokens-late"]
 
 
@@ -45,11 +76,14 @@ def first_try(faults: dict[int, str]):
 
 # ------------------------------------------------------------------------------------------------- sorting faults
 
+
 def test_every_passing_fault_alone_costs_nothing_but_time(tmp_path):
     names = PASSING + BAD_REPLIES
     make_sample(tmp_path, len(names))
     write_settings(tmp_path, generate=QUICK)
-    with Server(reply=lambda body: REPLY, key=KEY, faults=first_try(dict(enumerate(names))), stall_s=30) as server:
+    with Server(
+        reply=lambda body: REPLY, key=KEY, faults=first_try(dict(enumerate(names))), stall_s=30
+    ) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
     assert result.returncode == 0, result.stdout + result.stderr
     assert kings(tmp_path) == [REPLY] * len(names)
@@ -67,7 +101,11 @@ def test_a_mix_in_which_45_percent_of_first_tries_fail(tmp_path):
         chat = body["messages"][1]["content"]
         rate = 0.2 if chat in seen else 0.45
         seen.add(chat)
-        return chance.choice(PASSING + BAD_REPLIES + ["400-context", "content-filter"]) if chance.random() < rate else None
+        return (
+            chance.choice(PASSING + BAD_REPLIES + ["400-context", "content-filter"])
+            if chance.random() < rate
+            else None
+        )
 
     with Server(reply=lambda body: REPLY, key=KEY, faults=fault, stall_s=30) as server:
         for _ in range(3):
@@ -80,14 +118,17 @@ def test_a_mix_in_which_45_percent_of_first_tries_fail(tmp_path):
     assert_no_key(tmp_path, result.stdout, result.stderr)
 
 
-@pytest.mark.parametrize("fault, words, most_calls", [
-    ("401", ["Can't find a user", "CHUTES_API_KEY"], 1),
-    ("402", ["Quota exceeded", "balance"], 1),
-    ("403", ["not allowed", "model"], 1),
-    ("404", ["model not found", "chain.toml"], 1),
-    ("429-spam", ["UserError spamming"], 1),
-    ("400-param", ["temperature must be 1", "chain.toml"], 3),
-])
+@pytest.mark.parametrize(
+    "fault, words, most_calls",
+    [
+        ("401", ["Can't find a user", "CHUTES_API_KEY"], 1),
+        ("402", ["Quota exceeded", "balance"], 1),
+        ("403", ["not allowed", "model"], 1),
+        ("404", ["model not found", "chain.toml"], 1),
+        ("429-spam", ["Stop spamming"], 1),
+        ("400-param", ["temperature must be 1", "chain.toml"], 3),
+    ],
+)
 def test_a_configuration_fault_stops_the_run_at_once(tmp_path, fault, words, most_calls):
     make_sample(tmp_path, 40)
     with Server(reply=lambda body: REPLY, key=KEY, faults=lambda n, body: fault) as server:
@@ -108,13 +149,20 @@ def test_an_items_own_fault_fails_that_item_and_no_other(tmp_path):
     def fault(_, body):
         chat = body["messages"][1]["content"]
         seen[chat] += 1
-        return {"Issue 3:": "400-context", "Issue 7:": "content-filter"}.get(chat[:8]) if seen[chat] == 1 else None
+        return (
+            {"Issue 3:": "400-context", "Issue 7:": "content-filter"}.get(chat[:8])
+            if seen[chat] == 1
+            else None
+        )
 
     with Server(reply=lambda body: REPLY, key=KEY, faults=fault) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
         assert result.returncode == 1
         assert len(server.chats) == 12, "neither is tried again within the run"
-        failed = {row["item"]: row["reason"] for row in map(json.loads, open(tmp_path / "answer_0/_failed.jsonl"))}
+        failed = {
+            row["item"]: row["reason"]
+            for row in map(json.loads, open(tmp_path / "answer_0/_failed.jsonl"))
+        }
         assert "131072" in failed["prompts_12_1_4"] and "content filter" in failed["prompts_12_1_8"]
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
         assert len(server.chats) == 14
@@ -125,7 +173,9 @@ def test_a_dead_endpoint_ends_in_bounded_time_with_one_line(tmp_path):
     make_sample(tmp_path, 30)
     write_settings(tmp_path, generate={**QUICK, "outage_s": 1.0})
     started = time.monotonic()
-    result = stage("king.py", cwd=tmp_path, CHUTES_BASE_URL="http://127.0.0.1:9/v1", CHUTES_API_KEY=KEY)
+    result = stage(
+        "king.py", cwd=tmp_path, CHUTES_BASE_URL="http://127.0.0.1:9/v1", CHUTES_API_KEY=KEY
+    )
     assert result.returncode == 1 and time.monotonic() - started < 40
     assert "does not answer" in result.stderr and "Traceback" not in result.stderr
     assert result.stderr.count("does not answer") == 1
@@ -134,7 +184,9 @@ def test_a_dead_endpoint_ends_in_bounded_time_with_one_line(tmp_path):
 def test_an_endpoint_that_dies_midway_keeps_what_came(tmp_path):
     make_sample(tmp_path, 40)
     write_settings(tmp_path, generate={**QUICK, "outage_s": 2.0, "concurrency": 4})
-    with Server(reply=lambda body: REPLY, key=KEY, faults=lambda n, body: "503" if n > 10 else None) as server:
+    with Server(
+        reply=lambda body: REPLY, key=KEY, faults=lambda n, body: "503" if n > 10 else None
+    ) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
         assert result.returncode == 1 and "does not answer" in result.stderr
         assert len(answers(tmp_path)) == 10
@@ -143,17 +195,29 @@ def test_an_endpoint_that_dies_midway_keeps_what_came(tmp_path):
 
 def test_one_judge_that_is_out_does_not_hold_up_the_others(tmp_path):
     make_sample(tmp_path, 6)
-    write_settings(tmp_path, generate=QUICK, judge={**QUICK, "models": ["a/well", "b/out"], "outage_s": 1.0})
+    write_settings(
+        tmp_path, generate=QUICK, judge={**QUICK, "models": ["a/well", "b/out"], "outage_s": 1.0}
+    )
     call = '{"correctness": 1, "grounding": 0, "progress": 0, "protocol": 0, "efficiency": 0, "reason": "x"}'
     reply = {"king.py": REPLY, "ch.py": REPLY.replace("-la", "-l"), "validate.py": call}
     for script in reply:
-        with Server(reply=lambda body: reply[script], key=KEY,
-                    faults=lambda n, body: "503" if body["model"] == "b/out" else None) as server:
+        with Server(
+            reply=lambda body: reply[script],
+            key=KEY,
+            faults=lambda n, body: "503" if body["model"] == "b/out" else None,
+        ) as server:
             result = stage(script, cwd=tmp_path, server=server)
-    assert result.returncode == 1 and "The other models go on" in result.stderr and "Traceback" not in result.stderr
+    assert (
+        result.returncode == 1
+        and "The other models go on" in result.stderr
+        and "Traceback" not in result.stderr
+    )
     for path in tmp_path.glob("score/prompts*.json"):
         score = json.loads(path.read_text())
-        assert score["status"] == "unfinished" and [v["judge"] for v in score["verdicts"]] == ["a/well", "a/well"]
+        assert score["status"] == "unfinished" and [v["judge"] for v in score["verdicts"]] == [
+            "a/well",
+            "a/well",
+        ]
     assert len(list(tmp_path.glob("score/prompts*.json"))) == 6
     with Server(reply=lambda body: call, key=KEY) as server:
         assert stage("validate.py", cwd=tmp_path, server=server).returncode == 0
@@ -177,14 +241,19 @@ def test_the_providers_words_are_shown_without_the_key(tmp_path):
     make_sample(tmp_path, 2)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Echo)
     Thread(target=server.serve_forever, daemon=True).start()
-    result = stage("king.py", cwd=tmp_path, CHUTES_API_KEY=KEY,
-                   CHUTES_BASE_URL=f"http://127.0.0.1:{server.server_address[1]}/v1")
+    result = stage(
+        "king.py",
+        cwd=tmp_path,
+        CHUTES_API_KEY=KEY,
+        CHUTES_BASE_URL=f"http://127.0.0.1:{server.server_address[1]}/v1",
+    )
     server.shutdown()
     assert result.returncode == 2 and "no such user: Bearer [key]" in result.stderr
     assert_no_key(tmp_path, result.stdout, result.stderr)
 
 
 # ---------------------------------------------------------------------------------------------------------- pace
+
 
 @pytest.mark.parametrize("concurrency", ["16", "200"])
 def test_a_server_that_allows_eight_sees_few_429s(tmp_path, concurrency):
@@ -198,16 +267,23 @@ def test_a_server_that_allows_eight_sees_few_429s(tmp_path, concurrency):
 
 def test_retry_after_holds_for_the_whole_model(tmp_path):
     make_sample(tmp_path, 30)
-    with Server(reply=lambda body: REPLY, key=KEY, latency_s=0.02,
-                faults=lambda n, body: "429-retry-after" if n == 9 else None) as server:
+    with Server(
+        reply=lambda body: REPLY,
+        key=KEY,
+        latency_s=0.02,
+        faults=lambda n, body: "429-retry-after" if n == 9 else None,
+    ) as server:
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     struck = next(request for request in server.chats if request["fault"])
     until = struck["started_at"] + 1.0
-    in_the_pause = [r for r in server.chats if struck["started_at"] + 0.1 < r["started_at"] < until - 0.05]
+    in_the_pause = [
+        r for r in server.chats if struck["started_at"] + 0.1 < r["started_at"] < until - 0.05
+    ]
     assert in_the_pause == []
 
 
 # ----------------------------------------------------------------------------------------------------- reasoning
+
 
 @pytest.mark.parametrize("fault", ["think", "think-unopened", "reasoning", "crlf", "not-stream"])
 def test_only_the_answer_is_kept(tmp_path, fault):
@@ -220,18 +296,31 @@ def test_only_the_answer_is_kept(tmp_path, fault):
 
 def test_a_reply_that_reasoning_starved_gets_more_tokens_up_to_the_cap(tmp_path):
     make_sample(tmp_path, 1)
-    write_settings(tmp_path, generate={**QUICK, "max_tokens": 3000, "max_tokens_cap": 20000, "bad_reply_tries": 8})
-    with Server(reply=lambda body: REPLY, key=KEY, faults=lambda n, body: "length-empty", length_enough=18000) as server:
+    write_settings(
+        tmp_path,
+        generate={**QUICK, "max_tokens": 3000, "max_tokens_cap": 20000, "bad_reply_tries": 8},
+    )
+    with Server(
+        reply=lambda body: REPLY,
+        key=KEY,
+        faults=lambda n, body: "length-empty",
+        length_enough=18000,
+    ) as server:
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     assert [request["body"]["max_tokens"] for request in server.chats] == [3000, 6000, 12000, 20000]
     (answer,) = answers(tmp_path).values()
-    assert answer["meta"]["king"]["sampling"]["max_tokens"] == 20000 and answer["meta"]["king"]["tries"] == 4
+    assert (
+        answer["meta"]["king"]["sampling"]["max_tokens"] == 20000
+        and answer["meta"]["king"]["tries"] == 4
+    )
 
 
 def test_a_reply_of_raw_tool_tokens_is_never_stored(tmp_path):
     make_sample(tmp_path, 3)
     write_settings(tmp_path, generate={**QUICK, "bad_reply_tries": 2})
-    with Server(reply=lambda body: REPLY, key=KEY, faults=lambda n, body: "tool-tokens-late") as server:
+    with Server(
+        reply=lambda body: REPLY, key=KEY, faults=lambda n, body: "tool-tokens-late"
+    ) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
     assert result.returncode == 1 and answers(tmp_path) == {} and len(server.chats) == 6
     assert "tool-call" in result.stdout
@@ -244,26 +333,62 @@ def event(**choice) -> bytes:
 END = event(index=0, delta={}, finish_reason="stop") + b"data: [DONE]\n\n"
 
 
-@pytest.mark.parametrize("body, text", [
-    (event(delta={"role": "assistant", "content": None}) + event(delta={"content": "a"}) + END, "a"),
-    (b"data:" + event(delta={"content": "a"})[6:] + END, "a"),
-    (b"\xef\xbb\xbf" + event(delta={"content": "a"}) + b"data:\n\n: wait\nevent: x\n" + END, "a"),
-    (event(message={"content": "a"}) + END, "a"),
-    (event(index=0, delta={"content": "a"}) + event(index=1, delta={"content": "junk"}) + END, "a"),
-    (event(delta={"content": [{"type": "text", "text": "a"}, {"type": "thinking", "text": "b"}]}) + END, "a"),
-    (event(delta={"content": "a"}) + b'data: {"choices": [], "usage": {"prompt_tokens": 3}}\n\n' + END, "a"),
-    (event(delta={"content": "a", "reasoning_content": "b", "reasoning": "c"}) + END, "a"),
-    (event(delta={"content": "a\u2028\u0085b"}) + END, "a\u2028\u0085b"),
-])
+@pytest.mark.parametrize(
+    "body, text",
+    [
+        (
+            event(delta={"role": "assistant", "content": None})
+            + event(delta={"content": "a"})
+            + END,
+            "a",
+        ),
+        (b"data:" + event(delta={"content": "a"})[6:] + END, "a"),
+        (
+            b"\xef\xbb\xbf" + event(delta={"content": "a"}) + b"data:\n\n: wait\nevent: x\n" + END,
+            "a",
+        ),
+        (event(message={"content": "a"}) + END, "a"),
+        (
+            event(index=0, delta={"content": "a"})
+            + event(index=1, delta={"content": "junk"})
+            + END,
+            "a",
+        ),
+        (
+            event(
+                delta={
+                    "content": [{"type": "text", "text": "a"}, {"type": "thinking", "text": "b"}]
+                }
+            )
+            + END,
+            "a",
+        ),
+        (
+            event(delta={"content": "a"})
+            + b'data: {"choices": [], "usage": {"prompt_tokens": 3}}\n\n'
+            + END,
+            "a",
+        ),
+        (event(delta={"content": "a", "reasoning_content": "b", "reasoning": "c"}) + END, "a"),
+        (event(delta={"content": "a\u2028\u0085b"}) + END, "a\u2028\u0085b"),
+    ],
+)
 def test_legal_streams_of_many_kinds_are_read(body, text):
     assert read_stream(body).content == text
 
 
-@pytest.mark.parametrize("body", [
-    event(delta={"content": "a"}), event(delta={"content": "a"}) + b'{"error": "upstream went away"}\n', b"", b": wait\n",
-    event(delta={"content": "a"}) + b'data: {"error": {"message": "x", "code": 502}}\n\n', b"data: {torn\n\n",
-    event(index=0, delta={"content": "a"}, finish_reason="error"),
-])
+@pytest.mark.parametrize(
+    "body",
+    [
+        event(delta={"content": "a"}),
+        event(delta={"content": "a"}) + b'{"error": "upstream went away"}\n',
+        b"",
+        b": wait\n",
+        event(delta={"content": "a"}) + b'data: {"error": {"message": "x", "code": 502}}\n\n',
+        b"data: {torn\n\n",
+        event(index=0, delta={"content": "a"}, finish_reason="error"),
+    ],
+)
 def test_a_stream_that_is_not_whole_is_no_reply(body):
     with pytest.raises(Fault) as fault:
         read_stream(body)
@@ -280,13 +405,23 @@ def test_a_slow_server_that_cannot_stream_is_waited_for(tmp_path):
 
 def test_bad_items_at_the_head_do_not_stop_the_rest(tmp_path):
     make_sample(tmp_path, 10)
-    with Server(reply=lambda body: REPLY, key=KEY, faults=lambda n, body: "400-param" if body["messages"][-1]["content"][:8]
-                in ("Issue 0:", "Issue 1:", "Issue 2:") else None) as server:
+    with Server(
+        reply=lambda body: REPLY,
+        key=KEY,
+        faults=lambda n, body: (
+            "400-param"
+            if body["messages"][-1]["content"][:8] in ("Issue 0:", "Issue 1:", "Issue 2:")
+            else None
+        ),
+    ) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
-    assert result.returncode == 1 and len(answers(tmp_path)) == 7, "a one-word chat was taken: the items are at fault"
+    assert result.returncode == 1 and len(answers(tmp_path)) == 7, (
+        "a one-word chat was taken: the items are at fault"
+    )
 
 
 # ------------------------------------------------------------------------------------------------ kill and resume
+
 
 @pytest.mark.parametrize("script", ["king.py", "ch.py"])
 def test_kill_9_at_random_moments_loses_nothing_and_pays_little_twice(tmp_path, script):
@@ -302,7 +437,9 @@ def test_kill_9_at_random_moments_loses_nothing_and_pays_little_twice(tmp_path, 
             process = start(script, cwd=tmp_path, server=server)
             asked = len(server.chats) + chance.randint(1, 12)
             deadline = time.monotonic() + 20
-            while len(server.chats) < asked and process.poll() is None and time.monotonic() < deadline:
+            while (
+                len(server.chats) < asked and process.poll() is None and time.monotonic() < deadline
+            ):
                 time.sleep(0.002)
             time.sleep(chance.random() * 0.05)
             process.kill()
@@ -331,12 +468,16 @@ def test_an_interrupt_saves_what_is_in_flight(tmp_path, number):
         out, err = process.communicate(timeout=20)
         assert process.returncode == 130 and time.monotonic() - started < 10
         assert "interrupted" in err and "Traceback" not in err and "not reached" in out
-        assert len(answers(tmp_path)) == len(server.chats), "every call that was sent came home and was kept"
+        assert len(answers(tmp_path)) == len(server.chats), (
+            "every call that was sent came home and was kept"
+        )
 
 
 def test_a_stalled_call_does_not_hold_up_an_interrupt(tmp_path):
     make_sample(tmp_path, 4)
-    with Server(reply=lambda body: REPLY, key=KEY, faults=lambda n, body: "silent", stall_s=60) as server:
+    with Server(
+        reply=lambda body: REPLY, key=KEY, faults=lambda n, body: "silent", stall_s=60
+    ) as server:
         process = start("king.py", cwd=tmp_path, server=server)
         while not server.chats:
             time.sleep(0.01)
@@ -352,17 +493,26 @@ def test_two_runs_on_one_folder_and_a_torn_answer(tmp_path):
         while not server.chats:
             time.sleep(0.01)
         second = stage("king.py", cwd=tmp_path, server=server)
-        assert second.returncode == 2 and f"process {first.pid} on {socket.gethostname()}" in second.stderr
+        assert (
+            second.returncode == 2
+            and f"process {first.pid} on {socket.gethostname()}" in second.stderr
+        )
         first.communicate(timeout=30)
         assert first.returncode == 0 and len(server.chats) == 6
-    torn, foreign = tmp_path / "answer_0/prompts_6_1_2.json", tmp_path / "answer_0/prompts_6_1_5.json"
+    torn, foreign = (
+        tmp_path / "answer_0/prompts_6_1_2.json",
+        tmp_path / "answer_0/prompts_6_1_5.json",
+    )
     whole = torn.read_bytes()
-    torn.write_bytes(whole[:len(whole) // 2])
+    torn.write_bytes(whole[: len(whole) // 2])
     foreign.write_text('{"something": "else"}')
     with Server(reply=lambda body: REPLY, key=KEY) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
     assert result.returncode == 0 and len(server.chats) == 2
-    assert torn.name in result.stdout and torn.with_name(torn.name + ".bad").read_bytes() == whole[:len(whole) // 2]
+    assert (
+        torn.name in result.stdout
+        and torn.with_name(torn.name + ".bad").read_bytes() == whole[: len(whole) // 2]
+    )
     assert foreign.with_name(foreign.name + ".bad").exists() and len(answers(tmp_path)) == 6
 
 
@@ -377,8 +527,15 @@ def test_a_full_disk_is_a_clear_stop_and_tears_nothing(tmp_path):
         resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, 20_000))
 
     with Server(reply=lambda body: REPLY, key=KEY) as server:
-        result = subprocess.run([sys.executable, REPO / "king.py"], cwd=tmp_path, preexec_fn=small_disk, text=True,
-                                capture_output=True, env=clean_environment(server), timeout=60)
+        result = subprocess.run(
+            [sys.executable, REPO / "king.py"],
+            cwd=tmp_path,
+            preexec_fn=small_disk,
+            text=True,
+            capture_output=True,
+            env=clean_environment(server),
+            timeout=60,
+        )
         assert result.returncode == 2 and "Traceback" not in result.stderr
         assert "File too large" in result.stderr and all(king == REPLY for king in kings(tmp_path))
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
@@ -390,11 +547,14 @@ def test_an_output_folder_that_cannot_be_is_a_clear_stop(tmp_path):
     (tmp_path / "answer_0").write_text("a file in the way")
     with Server(reply=lambda body: REPLY, key=KEY) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
-    assert result.returncode == 2 and "answer_0" in result.stderr and "Traceback" not in result.stderr
+    assert (
+        result.returncode == 2 and "answer_0" in result.stderr and "Traceback" not in result.stderr
+    )
     assert server.chats == []
 
 
 # ---------------------------------------------------------------------------------------------- money, provenance
+
 
 def test_a_dry_run_tells_the_cost_and_sends_nothing_that_costs(tmp_path):
     make_sample(tmp_path, 7)
@@ -408,7 +568,9 @@ def test_max_cost_is_never_passed(tmp_path):
     make_sample(tmp_path, 40)
     write_settings(tmp_path, generate={**QUICK, "max_tokens": 2000})
     usage = {"prompt_tokens": 200, "completion_tokens": 1000}
-    price = (200 * 0.5 + 1000 * 2.85) / 1e6  # the local server lists $0.50 and $2.85 per million tokens
+    price = (
+        200 * 0.5 + 1000 * 2.85
+    ) / 1e6  # the local server lists $0.50 and $2.85 per million tokens
     with Server(reply=lambda body: Reply(REPLY, usage=usage), key=KEY, latency_s=0.02) as server:
         result = stage("king.py", "--max-cost", "0.05", cwd=tmp_path, server=server)
         spent = len(server.chats) * price
@@ -439,7 +601,10 @@ def test_max_cost_ends_whatever_the_order_in_which_calls_settle():
 def test_replies_without_usage_count_as_the_worst_case(tmp_path):
     make_sample(tmp_path, 20)
     write_settings(tmp_path, generate={**QUICK, "max_tokens": 2000})
-    with Server(reply=lambda body: Reply(REPLY, usage={"prompt_tokens": "n/a", "completion_tokens": None}), key=KEY) as server:
+    with Server(
+        reply=lambda body: Reply(REPLY, usage={"prompt_tokens": "n/a", "completion_tokens": None}),
+        key=KEY,
+    ) as server:
         result = stage("king.py", "--max-cost", "0.03", cwd=tmp_path, server=server)
     assert result.returncode in (0, 1) and "Traceback" not in result.stderr
     assert kings(tmp_path) == [REPLY] * len(server.chats), "an odd usage never costs the reply"
@@ -457,17 +622,35 @@ def test_a_trial_of_the_first_n(tmp_path):
 def test_meta_says_what_was_asked_and_what_came_back(tmp_path):
     make_sample(tmp_path, 1)
     write_settings(tmp_path, generate={"temperature": 0.7, "extra_body": {}})
-    reply = Reply(REPLY, model="moonshotai/Kimi-K2.6-actual", headers={"X-Chutes-InvocationID": "inv-42"},
-                  usage={"prompt_tokens": 900, "completion_tokens": 80, "prompt_tokens_details": {"cached_tokens": 512},
-                         "completion_tokens_details": {"reasoning_tokens": 33}})
+    reply = Reply(
+        REPLY,
+        model="moonshotai/Kimi-K2.6-actual",
+        headers={"X-Chutes-InvocationID": "inv-42"},
+        usage={
+            "prompt_tokens": 900,
+            "completion_tokens": 80,
+            "prompt_tokens_details": {"cached_tokens": 512},
+            "completion_tokens_details": {"reasoning_tokens": 33},
+        },
+    )
     with Server(reply=lambda body: reply, key=KEY) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
     (answer,) = answers(tmp_path).values()
     meta = answer["meta"]["king"]
-    assert meta["model"] == "moonshotai/Kimi-K2.6-TEE" and meta["model_answered"] == "moonshotai/Kimi-K2.6-actual"
+    assert (
+        meta["model"] == "moonshotai/Kimi-K2.6-TEE"
+        and meta["model_answered"] == "moonshotai/Kimi-K2.6-actual"
+    )
     assert meta["sampling"] == {"temperature": 0.7, "top_p": 0.95, "max_tokens": 16000}
-    assert meta["usage"] == {"prompt_tokens": 900, "completion_tokens": 80, "reasoning_tokens": 33, "cached_tokens": 512}
-    assert meta["invocation_id"] == "inv-42" and meta["finish_reason"] == "stop" and meta["tries"] == 1
+    assert meta["usage"] == {
+        "prompt_tokens": 900,
+        "completion_tokens": 80,
+        "reasoning_tokens": 33,
+        "cached_tokens": 512,
+    }
+    assert (
+        meta["invocation_id"] == "inv-42" and meta["finish_reason"] == "stop" and meta["tries"] == 1
+    )
     assert meta["prompt_version"] and meta["asked_at"] and meta["time_s"] >= 0
     assert meta["cost_usd"] == pytest.approx((900 * 0.5 + 80 * 2.85) / 1e6)
     assert "900 in (512 cached), 80 out (33 reasoning)" in result.stdout

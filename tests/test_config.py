@@ -1,4 +1,5 @@
 """chain.toml and the environment: one home for the defaults, and errors that say what to write instead."""
+
 from __future__ import annotations
 
 import sys
@@ -7,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from helpers import REPO
-from common.config import (DEFAULT_OVERRIDES, SETTINGS, check_config, load_config, load_environment)
+from common.config import DEFAULT_OVERRIDES, Config, check_config, load_config, load_environment
 from common.files import UserError
 
 if sys.version_info >= (3, 11):
@@ -19,10 +20,9 @@ else:
 def test_the_committed_chain_toml_equals_the_defaults():
     document = tomllib.loads((REPO / "chain.toml").read_text())
     overrides = document["judge"].pop("override")
-    assert document == {section: {key: setting.default for key, setting in settings.items()}
-                        for section, settings in SETTINGS.items()}
+    assert document == Config().model_dump(exclude={"judge": {"override"}})
     assert overrides == DEFAULT_OVERRIDES
-    assert check_config(tomllib.loads((REPO / "chain.toml").read_text()), None) == check_config({}, None)
+    assert check_config(tomllib.loads((REPO / "chain.toml").read_text())) == check_config({})
 
 
 def test_every_key_is_commented_where_it_first_stands():
@@ -30,21 +30,30 @@ def test_every_key_is_commented_where_it_first_stands():
         assert not line or "#" in line, line
 
 
-@pytest.mark.parametrize("text, words", [
-    ('[judge]\ntemperature = "hot"', ["[judge] temperature = 'hot'", "a number from 0 to 2"]),
-    ("[judge]\ntempratur = 0.5", ["[judge] has no key 'tempratur'", "did you mean 'temperature'?"]),
-    ("[juge]\ntemperature = 0.5", ["there is no section [juge]", "did you mean 'judge'?"]),
-    ("[duel]\nalpha = 0.9", ["[duel] alpha = 0.9", "0.0001 to 0.5"]),
-    ("[duel]\nresamples = true", ["[duel] resamples = True", "whole number"]),
-    ("[judge]\nmodels = []", ["[judge] models = []", "at least one model id"]),
-    ('[judge]\nmodels = ["a/b", "a/b"]', ["none twice"]),
-    ('[judge]\nmodels = "a/b"', ["[judge] models", "a list"]),
-    ("[generate]\nmax_tokens = 70000", ["[generate] max_tokens = 70000", "max_tokens_cap"]),
-    ('[judge.override."a/b"]\nwin_margin = 1', ['[judge.override."a/b"] has no key', "temperature"]),
-    ('[judge.override."a/b"]\nstall_s = 0', ['[judge.override."a/b"] stall_s = 0', "0.1"]),
-    ("[generate]\nstream = 1", ["[generate] stream = 1", "true or false"]),
-    ("[generate\nmodel = 1", ["not valid TOML"]),
-])
+@pytest.mark.parametrize(
+    "text, words",
+    [
+        ('[judge]\ntemperature = "hot"', ["[judge] temperature = 'hot'", "a number from 0 to 2"]),
+        (
+            "[judge]\ntempratur = 0.5",
+            ["[judge] has no key 'tempratur'", "did you mean 'temperature'?"],
+        ),
+        ("[juge]\ntemperature = 0.5", ["there is no section [juge]", "did you mean 'judge'?"]),
+        ("[duel]\nalpha = 0.9", ["[duel] alpha = 0.9", "0.0001 to 0.5"]),
+        ("[duel]\nresamples = true", ["[duel] resamples = True", "whole number"]),
+        ("[judge]\nmodels = []", ["[judge] models = []", "at least one model id"]),
+        ('[judge]\nmodels = ["a/b", "a/b"]', ["none twice"]),
+        ('[judge]\nmodels = "a/b"', ["[judge] models", "a list"]),
+        ("[generate]\nmax_tokens = 70000", ["[generate] max_tokens = 70000", "max_tokens_cap"]),
+        (
+            '[judge.override."a/b"]\nwin_margin = 1',
+            ['[judge.override."a/b"] has no key', "temperature"],
+        ),
+        ('[judge.override."a/b"]\nstall_s = 0', ['[judge.override."a/b"] stall_s = 0', "0.1"]),
+        ("[generate]\nstream = 1", ["[generate] stream = 1", "true or false"]),
+        ("[generate\nmodel = 1", ["not valid TOML"]),
+    ],
+)
 def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path, monkeypatch, text, words):
     monkeypatch.chdir(tmp_path)
     Path("chain.toml").write_text(text)
@@ -56,10 +65,19 @@ def test_a_wrong_value_is_named_with_what_is_allowed(tmp_path, monkeypatch, text
 
 
 def test_a_judges_own_table_goes_over_the_section():
-    config = check_config(tomllib.loads('[judge]\nmodels = ["a/b", "c/d"]\ntemperature = 0.2\n'
-                                        '[judge.override."c/d"]\ntemperature = 1\nextra_body = {top_k = 20}'), None)
+    config = check_config(
+        tomllib.loads(
+            '[judge]\nmodels = ["a/b", "c/d"]\ntemperature = 0.2\n'
+            '[judge.override."c/d"]\ntemperature = 1\nextra_body = {top_k = 20}'
+        )
+    )
     assert config.judge_call("a/b").sampling()["temperature"] == 0.2
-    assert config.judge_call("c/d").sampling() == {"temperature": 1.0, "top_p": 0.95, "max_tokens": 16000, "top_k": 20}
+    assert config.judge_call("c/d").sampling() == {
+        "temperature": 1.0,
+        "top_p": 0.95,
+        "max_tokens": 16000,
+        "top_k": 20,
+    }
 
 
 @pytest.fixture
@@ -73,15 +91,22 @@ def test_dot_env_is_read_from_here_and_the_environment_goes_over_it(empty_enviro
     Path(".env").write_text("CHUTES_API_KEY=cpk_from_file\nDUEL_MODE=1\n")
     environment = load_environment()
     assert (environment.api_key, environment.duel_mode) == ("cpk_from_file", 1)
-    assert environment.base_url == "https://llm.chutes.ai/v1" and "cpk_from_file" not in repr(environment)
+    assert environment.base_url == "https://llm.chutes.ai/v1" and "cpk_from_file" not in repr(
+        environment
+    )
     monkeypatch.setenv("DUEL_MODE", "2")
     assert load_environment().duel_mode == 2
 
 
-@pytest.mark.parametrize("name, value, words", [
-    ("DUEL_MODE", "3", "DUEL_MODE = '3'"), ("CHUTES_BASE_URL", "llm.chutes.ai", "CHUTES_BASE_URL = 'llm.chutes.ai'"),
-    ("CHUTES_API_KEY", "cpk_ü", "CHUTES_API_KEY holds"), ("CHUTES_API_KEY", "", "CHUTES_API_KEY is not set"),
-])
+@pytest.mark.parametrize(
+    "name, value, words",
+    [
+        ("DUEL_MODE", "3", "DUEL_MODE = '3'"),
+        ("CHUTES_BASE_URL", "llm.chutes.ai", "CHUTES_BASE_URL = 'llm.chutes.ai'"),
+        ("CHUTES_API_KEY", "cpk_ü", "CHUTES_API_KEY holds"),
+        ("CHUTES_API_KEY", "", "CHUTES_API_KEY is not set"),
+    ],
+)
 def test_a_wrong_environment_is_named(empty_environment, monkeypatch, name, value, words):
     monkeypatch.setenv("CHUTES_API_KEY", "cpk_x")
     monkeypatch.setenv(name, value)

@@ -1,4 +1,5 @@
 """The pace of one model: how many calls it gets at once, and when all of them wait."""
+
 from __future__ import annotations
 
 import asyncio
@@ -6,36 +7,38 @@ import random
 import time
 from collections import Counter, deque
 
-from common.client import wire
+from common.client.faults import Fault, ItemFailed
 
-_FIRST_WAIT_S, _LONGEST_WAIT_S = 1.0, 60.0
+_FIRST_WAIT_S = 1.0
+_LONGEST_WAIT_S = 60.0
 _START_PACE = 16
 
 
-class ItemFailed(Exception):
-    """One item fails, the rest goes on. `kind`: a few words for the tally; `detail`: the whole reason."""
-
-    def __init__(self, kind: str, detail: str = ""):
-        super().__init__(detail or kind)
-        self.kind, self.detail = kind, detail or kind
-
-
 class RateLimiter:
-    """How many calls one model gets at once: additive rise, halving on 429 (AIMD, as TCP does), pauses for all."""
+    """How many calls one model gets at once.
+
+    Additive rise, halving on a rate limit (AIMD, as TCP does), pauses for all.
+    """
 
     def __init__(self, top: int):
-        self.top, self.limit, self.in_flight = top, 1.0, 0
-        self.proven = self.ever_reached = False  # a call has succeeded; anything has answered
+        self.top = top
+        self.limit = 1.0
+        self.in_flight = 0
+        self.proven = False  # a call has succeeded
+        self.ever_reached = False  # anything has answered
         self.last_life = time.monotonic()
-        self.faults_in_a_row = self.exhausted_in_a_row = 0
+        self.faults_in_a_row = 0
+        self.exhausted_in_a_row = 0
         self.gone = ""  # why nothing more is asked of this model, once it is out
         self.refusals: Counter = Counter()
         self._ceiling = float(top)
-        self._setbacks, self._last_setback, self._pause_until = 0, 0.0, 0.0
+        self._setbacks = 0
+        self._last_setback = 0.0
+        self._pause_until = 0.0
         self._waiting: deque[asyncio.Future] = deque()
 
     async def enter(self, first: bool) -> float:
-        """Wait for a place, in front of the others when `first`; returns the time of entry.
+        """Wait for a place, in front of the others when `first`; return the time of entry.
 
         Raises Halted when the run ends meanwhile, ItemFailed when the model is out.
         """
@@ -43,7 +46,10 @@ class RateLimiter:
             raise ItemFailed("provider: a model does not answer", self.gone)
         while self.in_flight >= int(self.limit) or time.monotonic() < self._pause_until:
             place = asyncio.get_running_loop().create_future()
-            self._waiting.appendleft(place) if first else self._waiting.append(place)
+            if first:
+                self._waiting.appendleft(place)
+            else:
+                self._waiting.append(place)
             await place
         self.in_flight += 1
         return time.monotonic()
@@ -54,28 +60,34 @@ class RateLimiter:
         self._wake()
 
     def alive(self) -> None:
-        """Words of a reply are arriving."""
-        self.last_life, self.ever_reached = time.monotonic(), True
+        """Note that words of a reply are arriving."""
+        self.last_life = time.monotonic()
+        self.ever_reached = True
 
     def succeeded(self) -> None:
-        """A whole reply came: room for more, quickly below the last known ceiling, slowly above it."""
+        """Make room for more: quickly below the last known ceiling, slowly above it."""
         self.alive()
-        self.faults_in_a_row = self.exhausted_in_a_row = self._setbacks = 0
+        self.faults_in_a_row = 0
+        self.exhausted_in_a_row = 0
+        self._setbacks = 0
         if not self.proven:
-            self.proven, self.limit = True, float(min(self.top, _START_PACE))
+            self.proven = True
+            self.limit = float(min(self.top, _START_PACE))
         elif self.limit < self._ceiling:
             self.limit = min(self._ceiling, self.limit + 1)
         elif self.limit < self.top:
-            self.limit = self._ceiling = min(self.top, self.limit + 0.1 / self.limit)  # one more in ten rounds
+            self.limit = min(self.top, self.limit + 0.1 / self.limit)  # one more in ten rounds
+            self._ceiling = self.limit
 
-    def failed(self, fault: wire.Fault, entered: float) -> None:
-        """A 429 halves the limit; so does any trouble without a success since the last, and it pauses the model."""
+    def failed(self, fault: Fault, entered: float) -> None:
+        """Slow down: a rate limit halves the pace; trouble upon trouble also pauses the model."""
         self.ever_reached = self.ever_reached or fault.reached
-        if fault.category == "transient":
-            self.faults_in_a_row += 1
+        if fault.category != "transient":
+            return
+        self.faults_in_a_row += 1
         if fault.retry_after_s:
             self._pause(fault.retry_after_s)
-        if fault.category != "transient" or entered < self._last_setback:
+        if entered < self._last_setback:
             return  # one setback a round: calls that were out together meet the same trouble
         self._last_setback = time.monotonic()
         self._setbacks += 1
@@ -83,8 +95,10 @@ class RateLimiter:
             self._ceiling = max(1.0, 0.8 * self.limit)
         if fault.rate_limited or self._setbacks > 1:
             self.limit = max(1.0, self.limit / 2)
-        if self._setbacks > 1 or not self.proven:
-            self._pause(wait_s(self._setbacks - (2 if self.proven else 1)))
+        if not self.proven:
+            self._pause(wait_s(self._setbacks - 1))
+        elif self._setbacks > 1:
+            self._pause(wait_s(self._setbacks - 2))
 
     def turn_away(self, error: Exception) -> None:
         """Wake everyone who waits with this error."""
@@ -94,6 +108,7 @@ class RateLimiter:
                 place.set_exception(error)
 
     def pause_left_s(self) -> float:
+        """Return how long the whole model still waits."""
         return max(0.0, self._pause_until - time.monotonic())
 
     def _pause(self, seconds: float) -> None:
@@ -101,7 +116,9 @@ class RateLimiter:
         asyncio.get_running_loop().call_later(seconds + 0.01, self._wake)
 
     def _wake(self) -> None:
-        free = int(self.limit) - self.in_flight if time.monotonic() >= self._pause_until else 0
+        if time.monotonic() < self._pause_until:
+            return
+        free = int(self.limit) - self.in_flight
         while self._waiting and free > 0:
             place = self._waiting.popleft()
             if not place.done():
@@ -110,5 +127,6 @@ class RateLimiter:
 
 
 def wait_s(tries_before: int) -> float:
-    """The wait before the next try: doubling from one second to a minute, with half of it jitter."""
-    return min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(tries_before, 10)) * random.uniform(0.5, 1.0)
+    """Return the wait before the next try: from a second doubling to a minute, half jitter."""
+    longest = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(tries_before, 10))
+    return longest * random.uniform(0.5, 1.0)

@@ -1,1 +1,1 @@
-"""The demo, `python -m common.demo`: data written for this project, a local model server, rules to answer."""
+"""The demo, `python -m common.demo`: its own data, a local model server, rules to answer by."""

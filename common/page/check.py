@@ -1,0 +1,111 @@
+"""report.py --check: what is torn, stale or out of place, and which stage fixes it."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from pathlib import Path
+
+from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Tally
+from common.files import natural_key, turn_files
+from common.outputs import Outputs
+from common.page.figures import NEXT_STEP, Facts, stale_reason
+from common.page.markdown import count
+from common.turns import (
+    BUCKETS,
+    OPPONENT,
+    Status,
+    answer_folders,
+    read_score,
+    turn_score,
+)
+from common.verdicts import points_of
+
+FAULTS_SHOWN = 20  # of each kind
+
+
+def show_check(facts: Facts, outputs: Outputs, tally: Tally) -> int:
+    """Print what is torn, stale or out of place and which stage fixes it; return the exit code."""
+    has_run = any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS))
+    faults = find_faults(facts, tally)
+    if has_run and outputs.stale:
+        kind = "stale bucket, export or report, mended by: python report.py"
+        faults[kind] = sorted(outputs.stale, key=natural_key)
+    for kind, found in faults.items():
+        print(f"{kind}: {len(found):,}")
+        for line in found[:FAULTS_SHOWN]:
+            print(f"  {line}")
+        if len(found) > FAULTS_SHOWN:
+            print(f"  and {len(found) - FAULTS_SHOWN:,} more")
+    for note in find_notes(facts, has_run):
+        print(f"note: {note}")
+    if faults:
+        return EXIT_SOME_FAILED
+    turns = count(len(facts.rows), "turn")
+    print(f"report.py --check: {turns}, all that is here is whole and consistent.")
+    return EXIT_DONE
+
+
+def find_faults(facts: Facts, tally: Tally) -> dict[str, list[str]]:
+    """Return what is wrong in answers, scores and the duel, by kind."""
+    faults = defaultdict(list)
+    for failed in tally.failed:
+        faults[failed["kind"]].append(failed["reason"])
+    for row in facts.rows:
+        path = Path("score", f"{row.stem}.json")
+        if row.status in (Status.NO_ANSWER, Status.STALE):
+            kind = f"{row.status}, mended by: {NEXT_STEP[row.status]}"
+            faults[kind].append(f"{path}: {row.why}")
+        elif row.bucket and not follows_from_verdicts(read_score(path)):
+            kind = "points that do not follow from the verdicts, mended by: python validate.py"
+            faults[kind].append(f"{path}: {row.points} of {row.max_points}")
+    places = defaultdict(list)
+    for folder in answer_folders():
+        for path in turn_files(folder):
+            places[path.stem].append(str(path))
+    for paths in places.values():
+        if len(paths) > 1:
+            faults["answered twice, mended by: delete one"].append(" and ".join(paths))
+    stale = stale_reason(facts)
+    if stale:
+        faults["stale verdict, mended by: python validate.py"] = [f"score/_duel.json: {stale}"]
+    return faults
+
+
+def follows_from_verdicts(score: dict) -> bool:
+    """Tell whether points and scores are those of the verdicts that `counted` names.
+
+    Older versions did not name them: there is nothing to compare with.
+    """
+    if "counted" not in score:
+        return True
+    judges = list(score["by_judge"])
+    if not judges or not isinstance(score["counted"], list):
+        return False
+    identical = score["sha"]["challenger"] == score["sha"][OPPONENT[score["mode"]]]
+    counted = {}
+    for verdict in score["verdicts"]:
+        if verdict["key"] in score["counted"]:
+            counted[verdict["judge"], verdict["order"]] = verdict
+    points = points_of(identical, counted, judges)
+    expected = turn_score(points, judges)
+    return all(score[key] == expected[key] for key in expected)
+
+
+def find_notes(facts: Facts, has_run: bool) -> list[str]:
+    """Return what is no fault, yet good to know."""
+    notes = []
+    if not has_run:
+        notes.append("report.py has not run here yet")
+    if not facts.duel:
+        notes.append("score/_duel.json is not there yet: python validate.py")
+    for status in (Status.NO_CHALLENGER, Status.NOT_JUDGED, Status.UNFINISHED, Status.PARSE_FAIL):
+        if facts.statuses[status]:
+            turns = count(facts.statuses[status], "turn")
+            notes.append(f"{turns} {status}: {NEXT_STEP[status]}")
+    answered = {row.stem for row in facts.rows if row.path}
+    for name in BUCKETS:
+        others = [path for path in turn_files(name) if path.stem not in answered]
+        if others:
+            files = count(len(others), "file")
+            notes.append(f"{name}/ holds {files} that belong to no answer, such as {others[0]}")
+    return notes

@@ -1,0 +1,196 @@
+"""One row for each turn: what report.md, turns.csv and the reading page know of it."""
+
+from __future__ import annotations
+
+import csv
+import io
+from dataclasses import dataclass, field
+from pathlib import Path
+from urllib.parse import quote
+
+from common.cli import Tally
+from common.files import BadFile
+from common.page.markdown import shown
+from common.replies.protocol import action_style, protocol_problem
+from common.turns import (
+    FINAL_MIN,
+    METRICS,
+    OPPONENT,
+    Status,
+    bucket,
+    read_answer,
+    read_score,
+    text_digests,
+)
+
+
+@dataclass(eq=False)
+class Row:
+    """One turn; its chat and its king stay on disk."""
+
+    stem: str
+    path: Path | None = None  # its answer file
+    instance_id: str = ""
+    repo: str = ""
+    status: Status = Status.NO_ANSWER
+    bucket: str | None = None
+    why: str = ""  # why it is in that bucket, or has that status
+    mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
+    score: float | None = None
+    points: int = 0  # the challenger's half-points of max_points
+    max_points: int = 0
+    metrics: dict = field(default_factory=dict)
+    by_judge: dict = field(default_factory=dict)
+    reason: str = ""  # of one judge
+    flags: list = field(default_factory=list)  # text aimed at the judges
+    challenger: str = ""
+    king_chars: int = 0
+    style: str = ""  # what kind of action the challenger takes
+    step: int = 0  # 1 = the first reply of its trajectory
+    protocol_problem: str | None = None  # what the challenger breaks of its chat's protocol
+    held_back: bool = False  # from final/, for that problem
+    leaks: dict = field(default_factory=dict)  # by side the audit's hits; None: never audited
+    meta: dict = field(default_factory=dict)  # the answer's
+    exported: str = ""  # train, validation, or why not
+
+    @property
+    def opponent(self) -> str:
+        """The answer's key of the reply that the challenger was judged against."""
+        return OPPONENT[self.mode]
+
+    @property
+    def spread(self) -> float:
+        """How far the judges are apart, in score points."""
+        scores = [score for score in self.by_judge.values() if score is not None]
+        return max(scores) - min(scores) if scores else 0.0
+
+    @property
+    def link(self) -> str:
+        """The stem as a Markdown link from report/ to the answer."""
+        if self.path is None:
+            return shown(self.stem)
+        return f"[{shown(self.stem)}](../{quote(self.path.as_posix())})"
+
+
+# ------------------------------------------------------------------------------------------- read
+
+
+def read_row(stem: str, path: Path | None, tally: Tally) -> Row:
+    """Read one turn; what is missing, torn or out of date is said in its status and why."""
+    row = Row(stem, path)
+    if path is None:
+        row.why = f"score/{stem}.json has no answer in any answer_*/"
+        return row
+    try:
+        answer = read_answer(path)
+        take_answer(row, answer)
+        if not answer["challenger"]:
+            row.status = Status.NO_CHALLENGER
+            return row
+        take_score(row, answer, read_score(Path("score", f"{stem}.json")))
+    except FileNotFoundError:
+        row.status = Status.NOT_JUDGED
+    except BadFile as bad:
+        row.status = Status.BROKEN
+        row.why = str(bad)
+        fixed_by = "validate.py" if bad.path.parent.name == "score" else "king.py, then ch.py"
+        tally.fail(stem, f"torn or foreign file, mended by python {fixed_by}", str(bad))
+    return row
+
+
+def take_answer(row: Row, answer: dict) -> None:
+    """Fill in what the answer says of the turn."""
+    row.instance_id = answer["instance_id"]
+    row.meta = answer["meta"]
+    row.repo = str(row.meta.get("repo") or "")
+    row.step = 1 + sum(message["role"] == "assistant" for message in answer["messages"])
+    row.king_chars = len(answer["king"])
+    row.leaks = {side: leak_hits(row.meta[side]) for side in ("king", "challenger")}
+    if answer["challenger"]:
+        row.challenger = answer["challenger"]
+        row.style = action_style(answer["challenger"])
+        row.protocol_problem = protocol_problem(answer["challenger"], answer["messages"])
+
+
+def take_score(row: Row, answer: dict, score: dict) -> None:
+    """Fill in what the judges said, unless they judged other texts than the answer holds now."""
+    row.mode = score["mode"]
+    now = text_digests(answer)
+    judged = ("chat", "challenger", row.opponent)
+    changed = [name for name in judged if score["sha"][name] != now[name]]
+    if changed:
+        row.status = Status.STALE
+        row.why = f"judged before its {' and '.join(changed)} changed"
+        return
+    row.status = Status(score["status"])
+    row.bucket, row.why = bucket(score, held_back=row.protocol_problem or "")
+    row.points = score["points"] or 0
+    row.max_points = score["max_points"] or 0
+    if row.bucket:
+        row.score = 100 * row.points / row.max_points
+        enough = 100 * row.points >= FINAL_MIN * row.max_points
+        row.held_back = enough and row.bucket != "final"
+    row.metrics = score["metrics"] or {}
+    row.by_judge = score["by_judge"] or {}
+    row.reason = str(score["reason"] or "")
+    row.flags = score["flags"]
+
+
+def leak_hits(meta: dict) -> list[dict] | None:
+    """Return the hits of one side's stored leak audit; None when it was never audited."""
+    audit = meta.get("leaks")
+    if not isinstance(audit, dict) or not isinstance(audit.get("hits"), list):
+        return None
+    return [hit for hit in audit["hits"] if isinstance(hit, dict)]
+
+
+# ------------------------------------------------------------------------------------------ write
+
+
+def turns_csv(rows: list[Row], judges: list[str]) -> str:
+    """Return turns.csv, a line for each row."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    for place, row in enumerate(rows):
+        cells = csv_cells(row, judges)
+        if place == 0:
+            writer.writerow([csv_cell(name) for name in cells])
+        writer.writerow([csv_cell(value) for value in cells.values()])
+    return text.getvalue()
+
+
+def csv_cells(row: Row, judges: list[str]) -> dict[str, object]:
+    """Return a row's cells by column."""
+    return {
+        "stem": row.stem,
+        "file": row.path.as_posix() if row.path else "",
+        "instance_id": row.instance_id,
+        "repo": row.repo,
+        "status": row.status,
+        "bucket": row.bucket,
+        "score": row.score,
+        "points": row.points,
+        "max_points": row.max_points,
+        "style": row.style,
+        "step": row.step,
+        "king_chars": row.king_chars,
+        "challenger_chars": len(row.challenger),
+        **{metric: row.metrics.get(metric) for metric in METRICS},
+        **{f"judge {judge}": row.by_judge.get(judge) for judge in judges},
+        "spread": row.spread,
+        "leak_hits": len(row.leaks.get("challenger") or []),
+        "king_leak_hits": len(row.leaks.get("king") or []),
+        "flags": ", ".join(map(str, row.flags)),
+        "protocol_problem": row.protocol_problem,
+        "export": row.exported,
+        "reason": row.reason,
+        "why": row.why,
+    }
+
+
+def csv_cell(value: object) -> str:
+    """Return a cell's text. What a spreadsheet would run as a formula starts with an apostrophe."""
+    if value is None:
+        return ""
+    text = f"{value:.2f}" if isinstance(value, float) else str(value).replace("\0", "")
+    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
