@@ -18,7 +18,7 @@ from common.parquet import needed_leaves
 from common.sources import PR_COLUMNS
 from common.turns import RECORD_KEYS
 from prompt import Rules, next_turns, read_exclusions, row_group_order, why_left_out
-from tests.helpers import stage, start
+from runner import stage, start
 from tests.hub import TRAJECTORIES, FakeHub, pull_request, trajectory, write_datasets
 
 BOTH = ("--dataset", "acme/trajectories", "--prs", "acme/prs")
@@ -211,7 +211,7 @@ def test_the_hub_and_a_folder_give_the_same_and_a_rerun_asks_nothing(data, hub, 
     assert samples(here) == samples(there)
     assert plan(there)["revision"] == hub.commit("acme/trajectories")
     assert plan(there)["seed"] == 0
-    hub.requests.clear()
+    hub.forget()
     assert remade(there, remote, hub, "--count", "230") == []
     assert hub.requests == []
 
@@ -400,7 +400,7 @@ def test_only_the_drawn_columns_are_read_and_the_records_only_once(data, hub, tm
     assert drawn < 0.98 * sum(path.stat().st_size for path in hub.files("acme/trajectories"))
     listings = [path for _, path, *_ in hub.requests if "/tree/" in path]
     assert len(listings) == 2
-    hub.requests.clear()
+    hub.forget()
     second = make(tmp_path / "second")
     run = remote(hub, "--count", "60", "--seed", "5", cwd=second, HF_HOME=str(tmp_path / "hf_home"))
     assert run.returncode == 0, run.stderr
@@ -436,7 +436,7 @@ def test_kills_at_any_moment_then_the_same_files(data, tmp_path, clean):
     with FakeHub(data, latency_s=0.01) as hub:
         kills = 0
         for requests in (20, 45, 60, 75):  # the whole takes about ninety
-            hub.requests.clear()
+            hub.forget()
             environment = hub_environment(hub, tmp_path)
             process = start("prompt.py", *BOTH, "--count", "60", cwd=tmp_path, **environment)
             deadline = time.monotonic() + 20
