@@ -53,6 +53,7 @@ from common.turns import (
     Status,
     answer_files,
     answer_folders,
+    first_filled,
     read_answer,
     read_duel,
     read_plan,
@@ -159,12 +160,13 @@ def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) 
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
-    """Return the answer file of a turn, in the first answer folder that holds it."""
+    """Return the answer file of a turn; of several folders see `first_filled`."""
+    paths = []
     for folder in answer_folders() if folders is None else folders:
         path = folder / f"{stem}.json"
         if path.is_file():
-            return path
-    return None
+            paths.append(path)
+    return first_filled(paths) if paths else None
 
 
 # ---------------------------------------------------------------------------------------- buckets

@@ -499,10 +499,10 @@ def check_settings(config: Config, flags) -> None:
     """Refuse a bound without a rank among the resamples, and a second look by nobody."""
     duel = config.duel
     if duel.alpha * (duel.resamples + 1) < 1:
+        least = math.ceil(1 / duel.alpha) - 1
         raise UserError(
             f"[duel] alpha = {duel.alpha:g} with resamples = {duel.resamples}: expected "
-            f"alpha * (resamples + 1) of 1 or more, so resamples of {math.ceil(1 / duel.alpha)} "
-            "or more."
+            f"alpha * (resamples + 1) of 1 or more, so resamples of {least} or more."
         )
     if flags.confirm and not config.confirm.models:
         raise UserError(
