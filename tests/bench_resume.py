@@ -17,8 +17,8 @@ from shutil import rmtree
 from ch import audit
 from common.cli import Tally
 from common.config import check_config
-from common.turns import METRICS, answer_files
 from common.duel.verdicts import Panel, load_turn, score_record
+from common.turns import METRICS, answer_files
 from tests.makers import (
     REPLY,
     make_answer,

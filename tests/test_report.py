@@ -33,6 +33,8 @@ from makers import (
 )
 from runner import stage, start
 
+pytestmark = pytest.mark.background
+
 FINAL = 54  # half-points of MOST: 90 score points
 REFINED = 42  # 70
 DEFEAT = 6  # 10
