@@ -11,12 +11,12 @@ import numpy as np
 from common.config import Config
 from common.duel.rows import (
     Rows,
-    calls_saved,
     contrasts,
     final_mask,
     judge_figures,
     percent_of,
     spending,
+    stopping_saves,
 )
 from common.duel.statistics import at_equal_length, kept_again
 from common.duel.verdicts import SCORE, Panel
@@ -50,7 +50,7 @@ def make_duel(
         judges[name] = {"score": score, **habits[name], **own, **spending(rows.bills[name])}
     metrics = {name: percent_of(base.points[..., place]) for place, name in enumerate(METRICS)}
     parsed = base.taken(base.statuses == Status.PARSED)
-    asking = [names.index(call.model) for call in panel.cheapest_first]
+    asked = parsed.points[~parsed.identical]
     return {
         "mode": mode,
         "opponent": SIDES[OPPONENT[mode]],
@@ -75,7 +75,8 @@ def make_duel(
         "stop_early": {
             "on": panel.stop_early,
             "edge": panel.edge,
-            "saves": calls_saved(parsed.points[~parsed.identical], asking, panel.edge),
+            "full_share": panel.full_share,
+            "saves": stopping_saves(asked, rows.bills, panel.edge, panel.full_share),
         },
         "second_look": second_look(rows, panel),
         "looks": {name: spending(bill) for name, bill in rows.looks.items() if bill},
@@ -142,6 +143,23 @@ def summary(duel: dict) -> list[str]:
         f"turns   {turns['parsed']} parsed ({turns['identical']} identical), "
         f"{turns['parse_fail']} parse-fail, {turns['unfinished']} unfinished"
     )
+    if duel["stop_early"]["on"]:
+        lines.append(
+            f"        {turns['stopped']} were stopped early; the verdict rests on "
+            f"{duel['turns_counted']} of those that never are"
+        )
+    second = duel["second_look"]
+    if second and second["turns"]:
+        lines.append(
+            f"second  {second['turns']} turns looked at again: mean score "
+            f"{second['mean_first']:.1f}, now {second['mean_confirmed']:.1f}"
+        )
+    if second and second["read"]:
+        opponent = OPPONENT[duel["mode"]]
+        lines.append(
+            f"reader  {second['read']} turns read: {second['named']['challenger']} challengers "
+            f"named, {second['named'][opponent]} {duel['opponent']}s"
+        )
     for name, judge in duel["judges"].items():
         if judge["position_consistency"] is not None and judge["score"] is not None:
             lines.append(
