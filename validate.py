@@ -334,7 +334,7 @@ def gate(rows: Rows, panels: dict[str, list[int]], config: Config) -> dict[str, 
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
     units = [turn_units(rows, places) for places in panels.values()]
     if not len(rows.points):
-        return {name: too_few({}, 0, duel) for name in panels}
+        return {name: too_few(no_figures(rows, places), 0, duel) for name, places in panels.items()}
     values = np.stack([value for value, _, _ in units], axis=1)
     counts = np.stack([counted for _, counted, _ in units], axis=1).astype(np.int64)
     by_instance = cluster_sums(values, counts, rows.instances)
@@ -347,17 +347,8 @@ def gate(rows: Rows, panels: dict[str, list[int]], config: Config) -> dict[str, 
         whole = units[column][2]  # units of a delta of 1, which is 100 score points
         turns = int(counts[:, column].sum())
         instances = len(set(rows.instances[counts[:, column] > 0]))
-        result = {
-            "margin": None,
-            "mean_score": None,
-            "lcb": None,
-            "lcb_by_repo": None,
-            "se": None,
-            "interval": None,
-            "parsed_frac": parsed_share(rows, places),
-            "instances": instances,
-            "turns_counted": turns,
-        }
+        result = no_figures(rows, places)
+        result |= {"instances": instances, "turns_counted": turns}
         if turns:
             margin = 200 * int(values[:, column].sum()) / (whole * turns)
             result |= {"margin": margin, "mean_score": 50 + margin / 2}
@@ -377,6 +368,21 @@ def gate(rows: Rows, panels: dict[str, list[int]], config: Config) -> dict[str, 
         why = f"not decided: {left} turns that had been stopped early are not judged in full yet"
         found = {name: {**verdict, "accepted": None, "why": why} for name, verdict in found.items()}
     return found
+
+
+def no_figures(rows: Rows, places: list[int]) -> dict:
+    """Return the figures of a panel's verdict before there are any."""
+    return {
+        "margin": None,
+        "mean_score": None,
+        "lcb": None,
+        "lcb_by_repo": None,
+        "se": None,
+        "interval": None,
+        "parsed_frac": parsed_share(rows, places),
+        "instances": 0,
+        "turns_counted": 0,
+    }
 
 
 def turn_units(rows: Rows, places: list[int]) -> tuple[np.ndarray, np.ndarray, int]:
