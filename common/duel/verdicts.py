@@ -174,10 +174,12 @@ class Panel:
             if self.may_stop(turn) and self.is_decided(turn):
                 return []
             return self.missing(turn, FIRST_LOOK, retry_failed)
+        if turn.answer["meta"]["challenger"].get("refused"):
+            return []  # the audit keeps it out of final/, whatever anyone says
         score = score_record(turn, self)
         if score["status"] == Status.PARSED and self.in_band(score):
             missing = self.missing(turn, SECOND_LOOK, retry_failed)
-            if missing:
+            if missing or "score_confirmed" not in score:
                 return missing
         if bucket({**score, "held_back": ""})[0] == "final":
             return self.missing(turn, READING, retry_failed)
