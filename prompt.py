@@ -67,7 +67,7 @@ class Rules:
     records: dict[str, tuple]  # where the PR record of each instance lies
     prs: str
     excluded: set[str]  # instance ids and repos
-    exclude_file: str
+    exclude_file: str | None
 
 
 def why_left_out(
@@ -341,14 +341,16 @@ def complete_file(sampler: Sampler, turns: list[dict], first: int, goal: int) ->
     planned = turns[first : min(first + PROMPTS_PER_FILE, goal)]
     prompts = sample.held_prompts(sampler.plan, turns, first)
     missing = planned[len(prompts) :]
+    again = []
     for number, turns_of_window in itertools.groupby(missing, key=itemgetter("window")):
-        prompts += sampler.read_again(number, list(turns_of_window))
-    if not all(map(sample.is_prompt_of, planned, prompts)):
+        again += sampler.read_again(number, list(turns_of_window))
+    if not all(map(sample.is_prompt_of, missing, again)):
         raise UserError(
             f"{sampler.files.flag} {sampler.files.name}: it no longer holds what {sample.PLAN} "
             "was made from.\nPut its files back, or start in another folder."
         )
-    if missing:
+    if again:
+        prompts += again
         write_json(sample.prompts_file(sampler.plan, first), prompts)
     return prompts
 
@@ -387,6 +389,7 @@ def read_flags():
 
 
 def main() -> int:
+    """Bring prompt/ and commit/ to what the flags ask for; return the exit code."""
     args = read_flags()
     excluded = read_exclusions(args.exclude)
     flags = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}

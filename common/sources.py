@@ -110,7 +110,10 @@ def write_records(prs: ParquetFiles, places: dict, wanted: set[str], pool: Execu
     groups = sorted({places[instance_id] for instance_id in wanted})
     paths = set(pool.map(lambda place: str(prs.local_path(*place, PR_COLUMNS)), groups))
     select = ", ".join(f'"{column}" AS "{key}"' for key, column in RECORD_COLUMNS.items())
-    query = f"SELECT {select} FROM read_parquet(?) WHERE instance_id IN (SELECT unnest(?))"
+    query = (
+        f"SELECT {select} FROM read_parquet(?, union_by_name = true) "
+        "WHERE instance_id IN (SELECT unnest(?))"
+    )
     try:
         with duckdb.connect() as database:
             found = database.execute(query, [sorted(paths), sorted(wanted)])

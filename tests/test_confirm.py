@@ -150,7 +150,7 @@ def test_the_gate_never_sees_the_second_look(judged):
     assert look["mean_confirmed"] == pytest.approx((np.mean([44, 47, 48, 54]) + 30) / 1.2)
     assert second["looks"]["second look"]["calls"] == 6 * len(IN_BAND)
     assert second["looks"]["first look"]["calls"] == 6 * len(FIRST)
-    assert "4 turns looked at again: mean score 80.4, now 65.2" in result.stdout
+    assert "4 turns looked at again: mean score 80.4 -> 65.2" in result.stdout
 
 
 def test_the_second_look_is_cached_like_every_verdict(judged):
@@ -339,7 +339,7 @@ def test_a_named_challenger_is_held_back_with_the_words(judged):
             found, why = bucket(record)
             assert found == "refined" and "the chat does not explain 'THOUGHT: GOOD.'" in why
         assert duel(cwd)["second_look"]["named"] == {"challenger": 6, "king": 0, "assistant": 0}
-        assert "6 turns read: 6 challengers named, 0 kings" in result.stdout
+        assert "of 6 turns read: 6 challengers named" in result.stdout
         before = len(server.chats)
         validate(cwd, server, "--confirm")
         assert len(server.chats) == before

@@ -1,4 +1,6 @@
-"""The local server does what its orders say, seen over plain sockets and through the openai client."""
+"""The local server does what its orders say, over plain sockets and through the openai client."""
+
+from __future__ import annotations
 
 import json
 import socket
@@ -19,10 +21,14 @@ TEXT = "THOUGHT: naïve → look\n\n```bash\nls -la\n```"
 
 
 def ask(server, stream=True, timeout_s=5.0, key="test-key", **more):
-    """One chat request over a plain socket: (status, headers, body as received after dechunking, ended how)."""
-    body = json.dumps({"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hi"}], **more})
-    request = (f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
-               f"Content-Length: {len(body.encode())}\r\nConnection: close\r\n\r\n{body}")
+    """Send one chat request; return status, headers, the dechunked body, and how it ended."""
+    body = json.dumps(
+        {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hi"}], **more}
+    )
+    request = (
+        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
+        f"Content-Length: {len(body.encode())}\r\nConnection: close\r\n\r\n{body}"
+    )
     received, ended = b"", "closed"
     with socket.create_connection(("127.0.0.1", server.port), timeout=timeout_s) as connection:
         connection.sendall(request.encode())
@@ -31,8 +37,8 @@ def ask(server, stream=True, timeout_s=5.0, key="test-key", **more):
             while data := connection.recv(1 << 16):
                 received += data
                 if time.monotonic() > deadline:
-                    raise socket.timeout
-        except socket.timeout:
+                    raise TimeoutError
+        except TimeoutError:
             ended = "timeout"
         except ConnectionResetError:
             ended = "reset"
@@ -49,7 +55,7 @@ def dechunk(data):
     whole = b""
     while data:
         size, _, data = data.partition(b"\r\n")
-        whole, data = whole + data[:int(size, 16)], data[int(size, 16) + 2:]
+        whole, data = whole + data[: int(size, 16)], data[int(size, 16) + 2 :]
     return whole
 
 
@@ -62,7 +68,9 @@ def read_stream(body):
         elif line.startswith("data: ") and json.loads(line[6:]).get("choices"):
             choice = json.loads(line[6:])["choices"][0]
             text += choice["delta"].get("content") or ""
-            reasoning += choice["delta"].get("reasoning_content") or choice["delta"].get("reasoning") or ""
+            reasoning += (
+                choice["delta"].get("reasoning_content") or choice["delta"].get("reasoning") or ""
+            )
             finish = choice["finish_reason"] or finish
     return text, reasoning, finish, done
 
@@ -78,14 +86,30 @@ def order(server, fault, **more):
     return ask(server, **more)
 
 
-@pytest.mark.parametrize("fault, status, words", [
-    ("400-context", 400, "context length"), ("400-param", 400, "temperature"), ("401", 401, "api key"),
-    ("402", 402, "Quota exceeded"), ("403", 403, "not allowed"), ("404", 404, "model not found: m"),
-    ("408", 408, "timed out"), ("409", 409, "Conflict"), ("429", 429, "maximum capacity"),
-    ("429-retry-after", 429, "Too many"), ("429-spam", 429, "spamming"), ("500", 500, "exhausted"),
-    ("502-html", 502, "<html>"), ("503", 503, "No instances"), ("524", 524, "<html>"),
-    ("200-html", 200, "<html>"), ("200-error", 200, '"choices": null'), ("empty-choices", 200, '"choices": []'),
-    ("no-choices", 200, "chat.completion")])
+@pytest.mark.parametrize(
+    "fault, status, words",
+    [
+        ("400-context", 400, "context length"),
+        ("400-param", 400, "temperature"),
+        ("401", 401, "api key"),
+        ("402", 402, "Quota exceeded"),
+        ("403", 403, "not allowed"),
+        ("404", 404, "model not found: m"),
+        ("408", 408, "timed out"),
+        ("409", 409, "Conflict"),
+        ("429", 429, "maximum capacity"),
+        ("429-retry-after", 429, "Too many"),
+        ("429-spam", 429, "spamming"),
+        ("500", 500, "exhausted"),
+        ("502-html", 502, "<html>"),
+        ("503", 503, "No instances"),
+        ("524", 524, "<html>"),
+        ("200-html", 200, "<html>"),
+        ("200-error", 200, '"choices": null'),
+        ("empty-choices", 200, '"choices": []'),
+        ("no-choices", 200, "chat.completion"),
+    ],
+)
 def test_refusals(server, fault, status, words):
     for stream in (True, False):
         got, headers, body, _ = order(server, fault, stream=stream)
@@ -98,11 +122,20 @@ def test_refusals(server, fault, status, words):
             assert isinstance(answer.get("detail"), dict) == (fault == "402")
 
 
-@pytest.mark.parametrize("fault, text, finish", [
-    (None, TEXT, "stop"), ("crlf", TEXT, "stop"), ("no-finish", TEXT, None), ("empty", "", "stop"),
-    ("length-cut", TEXT[:len(TEXT) // 2], "length"), ("length-empty", "", "length"),
-    ("content-filter", TEXT[:len(TEXT) // 2], "content_filter"), ("reasoning", TEXT, "stop"),
-    ("verdict-in-reasoning", "My answer is given above.", "stop")])
+@pytest.mark.parametrize(
+    "fault, text, finish",
+    [
+        (None, TEXT, "stop"),
+        ("crlf", TEXT, "stop"),
+        ("no-finish", TEXT, None),
+        ("empty", "", "stop"),
+        ("length-cut", TEXT[: len(TEXT) // 2], "length"),
+        ("length-empty", "", "length"),
+        ("content-filter", TEXT[: len(TEXT) // 2], "content_filter"),
+        ("reasoning", TEXT, "stop"),
+        ("verdict-in-reasoning", "My answer is given above.", "stop"),
+    ],
+)
 def test_spoiled_replies(server, fault, text, finish):
     _, _, body, _ = order(server, fault)
     got, reasoning, got_finish, done = read_stream(body)
@@ -116,24 +149,37 @@ def test_spoiled_replies(server, fault, text, finish):
 
 
 def test_raw_tokens_and_thinking_surround_the_text(server):
-    texts = {name: read_stream(order(server, name)[2])[0]
-             for name in ("tool-tokens", "tool-tokens-late", "think", "think-unopened")}
-    assert texts["tool-tokens"].startswith("<|tool_calls_section_begin|>") and texts["tool-tokens"].endswith(TEXT)
+    texts = {
+        name: read_stream(order(server, name)[2])[0]
+        for name in ("tool-tokens", "tool-tokens-late", "think", "think-unopened")
+    }
+    assert texts["tool-tokens"].startswith("<|tool_calls_section_begin|>") and texts[
+        "tool-tokens"
+    ].endswith(TEXT)
     assert texts["tool-tokens-late"].startswith(TEXT) and "<|tool_call" in texts["tool-tokens-late"]
     assert texts["think"].startswith("<think>") and texts["think"].endswith("</think>\n\n" + TEXT)
-    assert "<think>" not in texts["think-unopened"] and texts["think-unopened"].endswith("</think>\n\n" + TEXT)
+    assert "<think>" not in texts["think-unopened"] and texts["think-unopened"].endswith(
+        "</think>\n\n" + TEXT
+    )
 
 
 def test_broken_streams(server):
     for fault, line in (("error-line", b'\n{"error"'), ("error-event", b'\ndata: {"error"')):
         _, _, body, ended = order(server, fault)
         text, _, finish, done = read_stream(body.replace(b'\n{"error"', b'\n: {"error"'))
-        assert line in body and ended == "closed" and TEXT.startswith(text) and 0 < len(text) < len(TEXT)
+        assert (
+            line in body
+            and ended == "closed"
+            and TEXT.startswith(text)
+            and 0 < len(text) < len(TEXT)
+        )
         assert finish is None and not done
     for stream in (True, False):
         assert order(server, "reset", stream=stream)[3] == "reset"
         started = time.monotonic()
-        assert order(server, "silent", stream=stream)[0] is None and time.monotonic() - started >= 0.3
+        assert (
+            order(server, "silent", stream=stream)[0] is None and time.monotonic() - started >= 0.3
+        )
         status, headers, body, _ = order(server, "cut-stream", stream=stream)
         assert status == 200 and (stream or len(body) < int(headers["Content-Length"]))
         started = time.monotonic()
@@ -142,14 +188,20 @@ def test_broken_streams(server):
     assert json.loads(order(server, "not-stream")[2])["choices"][0]["message"]["content"] == TEXT
     server.faults = lambda n, body: "comments"
     body = ask(server, timeout_s=0.4)
-    assert body[3] == "timeout" and body[2].count(b": keep-alive\n\n") > 2 and b"data:" not in body[2]
+    assert (
+        body[3] == "timeout" and body[2].count(b": keep-alive\n\n") > 2 and b"data:" not in body[2]
+    )
 
 
 def test_crlf_cuts_characters_in_two():
     with Server(lambda body: TEXT, faults=lambda n, body: "crlf") as server:
-        with socket.create_connection(("127.0.0.1", server.port), timeout=5) as connection:
+        connection = socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        with connection:
             body = b'{"stream": true, "messages": []}'
-            connection.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body) + body)
+            connection.sendall(
+                b"POST /v1/chat/completions HTTP/1.1\r\nContent-Length: %d\r\n\r\n" % len(body)
+                + body
+            )
             received = b""
             while not received.endswith(b"0\r\n\r\n"):
                 received += connection.recv(1 << 16)
@@ -177,8 +229,15 @@ def test_the_openai_client_reads_it():
         whole = whole.parse()
         assert whole.choices[0].message.content == TEXT and whole.model == "m-2"
         assert whole.choices[0].message.reasoning_content == "hm" and whole.usage.prompt_tokens > 0
-        chunks = list(client.chat.completions.create(**chat, stream=True, stream_options={"include_usage": True}))
-        assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices) == TEXT
+        chunks = list(
+            client.chat.completions.create(
+                **chat, stream=True, stream_options={"include_usage": True}
+            )
+        )
+        assert (
+            "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
+            == TEXT
+        )
         assert chunks[-1].usage and not chunks[-1].choices and 7 <= len(chunks) <= 12
         assert len({chunk.id for chunk in chunks}) == 1 and chunks[0].id != whole.id
         assert all(not chunk.usage for chunk in client.chat.completions.create(**chat, stream=True))
@@ -186,15 +245,22 @@ def test_the_openai_client_reads_it():
         assert model.context_length and model.max_output_length and model.pricing["prompt"] > 0
         assert model.price["input"]["usd"] == model.pricing["prompt"]
         with pytest.raises(openai.AuthenticationError):
-            openai.OpenAI(base_url=server.url, api_key="wrong", max_retries=0).chat.completions.create(**chat)
+            openai.OpenAI(
+                base_url=server.url, api_key="wrong", max_retries=0
+            ).chat.completions.create(**chat)
         assert [request["n"] for request in server.chats] == [1, 2, 3, 4]
-        assert server.chats[-1]["fault"] == "401" and server.chats[0]["body"]["messages"] == chat["messages"]
+        assert (
+            server.chats[-1]["fault"] == "401"
+            and server.chats[0]["body"]["messages"] == chat["messages"]
+        )
 
 
 def test_limit_on_concurrency_and_list_of_models():
     with Server(lambda body: TEXT, latency_s=0.2, max_in_flight=2, models=["m"]) as server:
         statuses = []
-        threads = [threading.Thread(target=lambda: statuses.append(ask(server)[0])) for _ in range(5)]
+        threads = [
+            threading.Thread(target=lambda: statuses.append(ask(server)[0])) for _ in range(5)
+        ]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -206,7 +272,9 @@ def test_limit_on_concurrency_and_list_of_models():
 def test_a_connection_is_kept_and_a_gone_client_is_noticed():
     with Server(lambda body: TEXT, faults=lambda n, body: "silent" if n == 3 else None) as server:
         connection = socket.create_connection(("127.0.0.1", server.port), timeout=5)
-        request = b'POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 16\r\n\r\n{"messages": []}'
+        request = (
+            b'POST /v1/chat/completions HTTP/1.1\r\nContent-Length: 16\r\n\r\n{"messages": []}'
+        )
         for _ in range(2):
             connection.sendall(request)
             received = b""
@@ -224,8 +292,19 @@ def test_a_connection_is_kept_and_a_gone_client_is_noticed():
 
 
 def test_as_a_process():
-    command = [sys.executable, "-m", "common.demo.server", "--events", "5", "--reply-chars", "300",
-               "--faults", "429,503", "--fault-rate", "0.5"]
+    command = [
+        sys.executable,
+        "-m",
+        "common.demo.server",
+        "--events",
+        "5",
+        "--reply-chars",
+        "300",
+        "--faults",
+        "429,503",
+        "--fault-rate",
+        "0.5",
+    ]
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     try:
         said = json.loads(process.stdout.readline())

@@ -61,3 +61,19 @@ def test_records_of_wanted_instances_the_first_of_each(tmp_path, monkeypatch):
     other = read_record(rows[4]["instance_id"])
     assert (other["patch"], other["language"], other["files"]) == ("", "", [])
     assert list(write_records(prs, places, set(), pool)) == []
+
+
+def test_records_of_files_that_differ_in_a_type(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = [pull_request(number) for number in range(4)]
+    for row in rows[:2]:
+        row["interface"] = None
+    for number in (0, 2):
+        table = pa.Table.from_pylist(rows[number : number + 2])
+        pq.write_table(table, f"prs-{number}.parquet")
+    prs = open_dataset("--prs", "prs-*.parquet", PR_COLUMNS)
+    pool = ThreadPoolExecutor(2)
+    places = find_records(prs, pool)
+    wanted = {row["instance_id"] for row in rows}
+    assert set(write_records(prs, places, wanted, pool)) == wanted
+    assert {read_record(name)["interface"] for name in wanted} == {""}

@@ -106,7 +106,8 @@ def test_a_turn_stops_as_soon_as_no_verdict_could_bring_it_to_final(tmp_path):
         assert bucket(record)[0] == "defeat"
     turns = duel(tmp_path)["turns"]
     assert (turns["stopped"], turns["parsed"]) == (COUNT - len(full), len(full))
-    assert f"{COUNT - len(full)} were stopped early" in result.stdout
+    assert f"{COUNT - len(full)} stopped early" in result.stdout
+    assert f"the duel rests on {len(full)} of {COUNT} turns" in result.stdout
 
 
 def test_the_check_is_made_after_every_single_verdict(tmp_path):

@@ -139,33 +139,27 @@ def summary(duel: dict) -> list[str]:
         level = f"{1 - 2 * duel['alpha']:.0%} interval {low:.2f} to {high:.2f}"
         mean = f"{duel['mean_score']:.2f}"
         lines.append(f"score   {mean}, {level}, over {duel['instances']} instances")
+    stopped = f"{turns['stopped']} stopped early, " if turns["stopped"] else ""
     lines.append(
-        f"turns   {turns['parsed']} parsed ({turns['identical']} identical), "
+        f"turns   {turns['parsed']} parsed ({turns['identical']} identical), {stopped}"
         f"{turns['parse_fail']} parse-fail, {turns['unfinished']} unfinished"
     )
     if duel["stop_early"]["on"]:
-        lines.append(
-            f"        {turns['stopped']} were stopped early; the verdict rests on "
-            f"{duel['turns_counted']} of those that never are"
-        )
-    second = duel["second_look"]
-    if second and second["turns"]:
-        lines.append(
-            f"second  {second['turns']} turns looked at again: mean score "
-            f"{second['mean_first']:.1f}, now {second['mean_confirmed']:.1f}"
-        )
-    if second and second["read"]:
-        opponent = OPPONENT[duel["mode"]]
-        lines.append(
-            f"reader  {second['read']} turns read: {second['named']['challenger']} challengers "
-            f"named, {second['named'][opponent]} {duel['opponent']}s"
-        )
+        rests = f"{duel['turns_counted']} of {turns['answered']} turns, judged in full"
+        lines.append(f"        the duel rests on {rests}")
     for name, judge in duel["judges"].items():
         if judge["position_consistency"] is not None and judge["score"] is not None:
             lines.append(
                 f"judge   {name}: score {judge['score']:.1f}, same call in both orders "
                 f"{judge['position_consistency']:.0%}, position bias {judge['pull']:+.2f}"
             )
+    again = duel["second_look"]
+    if again and again["turns"]:
+        change = f"{again['mean_first']:.1f} -> {again['mean_confirmed']:.1f}"
+        lines.append(f"second  {again['turns']} turns looked at again: mean score {change}")
+    if again and again["read"]:
+        named = ", ".join(f"{count} {side}s" for side, count in again["named"].items() if count)
+        lines.append(f"reader  of {again['read']} turns read: {named or 'no reply'} named")
     if turns["parse_fail"]:
         lines.append("        --retry-failed asks the parse-fails again")
     if duel["flags"]:
