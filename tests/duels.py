@@ -94,6 +94,7 @@ def rows_of(points: np.ndarray, instances=None) -> Rows:
         statuses=np.array(statuses, object),
         identical=np.zeros(count, bool),
         full=np.zeros(count, bool),
+        reopened=np.zeros(count, bool),
         points=points,
         returned=np.ones(points.shape[:2], bool),
         length_ratios=np.ones(count),
