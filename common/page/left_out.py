@@ -19,6 +19,7 @@ class LeftOut:
 
     instances: dict[str, str] = field(default_factory=dict)  # by stem, of every prompt
     repos: dict[str, str] = field(default_factory=dict)  # by instance
+    licences: dict[str, str] = field(default_factory=dict)  # by instance, where its record has one
     excluded: list[dict] = field(default_factory=list)  # rows; with record_chars, patch_chars
     no_record: list[dict] = field(default_factory=list)  # rows
     sampling: list[dict] = field(default_factory=list)  # the plan's: instance_id, repo, reason
@@ -64,6 +65,7 @@ def _place(row: dict, left_out: LeftOut, max_record_chars: int) -> None:
     except (UserError, BadFile) as missing:
         left_out.no_record.append({**row, "why": str(missing).split("\n")[0]})
         return
+    left_out.licences[row["instance_id"]] = str(record.get("license") or "")
     why = exclusion_reason(record, max_record_chars)
     if why:
         sizes = {"record_chars": record_chars(record), "patch_chars": len(record["patch"] or "")}
