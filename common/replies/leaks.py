@@ -15,7 +15,8 @@ from functools import cached_property, lru_cache
 
 from common.replies.disclosure import outside_sources
 from common.replies.protocol import action_style, bash_blocks, thought
-from common.replies.shell import TO_THE_END, Command, addressed_lines, split_commands
+from common.replies.shell import Command, split_commands
+from common.replies.views import TO_THE_END, addressed_lines
 
 AUDIT_VERSION = "2"  # raise it whenever the audit gets stricter: ch.py then audits stored replies again
 
