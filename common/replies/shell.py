@@ -34,13 +34,12 @@ _COMMENT = re.compile(r"#[^\n]*")
 class Command:
     """One simple command: words without quotes, redirections (`(">", "out.txt")`), heredoc bodies.
 
-    `raw` are the same words as they stand in the script, and `ends` is the operator after it.
+    `ends` is the operator after it.
     """
 
     words: list[str] = field(default_factory=list)
     redirects: list[tuple[str, str]] = field(default_factory=list)
     heredocs: list[str] = field(default_factory=list)
-    raw: list[str] = field(default_factory=list)
     ends: str = ""
 
     @property
@@ -66,6 +65,10 @@ class Command:
             if operator.lstrip("0123456789") in _WRITING and not target.startswith("/dev/"):
                 found.append(target)
         return found
+
+    @property
+    def read_files(self) -> list[str]:
+        return [target for operator, target in self.redirects if operator == "<"]
 
 
 def _is_skipped(word: str) -> bool:
@@ -117,7 +120,6 @@ def split_commands(script: str) -> list[Command]:
             word = unquote(text)
             if operator is None:
                 current.words.append(word)
-                current.raw.append(text)
                 continue
             current.redirects.append((operator, word))
             if operator.lstrip("0123456789") in _HEREDOC:

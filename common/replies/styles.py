@@ -61,6 +61,16 @@ def _command_style(command: Command) -> str:
     return "look" if program in words("listers") else "other"
 
 
+def edited_files(commands: list[Command]) -> list[str]:
+    """Return the texts that name what the commands change: targets, operands, scripts that write."""
+    found = []
+    for command in commands:
+        if command.program in words("editors") or _command_style(command) == "edit":
+            found += [*command.written_files, *command.heredocs]
+            found += command.argv[1:]
+    return found
+
+
 def _reads_a_file(command: Command, operands: list[str]) -> bool:
     """Tell a reader of files from `| head -20`, which only trims what another command printed."""
     needed = 2 if command.program in ("sed", "awk") else 1
