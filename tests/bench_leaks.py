@@ -263,9 +263,7 @@ def interval(hits: list[bool], chats: list[str]) -> tuple[float, float]:
     for hit, chat in zip(hits, chats, strict=True):
         n[places[chat]] += 1
         k[places[chat]] += hit
-    draws = numpy.random.default_rng(1).multinomial(
-        len(names), [1 / len(names)] * len(names), 2000
-    )
+    draws = numpy.random.default_rng(1).multinomial(len(names), [1 / len(names)] * len(names), 2000)
     shares = (draws @ k) / (draws @ n)
     return tuple(numpy.quantile(shares, [0.025, 0.975]))
 

@@ -5,6 +5,7 @@ reply's command; any other is a sentence before the command that the reply has. 
 hidden thing is named; `hidden_things` draws those of one turn, each without a trace in the chat.
 """
 
+import builtins
 import random
 import re
 
@@ -206,7 +207,8 @@ def hidden_things(record: dict, messages: list[dict], draw: random.Random) -> di
     path = found.get("path", {}).get("p") or (files[0].path if files else "setup.py")
     repo = record["repo"]
     package = repo.split("/")[-1]
-    folders = [file.path.split("/")[0] for file in files if "/" in file.path]
+    folders = [re.sub("^(?:src|lib)/", "", file.path) for file in files]
+    folders = [folder.split("/")[0] for folder in folders if "/" in folder]
     values = {**_path_values(path), "k": package, "k1": package[0], "r": repo, "n": number}
     found["peek"] = {**values, "i": (folders or [package])[0]}
     return found
@@ -236,7 +238,9 @@ def _hidden_paths(files, messages, chat, draw) -> dict:
     unread = []
     shown = "\n".join(message["content"] for message in messages[2:])
     for file in files:
-        base = file.path.rsplit("/", 1)[-1]
+        folder, _, base = file.path.rpartition("/")
+        if base == "__init__.py" and folder.rsplit("/", 1)[-1].lower() in chat.lower():
+            continue
         stem = re.sub(r"[\W_]", "", base.split(".")[0].lower())
         if len(stem) > 3 and base not in chat and stem not in letters:
             paths.append(file.path)
@@ -271,7 +275,12 @@ def _hidden_names(files, chat, draw) -> dict:
         if names:
             name = draw.choice(names)
             half = len(name) // 2
-            pieces = {"x1": name[:half], "x2": name[half:], "x3": name[half], "x4": name[half + 1 :]}
+            pieces = {
+                "x1": name[:half],
+                "x2": name[half:],
+                "x3": name[half],
+                "x4": name[half + 1 :],
+            }
             found[need] = {"x": name, **pieces}
     return found
 
@@ -287,7 +296,7 @@ def _telling_names(lines: list[str], chat: str) -> set[str]:
 
 
 def _common(name: str) -> bool:
-    return name.startswith(("assert", "__")) or name in ("setUp", "tearDown", "NotImplementedError")
+    return name.startswith(("assert", "__", "setUp", "tearDown")) or hasattr(builtins, name)
 
 
 def _hidden_hunks(files, chat, draw) -> dict:
@@ -344,7 +353,9 @@ def _hidden_lines(files, record, chat, draw) -> dict:
         part = line[: int(len(line) * 0.7)].rstrip()
         found["old line"] = {"x": line, "esc": re.sub(r"([.\[\]*^$])", r"\\\1", line), "part": part}
     notes = [line.strip() for line in (record["description"] or "").splitlines()]
-    notes = [line for line in notes if len(line.split()) > 7 and "".join(line.split()) not in squeezed]
+    notes = [
+        line for line in notes if len(line.split()) > 7 and "".join(line.split()) not in squeezed
+    ]
     if notes:
         found["note"] = {"x": draw.choice(notes)}
     return found

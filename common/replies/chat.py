@@ -9,7 +9,7 @@ from collections import defaultdict
 from functools import cached_property
 
 from common.replies.expand import expand_script
-from common.replies.record import TOKEN, squeeze, text_of
+from common.replies.record import name_parts, squeeze, text_of, token_triples
 from common.replies.shell import Command
 from common.replies.text import bash_blocks
 from common.replies.views import TO_THE_END, addressed_lines
@@ -27,11 +27,6 @@ _NAMED_THING = re.compile(
     r"\b([A-Z]+[a-z]+(?:[A-Z]+[a-z0-9]*)+|\w{1,60}(?=\()|[A-Z]\w{1,60}(?=\.\w)|\w{1,60}_\w{1,60})\b"
     r"|\b([A-Za-z]{1,60}-[a-z]{1,60})\b|`([\w.]{1,100})`"
 )
-
-
-def name_parts(name: str) -> list[str]:
-    """Return ["get", "http", "url"] for `getHTTPUrl`, `get_http_url` and `get-http-url` alike."""
-    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
 
 
 def base_name(path: str) -> str:
@@ -87,10 +82,8 @@ class Chat:
         return squeeze(self.text)
 
     @cached_property
-    def joined_tokens(self) -> set[str]:
-        """All pairs of neighbouring tokens, written together."""
-        tokens = TOKEN.findall(self.text)
-        return {first + second for first, second in zip(tokens, tokens[1:], strict=False)}
+    def token_triples(self) -> set[tuple]:
+        return token_triples(self.text)
 
     @cached_property
     def task_names(self) -> set[str]:

@@ -13,6 +13,7 @@ from common.replies.record import Record
 
 _FILE = Path(__file__).with_name("wordings.txt")
 _MOST = 50  # wordings that are weighed: one is enough to refuse a reply
+_MOST_CHARS = 60_000  # of the sentences that are weighed; replies have a few thousand
 # Every wording holds one of these: they tell cheaply which sentences to look at.
 _TELLING = re.compile(
     r"patch|fix|diff|solution|pr\b|pr['’]|prs|pull|merge|commit|change|answer|record|hidden|secret"
@@ -25,7 +26,7 @@ _PR_WORD = re.compile(r"\b(?:PRs?|[Pp]ull[- ][Rr]equests?|[Mm]erge[- ][Rr]equest
 # `PR 12`, `pull/12`, `GH-12`, `fixed by #12`; alone, `#12` counts if it is the record's own number
 _PR_NUMBER = re.compile(
     r"\b(PRs?|pull(?:[- ]request)?s?|merge[- ]requests?|MR|GH|issue|ticket|bug|see|by|in"
-    r"|fix(?:e[sd])?|close[sd]?|resolve[sd]?)?[ \-/#:]{0,3}(?:no\. ?|number )?"
+    r"|fix(?:e[sd])?|close[sd]?|resolve[sd]?)?[ \-/:]{0,3}(?:no\. ?|number )?"
     r"(?<![\w.])(#|(?<=[ \-/#:]))(\d{2,7})\b",
     re.IGNORECASE,
 )
@@ -49,24 +50,21 @@ def outside_sources(reply: str, chat: Chat, record: Record) -> list[str]:
 def _wordings(reply: str, chat: Chat) -> list[str]:
     """Return the phrases of wordings.txt that the chat does not use itself."""
     sentences = dict.fromkeys(" ".join(text.split()) for text in _SENTENCE_END.split(reply))
-    phrases = {}
-    for sentence in sentences:
-        if _TELLING.search(sentence):
-            for pattern in _patterns():
-                phrases.update((match[0], True) for match in pattern.finditer(sentence))
-        if len(phrases) > _MOST:
-            break
+    telling = "\n".join(sentence for sentence in sentences if _TELLING.search(sentence))
+    phrases = [m[0] for pattern in _patterns() for m in pattern.finditer(telling[:_MOST_CHARS])]
     if not _PR_WORD.search(chat.text):
-        phrases.update((word, True) for word in _PR_WORD.findall(reply))
+        phrases += _PR_WORD.findall(reply)
     found = []
     own_diff = "the diff" in chat.lower or "diff --git" in chat.lower or "git diff" in reply
-    for phrase in list(phrases)[:_MOST]:
+    for phrase in list(dict.fromkeys(phrases))[:_MOST]:
         lower = phrase.lower()
         if "the patch" in lower and "the patch" in chat.lower:
             continue
         if own_diff and re.search(r"\bthe (?:final )?diff\b", lower):
             continue
-        if lower not in chat.lower or not re.search(rf"(?<!\w){re.escape(lower)}(?!\w)", chat.lower):
+        if lower not in chat.lower or not re.search(
+            rf"(?<!\w){re.escape(lower)}(?!\w)", chat.lower
+        ):
             found.append(phrase)
     return found
 

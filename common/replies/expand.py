@@ -11,6 +11,8 @@ import urllib.parse
 from common.replies.shell import Command, split_commands
 
 _MOST = 32  # values of one variable, words of one brace: keeps odd scripts from costing minutes
+_MOST_COMMANDS = 1000
+_MOST_WORDS = 2000  # of one command
 _MOST_CHARS = 4000  # of one word that is looked into
 # `$(echo a/b)`, also in quotes and backquotes
 _PRINTED = re.compile(
@@ -20,10 +22,14 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_]\w{0,60})=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w{0,60})\}?")
 _BRACES = re.compile(r"\{([^{}\s]{0,400},[^{}\s]{0,400})\}")
 _ONE_OF_ONE = re.compile(r"\[(\w)\]")  # `nam[e]` in a pattern
-_GLUED_OPTION = re.compile(r"-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}=")  # `git log -Sname`, `--include=a.py`
+_GLUED_OPTION = re.compile(
+    r"-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}="
+)  # `git log -Sname`, `--include=a.py`
 _HAS_PATH = re.compile(r"^[\w@~+-][\w./@+-]*$")
 # code: `name = "a/b"`, and where such a name is joined with others
-_CODE_ASSIGNMENT = re.compile(r"\b([A-Za-z_]\w{0,60})\s?=\s?(?:Path\()?[rf]?(['\"])([^'\"\n]{1,150})\2")
+_CODE_ASSIGNMENT = re.compile(
+    r"\b([A-Za-z_]\w{0,60})\s?=\s?(?:Path\()?[rf]?(['\"])([^'\"\n]{1,150})\2"
+)
 _CODE_NAME = re.compile(r"\$?\{([A-Za-z_]\w{0,60})\}|\b([A-Za-z_]\w{0,60})\b(?=\s?[+/,)])")
 _JOINTS = (
     (re.compile(r"/?['\"]\)?\s?/\s?[rf]?['\"]"), "/"),
@@ -38,7 +44,7 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     A script whose quotes never close has no commands.
     """
     try:
-        commands = split_commands(_PRINTED.sub(_print, script))
+        commands = split_commands(_PRINTED.sub(_print, script), _MOST_COMMANDS)
     except ValueError:
         return [], []
     shell = _Shell()
@@ -72,7 +78,7 @@ class _Shell:
     def run(self, command: Command) -> Command:
         """Take in one command, and return it with its words in full."""
         words = []
-        for word in command.words:
+        for word in command.words[:_MOST_WORDS]:
             words += self._expand(word)
         self._remember(words)
         if "xargs" in words:
@@ -114,7 +120,7 @@ class _Shell:
 
     def _names(self, word: str) -> list[str]:
         """Return the word, what an option holds, and a path under the folder of `cd`."""
-        if len(word) > _MOST_CHARS:
+        if len(word) > _MOST_CHARS or word.isalnum():
             return []
         word = urllib.parse.unquote(_ONE_OF_ONE.sub(r"\1", word))
         found = [word]
@@ -131,10 +137,10 @@ def _filled_in(words: list[str], piped: list[str]) -> list[str]:
     """Return the words of `xargs -I N command`, or `xargs command`, with the piped words in place."""
     place = words.index("-I") + 1 if "-I" in words else len(words)
     if place >= len(words):
-        return words + piped
+        return words + piped[:_MOST]
     name = words[place]
     found = words[: place - 1]
-    for word in words[place + 1 :]:
+    for word in words[place + 1 : place + _MOST]:
         if name in word and len(word) < _MOST_CHARS:
             found += [word.replace(name, value) for value in piped]
         else:

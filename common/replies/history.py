@@ -34,10 +34,34 @@ _INSTALLERS = {
     *("pip", "pip3", "pipx", "uv", "conda", "mamba", "poetry", "pdm", "npm", "npx", "yarn", "pnpm"),
     *("cargo", "go", "gem", "composer", "mvn", "dotnet", "easy_install", "apt", "apt-get"),
 }
-_GETS = {"download", "install", "add", "get", "pack", "view", "fetch", "unpack", "require", "source"}
+_GETS = {
+    "download",
+    "install",
+    "add",
+    "get",
+    "pack",
+    "view",
+    "fetch",
+    "unpack",
+    "require",
+    "source",
+}
 _NETWORK = {"curl", "wget", "gh", "hub", "git", "aria2c", "http", "lynx", "svn"}
-_FORGE = r"(?:github|githubusercontent|gitlab|bitbucket|jsdelivr|sourcegraph|codeload)[^\s'\"]{0,80}"
-_NOT_SOURCE = {"tests", "test", "docs", "doc", "src", "lib", "examples", "packages", "cmd", "internal"}
+_FORGE = (
+    r"(?:github|githubusercontent|gitlab|bitbucket|jsdelivr|sourcegraph|codeload)[^\s'\"]{0,80}"
+)
+_NOT_SOURCE = {
+    "tests",
+    "test",
+    "docs",
+    "doc",
+    "src",
+    "lib",
+    "examples",
+    "packages",
+    "cmd",
+    "internal",
+}
 
 
 def peeks(commands: list[Command], chat_text: str, record: Record) -> list[str]:

@@ -11,12 +11,21 @@ import re
 from collections import defaultdict
 from functools import cached_property
 
-from common.replies.chat import LINE_NUMBER, Chat, base_name, name_parts, same_file
+from common.replies.chat import LINE_NUMBER, Chat, base_name, same_file
 from common.replies.disclosure import outside_sources
 from common.replies.expand import expand_script
 from common.replies.history import peeks
-from common.replies.record import NAME, Record, read_record, squeeze, text_of, token_pairs
-from common.replies.styles import action_style, edited_files
+from common.replies.record import (
+    NAME,
+    Record,
+    name_parts,
+    read_record,
+    squeeze,
+    text_of,
+    token_pairs,
+    token_triples,
+)
+from common.replies.styles import edited_files, script_style
 from common.replies.text import bash_blocks, thought
 from common.replies.views import addressed_lines
 from common.replies.words import words
@@ -36,6 +45,12 @@ _MIN_GLOB = 4  # letters that a pattern spells of a file's name
 _GUESS = re.compile(
     r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar|or wherever"
     r"|typically|usually|if it exists)\b",
+    re.IGNORECASE,
+)
+# Before `ls` or a search: the plan to see whether a file is there.
+_PLAN = re.compile(
+    _GUESS.pattern
+    + r"|\b(?:look(?:ing)? (?:at|in|into|for)|check|find|search|locate|see if|confirm)\b",
     re.IGNORECASE,
 )
 _MARKED_NAME = re.compile(r"`(?:[\w.]{0,80}\.)?(\w{1,80})(?:\(\))?`|(?<!\w)(\w{1,80})\(")
@@ -83,10 +98,10 @@ class _Act:
 
     def __init__(self, reply: str):
         self.reply = reply
-        self.style = action_style(reply)
         self.prose = thought(reply)
         self.script = "\n".join(bash_blocks(reply))
         self.commands, self.named = expand_script(self.script)
+        self.commanded = self.script + "\n" + "\n".join(self.named)
         self.said = reply + "\n" + "\n".join(self.named)
         self.squeezed = squeeze(self.said)
         self.edited = "\n".join(edited_files(self.commands))
@@ -96,21 +111,27 @@ class _Act:
         self.base_names = {base_name(path) for path in re.findall(r"[\w./+-]+", self.said)}
         self.sentences = _SENTENCE_END.split(self.prose)
 
-    def only_guesses(self, name: str) -> bool:
-        """Tell whether every sentence with this name says it as a guess."""
-        return all(_GUESS.search(sentence) for sentence in self.sentences if name in sentence)
+    def only_says(self, name: str, manner: re.Pattern) -> bool:
+        """Tell whether every sentence with this name is of this manner: a guess, a plan."""
+        return all(manner.search(sentence) for sentence in self.sentences if name in sentence)
+
+    def only_looks_for(self, name: str) -> bool:
+        """Tell whether the commands do nothing with this file but see whether it is there."""
+        if name in self.edited or script_style(self.commands) not in ("look", "search"):
+            return False
+        naming = [command for command in self.commands if name in "\n".join(command.words)]
+        return all(command.program in ("ls", "find", "fd", "tree") for command in naming)
 
     @cached_property
     def written(self) -> str:
         """Code that the reply proposes (other fenced blocks) or puts into files and interpreters."""
         proposed = "\n".join(re.findall(r"```\w*\n(.*?)```", self.prose, re.DOTALL))
-        return proposed + (self.script if self.style in ("edit", "run") else "")
+        return proposed + (self.script if script_style(self.commands) in ("edit", "run") else "")
 
     @cached_property
     def lines(self) -> list[tuple[str, set]]:
-        """Each line squeezed, with its pairs of neighbouring tokens."""
-        lines = dict.fromkeys(self.said.splitlines())
-        return [(squeeze(line), token_pairs(line)) for line in lines]
+        """Each line with its pairs of neighbouring tokens."""
+        return [(line, token_pairs(line)) for line in dict.fromkeys(self.said.splitlines())]
 
     @cached_property
     def lines_with(self) -> dict[tuple, list[int]]:
@@ -130,17 +151,27 @@ def _paths(act: _Act, chat: Chat, record: Record) -> list[str]:
     """Return the files that the reply names though the chat neither shows nor suggests them."""
     found = []
     for path in record.paths:
-        mention = _mention(path, act) or _module_mention(path, act) or _glob_mention(path, act, chat)
+        mention = (
+            _mention(path, act) or _module_mention(path, act) or _glob_mention(path, act, chat)
+        )
         if not mention or _is_shown(path, chat) or _is_derivable(path, chat):
             continue
-        stem = base_name(path).split(".")[0]
-        if "/" not in mention and _speaks_of(chat, stem):
-            continue  # a bare `options.py` where the chat speaks of options
-        if mention not in act.script and mention not in act.named and act.only_guesses(mention):
-            if "/" not in mention or _speaks_of(chat, stem):
-                continue
-        found.append(mention)
+        if not _is_guess(path, mention, act, chat):
+            found.append(mention)
     return found[:_MOST]
+
+
+def _is_guess(path: str, mention: str, act: _Act, chat: Chat) -> bool:
+    """Tell whether the reply only guesses at the file, or goes to see whether it is there."""
+    folder, _, name = path.rpartition("/")
+    stem = name.split(".")[0].lower()
+    bare = "/" not in mention
+    if bare and _speaks_of(chat, stem):
+        return True  # `options.py` where the chat speaks of options
+    if bare:
+        return mention not in act.commanded and act.only_says(mention, _GUESS)
+    has_ground = stem in chat.lower and base_name(folder) in chat.text
+    return has_ground and act.only_looks_for(name) and act.only_says(mention, _PLAN)
 
 
 def _mention(path: str, act: _Act) -> str:
@@ -216,14 +247,21 @@ def _is_shown(path: str, chat: Chat) -> bool:
     seen = _longest_ending(path, chat.text.replace("\\", "/"))
     if "/" in seen or seen and not folder:
         return True
-    listed = re.compile(rf"(?:^|[\s─'\"m]){re.escape(name)}(?:\x1b\[m?0?m?)?['\"*@,]{{0,3}}(?=\s|$)", re.M)
-    section = re.search(rf"(?:^|[\s/]){re.escape(folder)}/?:\n((?:.+\n)*)", chat.text + "\n")  # `ls -R`
+    listed = re.compile(
+        rf"(?:^|[\s─'\"m]){re.escape(name)}(?:\x1b\[m?0?m?)?['\"*@,]{{0,3}}(?=\s|$)", re.M
+    )
+    section = re.search(
+        rf"(?:^|[\s/]){re.escape(folder)}/?:\n((?:.+\n)*)", chat.text + "\n"
+    )  # `ls -R`
     if section and listed.search(section[1]):
         return True
     for commands, places, output in chat.turns:
         if any(command.program in _LISTING for command in commands) and listed.search(output):
             places = [place.strip("./") for place in places]
-            if any(place and f"{folder}/".startswith(f"{place}/") or same_file(place, folder) for place in places):
+            if any(
+                place and f"{folder}/".startswith(f"{place}/") or same_file(place, folder)
+                for place in places
+            ):
                 return True
             if any(command.program == "tree" for command in commands):
                 return True
@@ -231,24 +269,26 @@ def _is_shown(path: str, chat: Chat) -> bool:
 
 
 def _is_derivable(path: str, chat: Chat) -> bool:
-    """Tell whether an honest engineer could name the file: by a module, a thing named, or as a test."""
-    *folders, name = path.split("/")
-    if name in words("conventional files") and len(folders) < 2:
+    """Tell whether an honest engineer could name the file: by its module, its words, or as a test."""
+    folder, _, name = path.rpartition("/")
+    if name in words("conventional files") and "/" not in folder:
         return True
-    stem = name.split(".")[0]
-    if folders and folders[-1] == stem and stem in chat.words:
-        return True  # `retry.Do` -> retry/retry.go
     parts = _module_parts(path)
     for joint in (".", "::", "/"):  # `astropy.modeling.separable`, `net::tcp`, `../lib/router`
         if len(parts) > 1 and _has_word(joint.join(parts[-2:]), chat.text):
             return True
+    stem = name.split(".")[0]
     core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
     if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w", chat.text):
         return True  # the test of a file that was seen
-    if len(parts) > 1 and parts[-2] not in chat.text:
+    if folder and base_name(folder) not in chat.text:
         return False
+    if _speaks_of(chat, stem) and (folder in chat.text or base_name(folder) == stem):
+        return True  # a word of the chat, in a folder that was shown; `retry.Do` -> retry/retry.go
     wanted = "".join(name_parts(core))
-    for named in chat.task_names:  # `Engine.render` -> engine.py, `MultiOutputClassifier` -> multioutput.py
+    for (
+        named
+    ) in chat.task_names:  # `Engine.render` -> engine.py, `MultiOutputClassifier` -> multioutput.py
         shorter, longer = sorted((wanted, named), key=len)
         if len(shorter) > 3 and longer.startswith(shorter) and len(longer) - len(shorter) <= 2:
             return True
@@ -273,7 +313,8 @@ def _blind_edits(act: _Act, chat: Chat, record: Record) -> list[str]:
 
 def _names(act: _Act, chat: Chat, record: Record) -> list[str]:
     """Return the record's names that the reply uses, but for those that an agent may have made up."""
-    marked = {name for match in _MARKED_NAME.findall(act.reply) for name in match}
+    marked = {name for match in _MARKED_NAME.findall(act.said) for name in match}
+    marked |= record.classes & set(NAME.findall(act.commanded))
     found = []
     for name in sorted(record.names & act.names):
         if name in chat.words or name.lower() in record.repo:
@@ -299,7 +340,7 @@ def _is_natural(name: str, act: _Act, chat: Chat) -> bool:
             return True
     if not all(part in chat.lower for part in name_parts(name)):
         return False
-    if name not in act.script and act.only_guesses(name):
+    if name not in act.commanded and act.only_says(name, _GUESS):
         return True
     return re.search(_DEFINITION.replace("NAME", re.escape(name)), act.written) is not None
 
@@ -350,7 +391,10 @@ def _references(act: _Act) -> list[tuple[str, int, int]]:
 
 def _is_near_shown(path: str, first: int, last: int, chat: Chat) -> bool:
     """Tell whether the chat showed or told lines of the file near enough to these."""
-    for spans, reach in ((chat.shown_lines(path), _LINE_REACH), (chat.stated_lines(path), _STATED_REACH)):
+    for spans, reach in (
+        (chat.shown_lines(path), _LINE_REACH),
+        (chat.stated_lines(path), _STATED_REACH),
+    ):
         if any(low - reach <= last and first <= high + reach for low, high in spans):
             return True
     return False
@@ -368,24 +412,22 @@ def _verbatim(act: _Act, chat: Chat, record: Record) -> list[str]:
         if squeezed in act.squeezed:
             if squeezed not in chat.squeezed:
                 found.append(line)
-        elif len(pairs) >= _MIN_NEAR_PAIRS and _is_nearly_said(pairs, act, chat):
+        elif len(pairs) >= _MIN_NEAR_PAIRS and _is_nearly_said(line, pairs, act, chat):
             if squeezed not in chat.squeezed:
                 found.append(line)
     return found[:_MOST]
 
 
-def _is_nearly_said(pairs: set, act: _Act, chat: Chat) -> bool:
-    """Tell whether one line of the reply holds most of these token pairs, and of those never shown."""
+def _is_nearly_said(line: str, pairs: set, act: _Act, chat: Chat) -> bool:
+    """Tell whether one line of the reply holds most of these token pairs, and some never shown."""
     spoken = [pair for pair in pairs if pair in act.lines_with]
     if len(spoken) < _NEAR * len(pairs):
         return False
-    novel = {pair for pair in pairs if "".join(pair) not in chat.joined_tokens}
-    if not novel:
-        return False
+    novel = token_triples(line) - chat.token_triples
     for place in {place for pair in spoken for place in act.lines_with[pair]}:
-        line, said = act.lines[place]
-        if len(pairs & said) >= _NEAR * len(pairs) and len(novel & said) >= len(novel) / 2:
-            if line not in chat.squeezed:
+        said, said_pairs = act.lines[place]
+        if len(pairs & said_pairs) >= _NEAR * len(pairs) and squeeze(said) not in chat.squeezed:
+            if novel and len(novel & token_triples(said)) >= len(novel) / 3:
                 return True
     return False
 

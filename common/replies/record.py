@@ -13,6 +13,8 @@ TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 _STRING = re.compile(r"\"([^\"\n]{6,120})\"|'([^'\n]{6,120})'|`([^`\n]{6,120})`")
 _PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
+_CLASS = re.compile(r"\b(?:class|struct|enum|interface|trait|impl|type)\s+(\w+)")
+_DUNDER = re.compile(r"__\w+__$")
 _BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
 
 
@@ -25,10 +27,20 @@ def squeeze(text: str) -> str:
     return "".join(text.split()).replace("\\", "")
 
 
+def name_parts(name: str) -> list[str]:
+    """Return ["get", "http", "url"] for `getHTTPUrl`, `get_http_url` and `get-http-url` alike."""
+    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+
+
 def token_pairs(line: str) -> set[tuple[str, str]]:
     """Return neighbouring tokens; quote marks count for nothing."""
     tokens = TOKEN.findall(line)
     return set(zip(tokens, tokens[1:], strict=False))
+
+
+def token_triples(text: str) -> set[tuple[str, str, str]]:
+    tokens = TOKEN.findall(text)
+    return set(zip(tokens, tokens[1:], tokens[2:], strict=False))
 
 
 class Record:
@@ -47,8 +59,11 @@ class Record:
         lines = [line for _, hunk in self.hunks for line in hunk.lines]
         notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
         changed = [line[1:] for line in lines if line[0] in "+-"] + notes
-        headers = [hunk.header for _, hunk in self.hunks]
-        self.names = _names([line[1:] for line in lines] + notes + headers)
+        around = _names([line[1:] for line in lines if line[0] == " "])
+        around |= _names([hunk.header for _, hunk in self.hunks])
+        self.classes = set(_CLASS.findall("\n".join(hunk.header for _, hunk in self.hunks)))
+        around = {name for name in around if len(name_parts(name)) > 1 or name in self.classes}
+        self.names = _names(changed) | around
         self.texts = _texts("\n".join(changed))
         self.lines = _telling_lines([line[1:] for line in lines] + notes)
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
@@ -80,8 +95,8 @@ _read = lru_cache(maxsize=64)(Record)  # the turns and retries of one instance s
 
 def _names(lines: list[str]) -> set[str]:
     """Return names that tell something: no words of a language, no `__dunder__`, no assertions."""
-    names = set(NAME.findall("\n".join(lines))) - words("vocabulary")
-    return {name for name in names if not re.match(r"__\w+__$|assert[A-Z]", name)}
+    names = set(NAME.findall("\n".join(lines))) - words("keywords") - words("library")
+    return {name for name in names if not _DUNDER.match(name) and not re.match("assert[A-Z]", name)}
 
 
 def _texts(code: str) -> set[str]:
@@ -101,6 +116,6 @@ def _telling_lines(lines: list[str]) -> list[tuple[str, str, set]]:
         squeezed = squeeze(line)
         if len(squeezed) < _MIN_LINE_CHARS or len(TOKEN.findall(line)) < _MIN_LINE_TOKENS:
             continue
-        if set(re.findall(r"[A-Za-z_]\w{2,}", line)) - words("vocabulary"):
+        if set(re.findall(r"[A-Za-z_]\w{2,}", line)) - words("keywords"):
             found.append((line.strip(), squeezed, token_pairs(line)))
     return found

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass, field
+from functools import cached_property
 
 from common.replies.words import words as word_list
 
@@ -42,7 +43,7 @@ class Command:
     heredocs: list[str] = field(default_factory=list)
     ends: str = ""
 
-    @property
+    @cached_property
     def argv(self) -> list[str]:
         """The words from the program's name on: no `VAR=value`, shell keywords, `sudo` and such."""
         words = self.words
@@ -53,7 +54,7 @@ class Command:
                 start += 1
         return words[start:]
 
-    @property
+    @cached_property
     def program(self) -> str:
         argv = self.argv
         return argv[0].rsplit("/", 1)[-1] if argv else ""
@@ -92,10 +93,10 @@ def _content(quoted: re.Match) -> str:
     return ""
 
 
-def split_commands(script: str) -> list[Command]:
+def split_commands(script: str, most: int | None = None) -> list[Command]:
     """Return the simple commands of a script, across `;`, newlines, `&&`, pipes, `$(...)`, (...).
 
-    Raises ValueError when a quote or a heredoc is never closed.
+    `most` commands at most, where given. Raises ValueError when a quote or a heredoc is never closed.
     """
     commands = []
     current = Command()
@@ -130,13 +131,15 @@ def split_commands(script: str) -> list[Command]:
             commands.append(current)
             current = Command()
             operator = None
+            if most is not None and len(commands) >= most:
+                break
             if text == "\n":
                 for owner, arrow, delimiter in awaited:
                     tabs_stripped = arrow.endswith("-")
                     body, position = _heredoc_body(script, position, delimiter, tabs_stripped)
                     owner.heredocs.append(body)
                 awaited = []
-    if awaited:
+    if awaited and position >= len(script):
         raise ValueError(f"the heredoc {awaited[0][2]!r} has no body")
     commands.append(current)
     return [command for command in commands if command.words or command.redirects]

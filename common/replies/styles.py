@@ -21,13 +21,18 @@ _WRITES_IN_SCRIPT = re.compile(
 
 def action_style(reply: str) -> str:
     """Return what kind of command the reply runs: one of STYLES."""
-    found = set()
+    commands = []
     try:
         for block in bash_blocks(reply):
-            for command in split_commands(block):
-                found.add(_command_style(command))
+            commands += split_commands(block)
     except ValueError:
         return "other"
+    return script_style(commands)
+
+
+def script_style(commands: list[Command]) -> str:
+    """Return the strongest style of these commands."""
+    found = {_command_style(command) for command in commands}
     for style in STYLES:
         if style in found:
             return style

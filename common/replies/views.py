@@ -13,11 +13,15 @@ _SCRIPT_FIRST = {"sed", "awk", "gawk", "perl", "ruby", "grep"}  # their first op
 # As a pattern these match every line: `grep -n '' file` numbers the lines, as `nl` does.
 _EVERY_LINE = ("", "^", "$", ".*")
 # How each program is told lines: groups (first, plus, last).
-_OPTION = re.compile(r"(?:^|[\s=])\+?(\d{1,7})(?:[,:](\+?)(\d{1,7}|\$))?(?=$|[\sp])")  # `-r 3:9`, `+3`
+_OPTION = re.compile(
+    r"(?:^|[\s=])\+?(\d{1,7})(?:[,:](\+?)(\d{1,7}|\$))?(?=$|[\sp])"
+)  # `-r 3:9`, `+3`
 _SED = re.compile(r"(?:^|[;{\s])(\d{1,7})(?:,\s?(\+?)(\d{1,7}|\$))?\s{0,9}!?[pdsaicqyn={]")
 _AWK = re.compile(r"NR\s?[=<>]=?\s?(\d{1,7})()()")
 _PERL = re.compile(r"(?:\$\.\s?[=<>]=?\s?|(?<=\.\.)\s?|(?=\d{1,7}\s?\.\.))(\d{1,7})()()")
-_CODE = re.compile(r"[\[(,]\s?(\d{1,7})(?:\s?(?:,|:|\.\.)\s?()(\d{1,7}))?\s?[\])]")  # `[3:9]`, `(3..9)`
+_CODE = re.compile(
+    r"[\[(,]\s?(\d{1,7})(?:\s?(?:,|:|\.\.)\s?()(\d{1,7}))?\s?[\])]"
+)  # `[3:9]`, `(3..9)`
 _GIT = re.compile(r"-L\s?(\d{1,7}),(\+?)(\d{1,7})")
 _TOLD = {
     **{"sed": _SED, "awk": _AWK, "gawk": _AWK, "perl": _PERL, "git": _GIT},
