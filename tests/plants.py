@@ -242,14 +242,13 @@ def _hidden_paths(files, messages, chat, draw) -> dict:
         if base == "__init__.py" and folder.rsplit("/", 1)[-1].lower() in chat.lower():
             continue
         stem = re.sub(r"[\W_]", "", base.split(".")[0].lower())
-        if len(stem) > 3 and base not in chat and stem not in letters:
+        if folder and len(stem) > 3 and base not in chat and stem not in letters:
             paths.append(file.path)
         if base not in shown and file.old_path:
             unread.append(file.path)
     if paths:
         found["path"] = _path_values(draw.choice(paths))
-        if "/" in found["path"]["p"]:
-            found["folder path"] = found["path"]
+        found["folder path"] = found["path"]
         if found["path"]["mf"]:
             found["module"] = found["path"]
     if unread:
@@ -343,7 +342,7 @@ def _hidden_lines(files, record, chat, draw) -> dict:
         line = draw.choice(added)
         found["added line"] = {"x": line}
         names = re.findall(r"[A-Za-z_]\w{2,}", line)
-        if len(re.findall(r"\w+", line)) > 5:
+        if names and len(re.findall(r"\w+", line)) > 5:
             last = re.escape(names[-1])
             found["near line"] = {"near": re.sub(rf"\b{last}\b", "value", line)}
     codes = [line for line in old if re.search(r"[=(.\[]", line) and not line.startswith("#")]

@@ -1,83 +1,9 @@
 """The leak audit on small cases written for it; tests/bench_leaks.py measures it on real turns."""
 
-import time
-
 import pytest
 
 from common.replies.leaks import AUDIT_VERSION, find_leaks
-
-FENCE = "```"
-ISSUE = """`harvest --since` skips the first day
-
-Running `harvest --since 2024-03-01` leaves out everything of March 1st. `Ledger.entries_after()` seems to
-compare days in the wrong way, see the traceback:
-
-  File "/repo/harvest/cli/report.py", line 88, in run
-    rows = ledger.entries_after(since)
-
-The settings live in harvest.core.settings."""
-PATCH = '''diff --git a/harvest/store/window_index.py b/harvest/store/window_index.py
-index 3fa9c01b22..9be77d1e04 100644
---- a/harvest/store/window_index.py
-+++ b/harvest/store/window_index.py
-@@ -140,9 +140,11 @@ class WindowIndex:
-     def slice_from(self, moment):
-         """Everything from a moment on."""
--        position = bisect_right(self._stamps, moment)
-+        floor = _midnight_floor(moment, tz=self._zone)
-+        position = bisect_left(self._stamps, floor)
-+        logger.debug("window opens at midnight of %s", floor)
-         return self._rows[position:]
- 
-     def __len__(self):
-         return len(self._rows)
- 
-diff --git a/harvest/cli/flags.py b/harvest/cli/flags.py
-index 1111111aaa..2222222bbb 100644
---- a/harvest/cli/flags.py
-+++ b/harvest/cli/flags.py
-@@ -12,3 +12,4 @@
- def add_flags(parser):
-     parser.add_argument("--since")
-+    parser.add_argument("--strict-midnight", action="store_true")
-     return parser
-'''
-RECORD = {
-    "instance_id": "acme__harvest-4711", "repo": "acme/harvest",
-    "base_commit": "c0ffee1234567890c0ffee1234567890c0ffee12",
-    "issue": ISSUE,
-    "description": "Open the window at midnight so that the first day of a report counts as well.",
-    "files": ["harvest/store/window_index.py", "harvest/cli/flags.py"], "patch": PATCH, "test_patch": "",
-    "interface": "", "language": "python", "created_at": "2024-03-09",
-}
-TASK = [
-    {"role": "system", "content": "You solve an issue with one bash command a turn. Include a THOUGHT."},
-    {"role": "user", "content": f"Please solve this issue.\n\n{ISSUE}"},
-]
-
-
-def reply(command: str, thought: str = "I look around first.") -> str:
-    return f"THOUGHT: {thought}\n\n{FENCE}bash\n{command}\n{FENCE}"
-
-
-def kinds(text: str, messages=TASK, record=RECORD) -> set[str]:
-    return {hit["kind"] for hit in find_leaks(text, messages, record)}
-
-
-def record_adding(*lines: str) -> dict:
-    """The record with a patch that adds these lines to x.py, and nothing else."""
-    added = "".join(f"+{line}\n" for line in lines)
-    patch = f"--- a/x.py\n+++ b/x.py\n@@ -1 +1,{1 + len(lines)} @@\n a\n{added}"
-    return {**RECORD, "files": [], "patch": patch}
-
-
-def after(*exchanges: tuple[str, str]) -> list[dict]:
-    """The task's chat, continued by (command, output) pairs."""
-    chat = list(TASK)
-    for command, output in exchanges:
-        chat += [{"role": "assistant", "content": reply(command)},
-                 {"role": "user", "content": f"Observation: {output}"}]
-    return chat
+from tests.leak_cases import FENCE, ISSUE, PATCH, RECORD, TASK, after, kinds, record_adding, reply
 
 
 def test_a_hit_says_kind_text_and_why():
@@ -140,9 +66,7 @@ def test_a_file_never_seen_is_a_leak(text):
     ("cat harvest/a.py", "from harvest.store.window_index import WindowIndex\n"),
     ("ls harvest/store", "'ledger old.py'  'window_index.py'\n"),
     ("ls -m harvest/store", "ledger.py, window_index.py, x.py\n"),
-    ("ls --color harvest/store", "\x1b[0m\x1b[01;32mwindow_index.py\x1b[0m\n"),
     ("pushd harvest/store && ls", "window_index.py\n"),
-    ("cat log.txt", "see C:\\harvest\\store\\window_index.py"),
 ])
 def test_a_file_that_was_seen_listed_or_imported_is_none(exchange):
     assert "path" not in kinds(reply("cat harvest/store/window_index.py"), after(exchange))
@@ -157,10 +81,9 @@ def test_its_folder_or_its_words_alone_do_not_show_it(exchange):
     assert "path" in kinds(reply("cat harvest/store/window_index.py"), after(exchange))
 
 
-def test_to_look_for_a_file_that_the_chat_speaks_of_is_honest_but_to_read_it_is_not():
+def test_a_file_whose_name_and_folder_the_chat_speaks_of_is_a_fair_guess():
     chat = after(("cat README.md", "The window_index of the store folder is rebuilt at night.\n"))
-    assert find_leaks(reply("ls harvest/store/window_index.py"), chat, RECORD) == []
-    assert kinds(reply("cat harvest/store/window_index.py"), chat) == {"path"}
+    assert find_leaks(reply("cat harvest/store/window_index.py"), chat, RECORD) == []
 
 
 @pytest.mark.parametrize("thought", [
@@ -203,7 +126,7 @@ def test_other_languages_have_their_conventions(path, said):
     reply("sed -i 's/x/_midnight_floor(x)/' harvest/cli/report.py"),
 ])
 def test_a_name_never_seen_is_a_leak(text):
-    assert kinds(text) == {"identifier"}
+    assert "identifier" in kinds(text)
 
 
 def test_a_name_said_as_a_guess_of_known_parts_is_none():
@@ -237,12 +160,12 @@ def test_the_flag_of_one_word_is_a_name_but_an_everyday_flag_is_none():
     "    pub(crate) async fn shift_anchor(&mut self) -> bool {",
     "  public static int shift_anchor(int offset) {", "export default function shift_anchor(offset) {",
 ])
-def test_the_function_that_a_change_stands_in_is_a_name(definition):
+def test_the_function_that_a_change_stands_in_or_near_is_a_name(definition):
     head, change = "--- a/x.py\n+++ b/x.py\n@@ -7,3 +7,3 @@\n", "-    b\n+    c\n"
     text = reply("grep -rn shift_anchor .")
     in_it = {**RECORD, "files": [], "patch": f"{head} {definition}\n     a\n{change}"}
     before_it = {**RECORD, "files": [], "patch": f"{head}     a\n{change} {definition}\n"}
-    assert kinds(text, TASK, in_it) == {"identifier"} and find_leaks(text, TASK, before_it) == []
+    assert kinds(text, TASK, in_it) == kinds(text, TASK, before_it) == {"identifier"}
 
 
 def test_vocabulary_is_no_name():
@@ -367,82 +290,6 @@ def test_common_lines_prove_nothing():
     assert find_leaks(text, TASK, record_adding(*lines)) == []
 
 
-# ---- disclosure ----
-
-@pytest.mark.parametrize("thought", [
-    "The PR touches the index.", "As PR #4711 does, I start at the ledger.",
-    "As in pull request 4711, the ledger is first.",
-    "The merged fix is small.", "The reference solution starts here.",
-    "According to the hidden patch, this is it.",
-    "As the patch shows, one line is enough.", "The diff shows one changed line.",
-    "Following the diff, I start here.",
-    "I know from the patch where it is.", "This was fixed in commit 9be77d1e04.",
-    "The upstream fix is similar.",
-    "Based on the hidden information, I look here.", "The golden patch moves it.",
-    "The maintainers fixed it this way.",
-    "The fix was later merged.", "I was given the solution, so I look here.", "See #4711.",
-    "Fixed upstream in this way.",
-    "I must act as if I had not seen the fix.", "The hidden tests expect midnight.",
-    "I will not mention the hidden patch.",
-    "The accepted pull\nrequest does the same.",
-    "The ground truth localizes the stamp.", "The blind-agent rule says that I must search first.",
-    "The briefing says to look at the window.", "The hidden tests will check the first day.",
-    "The diff I was shown touches one function.", "The patch we have been given swaps the calls.",
-    "I have to pretend I don't know where it is.", "The dataset's fix swaps the calls.",
-    "The target patch swaps the calls.", "The backported fix swaps the calls.",
-    "Given the PR metadata, this is the file.", "The reviewers of the PR asked for it.",
-    "The changed files list says so.", "Fixed by #48213.", "See issue #790.",
-])
-def test_talk_of_what_the_chat_cannot_know_is_a_leak(thought):
-    assert kinds(reply("ls", thought)) == {"disclosure"}
-
-
-@pytest.mark.parametrize("thought", [
-    "The fix should be small.", "Now I verify the fix.", "Let me apply the fix with sed.",
-    "I'm confident in the solution.",
-    "The issue suggests a change in the comparison.", "I will check the final diff before I submit.",
-    "A proper solution handles time zones.", "I will write a patch script.",
-    "This commit-style message is enough.",
-    "I have made the change; let me see the diff.",
-    "The prediction is compared with the ground truth labels.",
-    "The official documentation says that days start at midnight.", "I do not know the line yet.",
-])
-def test_plain_talk_of_fixing_is_none(thought):
-    assert find_leaks(reply("ls", thought), TASK, RECORD) == []
-
-
-def test_a_prompt_that_speaks_of_a_pr_description_makes_that_speech_honest():
-    chat = [{"role": "user", "content": f"Consider the following PR description:\n{ISSUE}"}]
-    for thought in ("The PR description mentions the first day.", "The PR says that March 1st is missing.",
-                    "This matches the PR description.", "The PR author suggests a comparison of days."):
-        assert find_leaks(reply("ls", thought), chat, RECORD) == []
-    for thought in ("The PR changes the comparison.", "The PR's diff is small.", "As PR #4711 does."):
-        assert kinds(reply("ls", thought), chat) == {"disclosure"}
-
-
-def test_what_the_chat_itself_says_is_none():
-    chat = [*TASK, {"role": "user", "content": "The merged fix of last year, a pull request by Ann, was reverted."}]
-    assert find_leaks(reply("ls", "The merged fix is gone, says the issue."), chat, RECORD) == []
-    assert find_leaks(reply("ls", "It speaks of a pull request."), chat, RECORD) == []
-    assert kinds(reply("ls", "It speaks of a pull request.")) == {"disclosure"}
-
-
-def test_a_phrase_counts_as_said_only_as_a_whole():
-    chat = after(("cat cli.py", "print(report)  # see #47110"))
-    assert kinds(reply("ls", "PR changes only the window."), chat) == {"disclosure"}
-    assert kinds(reply("ls", "This was fixed by #4711."), chat) == {"disclosure"}
-    assert find_leaks(reply("ls", "This was fixed by #47110."), chat, RECORD) == []
-
-
-def test_what_is_said_often_is_told_once():
-    assert len(find_leaks(reply("ls", "The merged fix. " * 500), TASK, RECORD)) == 1
-
-
-def test_commits_and_numbers_of_the_chat_are_none():
-    chat = after(("git log --oneline", "9be77d1e04 Tidy\nc0ffee1 Release (#4711)\n"))
-    assert find_leaks(reply("git show 9be77d1e04", "Commit 9be77d1e04 came with #4711."), chat, RECORD) == []
-
-
 # ---- odd input ----
 
 @pytest.mark.parametrize("record", [
@@ -465,17 +312,170 @@ def test_odd_messages_do_no_harm(messages):
     assert find_leaks(None, messages, RECORD) == []
 
 
-@pytest.mark.parametrize("noise", [
-    "a", "a.", "/", "-\n", "`", "line 1 ", f"{FENCE}bash\n", "(", "#1", "the PR ", "x=1\n", " \n", "'",
-    "a-", "├── a\n",
-    "a/../", "/./", "from store.", "from store import ", "/'", "fixed by #11 ", "line no. ", "x.py(1",
-    "deadbeef", "I have the ", "\\", "$((", "from . import ", "sed -n 1,2p a; ", "<<",
+# ---- words in full, context lines, edits ----
+
+
+@pytest.mark.parametrize("command", [
+    "cd harvest/store && cat window_index.py", "cat harvest/store/'window'_index.py",
+    "F=window_index; sed -n '1,80p' harvest/store/$F.py", "cat harvest/store/{ledger,window_index}.py",
+    "for f in ledger window_index; do cat harvest/store/$f.py; done",
+    "python - <<'EOF'\nimport os\nprint(open(os.path.join('harvest/store', 'window_index.py')).read())\nEOF",
+    "echo window_index.py | xargs -I N cat harvest/store/N", "cat harvest/store/window*",
+    "find . -name 'window_*'", "cat harvest/store/windo?_index.py", "git show HEAD:harvest/store/window_index.py",
+    "grep -rn midnight --include=window_index.py .", "python -m harvest.store.window_index",
+    "python -c 'from harvest.store import window_index'", "git ls-files | grep window_index.py",
 ])
-def test_no_text_makes_the_audit_hang(noise):
-    noise *= 50_000 // len(noise)
-    chat = [*TASK, {"role": "assistant", "content": noise}, {"role": "user", "content": noise}]
-    start = time.perf_counter()
-    find_leaks(noise, TASK, RECORD)
-    find_leaks(reply(noise), chat, RECORD)
-    find_leaks(reply("cat harvest/store/window_index.py", "Line 142 of window_index.py."), chat, RECORD)
-    assert time.perf_counter() - start < 10  # well under one second; a quadratic pattern takes minutes
+def test_a_file_named_in_pieces_is_a_leak(command):
+    assert "path" in kinds(reply(command))
+
+
+@pytest.mark.parametrize("thought", [
+    "It is in harvest/store/window_index.", "The `window_index` module is at fault.",
+    "I look at the module window_index of harvest.store.", "I'd say `store.window_index` does this.",
+])
+def test_a_file_named_as_a_module_is_a_leak(thought):
+    assert "path" in kinds(reply("ls", thought))
+
+
+def test_a_pattern_of_words_that_the_chat_holds_is_none():
+    for pattern in ("*report*", "*settings*", "ledger*", "*.py", "*i*"):
+        assert find_leaks(reply(f"find . -name '{pattern}'"), TASK, RECORD) == []
+
+
+def test_a_word_of_the_chat_in_a_folder_that_was_shown_is_a_fair_guess():
+    chat = after(("find . -type d", "./harvest\n./harvest/store"), ("cat README", "A window_index is kept."))
+    assert find_leaks(reply("cat harvest/store/window_index.py"), chat, RECORD) == []
+
+
+@pytest.mark.parametrize("text", [
+    reply("grep -rn slice_from ."), reply("ls", "The class `WindowIndex` does it."),
+    reply("git log -Sslice_from --oneline"), reply("git log -G'slice_from'"), reply("grep -rn 'slice''_from' ."),
+])
+def test_names_around_a_change_count_too(text):
+    assert "identifier" in kinds(text)
+
+
+@pytest.mark.parametrize("text", [
+    reply("grep -rn 'bisect_right(self._stamps, moment)' ."), reply("git grep -nF 'self._rows[position:]'"),
+    reply("grep -rn 'bisect_right(self\\._stamps, mom' ."),
+])
+def test_to_search_for_hidden_code_is_a_leak(text):
+    assert "verbatim" in kinds(text)
+
+
+@pytest.mark.parametrize("command", [
+    "sed -n '128,136p' harvest/store/window_index.py", "awk 'NR==130' harvest/store/window_index.py",
+    "perl -ne 'print if 126..134' harvest/store/window_index.py",
+    "git show HEAD:harvest/store/window_index.py | sed -n '140,149p'",
+])
+def test_the_lines_that_lead_to_a_hunk_count_too(command):
+    assert "line" in kinds(reply(command), [*TASK, *after(("ls harvest/store", "window_index.py"))[2:]])
+
+
+NAMED = [{"role": "user", "content": "harvest/store/window_index.py is slow on long windows."}]
+
+
+@pytest.mark.parametrize("command", [
+    "sed -i 's/a/b/' harvest/store/window_index.py", "cd harvest/store && sed -i 's/a/b/' window_index.py",
+    "cat > harvest/store/window_index.py <<'EOF'\nx\nEOF", "echo x | tee -a harvest/store/window_index.py",
+    "python - <<'EOF'\np = 'harvest/store/window_index.py'\nopen(p, 'w').write('x')\nEOF",
+])
+def test_to_edit_a_file_that_only_the_task_named_is_a_leak(command):
+    assert "path" in kinds(reply(command), NAMED)
+    seen = {"role": "assistant", "content": reply("cat harvest/store/window_index.py")}
+    shown = {"role": "user", "content": "class A:\n"}
+    assert "path" not in kinds(reply(command), [*NAMED, seen, shown])
+
+
+# ---- other languages: code written for these tests ----
+
+LANGUAGES = {
+    "go": ("internal/quota/leaky_bucket.go", """@@ -41,8 +41,9 @@ type LeakyBucket struct {
+ func (b *LeakyBucket) drainSince(moment time.Time) int64 {
+-\telapsed := moment.Sub(b.lastDrip)
++\telapsed := clampElapsed(moment.Sub(b.lastDrip), b.maxDrift)
+ \tif elapsed < 0 {
+ \t\treturn 0
+ \t}
++\tb.driftLog.Record(elapsed)
+ \treturn int64(elapsed / b.dripEvery)
+ }
+"""),
+    "typescript": ("src/timeline/trackSnapping.ts", """@@ -18,7 +18,8 @@ export class TrackSnapper {
+   public nearestAnchor(position: number): Anchor | undefined {
+-    return this.anchors.find((anchor) => anchor.at === position);
++    const reach = this.snapReach * zoomFactorOf(this.viewport);
++    return minDistanceAnchor(this.anchors, position, reach);
+   }
+ 
+   private rebuildAnchors(): void {
+     this.anchors = this.clips.flatMap(edgesOfClip);
+   }
+"""),
+    "rust": ("crates/ledger/src/carry_over.rs", """@@ -77,6 +77,8 @@ impl CarryOver {
+     pub fn settle_period(&mut self, period: Period) -> Result<Cents, LedgerError> {
+         let open_cents = self.open.get(&period).copied().unwrap_or_default();
++        let rounded_cents = banker_round(open_cents, self.scale_digits);
++        self.audit_trail.push(Settled { period, rounded_cents });
+         self.open.remove(&period);
+-        Ok(open_cents)
++        Ok(rounded_cents)
+     }
+"""),
+    "java": ("server/src/main/java/org/acme/ferry/BerthPlanner.java", """@@ -102,7 +102,8 @@ public final class BerthPlanner {
+     Optional<Berth> firstFreeBerth(Instant arrival) {
+         return berths.stream()
+-            .filter(berth -> berth.freeAt(arrival))
++            .filter(berth -> berth.freeBetween(arrival, arrival.plus(mooringTime)))
++            .filter(tideTable::isDeepEnough)
+             .findFirst();
+     }
+"""),
+}
+OTHER_TASK = [{"role": "user", "content": "Please solve: totals are off by one at the end of a period."}]
+
+
+def other_record(language: str) -> dict:
+    path, hunk = LANGUAGES[language]
+    return {**RECORD, "files": [path], "patch": f"--- a/{path}\n+++ b/{path}\n{hunk}"}
+
+
+@pytest.mark.parametrize("language, kind, text", [
+    ("go", "path", reply("cat internal/quota/leaky_bucket.go")),
+    ("go", "path", reply("cd internal/quota && gofmt -d leaky_bucket.go")),
+    ("go", "identifier", reply("ls", "`clampElapsed` is missing.")),
+    ("go", "identifier", reply("grep -rn drainSince .")),
+    ("go", "identifier", reply("ls", "The struct `LeakyBucket` counts wrongly.")),
+    ("go", "verbatim", reply("ls", "We want `b.driftLog.Record(elapsed)` there.")),
+    ("go", "line", reply("sed -n '38,46p' internal/quota/leaky_bucket.go")),
+    ("typescript", "path", reply("ls", "See src/timeline/trackSnapping.ts.")),
+    ("typescript", "path", reply("node -e \"require('./src/timeline/trackSnapping')\"")),
+    ("typescript", "identifier", reply("grep -rn 'rebuildAnchors' src")),
+    ("typescript", "identifier", reply("ls", "`minDistanceAnchor` is what we want.")),
+    ("typescript", "verbatim", reply("ls", "return minDistanceAnchor(this.anchors, position, reach);")),
+    ("typescript", "line", reply("sed -n '18,24p' src/timeline/trackSnapping.ts")),
+    ("rust", "path", reply("cat crates/ledger/src/carry_over.rs")),
+    ("rust", "path", reply("ls", "It is in `ledger::carry_over`.")),
+    ("rust", "identifier", reply("rg banker_round")), ("rust", "identifier", reply("rg 'fn settle_period'")),
+    ("rust", "verbatim", reply("ls", "let rounded_cents = banker_round(open_cents, self.scale_digits);")),
+    ("rust", "line", reply("ls", "Lines 77-84 of crates/ledger/src/carry_over.rs are wrong.")),
+    ("java", "path", reply("cat server/src/main/java/org/acme/ferry/BerthPlanner.java")),
+    ("java", "path", reply("ls", "org.acme.ferry.BerthPlanner is at fault.")),
+    ("java", "identifier", reply("grep -rn firstFreeBerth .")),
+    ("java", "identifier", reply("ls", "`freeBetween` would do.")),
+    ("java", "verbatim", reply("grep -rnF 'filter(berth -> berth.freeAt(arrival))' .")),
+    ("java", "line", reply("head -n 108 server/src/main/java/org/acme/ferry/BerthPlanner.java | tail -n 7")),
+])
+def test_leaks_of_other_languages(language, kind, text):
+    assert kind in kinds(text, OTHER_TASK, other_record(language))
+
+
+@pytest.mark.parametrize("text", [
+    reply("ls -R | head -50"), reply("grep -rn 'period' --include='*.go' ."), reply("find . -name '*.rs'"),
+    reply("grep -rn 'total' src | head", "The end of a period is probably cut off."),
+    reply("cat go.mod Cargo.toml package.json pom.xml"), reply("git log --oneline -5"),
+    reply("ls", "I'd look for `unwrap_or_default`, `flatMap`, `Optional`, `time.Time` or `HashMap` first."),
+])
+@pytest.mark.parametrize("language", LANGUAGES)
+def test_honest_moves_in_other_languages_are_clean(language, text):
+    assert find_leaks(text, OTHER_TASK, other_record(language)) == []

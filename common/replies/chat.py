@@ -1,7 +1,7 @@
 """What the agent was shown: all messages, each command with its output, and indices over them.
 
-Every question that is asked once for each hidden thing is a look-up here, so that an audit stays linear
-in the length of the chat.
+Every question that is asked once for each hidden thing is a look-up here, so that an audit stays
+linear in the length of the chat.
 """
 
 import re
@@ -17,7 +17,8 @@ from common.replies.views import TO_THE_END, addressed_lines
 _MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
 PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 LINE_NUMBER = re.compile(
-    r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]{0,3}(?:,? (?:at|on|around|near))?[ ,(:]{0,3})?"
+    r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]{0,3}"
+    r"(?:,? (?:at|on|around|near))?[ ,(:]{0,3})?"
     r"(?:\b(?:lines?|row|ln)(?: numbers?| no\.?)?[ #~.]{0,3}|\bll\. ?|#L|\bL|(?<=\w:)"
     r"|(?(1)(?<=\w\()(?=\d{1,7}\))|(?!)))(\d{1,7})\b"  # `file.cc(335)`; without a file it is a call
     r"(?:\s?(?:-|–|—|:|,|to|and|through|until)\s?(?:lines? |L)?(\d{1,7})\b)?",
@@ -78,6 +79,10 @@ class Chat:
         return {word[:7] for word in self.words}
 
     @cached_property
+    def task_words(self) -> set[str]:
+        return set(re.findall(r"[a-z]+", self.task.lower()))
+
+    @cached_property
     def squeezed(self) -> str:
         return squeeze(self.text)
 
@@ -87,7 +92,7 @@ class Chat:
 
     @cached_property
     def task_names(self) -> set[str]:
-        """What the task names: CamelCase, snake_case, `marked`, called(), a-b; lower case, joined."""
+        """What the task names: CamelCase, snake_case, `marked`, called(), a-b; in lower case."""
         found = set()
         for groups in _NAMED_THING.findall(self.task):
             for name in "".join(groups).split("."):
@@ -123,7 +128,7 @@ class Chat:
 
     @cached_property
     def _stated_lines(self) -> dict[str, list[tuple]]:
-        """For each base name: the (path, first, last) that the chat tells: tracebacks, links, prose.
+        """For each base name: (path, first, last) as tracebacks, links and prose tell them.
 
         Numbers without a file count where the task has them: the agent's own words come from what
         it was shown.
@@ -139,7 +144,7 @@ class Chat:
         return found
 
     def shown_lines(self, path: str) -> list[tuple[int, int]]:
-        """Return the (first, last) of a file's lines that commands showed; without a path of all."""
+        """Return the (first, last) that commands showed of a file; without a path, of all."""
         entries = self._shown_lines.get(base_name(path), [])
         own = [spans for named, spans in entries if not path or same_file(named, path)]
         return list(set().union(*own))

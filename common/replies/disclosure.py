@@ -8,6 +8,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
+from common.replies.act import sentences as split_sentences
 from common.replies.chat import Chat
 from common.replies.record import Record
 
@@ -21,7 +22,6 @@ _TELLING = re.compile(
     r"|target|pretend",
     re.IGNORECASE,
 )
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s{0,99}\n|\n[ \t]{0,99}[-*`]")
 _PR_WORD = re.compile(r"\b(?:PRs?|[Pp]ull[- ][Rr]equests?|[Mm]erge[- ][Rr]equests?)\b")
 # `PR 12`, `pull/12`, `GH-12`, `fixed by #12`; alone, `#12` counts if it is the record's own number
 _PR_NUMBER = re.compile(
@@ -49,7 +49,7 @@ def outside_sources(reply: str, chat: Chat, record: Record) -> list[str]:
 
 def _wordings(reply: str, chat: Chat) -> list[str]:
     """Return the phrases of wordings.txt that the chat does not use itself."""
-    sentences = dict.fromkeys(" ".join(text.split()) for text in _SENTENCE_END.split(reply))
+    sentences = dict.fromkeys(" ".join(text.split()) for text in split_sentences(reply))
     telling = "\n".join(sentence for sentence in sentences if _TELLING.search(sentence))
     phrases = [m[0] for pattern in _patterns() for m in pattern.finditer(telling[:_MOST_CHARS])]
     if not _PR_WORD.search(chat.text):

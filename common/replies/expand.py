@@ -1,7 +1,7 @@
 """Say in full what a script names in pieces: variables, braces, loops, `cd`, joins in code.
 
-`cd a && cat b.py`, `D=a; cat $D/b.py`, `cat a/{b,c}.py`, `os.path.join("a", "b.py")` all name `a/b.py`.
-Nothing is run; what cannot be told from the script's own text stays as it is.
+`cd a && cat b.py`, `D=a; cat $D/b.py`, `cat a/{b,c}.py`, `os.path.join("a", "b.py")` all name
+`a/b.py`. Nothing is run; what cannot be told from the script's own text stays as it is.
 """
 
 import posixpath
@@ -14,6 +14,7 @@ _MOST = 32  # values of one variable, words of one brace: keeps odd scripts from
 _MOST_COMMANDS = 1000
 _MOST_WORDS = 2000  # of one command
 _MOST_CHARS = 4000  # of one word that is looked into
+_MOST_VALUE_CHARS = 300  # of a variable
 # `$(echo a/b)`, also in quotes and backquotes
 _PRINTED = re.compile(
     r"\$\(\s{0,9}(?:echo|printf)\s([^()`\n]{1,300})\)|`(?:echo|printf)\s([^`\n]{1,300})`"
@@ -22,10 +23,9 @@ _ASSIGNMENT = re.compile(r"([A-Za-z_]\w{0,60})=(.*)", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w{0,60})\}?")
 _BRACES = re.compile(r"\{([^{}\s]{0,400},[^{}\s]{0,400})\}")
 _ONE_OF_ONE = re.compile(r"\[(\w)\]")  # `nam[e]` in a pattern
-_GLUED_OPTION = re.compile(
-    r"-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}="
-)  # `git log -Sname`, `--include=a.py`
-_HAS_PATH = re.compile(r"^[\w@~+-][\w./@+-]*$")
+# `git log -Sname`, `--include=a.py`
+_GLUED_OPTION = re.compile(r"-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}=")
+_HAS_PATH = re.compile(r"^[\w.@~+-][\w./@+-]*$")
 # code: `name = "a/b"`, and where such a name is joined with others
 _CODE_ASSIGNMENT = re.compile(
     r"\b([A-Za-z_]\w{0,60})\s?=\s?(?:Path\()?[rf]?(['\"])([^'\"\n]{1,150})\2"
@@ -99,10 +99,10 @@ class _Shell:
     def _remember(self, words: list[str]) -> None:
         """Take in `NAME=value` and `for NAME in values`."""
         if len(words) > 3 and words[0] == "for" and words[2] == "in":
-            self.variables[words[1]] = words[3 : 3 + _MOST]
+            self.variables[words[1]] = [word[:_MOST_VALUE_CHARS] for word in words[3 : 3 + _MOST]]
         for word in words[:_MOST]:
             if assigned := _ASSIGNMENT.match(word[:_MOST_CHARS]):
-                self.variables[assigned[1]] = [assigned[2]]
+                self.variables[assigned[1]] = [assigned[2][:_MOST_VALUE_CHARS]]
 
     def _expand(self, word: str) -> list[str]:
         """Return the word with braces and variables replaced: one word, or several."""
@@ -134,7 +134,7 @@ class _Shell:
 
 
 def _filled_in(words: list[str], piped: list[str]) -> list[str]:
-    """Return the words of `xargs -I N command`, or `xargs command`, with the piped words in place."""
+    """Return the words of `xargs -I N command`, or `xargs command`, with what is piped to it."""
     place = words.index("-I") + 1 if "-I" in words else len(words)
     if place >= len(words):
         return words + piped[:_MOST]

@@ -1,7 +1,7 @@
-"""Find peeking: looks at commits after the task's base, at other branches, at a copy of the project.
+"""Find peeking: looks at later commits, at other branches, at a copy of the project.
 
-`git log`, `blame`, `status`, `show HEAD` and a diff of one's own edits are free. A repository may hold
-the very fix that is asked for: a chat whose history shows it teaches peeking, whoever wrote it.
+`git log`, `blame`, `status`, `show HEAD` and a diff of one's own edits are free. A repository may
+hold the very fix that is asked for: a chat that shows it teaches peeking, whoever wrote it.
 """
 
 import re
@@ -9,7 +9,6 @@ import re
 from common.replies.chat import Chat
 from common.replies.record import Record, read_record, squeeze
 from common.replies.shell import Command
-from common.replies.words import words
 
 _TRUNKS = {"main", "master", "trunk", "develop", "devel", "dev", "next", "stable"}
 _GLOBAL_WITH_VALUE = {"-C", "-c", "--git-dir", "--work-tree", "--namespace"}
@@ -75,7 +74,7 @@ def peeks(commands: list[Command], chat_text: str, record: Record) -> list[str]:
 
 
 def shows_fix(messages: list[dict], pr: dict) -> str | None:
-    """Tell why the chat shows the fix: a peeking command whose output holds lines that the PR adds."""
+    """Tell why the chat shows the fix: the output of a peek holds lines that the PR adds."""
     chat = Chat(messages)
     record = read_record(pr)
     before = chat.task
@@ -128,6 +127,8 @@ def _names_other_ref(subcommand: str, arguments: list[str], chat_text: str) -> b
     """
     words_given = [word.removeprefix("--source=").removeprefix("-s") for word in arguments]
     words_given = [word for word in words_given if not word.startswith("-")]
+    if subcommand == "grep":
+        words_given = words_given[1:]  # the pattern
     with_head = any(word.startswith("HEAD") for word in words_given)
     for word in words_given:
         sides = [side for side in re.split(r"\.{2,3}", word.partition(":")[0]) if side]
@@ -135,10 +136,10 @@ def _names_other_ref(subcommand: str, arguments: list[str], chat_text: str) -> b
             side = re.sub(r"[\^~]\d*.*$", "", side)
             if _OTHER_REF.match(side):
                 return True
-            alone = len(sides) == 1 and ":" not in word and ".." not in word
-            if side in _TRUNKS and not _is_own_branch(side, chat_text):
-                if not alone or with_head or subcommand in _MOVING or subcommand == "archive":
-                    return True
+            compared = with_head or len(sides) > 1 or ":" in word or ".." in word
+            looks = compared or subcommand in _MOVING or subcommand == "archive"
+            if side in _TRUNKS and looks and not _is_own_branch(side, chat_text):
+                return True
     return False
 
 
@@ -159,7 +160,8 @@ class _Project:
         tops |= {path.split("/")[1] for path in record.paths if path.startswith(("src/", "lib/"))}
         self.names = {_normal(name)} | {_normal(top) for top in tops if top not in _NOT_SOURCE}
         self.names -= {""}
-        names = "|".join(re.escape(name) for name in sorted(self.names)) or "(?!)"
+        spellings = self.names | {name.replace("-", "_") for name in self.names}
+        names = "|".join(re.escape(name) for name in sorted(spellings)) or "(?!)"
         self.installed = re.compile(
             rf"(?:(?:site|dist)-packages|node_modules(?:/@[\w-]+)?|gems|registry/src/[^/\s]+)/(?:{names})"
             rf"(?![\w.])|(?:pkg/mod|\.m2/repository)/\S*(?:{names})\b",
@@ -177,8 +179,7 @@ class _Project:
             argv = argv[2:]
         program = argv[0].rsplit("/", 1)[-1] if argv else ""
         for word in [*argv[1:], *command.heredocs]:
-            text = word.replace("_", "-")
-            if self.installed.search(text):
+            if self.installed.search(word):
                 return True
             fetched = program in _NETWORK or program in _INSTALLERS or "urlopen" in word
             if (fetched or "requests.get" in word) and self.hosted.search(word):
@@ -199,4 +200,6 @@ def _package(word: str) -> str:
     """Return the name in `Django==4.2`, `pkg@1.0`, `github.com/owner/name@latest`."""
     if word.startswith((".", "/")):
         return ""  # the project's own folder
-    return _normal(re.split(r"[=<>!~\[@;]", word, maxsplit=1)[0].rstrip("/").rsplit("/", 1)[-1])
+    return _normal(
+        re.split(r"[=<>!~\[@;]", word.lstrip("@"), maxsplit=1)[0].rstrip("/").rsplit("/", 1)[-1]
+    )

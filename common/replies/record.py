@@ -13,7 +13,11 @@ TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 _STRING = re.compile(r"\"([^\"\n]{6,120})\"|'([^'\n]{6,120})'|`([^`\n]{6,120})`")
 _PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
-_CLASS = re.compile(r"\b(?:class|struct|enum|interface|trait|impl|type)\s+(\w+)")
+# what a hunk's header or context line defines
+_DEFINED = re.compile(
+    r"\b(?:class|struct|enum|interface|trait|impl|type|def|func|fn|function)\s{1,9}"
+    r"(?:\([^)\n]{0,80}\)\s{0,9})?(\w+)"  # Go: `func (w *Window) shift(`
+)
 _DUNDER = re.compile(r"__\w+__$")
 _BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
 
@@ -59,11 +63,11 @@ class Record:
         lines = [line for _, hunk in self.hunks for line in hunk.lines]
         notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
         changed = [line[1:] for line in lines if line[0] in "+-"] + notes
-        around = _names([line[1:] for line in lines if line[0] == " "])
-        around |= _names([hunk.header for _, hunk in self.hunks])
-        self.classes = set(_CLASS.findall("\n".join(hunk.header for _, hunk in self.hunks)))
-        around = {name for name in around if len(name_parts(name)) > 1 or name in self.classes}
-        self.names = _names(changed) | around
+        self.names = _names(changed)
+        self.classes = set(_DEFINED.findall("\n".join(hunk.header for _, hunk in self.hunks)))
+        beside = _names([line[1:] for line in lines if line[0] == " "])
+        beside = {name for name in beside if len(name_parts(name)) > 1}
+        self.names_around = (beside | _names([*self.classes])) - self.names
         self.texts = _texts("\n".join(changed))
         self.lines = _telling_lines([line[1:] for line in lines] + notes)
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}

@@ -96,7 +96,7 @@ def _content(quoted: re.Match) -> str:
 def split_commands(script: str, most: int | None = None) -> list[Command]:
     """Return the simple commands of a script, across `;`, newlines, `&&`, pipes, `$(...)`, (...).
 
-    `most` commands at most, where given. Raises ValueError when a quote or a heredoc is never closed.
+    `most` commands at most, if given. Raises ValueError when a quote or a heredoc is never closed.
     """
     commands = []
     current = Command()

@@ -67,7 +67,7 @@ def _command_style(command: Command) -> str:
 
 
 def edited_files(commands: list[Command]) -> list[str]:
-    """Return the texts that name what the commands change: targets, operands, scripts that write."""
+    """Return the texts that name what the commands change: targets, operands, scripts."""
     found = []
     for command in commands:
         if command.program in words("editors") or _command_style(command) == "edit":

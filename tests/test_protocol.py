@@ -1,9 +1,17 @@
-"""Reading one reply: what is whole, what keeps the chat's protocol, which command it runs."""
+"""Reading one reply: what is whole, what keeps the chat's protocol, what kind of move it is."""
 
 import pytest
 
-from common.replies.protocol import (STYLES, action_style, bash_blocks, forbidden_programs, format_ok, format_problem,
-                          protocol_problem, split_commands, visible_text)
+from common.replies.protocol import (
+    STYLES,
+    action_style,
+    bash_blocks,
+    forbidden_programs,
+    format_ok,
+    format_problem,
+    protocol_problem,
+    visible_text,
+)
 
 FENCE = "```"
 PLAIN_CHAT = [
@@ -78,50 +86,6 @@ def test_blocks_are_found_as_mini_swe_agent_finds_them():
 
 def test_a_flood_of_openings_is_read_in_no_time():
     assert bash_blocks(f" {FENCE}bash\n x" * 40_000) == []
-
-
-# ---- commands ----
-
-def words(script):
-    return [command.words for command in split_commands(script)]
-
-
-@pytest.mark.parametrize("script, expected", [
-    ('grep "cd " notes.txt', [["grep", "cd ", "notes.txt"]]),
-    ("cat a | grep b && ls; pwd", [["cat", "a"], ["grep", "b"], ["ls"], ["pwd"]]),
-    ("echo 'a && b' \"c | d\"", [["echo", "a && b", "c | d"]]),
-    ("cat x # don't\nls", [["cat", "x"], ["ls"]]),
-    ("sed -n '1,5p' a#b", [["sed", "-n", "1,5p", "a#b"]]),
-    ("echo $((1<<2)) && ls", [["echo", "$((1<<2))"], ["ls"]]),
-    ("echo $(python -c 'x')", [["echo", "$"], ["python", "-c", "x"]]),
-    ("(cd a && ls)", [["cd", "a"], ["ls"]]),
-    ("grep -n a \\\n  b", [["grep", "-n", "a", "b"]]),
-    ("printf $'it\\'s' x", [["printf", "it\\'s", "x"]]),
-])
-def test_commands_are_split_as_a_shell_does(script, expected):
-    assert words(script) == expected
-
-
-def test_heredocs_are_kept_apart():
-    first, second = split_commands("cat <<'EOF' > a.py && ls\nit's \"open\nEOF\npython a.py")[0:3:2]
-    assert first.heredocs == ["it's \"open\n"] and first.written_files == ["a.py"]
-    assert second.argv == ["python", "a.py"]
-    tabs = split_commands("cat <<-END\n\tx\n\tEND\nls")
-    assert tabs[0].heredocs == ["\tx\n"] and tabs[1].words == ["ls"]
-
-
-@pytest.mark.parametrize("script", ["cat <<EOF > a\nx", "echo 'never closed", 'sed "s/a/b/ x', "cat <<EOF"])
-def test_what_a_shell_would_wait_for_is_an_error(script):
-    with pytest.raises(ValueError):
-        split_commands(script)
-
-
-@pytest.mark.parametrize("script, program", [
-    ("A=1 B='x y' python3 t.py", "python3"), ("timeout 60 make test", "make"), ("sudo -E env X=1 ls", "ls"),
-    ("/usr/bin/python3 x", "python3"), ("xargs -0 grep a", "grep"), ("for f in a; do cat $f; done", "for"),
-])
-def test_the_program_is_found_behind_wrappers(script, program):
-    assert split_commands(script)[0].program == program
 
 
 # ---- protocol ----
