@@ -2,11 +2,12 @@
 
     python -m tests.bench_leaks [--data DIR] [--against CHECKOUT] [--show flagged|missed]
 
-DIR holds trajectories/ and prs/ with parquet files in the schemas of the two source datasets (default:
-the demo's data). Honest early reads (first seven replies, no edit) are audited against their own PR
-record, another one of the same repository and one of another repository. Leaks of tests/plants.py are
-planted in early reads; each names a thing that the chat shows no trace of. --against runs another
-checkout's audit on the same cases, side by side. Intervals: 95 %, by bootstrap over chats.
+DIR holds trajectories/ and prs/ with parquet files in the schemas of the two source datasets
+(default: the demo's data). Honest early reads (first seven replies, no edit) are audited against
+their own PR record, another one of the same repository and one of another repository. Leaks of
+tests/plants.py are planted in early reads; each names a thing that the chat shows no trace of.
+--against runs another checkout's audit on the same cases, side by side. Intervals: 95 %, by
+bootstrap over chats.
 """
 
 import argparse
@@ -34,29 +35,43 @@ STRANGERS = 3  # other records that each honest reply is audited against
 HONEST_GIT = [
     "git status", "git status -s", "git log --oneline -10", "git log -5", "git log -3 --stat",
     "git log -p -2 -- {p}", "git log --oneline -- {p} | head", "git log -S'foo' --oneline | head",
-    "git log --grep='fix' --oneline -20", "git log -1 --format='%H %ad'", "git log --since=2.years -- {p}",
+    "git log --grep='fix' --oneline -20", "git log -1 --format='%H %ad'",
+    "git log --since=2.years -- {p}",
     "git log --follow -p {p} | head -100", "git log -L 10,20:{p}", "git log HEAD~5..HEAD --oneline",
     "git blame {p} | head -40", "git blame -L 10,30 {p}", "git blame -w {p}", "git show HEAD",
     "git show HEAD --stat", "git show HEAD~1", "git show HEAD:{p} | head", "git show --name-only",
     "git show HEAD^ -- {p}", "git diff", "git diff HEAD", "git diff --stat", "git diff --cached",
     "git diff -- {p}", "git diff HEAD -- {p}", "git diff HEAD~1 -- {p}", "git diff --name-only",
-    "git add -A && git diff --cached", "git stash", "git stash pop", "git stash && ls && git stash pop",
+    "git add -A && git diff --cached", "git stash", "git stash pop",
+    "git stash && ls && git stash pop",
     "git checkout -- {p}", "git checkout {p}", "git checkout HEAD -- {p}", "git restore {p}",
-    "git reset --hard HEAD", "git reset HEAD {p}", "git clean -fd", "git branch", "git branch --show-current",
-    "git rev-parse HEAD", "git rev-parse --show-toplevel", "git ls-files | head", "git ls-files '*.py'",
-    "git ls-tree HEAD", "git ls-tree -r HEAD --name-only | head", "git grep -n return", "git grep foo HEAD",
+    "git reset --hard HEAD", "git reset HEAD {p}", "git clean -fd", "git branch",
+    "git branch --show-current",
+    "git rev-parse HEAD", "git rev-parse --show-toplevel", "git ls-files | head",
+    "git ls-files '*.py'",
+    "git ls-tree HEAD", "git ls-tree -r HEAD --name-only | head", "git grep -n return",
+    "git grep foo HEAD",
     "git grep -n 'all' -- {d}", "git remote -v", "git config --list", "git describe --tags",
-    "git tag | tail -5", "git shortlog -sn | head", "git log --all-match --grep=a --grep=b --oneline",
-    "git diff --no-index a b", "git apply fix.patch", "git apply --check fix.patch", "git stash show -p",
+    "git tag | tail -5", "git shortlog -sn | head",
+    "git log --all-match --grep=a --grep=b --oneline",
+    "git diff --no-index a b", "git apply fix.patch", "git apply --check fix.patch",
+    "git stash show -p",
     "git commit -am 'origin/main is fine'", "git init /tmp/x", "git --version", "git help log",
-    "git checkout -b try-fix", "git diff > /tmp/own.patch", "git --no-pager diff", "git --no-pager log -3",
-    "git -C . status", "git log --oneline | grep -i main", "git log --author=main -3", "git cat-file -p HEAD",
-    "git rev-list --count HEAD", "git log -- origin", "git show -s --format=%ci HEAD", "git diff HEAD~3",
-    "git log master -3 --oneline", "git diff master", "git bisect start", "git rm --cached {p}", "git mv a b",
-    "pip list", "pip show {k}", "pip install -e .", "pip install pytest", "pip install -r requirements.txt",
-    "python -c 'import {i}; print({i}.__file__)'", "pip freeze | grep {k}", "curl -I https://example.org",
+    "git checkout -b try-fix", "git diff > /tmp/own.patch", "git --no-pager diff",
+    "git --no-pager log -3",
+    "git -C . status", "git log --oneline | grep -i main", "git log --author=main -3",
+    "git cat-file -p HEAD",
+    "git rev-list --count HEAD", "git log -- origin", "git show -s --format=%ci HEAD",
+    "git diff HEAD~3",
+    "git log master -3 --oneline", "git diff master", "git bisect start", "git rm --cached {p}",
+    "git mv a b",
+    "pip list", "pip show {k}", "pip install -e .", "pip install pytest",
+    "pip install -r requirements.txt",
+    "python -c 'import {i}; print({i}.__file__)'", "pip freeze | grep {k}",
+    "curl -I https://example.org",
     "ls /usr/lib/python3/dist-packages | head", "pip install --upgrade pip", "pip install .",
-    "cat /opt/env/lib/python3.9/site-packages/attr/__init__.py", "grep -rn pull/12 docs", "git remote show",
+    "cat /opt/env/lib/python3.9/site-packages/attr/__init__.py", "grep -rn pull/12 docs",
+    "git remote show",
 ]  # fmt: skip
 # Runs in the other checkout: audits pickled cases there, answers one list of kinds a case.
 WORKER = """

@@ -5,8 +5,8 @@ from common.replies.leaks import find_leaks
 FENCE = "```"
 ISSUE = """`harvest --since` skips the first day
 
-Running `harvest --since 2024-03-01` leaves out everything of March 1st. `Ledger.entries_after()` seems to
-compare days in the wrong way, see the traceback:
+Running `harvest --since 2024-03-01` leaves out everything of March 1st. `Ledger.entries_after()`
+seems to compare days in the wrong way, see the traceback:
 
   File "/repo/harvest/cli/report.py", line 88, in run
     rows = ledger.entries_after(since)
@@ -39,15 +39,23 @@ index 1111111aaa..2222222bbb 100644
      return parser
 '''
 RECORD = {
-    "instance_id": "acme__harvest-4711", "repo": "acme/harvest",
+    "instance_id": "acme__harvest-4711",
+    "repo": "acme/harvest",
     "base_commit": "c0ffee1234567890c0ffee1234567890c0ffee12",
     "issue": ISSUE,
     "description": "Open the window at midnight so that the first day of a report counts as well.",
-    "files": ["harvest/store/window_index.py", "harvest/cli/flags.py"], "patch": PATCH, "test_patch": "",
-    "interface": "", "language": "python", "created_at": "2024-03-09",
+    "files": ["harvest/store/window_index.py", "harvest/cli/flags.py"],
+    "patch": PATCH,
+    "test_patch": "",
+    "interface": "",
+    "language": "python",
+    "created_at": "2024-03-09",
 }
 TASK = [
-    {"role": "system", "content": "You solve an issue with one bash command a turn. Include a THOUGHT."},
+    {
+        "role": "system",
+        "content": "You solve an issue with one bash command a turn. Include a THOUGHT.",
+    },
     {"role": "user", "content": f"Please solve this issue.\n\n{ISSUE}"},
 ]
 
@@ -71,6 +79,8 @@ def after(*exchanges: tuple[str, str]) -> list[dict]:
     """The task's chat, continued by (command, output) pairs."""
     chat = list(TASK)
     for command, output in exchanges:
-        chat += [{"role": "assistant", "content": reply(command)},
-                 {"role": "user", "content": f"Observation: {output}"}]
+        chat += [
+            {"role": "assistant", "content": reply(command)},
+            {"role": "user", "content": f"Observation: {output}"},
+        ]
     return chat

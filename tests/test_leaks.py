@@ -3,32 +3,35 @@
 import pytest
 
 from common.replies.leaks import AUDIT_VERSION, find_leaks
-from tests.leak_cases import FENCE, ISSUE, PATCH, RECORD, TASK, after, kinds, record_adding, reply
+from tests.leak_cases import FENCE, PATCH, RECORD, TASK, after, kinds, record_adding, reply
 
 
 def test_a_hit_says_kind_text_and_why():
-    hit, = find_leaks(reply("cat harvest/store/window_index.py"), TASK, RECORD)
+    (hit,) = find_leaks(reply("cat harvest/store/window_index.py"), TASK, RECORD)
     assert hit["kind"] == "path" and hit["text"] == "harvest/store/window_index.py" and hit["why"]
     assert AUDIT_VERSION
 
 
 # ---- what an honest engineer does at the start ----
 
+
 @pytest.mark.parametrize("text", [
     reply("ls -la"),
     reply("ls -R harvest | head -50"),
     reply("grep -rn 'entries_after' --include='*.py' ."),
     reply("find . -name '*ledger*'", "`Ledger` is probably in `ledger.py`."),
-    reply("sed -n '70,110p' harvest/cli/report.py", "The traceback points at line 88 of report.py."),
+    reply("sed -n '70,110p' harvest/cli/report.py",
+    "The traceback points at line 88 of report.py."),
     reply("cat harvest/core/settings.py", "The settings are in `harvest.core.settings`."),
     reply("grep -rn 'since' . | head", "According to the issue, the first day is left out."),
-    reply("cat > repro.py <<'EOF'\nfrom harvest import Ledger\nprint(Ledger().entries_after('2024'))\nEOF"),
-])
+    reply("cat > a.py <<'EOF'\nfrom harvest import Ledger\nprint(Ledger().entries_after(9))\nEOF"),
+])  # fmt: skip
 def test_honest_first_moves_are_clean(text):
     assert find_leaks(text, TASK, RECORD) == []
 
 
 # ---- path ----
+
 
 @pytest.mark.parametrize("text", [
     reply("cat harvest/store/window_index.py"),
@@ -41,21 +44,24 @@ def test_honest_first_moves_are_clean(text):
     reply("head -40 < harvest/store/window_index.py"),
     reply("cat > harvest/store/window_index.py <<'EOF'\nx\nEOF"),
     reply("git log -p -- harvest/store/window_index.py"),
-    reply('D=harvest; cat "$D/store/window_index.py"'), reply('D=harvest/store; cat "${D}"/window_index.py'),
-    reply("cat harvest//store/./window_index.py"), reply("cat harvest/cli/../store/window_index.py"),
+    reply('D=harvest; cat "$D/store/window_index.py"'),
+    reply('D=harvest/store; cat "${D}"/window_index.py'),
+    reply("cat harvest//store/./window_index.py"),
+    reply("cat harvest/cli/../store/window_index.py"),
     reply("curl localhost/raw/harvest%2Fstore%2Fwindow_index.py"),
     reply("python -c 'import harvest.store.window_index'"),
     reply("grep -rn 'from harvest.store import ledger, window_index' ."),
     reply("ls", "The window is opened in `harvest.store.window_index`."),
     reply("ls", "I will check window_index.py, where the days are compared."),
-])
+])  # fmt: skip
 def test_a_file_never_seen_is_a_leak(text):
     assert "path" in kinds(text)
 
 
 @pytest.mark.parametrize("exchange", [
     ("ls -R", "harvest:\n__init__.py\nstore\n\nharvest/store:\n__init__.py\nwindow_index.py\n"),
-    ("ls -R .", ".:\nharvest\n\n./harvest:\nstore\n\n./harvest/store:\nledger.py  window_index.py\n"),
+    ("ls -R .",
+    ".:\nharvest\n\n./harvest:\nstore\n\n./harvest/store:\nledger.py  window_index.py\n"),
     ("find . -name '*.py'", "./harvest/store/window_index.py\n"),
     ("ls harvest/store", "ledger.py\nwindow_index.py\n"),
     ("ls -la harvest/store/", "-rw-r--r-- 1 root root 900 Mar 1 10:00 window_index.py\n"),
@@ -67,7 +73,7 @@ def test_a_file_never_seen_is_a_leak(text):
     ("ls harvest/store", "'ledger old.py'  'window_index.py'\n"),
     ("ls -m harvest/store", "ledger.py, window_index.py, x.py\n"),
     ("pushd harvest/store && ls", "window_index.py\n"),
-])
+])  # fmt: skip
 def test_a_file_that_was_seen_listed_or_imported_is_none(exchange):
     assert "path" not in kinds(reply("cat harvest/store/window_index.py"), after(exchange))
 
@@ -76,7 +82,7 @@ def test_a_file_that_was_seen_listed_or_imported_is_none(exchange):
     ("ls harvest", "__init__.py\ncli\nstore\n"),
     ("ls other/store", "index.py\n"),
     ("cat README.md", "The index of every window is kept in memory.\n"),
-])
+])  # fmt: skip
 def test_its_folder_or_its_words_alone_do_not_show_it(exchange):
     assert "path" in kinds(reply("cat harvest/store/window_index.py"), after(exchange))
 
@@ -87,14 +93,19 @@ def test_a_file_whose_name_and_folder_the_chat_speaks_of_is_a_fair_guess():
 
 
 @pytest.mark.parametrize("thought", [
-    "The index is perhaps in window_index.py.", "Something like `harvest.store.window_index` may exist.",
-])
+    "The index is perhaps in window_index.py.",
+    "Something like `harvest.store.window_index` may exist.",
+])  # fmt: skip
 def test_a_file_said_as_a_guess_is_none(thought):
     assert find_leaks(reply("ls", thought), TASK, RECORD) == []
 
 
 def test_the_test_of_a_seen_file_can_be_named():
-    record = {**RECORD, "files": ["tests/test_report.py", "tests/test_window_index.py"], "patch": ""}
+    record = {
+        **RECORD,
+        "files": ["tests/test_report.py", "tests/test_window_index.py"],
+        "patch": "",
+    }
     assert find_leaks(reply("cat tests/test_report.py"), TASK, record) == []
     assert kinds(reply("cat tests/test_window_index.py"), TASK, record) == {"path"}
 
@@ -107,15 +118,18 @@ def test_the_test_of_a_seen_file_can_be_named():
     ("src/render/SchemaEditor.ts", "`SchemaEditor` renders twice"),
     ("src/codec/bit_reader.cpp", '#include "codec/bit_reader.h"'),
     ("retry/retry.go", "`retry.Do` never returns"),
-])
+])  # fmt: skip
 def test_other_languages_have_their_conventions(path, said):
     record = {**RECORD, "files": [path], "patch": ""}
     spoken = [{"role": "user", "content": f"Please solve: {said}"}]
     assert find_leaks(reply(f"cat {path}"), spoken, record) == []
-    assert kinds(reply(f"cat {path}"), [{"role": "user", "content": "It fails."}], record) == {"path"}
+    assert kinds(reply(f"cat {path}"), [{"role": "user", "content": "It fails."}], record) == {
+        "path"
+    }
 
 
 # ---- identifier ----
+
 
 @pytest.mark.parametrize("text", [
     reply("grep -rn 'entries_after' .", "`_midnight_floor` has to be used there."),
@@ -124,7 +138,7 @@ def test_other_languages_have_their_conventions(path, said):
     reply("python -m harvest --strict-midnight"),
     reply("grep -rn 'window opens at midnight of' ."),
     reply("sed -i 's/x/_midnight_floor(x)/' harvest/cli/report.py"),
-])
+])  # fmt: skip
 def test_a_name_never_seen_is_a_leak(text):
     assert "identifier" in kinds(text)
 
@@ -132,20 +146,30 @@ def test_a_name_never_seen_is_a_leak(text):
 def test_a_name_said_as_a_guess_of_known_parts_is_none():
     record = record_adding("entries_before_day(since)")
     chat = after(("cat ledger.py", "def entries_after(day): return before"))
-    assert find_leaks(reply("ls", "There is probably an `entries_before_day` too."), chat, record) == []
+    assert (
+        find_leaks(reply("ls", "There is probably an `entries_before_day` too."), chat, record)
+        == []
+    )
     assert kinds(reply("ls", "I have to use `entries_before_day`."), chat, record) == {"identifier"}
 
 
 def test_a_name_that_was_seen_is_none():
     text = reply("grep -rn '_midnight_floor' .", "`_midnight_floor` is the helper.")
-    assert find_leaks(text, after(("cat util.py", "def _midnight_floor(moment, tz):\n    ...")), RECORD) == []
+    assert (
+        find_leaks(
+            text, after(("cat util.py", "def _midnight_floor(moment, tz):\n    ...")), RECORD
+        )
+        == []
+    )
 
 
 def test_a_name_that_the_reply_itself_makes_up_of_known_parts_is_none():
     record = record_adding("first_day_rows = 1")
     written = reply("cat > fix.py <<'EOF'\nfirst_day_rows = ledger.entries_after(since)\nEOF")
     assert find_leaks(written, TASK, record) == []
-    assert kinds(reply("ls", "The variable `first_day_rows` is wrong."), TASK, record) == {"identifier"}
+    assert kinds(reply("ls", "The variable `first_day_rows` is wrong."), TASK, record) == {
+        "identifier"
+    }
 
 
 def test_the_flag_of_one_word_is_a_name_but_an_everyday_flag_is_none():
@@ -158,8 +182,9 @@ def test_the_flag_of_one_word_is_a_name_but_an_everyday_flag_is_none():
 @pytest.mark.parametrize("definition", [
     "    def shift_anchor(self, offset):", "func (w *Window) shift_anchor(offset int) error {",
     "    pub(crate) async fn shift_anchor(&mut self) -> bool {",
-    "  public static int shift_anchor(int offset) {", "export default function shift_anchor(offset) {",
-])
+    "  public static int shift_anchor(int offset) {",
+    "export default function shift_anchor(offset) {",
+])  # fmt: skip
 def test_the_function_that_a_change_stands_in_or_near_is_a_name(definition):
     head, change = "--- a/x.py\n+++ b/x.py\n@@ -7,3 +7,3 @@\n", "-    b\n+    c\n"
     text = reply("grep -rn shift_anchor .")
@@ -170,18 +195,24 @@ def test_the_function_that_a_change_stands_in_or_near_is_a_name(definition):
 
 def test_vocabulary_is_no_name():
     record = record_adding("raise NotImplementedError(os.path, isinstance, OrderedDict)")
-    assert kinds(reply("ls", "`isinstance`, `OrderedDict` or `NotImplementedError`."), TASK, record) == set()
+    assert (
+        kinds(reply("ls", "`isinstance`, `OrderedDict` or `NotImplementedError`."), TASK, record)
+        == set()
+    )
 
 
 @pytest.mark.parametrize("names", [
     "setTimeout AbortController useCallback", "WithTimeout HasPrefix WaitGroup",
     "char_indices map_err BTreeMap",
     "computeIfAbsent BufferedReader isEmpty", "unique_ptr emplace_back string_view",
-])
+])  # fmt: skip
 def test_the_standard_libraries_of_other_languages_are_no_names(names):
     record = record_adding(*names.split())
     for name in names.split():
-        assert find_leaks(reply(f"grep -rn '{name}' src", f"Where is `{name}` called?"), TASK, record) == []
+        assert (
+            find_leaks(reply(f"grep -rn '{name}' src", f"Where is `{name}` called?"), TASK, record)
+            == []
+        )
 
 
 # ---- line ----
@@ -201,12 +232,14 @@ LISTED = after(("find harvest", "harvest/store/window_index.py\nharvest/store/le
     reply("ls", "In window_index.py, ll. 140-149 compare the days."),
     reply("ls", "Line number 142 of window_index.py compares the days."),
     reply("ls", "harvest/store/window_index.py(142) compares the days."),
-    reply("less +140 harvest/store/window_index.py"), reply("vim +142 harvest/store/window_index.py"),
-    reply("tail +138 harvest/store/window_index.py"), reply("tail -n+138 harvest/store/window_index.py"),
+    reply("less +140 harvest/store/window_index.py"),
+    reply("vim +142 harvest/store/window_index.py"),
+    reply("tail +138 harvest/store/window_index.py"),
+    reply("tail -n+138 harvest/store/window_index.py"),
     reply("git log -L140,149:harvest/store/window_index.py"),
     reply("git blame -L 138,+9 harvest/store/window_index.py"),
     reply("grep -n '' harvest/store/window_index.py | sed -n '138,150p'"),
-])
+])  # fmt: skip
 def test_lines_of_a_file_seen_only_in_a_listing_are_a_leak(text):
     assert "line" in kinds(text, LISTED)
 
@@ -216,36 +249,45 @@ def test_lines_of_a_file_seen_only_in_a_listing_are_a_leak(text):
     ("cat harvest/store/window_index.py harvest/cli/report.py", "class WindowIndex:\n    ...\n"),
     ("grep -n 'def ' harvest/store/window_index.py", "12:def a\n140:def slice_from\n"),
     ("sed -n '60,120p' harvest/store/window_index.py", "    x = 1\n"),
-    ("grep -rn slice_from .", "./harvest/store/window_index.py:140:    def slice_from(self, moment):\n"),
+    ("grep -rn slice_from .",
+    "./harvest/store/window_index.py:140:    def slice_from(self, moment):\n"),
     ("python r.py", 'File "/repo/harvest/store/window_index.py", line 142, in slice_from\n'),
-])
+])  # fmt: skip
 def test_lines_near_to_what_was_seen_are_none(exchange):
     text = reply("sed -n '135,160p' harvest/store/window_index.py")
     assert "line" not in kinds(text, [*LISTED, *after(exchange)[2:]])
 
 
 def test_lines_far_from_what_was_seen_are_a_leak():
-    chat = [*LISTED, *after(("sed -n '1,20p' harvest/store/window_index.py", "import bisect\n"))[2:]]
+    chat = [
+        *LISTED,
+        *after(("sed -n '1,20p' harvest/store/window_index.py", "import bisect\n"))[2:],
+    ]
     assert "line" in kinds(reply("sed -n '140,149p' harvest/store/window_index.py"), chat)
 
 
 @pytest.mark.parametrize("text", [
     reply("grep -n def harvest/store/window_index.py | sed -n '138,150p'"),
     reply("sed -n '1,20p' harvest/store/window_index.py", "It calls range(142)."),
-])
+])  # fmt: skip
 def test_a_number_that_counts_something_else_is_no_line(text):
     assert find_leaks(text, LISTED, RECORD) == []
 
 
 def test_lines_of_a_deleted_file_count_too():
     record = {**RECORD, "patch": "--- a/harvest/old.py\n+++ /dev/null\n@@ -40,2 +0,0 @@\n-a\n-b\n"}
-    assert kinds(reply("ls", "See line 41 of harvest/old.py."), after(("ls harvest", "old.py")), record) == {"line"}
+    assert kinds(
+        reply("ls", "See line 41 of harvest/old.py."), after(("ls harvest", "old.py")), record
+    ) == {"line"}
 
 
 def test_a_wide_view_or_the_head_of_a_file_aims_at_nothing():
-    for command in ("cat harvest/store/window_index.py", "head -n 200 harvest/store/window_index.py",
-                    "sed -n '1,200p' harvest/store/window_index.py",
-                    "sed -n '1,400p' harvest/store/window_index.py"):
+    for command in (
+        "cat harvest/store/window_index.py",
+        "head -n 200 harvest/store/window_index.py",
+        "sed -n '1,200p' harvest/store/window_index.py",
+        "sed -n '1,400p' harvest/store/window_index.py",
+    ):
         assert find_leaks(reply(command), LISTED, RECORD) == []
 
 
@@ -257,7 +299,10 @@ def test_a_line_number_without_a_file_is_weighed_by_what_was_shown():
 
 
 def test_what_every_project_of_a_language_has_can_be_read():
-    assert find_leaks(reply("cat src/lib.rs"), TASK, {**RECORD, "files": ["src/lib.rs"], "patch": ""}) == []
+    assert (
+        find_leaks(reply("cat src/lib.rs"), TASK, {**RECORD, "files": ["src/lib.rs"], "patch": ""})
+        == []
+    )
 
 
 def test_line_numbers_of_other_files_prove_nothing():
@@ -267,30 +312,39 @@ def test_line_numbers_of_other_files_prove_nothing():
 
 # ---- verbatim ----
 
+
 @pytest.mark.parametrize("text", [
     reply("ls", "It should be `position = bisect_left(self._stamps, floor)`."),
     reply("cat > a.py <<'EOF'\n        position = bisect_left(self._stamps,  floor)\nEOF"),
     reply("sed -i 's/return self\\._rows\\[position:\\]/pass/' a.py"),
     reply("ls", "We want position = bisect_left(self._stamps, start) here."),
     reply("ls", "Open the window at midnight so that the first day of a report counts as well."),
-])
+])  # fmt: skip
 def test_a_line_of_the_record_is_a_leak(text):
     assert "verbatim" in kinds(text)
 
 
 def test_a_line_that_was_seen_is_none():
-    chat = after(("cat harvest/store/window_index.py", "\n".join(line[1:] for line in PATCH.splitlines())))
+    chat = after(
+        ("cat harvest/store/window_index.py", "\n".join(line[1:] for line in PATCH.splitlines()))
+    )
     text = reply("ls", "It should be `position = bisect_left(self._stamps, floor)`.")
     assert find_leaks(text, chat, RECORD) == []
 
 
 def test_common_lines_prove_nothing():
-    lines = ["if __name__ == '__main__':", "    return None", "from __future__ import annotations", "else:"]
+    lines = [
+        "if __name__ == '__main__':",
+        "    return None",
+        "from __future__ import annotations",
+        "else:",
+    ]
     text = reply("cat > r.py <<'EOF'\n" + "\n".join(lines) + "\nEOF")
     assert find_leaks(text, TASK, record_adding(*lines)) == []
 
 
 # ---- odd input ----
+
 
 @pytest.mark.parametrize("record", [
     {}, None, {**RECORD, "patch": None, "files": None}, {**RECORD, "patch": "", "files": []},
@@ -298,7 +352,7 @@ def test_common_lines_prove_nothing():
     {**RECORD, "instance_id": None, "repo": 3},
     {**RECORD, "patch": "--- a/x.sql\n+++ b/x.sql\n@@ -1,2 +1 @@\n--- a comment\n+++ b\n"},
     {**RECORD, "patch": "--- a/x.py\n+++ /dev/null\n@@ -1,2 +0,0 @@\n-a\n-b\n"},
-])
+])  # fmt: skip
 def test_odd_records_do_no_harm(record):
     for text in ("", "no block", reply("ls"), reply("cat 'open"), FENCE * 3, reply("cat x\0y")):
         assert isinstance(find_leaks(text, TASK, record), list)
@@ -306,7 +360,7 @@ def test_odd_records_do_no_harm(record):
 
 @pytest.mark.parametrize("messages", [
     [], None, [None, {}, {"role": "user"}], [{"role": "assistant", "content": None}],
-])
+])  # fmt: skip
 def test_odd_messages_do_no_harm(messages):
     assert "path" in kinds(reply("cat harvest/store/window_index.py"), messages)
     assert find_leaks(None, messages, RECORD) == []
@@ -317,22 +371,25 @@ def test_odd_messages_do_no_harm(messages):
 
 @pytest.mark.parametrize("command", [
     "cd harvest/store && cat window_index.py", "cat harvest/store/'window'_index.py",
-    "F=window_index; sed -n '1,80p' harvest/store/$F.py", "cat harvest/store/{ledger,window_index}.py",
+    "F=window_index; sed -n '1,80p' harvest/store/$F.py",
+    "cat harvest/store/{ledger,window_index}.py",
     "for f in ledger window_index; do cat harvest/store/$f.py; done",
-    "python - <<'EOF'\nimport os\nprint(open(os.path.join('harvest/store', 'window_index.py')).read())\nEOF",
+    "python - <<'EOF'\nimport os\nopen(os.path.join('harvest/store', 'window_index.py'))\nEOF",
     "echo window_index.py | xargs -I N cat harvest/store/N", "cat harvest/store/window*",
-    "find . -name 'window_*'", "cat harvest/store/windo?_index.py", "git show HEAD:harvest/store/window_index.py",
+    "find . -name 'window_*'", "cat harvest/store/windo?_index.py",
+    "git show HEAD:harvest/store/window_index.py",
     "grep -rn midnight --include=window_index.py .", "python -m harvest.store.window_index",
     "python -c 'from harvest.store import window_index'", "git ls-files | grep window_index.py",
-])
+])  # fmt: skip
 def test_a_file_named_in_pieces_is_a_leak(command):
     assert "path" in kinds(reply(command))
 
 
 @pytest.mark.parametrize("thought", [
     "It is in harvest/store/window_index.", "The `window_index` module is at fault.",
-    "I look at the module window_index of harvest.store.", "I'd say `store.window_index` does this.",
-])
+    "I look at the module window_index of harvest.store.",
+    "I'd say `store.window_index` does this.",
+])  # fmt: skip
 def test_a_file_named_as_a_module_is_a_leak(thought):
     assert "path" in kinds(reply("ls", thought))
 
@@ -343,139 +400,54 @@ def test_a_pattern_of_words_that_the_chat_holds_is_none():
 
 
 def test_a_word_of_the_chat_in_a_folder_that_was_shown_is_a_fair_guess():
-    chat = after(("find . -type d", "./harvest\n./harvest/store"), ("cat README", "A window_index is kept."))
+    chat = after(
+        ("find . -type d", "./harvest\n./harvest/store"), ("cat README", "A window_index is kept.")
+    )
     assert find_leaks(reply("cat harvest/store/window_index.py"), chat, RECORD) == []
 
 
 @pytest.mark.parametrize("text", [
     reply("grep -rn slice_from ."), reply("ls", "The class `WindowIndex` does it."),
-    reply("git log -Sslice_from --oneline"), reply("git log -G'slice_from'"), reply("grep -rn 'slice''_from' ."),
-])
+    reply("git log -Sslice_from --oneline"), reply("git log -G'slice_from'"),
+    reply("grep -rn 'slice''_from' ."),
+])  # fmt: skip
 def test_names_around_a_change_count_too(text):
     assert "identifier" in kinds(text)
 
 
 @pytest.mark.parametrize("text", [
-    reply("grep -rn 'bisect_right(self._stamps, moment)' ."), reply("git grep -nF 'self._rows[position:]'"),
+    reply("grep -rn 'bisect_right(self._stamps, moment)' ."),
+    reply("git grep -nF 'self._rows[position:]'"),
     reply("grep -rn 'bisect_right(self\\._stamps, mom' ."),
-])
+])  # fmt: skip
 def test_to_search_for_hidden_code_is_a_leak(text):
     assert "verbatim" in kinds(text)
 
 
 @pytest.mark.parametrize("command", [
-    "sed -n '128,136p' harvest/store/window_index.py", "awk 'NR==130' harvest/store/window_index.py",
+    "sed -n '128,136p' harvest/store/window_index.py",
+    "awk 'NR==130' harvest/store/window_index.py",
     "perl -ne 'print if 126..134' harvest/store/window_index.py",
     "git show HEAD:harvest/store/window_index.py | sed -n '140,149p'",
-])
+])  # fmt: skip
 def test_the_lines_that_lead_to_a_hunk_count_too(command):
-    assert "line" in kinds(reply(command), [*TASK, *after(("ls harvest/store", "window_index.py"))[2:]])
+    assert "line" in kinds(
+        reply(command), [*TASK, *after(("ls harvest/store", "window_index.py"))[2:]]
+    )
 
 
 NAMED = [{"role": "user", "content": "harvest/store/window_index.py is slow on long windows."}]
 
 
 @pytest.mark.parametrize("command", [
-    "sed -i 's/a/b/' harvest/store/window_index.py", "cd harvest/store && sed -i 's/a/b/' window_index.py",
-    "cat > harvest/store/window_index.py <<'EOF'\nx\nEOF", "echo x | tee -a harvest/store/window_index.py",
+    "sed -i 's/a/b/' harvest/store/window_index.py",
+    "cd harvest/store && sed -i 's/a/b/' window_index.py",
+    "cat > harvest/store/window_index.py <<'EOF'\nx\nEOF",
+    "echo x | tee -a harvest/store/window_index.py",
     "python - <<'EOF'\np = 'harvest/store/window_index.py'\nopen(p, 'w').write('x')\nEOF",
-])
+])  # fmt: skip
 def test_to_edit_a_file_that_only_the_task_named_is_a_leak(command):
     assert "path" in kinds(reply(command), NAMED)
     seen = {"role": "assistant", "content": reply("cat harvest/store/window_index.py")}
     shown = {"role": "user", "content": "class A:\n"}
     assert "path" not in kinds(reply(command), [*NAMED, seen, shown])
-
-
-# ---- other languages: code written for these tests ----
-
-LANGUAGES = {
-    "go": ("internal/quota/leaky_bucket.go", """@@ -41,8 +41,9 @@ type LeakyBucket struct {
- func (b *LeakyBucket) drainSince(moment time.Time) int64 {
--\telapsed := moment.Sub(b.lastDrip)
-+\telapsed := clampElapsed(moment.Sub(b.lastDrip), b.maxDrift)
- \tif elapsed < 0 {
- \t\treturn 0
- \t}
-+\tb.driftLog.Record(elapsed)
- \treturn int64(elapsed / b.dripEvery)
- }
-"""),
-    "typescript": ("src/timeline/trackSnapping.ts", """@@ -18,7 +18,8 @@ export class TrackSnapper {
-   public nearestAnchor(position: number): Anchor | undefined {
--    return this.anchors.find((anchor) => anchor.at === position);
-+    const reach = this.snapReach * zoomFactorOf(this.viewport);
-+    return minDistanceAnchor(this.anchors, position, reach);
-   }
- 
-   private rebuildAnchors(): void {
-     this.anchors = this.clips.flatMap(edgesOfClip);
-   }
-"""),
-    "rust": ("crates/ledger/src/carry_over.rs", """@@ -77,6 +77,8 @@ impl CarryOver {
-     pub fn settle_period(&mut self, period: Period) -> Result<Cents, LedgerError> {
-         let open_cents = self.open.get(&period).copied().unwrap_or_default();
-+        let rounded_cents = banker_round(open_cents, self.scale_digits);
-+        self.audit_trail.push(Settled { period, rounded_cents });
-         self.open.remove(&period);
--        Ok(open_cents)
-+        Ok(rounded_cents)
-     }
-"""),
-    "java": ("server/src/main/java/org/acme/ferry/BerthPlanner.java", """@@ -102,7 +102,8 @@ public final class BerthPlanner {
-     Optional<Berth> firstFreeBerth(Instant arrival) {
-         return berths.stream()
--            .filter(berth -> berth.freeAt(arrival))
-+            .filter(berth -> berth.freeBetween(arrival, arrival.plus(mooringTime)))
-+            .filter(tideTable::isDeepEnough)
-             .findFirst();
-     }
-"""),
-}
-OTHER_TASK = [{"role": "user", "content": "Please solve: totals are off by one at the end of a period."}]
-
-
-def other_record(language: str) -> dict:
-    path, hunk = LANGUAGES[language]
-    return {**RECORD, "files": [path], "patch": f"--- a/{path}\n+++ b/{path}\n{hunk}"}
-
-
-@pytest.mark.parametrize("language, kind, text", [
-    ("go", "path", reply("cat internal/quota/leaky_bucket.go")),
-    ("go", "path", reply("cd internal/quota && gofmt -d leaky_bucket.go")),
-    ("go", "identifier", reply("ls", "`clampElapsed` is missing.")),
-    ("go", "identifier", reply("grep -rn drainSince .")),
-    ("go", "identifier", reply("ls", "The struct `LeakyBucket` counts wrongly.")),
-    ("go", "verbatim", reply("ls", "We want `b.driftLog.Record(elapsed)` there.")),
-    ("go", "line", reply("sed -n '38,46p' internal/quota/leaky_bucket.go")),
-    ("typescript", "path", reply("ls", "See src/timeline/trackSnapping.ts.")),
-    ("typescript", "path", reply("node -e \"require('./src/timeline/trackSnapping')\"")),
-    ("typescript", "identifier", reply("grep -rn 'rebuildAnchors' src")),
-    ("typescript", "identifier", reply("ls", "`minDistanceAnchor` is what we want.")),
-    ("typescript", "verbatim", reply("ls", "return minDistanceAnchor(this.anchors, position, reach);")),
-    ("typescript", "line", reply("sed -n '18,24p' src/timeline/trackSnapping.ts")),
-    ("rust", "path", reply("cat crates/ledger/src/carry_over.rs")),
-    ("rust", "path", reply("ls", "It is in `ledger::carry_over`.")),
-    ("rust", "identifier", reply("rg banker_round")), ("rust", "identifier", reply("rg 'fn settle_period'")),
-    ("rust", "verbatim", reply("ls", "let rounded_cents = banker_round(open_cents, self.scale_digits);")),
-    ("rust", "line", reply("ls", "Lines 77-84 of crates/ledger/src/carry_over.rs are wrong.")),
-    ("java", "path", reply("cat server/src/main/java/org/acme/ferry/BerthPlanner.java")),
-    ("java", "path", reply("ls", "org.acme.ferry.BerthPlanner is at fault.")),
-    ("java", "identifier", reply("grep -rn firstFreeBerth .")),
-    ("java", "identifier", reply("ls", "`freeBetween` would do.")),
-    ("java", "verbatim", reply("grep -rnF 'filter(berth -> berth.freeAt(arrival))' .")),
-    ("java", "line", reply("head -n 108 server/src/main/java/org/acme/ferry/BerthPlanner.java | tail -n 7")),
-])
-def test_leaks_of_other_languages(language, kind, text):
-    assert kind in kinds(text, OTHER_TASK, other_record(language))
-
-
-@pytest.mark.parametrize("text", [
-    reply("ls -R | head -50"), reply("grep -rn 'period' --include='*.go' ."), reply("find . -name '*.rs'"),
-    reply("grep -rn 'total' src | head", "The end of a period is probably cut off."),
-    reply("cat go.mod Cargo.toml package.json pom.xml"), reply("git log --oneline -5"),
-    reply("ls", "I'd look for `unwrap_or_default`, `flatMap`, `Optional`, `time.Time` or `HashMap` first."),
-])
-@pytest.mark.parametrize("language", LANGUAGES)
-def test_honest_moves_in_other_languages_are_clean(language, text):
-    assert find_leaks(text, OTHER_TASK, other_record(language)) == []

@@ -37,6 +37,7 @@ _WIDE_VIEW = 250  # lines: a wider view aims at no line, even in a file never se
 _NEAR = 0.6  # share of a hidden line's token pairs that makes a line nearly that line
 _MIN_NEAR_PAIRS = 5
 _MIN_PIECE_TOKENS = 4  # of a piece of hidden code in a search
+_ACCESSORS = {"get", "set", "is", "has"}
 _MARKED_NAME = re.compile(r"`(?:[\w.]{0,80}\.)?(\w{1,80})(?:\(\))?`|(?<!\w)(\w{1,80})\(")
 _DEFINITION = (
     r"\b(?:def|class|func|fn|function|let|const|var|val|type|struct|enum|interface|as|for)\s{1,9}"
@@ -81,7 +82,7 @@ def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
 def _names(act: Act, chat: Chat, record: Record) -> list[str]:
     """Return the record's names that the reply uses, but for those an agent may have made up."""
     marked = {name for match in _MARKED_NAME.findall(act.said) for name in match}
-    marked |= record.classes & set(NAME.findall(act.commanded))
+    marked |= record.defined & set(NAME.findall(act.commanded))
     found = []
     for name in sorted((record.names | record.names_around) & act.names):
         if name in chat.words or name.lower() in record.repo:
@@ -91,24 +92,26 @@ def _names(act: Act, chat: Chat, record: Record) -> list[str]:
         if name in record.names_around and name not in act.asserted_names:
             continue  # code of the project, quoted from memory
         telling = name.startswith("--") or name in marked and len(name) > 6
-        if (telling or len(name_parts(name)) > 1) and not _is_natural(name, act, chat):
+        if (telling or len(name_parts(name)) > 1) and not _is_natural(name, act, chat, record):
             found.append(name)
     return found[:_MOST]
 
 
-def _is_natural(name: str, act: Act, chat: Chat) -> bool:
+def _is_natural(name: str, act: Act, chat: Chat, record: Record) -> bool:
     """Tell whether the agent may have made the name up.
 
-    It is a name or word of the task with a `get_` or `is_`; or, of parts that the chat knows, it is
-    said as a guess or defined by the reply's own code.
+    It is a name of the task with another `get_` or `set_`, or a word of it with one that only
+    stands near a change; or, of parts that the chat knows, it is said as a guess or defined by
+    the reply's own code.
     """
-    parts = name_parts(name)
+    parts = name_parts(name) or [""]
     rest = "".join(parts[1:])
-    if parts and parts[0] in words("glue"):
+    if parts[0] in words("glue") and len(rest) > 7:
         variants = {glue + rest for glue in ("", *words("glue"))}
-        named = len(rest) > 7 and not variants.isdisjoint(chat.task_names)
-        if named or len(parts) == 2 and len(rest) > 3 and parts[1] in chat.task_words:
+        if not variants.isdisjoint(chat.task_names):
             return True
+    if parts[0] in _ACCESSORS and rest in chat.task_words and name in record.names_around:
+        return True
     if not all(part in chat.lower for part in parts):
         return False
     if name not in act.commanded and act.only_says(name, GUESS):

@@ -64,10 +64,10 @@ class Record:
         notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
         changed = [line[1:] for line in lines if line[0] in "+-"] + notes
         self.names = _names(changed)
-        self.classes = set(_DEFINED.findall("\n".join(hunk.header for _, hunk in self.hunks)))
+        self.defined = set(_DEFINED.findall("\n".join(hunk.header for _, hunk in self.hunks)))
         beside = _names([line[1:] for line in lines if line[0] == " "])
         beside = {name for name in beside if len(name_parts(name)) > 1}
-        self.names_around = (beside | _names([*self.classes])) - self.names
+        self.names_around = (beside | _names([*self.defined])) - self.names
         self.texts = _texts("\n".join(changed))
         self.lines = _telling_lines([line[1:] for line in lines] + notes)
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
