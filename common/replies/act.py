@@ -60,6 +60,11 @@ class Act:
         naming = [command for command in self.commands if name in "\n".join(command.words)]
         return all(command.program in ("ls", "find", "fd", "tree") for command in naming)
 
+    def looks_in(self, folder: str) -> bool:
+        """Tell whether the commands name this folder, or one that holds it."""
+        places = [word.strip("./") for command in self.commands for word in command.argv[1:]]
+        return any(place and f"{folder}/".startswith(f"{place}/") for place in places)
+
     @cached_property
     def asserted_names(self) -> set[str]:
         """The names outside of fenced code that is no command."""

@@ -79,10 +79,6 @@ class Chat:
         return {word[:7] for word in self.words}
 
     @cached_property
-    def task_words(self) -> set[str]:
-        return set(re.findall(r"[a-z]+", self.task.lower()))
-
-    @cached_property
     def squeezed(self) -> str:
         return squeeze(self.text)
 

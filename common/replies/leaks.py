@@ -32,12 +32,11 @@ KINDS = ("path", "identifier", "line", "verbatim", "disclosure", "history")
 _MOST = 200  # things of one kind that are weighed: an odd reply costs no minutes
 _LINE_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
 _STATED_REACH = 30  # lines: the same from a number that the chat states
-_SLACK = 15  # lines before a hunk that lead straight to it
+_SLACK = 12  # lines before a hunk that lead straight to it
 _WIDE_VIEW = 250  # lines: a wider view aims at no line, even in a file never seen
 _NEAR = 0.6  # share of a hidden line's token pairs that makes a line nearly that line
 _MIN_NEAR_PAIRS = 5
 _MIN_PIECE_TOKENS = 4  # of a piece of hidden code in a search
-_ACCESSORS = {"get", "set", "is", "has"}
 _MARKED_NAME = re.compile(r"`(?:[\w.]{0,80}\.)?(\w{1,80})(?:\(\))?`|(?<!\w)(\w{1,80})\(")
 _DEFINITION = (
     r"\b(?:def|class|func|fn|function|let|const|var|val|type|struct|enum|interface|as|for)\s{1,9}"
@@ -100,9 +99,8 @@ def _names(act: Act, chat: Chat, record: Record) -> list[str]:
 def _is_natural(name: str, act: Act, chat: Chat, record: Record) -> bool:
     """Tell whether the agent may have made the name up.
 
-    It is a name of the task with another `get_` or `set_`, or a word of it with one that only
-    stands near a change; or, of parts that the chat knows, it is said as a guess or defined by
-    the reply's own code.
+    It is a name of the task with another `get_` or `set_`; or it is said as a guess or defined by
+    the reply's own code, of parts that the chat knows, if a change holds it.
     """
     parts = name_parts(name) or [""]
     rest = "".join(parts[1:])
@@ -110,11 +108,10 @@ def _is_natural(name: str, act: Act, chat: Chat, record: Record) -> bool:
         variants = {glue + rest for glue in ("", *words("glue"))}
         if not variants.isdisjoint(chat.task_names):
             return True
-    if parts[0] in _ACCESSORS and rest in chat.task_words and name in record.names_around:
-        return True
+    guessed = name not in act.commanded and act.only_says(name, GUESS)
     if not all(part in chat.lower for part in parts):
-        return False
-    if name not in act.commanded and act.only_says(name, GUESS):
+        return guessed and name in record.names_around
+    if guessed:
         return True
     return re.search(_DEFINITION.replace("NAME", re.escape(name)), act.written) is not None
 

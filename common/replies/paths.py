@@ -35,8 +35,12 @@ def _is_guess(path: str, mention: str, act: Act, chat: Chat) -> bool:
         return True  # `options.py` where the chat speaks of options
     if bare:
         return mention not in act.commanded and act.only_says(mention, GUESS)
+    if not act.only_looks_for(name):
+        return False
+    if folder in chat.text and act.looks_in(folder) and act.only_says(mention, GUESS):
+        return True
     has_ground = stem in chat.lower and base_name(folder) in chat.text
-    return has_ground and act.only_looks_for(name) and act.only_says(mention, PLAN)
+    return has_ground and act.only_says(mention, PLAN)
 
 
 def _mention(path: str, act: Act) -> str:

@@ -18,6 +18,7 @@ _DEFINED = re.compile(
     r"\b(?:class|struct|enum|interface|trait|impl|type|def|func|fn|function)\s{1,9}"
     r"(?:\([^)\n]{0,80}\)\s{0,9})?(\w+)"  # Go: `func (w *Window) shift(`
 )
+_IMPORT = re.compile(r"\s*(?:from|import|use|#include|package|using|require)\b")
 _DUNDER = re.compile(r"__\w+__$")
 _BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
 
@@ -65,7 +66,8 @@ class Record:
         changed = [line[1:] for line in lines if line[0] in "+-"] + notes
         self.names = _names(changed)
         self.defined = set(_DEFINED.findall("\n".join(hunk.header for _, hunk in self.hunks)))
-        beside = _names([line[1:] for line in lines if line[0] == " "])
+        context = [line[1:] for line in lines if line[0] == " "]
+        beside = _names([line for line in context if not _IMPORT.match(line)])
         beside = {name for name in beside if len(name_parts(name)) > 1}
         self.names_around = (beside | _names([*self.defined])) - self.names
         self.texts = _texts("\n".join(changed))
