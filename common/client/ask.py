@@ -226,7 +226,8 @@ class LLM:
             attempts += 1
             try:
                 completion, cost = await self._attempt(
-                    route, call, messages, max_tokens, again=attempts > 1
+                    # Later tries queue up with the others: an item that never passes holds up none.
+                    route, call, messages, max_tokens, again=attempts == 2
                 )
                 return completion, attempts, cost
             except Fault as fault:
@@ -273,7 +274,10 @@ class LLM:
             self.spending.calls[fault.kind] += 1
             limiter.failed(fault, started)
             # Before the place is given on, so that a bad key costs one call.
+            failed_at = time.monotonic()
             await self._note_fault(fault, call, route)
+            if route.probed_at > failed_at:
+                limiter.succeeded()  # the one-word chat that it was judged by
             self._raise_if_over(limiter)
             if fault.category == "item":
                 raise ItemFailed(fault.kind, str(fault), lasting=True) from None
@@ -349,14 +353,12 @@ class LLM:
         self, fault: Fault, call: CallSettings, route: Route, what: str
     ) -> None:
         """Give up the model, unless a one-word chat passes: then it is the items that fail."""
-        if route.probe is None:
+        probe = route.probe
+        if probe is None or probe.done():  # else another item waits for it already
             tokens = min(call.max_tokens, _PROBE_TOKENS)
-            route.probe = asyncio.ensure_future(self._probe(call, route, tokens))
-        try:
-            again = await asyncio.shield(route.probe)
-        finally:
-            if route.probe.done():
-                route.probe = None
+            probe = asyncio.ensure_future(self._probe(call, route, tokens))
+            route.probe = probe
+        again = await asyncio.shield(probe)
         if again is not None and again.category != "item":
             self._give_up(fault, route, what)
 
@@ -387,8 +389,6 @@ class LLM:
             route.passed_at = time.monotonic()
             route.probed_at = route.passed_at
             route.exhausted_in_a_row = 0
-            route.limiter.alive()
-            route.limiter.faults_in_a_row = 0
         return fault
 
     async def _note_exhausted(self, fault: Fault, call: CallSettings, route: Route) -> None:
