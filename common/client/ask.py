@@ -117,7 +117,7 @@ class _OwnFaults:
     last_at: float = 0.0
     others_passed: int = 0  # since the fault before, each time
 
-    def is_at_fault(self, route: Route, fault: Fault) -> bool:
+    def is_at_fault(self, route: Route, fault: Fault, outage_s: float) -> bool:
         """Note a fault; tell whether it is the item that fails, and not the provider."""
         if fault.rate_limited:
             return False
@@ -127,7 +127,9 @@ class _OwnFaults:
         probed = self.first_at and route.probed_at > self.first_at
         self.first_at = self.first_at or now
         self.last_at = now
-        return bool(probed) or self.others_passed >= _FAULTS_OF_AN_ITEM - 1
+        # Quick refusals may be a limit on the rate: they are given time.
+        outdone = self.others_passed >= _FAULTS_OF_AN_ITEM - 1
+        return bool(probed) or (outdone and now - self.first_at > outage_s / 4)
 
 
 class LLM:
@@ -221,27 +223,31 @@ class LLM:
         route = self._route(call)
         own_faults = _OwnFaults()
         attempts = 0
+        in_front = False
         budget_s = call.retry_budget_s
         while True:
             attempts += 1
             try:
                 completion, cost = await self._attempt(
-                    # Later tries queue up with the others: an item that never passes holds up none.
-                    route, call, messages, max_tokens, again=attempts == 2
+                    route, call, messages, max_tokens, again=in_front
                 )
                 return completion, attempts, cost
             except Fault as fault:
-                if own_faults.is_at_fault(route, fault):
+                if own_faults.is_at_fault(route, fault, call.outage_s):
                     detail = f"failed {attempts} times while others pass: {fault}"
                     raise ItemFailed(f"provider: {fault.kind}", detail) from None
-                pause_s = max(wait_s(attempts - 1), fault.retry_after_s or 0.0)
-                budget_s -= fault.took_s + pause_s
+                # A refused call waits for its turn at the limiter, the first time in front of the
+                # others: an item that never passes is not to hold them up.
+                in_front = fault.rate_limited or attempts == 1
+                pause_s = 0.0 if fault.refusal else wait_s(attempts - 1)
+                budget_s -= fault.took_s + max(pause_s, route.limiter.pause_left_s())
                 if budget_s < 0:
                     await self._note_exhausted(fault, call, route)
                     self._raise_if_over(route.limiter)
                     detail = f"gave up after {attempts} tries: {fault}"
                     raise ItemFailed(f"provider: {fault.kind}", detail) from None
-                await self._sleep(pause_s)
+                if pause_s:
+                    await self._sleep(pause_s)
 
     async def _attempt(
         self, route: Route, call: CallSettings, messages: list[dict], max_tokens: int, again: bool
@@ -254,7 +260,12 @@ class LLM:
         if self.budget.limit_usd:
             reserved = await self._reserve(call, messages, max_tokens)
         settled = 0.0
-        started = await limiter.enter(first=again)
+        try:
+            ticket = await limiter.enter(first=again)
+        except BaseException:
+            if reserved:
+                await self.budget.settle(reserved, settled)
+            raise
         began_s = self._watch.now_s
         price = asyncio.ensure_future(self.model(call))
         try:
@@ -266,18 +277,15 @@ class LLM:
             self.spending.add(completion.usage, cost)
             if completion.model and completion.model != call.model:
                 self.spending.answered[call.model, completion.model] += 1
-            limiter.succeeded()
+            limiter.succeeded(ticket)
             route.passed()
             return completion, cost
         except Fault as fault:
             fault.took_s = self._watch.now_s - began_s
             self.spending.calls[fault.kind] += 1
-            limiter.failed(fault, started)
+            limiter.failed(fault, ticket)
             # Before the place is given on, so that a bad key costs one call.
-            failed_at = time.monotonic()
             await self._note_fault(fault, call, route)
-            if route.probed_at > failed_at:
-                limiter.succeeded()  # the one-word chat that it was judged by
             self._raise_if_over(limiter)
             if fault.category == "item":
                 raise ItemFailed(fault.kind, str(fault), lasting=True) from None
@@ -385,10 +393,14 @@ class LLM:
             if reserved:
                 await self.budget.settle(reserved, settled)
         if fault is None or fault.category == "item":
-            route.proven = route.proven or fault is None
+            if fault is None:
+                route.proven = True
+                route.limiter.pace.prove()
             route.passed_at = time.monotonic()
             route.probed_at = route.passed_at
             route.exhausted_in_a_row = 0
+            route.limiter.alive()
+            route.limiter.faults_in_a_row = 0
         return fault
 
     async def _note_exhausted(self, fault: Fault, call: CallSettings, route: Route) -> None:
@@ -465,7 +477,7 @@ class LLM:
 
     def at_once(self) -> str:
         """Return the current pace of each model, for the progress bar."""
-        return "+".join(str(int(route.limiter.limit)) for route in self._routes.values())
+        return "+".join(str(route.limiter.pace) for route in self._routes.values())
 
     def spent(self) -> str:
         """Return the dollars so far, for the progress bar; "" while no price is known."""

@@ -79,6 +79,7 @@ class Fault(Exception):
         self.reached = reached
         self.meaning = meaning
         self.took_s = 0.0
+        self.refusal = False  # the limiter says so: the provider wants fewer calls
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind

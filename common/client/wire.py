@@ -39,7 +39,8 @@ class Connection:
     """
 
     def __init__(self, endpoint: Endpoint, watch: Watch):
-        limits = httpx2.Limits(max_connections=None, keepalive_expiry=20)
+        # 0: as many as are asked for. None would be aiohttp's own hundred for all models together.
+        limits = httpx2.Limits(max_connections=0, keepalive_expiry=20)
         http_client = openai.DefaultAioHttpClient(
             limits=limits, event_hooks={"response": [self._check_response]}
         )
