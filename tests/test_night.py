@@ -90,7 +90,7 @@ def say(status: int, body: bytes, *headers: str):
 def test_items_that_always_fail_fail_alone(tmp_path):
     make_sample(tmp_path, 16)
     write_settings(tmp_path, generate={**QUICK, "outage_s": 1.0, "concurrency": 4})
-    bad = {1: "524", 4: "no-choices", 6: "empty-choices", 7: "502-html"}
+    bad = {1: "524", 4: "no-choices", 6: "empty-choices"}
 
     def fault(_, body):
         return bad.get(number_of(body))
@@ -98,7 +98,7 @@ def test_items_that_always_fail_fail_alone(tmp_path):
     with Server(reply=lambda body: REPLY, key=KEY, faults=fault) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
         assert result.returncode == 1, result.stderr
-        assert len(answers(tmp_path)) == 12
+        assert len(answers(tmp_path)) == 13
         rows = failed_rows(tmp_path)
         assert {row["item"] for row in rows} == {f"prompts_16_1_{n + 1}" for n in bad}
         assert all("while others pass" in row["reason"] for row in rows)
@@ -190,7 +190,7 @@ def test_any_odd_body_is_a_fault_of_that_call(tmp_path):
     make_sample(tmp_path, 40)
     write_settings(tmp_path, generate=QUICK)
     odd_headers = ["Retry-After: \u00b2", "Retry-After: " + "9" * 2000, "Retry-After: nan"]
-    waiting = [GOOD, *ODD.values()]
+    waiting = [one for body in ODD.values() for one in (GOOD, GOOD, body)]
 
     def answer(handler):
         body = waiting.pop(0) if waiting else GOOD
@@ -386,3 +386,20 @@ def test_three_errors_of_the_program_alike_stop_it_and_keep_the_replies(tmp_path
     rows = failed_rows(tmp_path)
     assert len(rows) == 3 and all("Traceback" in row["traceback"] for row in rows)
     assert [row["replies"][0]["text"] for row in rows] == [REPLY] * 3
+
+
+def test_pipes_folders_and_odd_names_are_passed_over(tmp_path):
+    make_sample(tmp_path, 3)
+    for folder in ("prompt", "answer_0", "commit"):
+        (tmp_path / folder).mkdir(exist_ok=True)
+        os.mkfifo(tmp_path / folder / "x.json")
+        (tmp_path / folder / "y.json").mkdir()
+    (tmp_path / "answer_0/²1.json").write_text("{}")
+    (tmp_path / "answer_0/\x1b[31m.json").write_text("{}")
+    with Server(lambda body: REPLY, key=KEY) as server:
+        king = stage("king.py", cwd=tmp_path, server=server, timeout_s=20)
+        assert king.returncode == 0, king.stderr
+        challenger = stage("ch.py", "--dry-run", cwd=tmp_path, server=server, timeout_s=20)
+    assert challenger.returncode == 0, challenger.stderr
+    for result in (king, challenger):
+        assert "Traceback" not in result.stderr and "\x1b" not in result.stdout + result.stderr
