@@ -31,7 +31,8 @@ from common.cli import Progress, Tally, parser, run, whole_number
 from common.client.ask import LLM, ItemFailed, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import Config, load_config, load_environment
+from common.config import Config, load_config
+from common.environment import load_environment
 from common.files import BadFile, UserError, digest, lock_folders, printable, quarantine, write_json
 from common.replies.leaks import AUDIT_VERSION, find_leaks
 from common.replies.protocol import protocol_problem

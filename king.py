@@ -26,7 +26,8 @@ from common.cli import Progress, Tally, parser, run
 from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import load_config, load_environment
+from common.config import load_config
+from common.environment import load_environment
 from common.files import (
     BadFile,
     UserError,

@@ -40,7 +40,7 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
-from common.config import CallSettings, Config, load_config, load_environment
+from common.config import CallSettings, Config, load_config
 from common.duel.marks import marked_prompt
 from common.duel.outlook import outlook
 from common.duel.reader import parse_finding, reader_messages
@@ -49,6 +49,7 @@ from common.duel.rows import Rows, read_rows
 from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
 from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, score_record
+from common.environment import load_environment
 from common.files import BadFile, UserError, lock_folders, write_json
 from common.replies.protocol import visible_text
 from common.turns import METRICS, answer_files, hidden_record, read_record

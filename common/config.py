@@ -1,4 +1,4 @@
-"""Settings: chain.toml over the defaults that stand here, and the environment (.env) for secrets.
+"""Settings: chain.toml over the defaults that stand here. Secrets are in environment.py.
 
 Every number that shapes a result has its one home in the classes below. chain.toml repeats the
 defaults with comments, for editing; a test holds the two together.
@@ -7,16 +7,11 @@ defaults with comments, for editing; a test holds the two together.
 from __future__ import annotations
 
 import difflib
-import os
 import sys
-from collections.abc import Iterable
-from dataclasses import dataclass, field
-from io import StringIO
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
 from pydantic.fields import FieldInfo
 
@@ -227,7 +222,7 @@ def load_config() -> Config:
 
     Raises UserError naming section, key, value and what is allowed.
     """
-    path = _find("chain.toml")
+    path = find_setting_file("chain.toml")
     if path is None:
         return Config()
     try:
@@ -246,7 +241,7 @@ def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error.errors()[0]['loc'], document)}") from None
     for name, provider in config.provider.items():
-        _check_address(provider.base_url, f"{path}: [provider.{name}] base_url", "key_env")
+        check_address(provider.base_url, f"{path}: [provider.{name}] base_url", "key_env")
     calls = [("generate", config.generator())]
     for model in config.judge.models:
         section = f'judge.override."{model}"' if model in config.judge.override else "judge"
@@ -300,92 +295,7 @@ def _hint(name: str, section: type[_Section]) -> str:
     return f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}."
 
 
-# -------------------------------------------------------------------------------------- environment
-
-
-@dataclass(frozen=True)
-class Endpoint:
-    """Where a provider is and what it is asked with. The key's value appears in no repr."""
-
-    base_url: str
-    api_key: str = field(repr=False)
-    url_place: str = "CHUTES_BASE_URL in .env"  # where the user changes it
-    key_place: str = "CHUTES_API_KEY in .env"
-
-
-@dataclass(frozen=True)
-class Environment:
-    """What .env and the environment say: the providers by name ("" is .env's own), the mode."""
-
-    providers: dict[str, Endpoint]
-    duel_mode: int
-
-
-_DEFAULTS = Config()
-
-
-def load_environment(
-    config: Config = _DEFAULTS, calls: Iterable[CallSettings] = (_DEFAULTS.generate,)
-) -> Environment:
-    """Return the mode, and the providers that `calls` go to. Raises UserError.
-
-    The environment goes over the nearest .env. A key is demanded only where it is known to be
-    needed: local servers mostly need none.
-    """
-    values = environment_values()
-    providers = {}
-    for call in calls:
-        if call.provider:
-            providers[call.provider] = _endpoint(call.provider, config, values)
-        else:
-            providers[""] = _own_endpoint(values)
-    mode = (values.get("DUEL_MODE") or "2").strip()
-    if mode not in ("1", "2"):
-        raise UserError(
-            f"DUEL_MODE = {mode[:40]!r}: expected 2 (challenger against king) "
-            "or 1 (against the reference)."
-        )
-    return Environment(providers, int(mode))
-
-
-def _own_endpoint(values: dict[str, str | None]) -> Endpoint:
-    """Return the provider of .env."""
-    base_url = (values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL).strip().rstrip("/")
-    _check_address(base_url, "CHUTES_BASE_URL", "CHUTES_API_KEY")
-    api_key = _key(values, "CHUTES_API_KEY")
-    if not api_key and base_url == DEFAULT_BASE_URL:
-        raise UserError(
-            "CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
-            "or set CHUTES_BASE_URL to a server that needs no key."
-        )
-    return Endpoint(base_url, api_key)
-
-
-def _endpoint(name: str, config: Config, values: dict[str, str | None]) -> Endpoint:
-    """Return the provider of a [provider.NAME] section."""
-    section = config.provider[name]
-    api_key = _key(values, section.key_env) if section.key_env else ""
-    if section.key_env and not api_key:
-        raise UserError(
-            f"{section.key_env} is not set: [provider.{name}] key_env in chain.toml names it.\n"
-            "Write it into .env here."
-        )
-    return Endpoint(
-        base_url=section.base_url.strip().rstrip("/"),
-        api_key=api_key,
-        url_place=f"[provider.{name}] base_url in chain.toml",
-        key_place=f"{section.key_env or 'the key'} in .env ([provider.{name}] key_env names it)",
-    )
-
-
-def _key(values: dict[str, str | None], name: str) -> str:
-    api_key = (values.get(name) or "").strip()
-    if not api_key.isascii() or not api_key.isprintable():
-        raise UserError(f"{name} holds characters that no key has. Copy it into .env again.")
-    return api_key
-
-
-def _check_address(base_url: str, place: str, key_place: str) -> None:
+def check_address(base_url: str, place: str, key_place: str) -> None:
     """Raise UserError where this is no address, or one with a user or a password."""
     try:
         address = urlsplit(base_url)
@@ -404,22 +314,7 @@ def _check_address(base_url: str, place: str, key_place: str) -> None:
         )
 
 
-def environment_values() -> dict[str, str | None]:
-    """Return the environment over the nearest .env. Raises UserError."""
-    path = _find(".env")
-    values = {}
-    if path:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            text = "\0"
-        if "\0" in text:
-            raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
-        values = dotenv_values(stream=StringIO(text))
-    return {**values, **os.environ}
-
-
-def _find(name: str) -> Path | None:
+def find_setting_file(name: str) -> Path | None:
     """Return the file of this name here, one folder up, or beside the scripts."""
     for folder in (Path("."), Path(".."), SCRIPTS_FOLDER):
         if (folder / name).is_file():

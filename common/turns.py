@@ -340,9 +340,10 @@ def is_verdict(verdict: object) -> bool:
     for key in ("key", "judge", "order", "reason"):
         if not isinstance(verdict[key], str):
             return False
-    usage = verdict["usage"] or {}
-    if not isinstance(usage, dict) or not all(type(count) is int for count in usage.values()):
-        return False
+    for usage in (verdict["usage"], verdict.get("usage_all_tries")):
+        counts = usage or {}
+        if not isinstance(counts, dict) or not all(type(one) is int for one in counts.values()):
+            return False
     if verdict["cost_usd"] is not None and not is_number(verdict["cost_usd"]):
         return False
     calls = verdict["calls"]

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from common.config import check_config, load_environment
+from common.config import check_config
 from common.demo.server import Reply, Server
+from common.environment import load_environment
 from common.files import UserError
 from common.turns import METRICS
 from makers import REPLY, answers, make_run, make_sample

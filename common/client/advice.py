@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from common.client.faults import Fault, time_in
-from common.config import Endpoint
+from common.environment import Endpoint
 
 
 def passes_by_itself(fault: Fault) -> bool:

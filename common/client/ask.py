@@ -15,122 +15,32 @@ The pace of each model is in limiter.py, the run over all turns in all_turns.py.
 from __future__ import annotations
 
 import asyncio
-import re
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 
-from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED
-from common.client.advice import advice, passes_by_itself
+from common.cli import EXIT_SOME_FAILED
 from common.client.all_turns import LAST_REPLY
 from common.client.all_turns import run_turns as run_turns  # the scripts take it from here
 from common.client.completion import Completion
 from common.client.costs import Budget, Model, Spending, worst_case_usd
 from common.client.faults import Fault, Halted, ItemFailed
 from common.client.limiter import RateLimiter, wait_s
+from common.client.outages import Outages, OwnFaults, Route, gone
 from common.client.provider import Provider, mask_keys, mask_reply
+from common.client.reply import NoAcceptableReply as NoAcceptableReply
+from common.client.reply import Reply, no_reply
 from common.client.saving import Saver
 from common.client.watch import Watch
-from common.config import CallSettings, Environment
+from common.config import CallSettings
+from common.environment import Environment
 from common.files import clean_text
 from common.replies.protocol import visible_text
 
-# An address that never answered at all is a typo or a server that is down: no long wait.
-_NEVER_REACHED_S = 15.0
-# In a row, without a success between.
-_FAULTS_OF_AN_OUTAGE = 5
-_EXHAUSTED_OF_AN_OUTAGE = 10
-_SAME_REFUSALS = 2
-_PAGES_OF_HTML = 3
-# Faults of one item, each after others had passed since the one before: the item is at fault.
-_FAULTS_OF_AN_ITEM = 6
-_TRIES_BEFORE_PROBE = 4
-_HELLO = [{"role": "user", "content": "Hello"}]
-_PROBE_TOKENS = 16
+_TRIES_BEFORE_PROBE = 4  # of one item, while nothing else passes
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
-_WAIT_WORTH_A_WORD_S = 5.0
-_SILENCE_BETWEEN_WORDS_S = 30.0
-
-
-class NoAcceptableReply(ItemFailed):
-    """Every reply was refused; `last` is the last one that came, empty or cut off as it may be."""
-
-    def __init__(self, kind: str, detail: str, last: Reply):
-        super().__init__(kind, detail)
-        self.last = last
-
-
-@dataclass
-class Reply:
-    """A reply as it is kept: `text` without reasoning.
-
-    `usage` is of this reply; `usage_all_tries`, `cost_usd` and `tries` are of all that it took.
-    """
-
-    text: str
-    finish_reason: str
-    usage: dict
-    usage_all_tries: dict
-    cost_usd: float | None
-    model: str
-    model_answered: str
-    invocation_id: str
-    asked_at: str
-    time_s: float
-    tries: int
-    sampling: dict
-
-    def meta(self) -> dict:
-        """Return all but the text, for a file's `meta`."""
-        return {name: value for name, value in vars(self).items() if name != "text"}
-
-
-@dataclass(eq=False)
-class Route:
-    """One model at one provider, and what is known of it in this run."""
-
-    provider: Provider
-    limiter: RateLimiter
-    where: str
-    proven: bool = False  # a call has passed
-    passed_at: float = 0.0  # the last one that did
-    probed_at: float = 0.0  # the last one-word chat that passed
-    probe: asyncio.Future | None = None  # under way
-    exhausted_in_a_row: int = 0
-    pages_of_html: int = 0
-    refusals: Counter = field(default_factory=Counter)  # before any call has passed, by their words
-
-    def passed(self) -> None:
-        """Note that a call passed."""
-        self.proven = True
-        self.passed_at = time.monotonic()
-        self.exhausted_in_a_row = 0
-
-
-@dataclass
-class _OwnFaults:
-    """The faults of one item, other than being told to slow down."""
-
-    first_at: float = 0.0
-    last_at: float = 0.0
-    others_passed: int = 0  # since the fault before, each time
-
-    def is_at_fault(self, route: Route, fault: Fault, outage_s: float) -> bool:
-        """Note a fault; tell whether it is the item that fails, and not the provider."""
-        if fault.rate_limited:
-            return False
-        now = time.monotonic()
-        if self.last_at and route.passed_at > self.last_at:
-            self.others_passed += 1
-        probed = self.first_at and route.probed_at > self.first_at
-        self.first_at = self.first_at or now
-        self.last_at = now
-        # Quick refusals may be a limit on the rate: they are given time.
-        outdone = self.others_passed >= _FAULTS_OF_AN_ITEM - 1
-        return bool(probed) or (outdone and now - self.first_at > outage_s / 4)
 
 
 class LLM:
@@ -149,11 +59,11 @@ class LLM:
         self.budget = Budget(max_cost)
         self.halted: tuple[int, str] | None = None  # exit code and reason
         self.say: Callable[[str], None] = print
-        self._told_until = 0.0
         self._watch = Watch(self._woke)
         self._watching: asyncio.Future | None = None
         self._providers: dict[str, Provider] = {}
-        self._routes: dict[tuple[str, str], Route] = {}
+        self.routes: dict[tuple[str, str], Route] = {}
+        self._outages = Outages(self)
         self._saver = Saver(self)
         self._halt_signal: asyncio.Event | None = None
 
@@ -200,7 +110,7 @@ class LLM:
                 sampling={**call.sampling(), "max_tokens": max_tokens},
             )
             LAST_REPLY.get([])[:] = [last]
-            why = _no_reply(completion, text)
+            why = no_reply(completion, text)
             if why is None:
                 why = accept(text)
                 if why is None:
@@ -222,7 +132,7 @@ class LLM:
     ) -> tuple[Completion, int, float | None]:
         """Return (completion, attempts, cost in dollars or None), through all transient faults."""
         route = self._route(call)
-        own_faults = _OwnFaults()
+        own_faults = OwnFaults()
         attempts = 0
         in_front = False
         budget_s = call.retry_budget_s
@@ -237,7 +147,7 @@ class LLM:
                 silent_s = time.monotonic() - route.limiter.last_life
                 if attempts >= _TRIES_BEFORE_PROBE and silent_s > call.outage_s:
                     what = f"nothing good for {silent_s:.0f} s"
-                    await self._judge_outage(fault, call, route, what)
+                    await self._outages.judge_outage(fault, call, route, what)
                     self._raise_if_over(route.limiter)
                 if own_faults.is_at_fault(route, fault, call.outage_s):
                     detail = f"failed {attempts} times while others pass: {fault}"
@@ -248,7 +158,7 @@ class LLM:
                 pause_s = 0.0 if fault.refusal else wait_s(attempts - 1)
                 budget_s -= fault.took_s + max(pause_s, route.limiter.pause_left_s())
                 if budget_s < 0:
-                    await self._note_exhausted(fault, call, route)
+                    await self._outages.note_exhausted(fault, call, route)
                     self._raise_if_over(route.limiter)
                     detail = f"gave up after {attempts} tries: {fault}"
                     raise ItemFailed(f"provider: {fault.kind}", detail) from None
@@ -276,7 +186,7 @@ class LLM:
         price = asyncio.ensure_future(self.model(call))
         try:
             self._raise_if_over(limiter)
-            completion = await self._complete(route, call, messages, max_tokens)
+            completion = await self.complete(route, call, messages, max_tokens)
             cost = (await price).cost_usd(completion.usage)
             # A reply whose price nobody tells counts as the worst case: the sum must hold.
             settled = reserved if cost is None else cost
@@ -291,7 +201,7 @@ class LLM:
             self.spending.calls[fault.kind] += 1
             limiter.failed(fault, ticket)
             # Before the place is given on, so that a bad key costs one call.
-            await self._note_fault(fault, call, route)
+            await self._outages.note_fault(fault, call, route)
             self._raise_if_over(limiter)
             if fault.category == "item":
                 raise ItemFailed(fault.kind, str(fault), lasting=True) from None
@@ -302,7 +212,7 @@ class LLM:
             if reserved:
                 await self.budget.settle(reserved, settled)
 
-    async def _complete(
+    async def complete(
         self, route: Route, call: CallSettings, messages: list[dict], max_tokens: int
     ) -> Completion:
         """Return a completion from one attempt, no key in it. Raises Fault."""
@@ -318,130 +228,11 @@ class LLM:
             setattr(completion, name, mask_reply(getattr(completion, name), self.environment))
         return completion
 
-    # ---------------------------------------------------------------------- what a fault stands for
-
-    async def _note_fault(self, fault: Fault, call: CallSettings, route: Route) -> None:
-        """Halt the run, or give up this model, where the fault says that no call would pass."""
-        limiter = route.limiter
-        if fault.meaning == "address" and not route.proven:
-            route.pages_of_html += 1
-            if route.pages_of_html >= _PAGES_OF_HTML:
-                fault.category = "configuration"
-        if fault.category == "configuration":
-            code = EXIT_SOME_FAILED if passes_by_itself(fault) else EXIT_STOPPED
-            self.halt(code, f"{route.where}: {fault}\n{advice(fault, route.provider.endpoint)}")
-        elif fault.category == "item":
-            if not route.proven and await self._refuses_all(fault, call, route):
-                self.halt(
-                    EXIT_STOPPED,
-                    f"{call.model} refuses every call alike: {fault}\n"
-                    "Change what it names in chain.toml (sampling, extra_body, stream), "
-                    "then run again.",
-                )
-        else:
-            silent_s = time.monotonic() - limiter.last_life
-            patience_s = call.outage_s
-            if not limiter.ever_reached:
-                patience_s = min(patience_s, _NEVER_REACHED_S)
-            if limiter.faults_in_a_row >= _FAULTS_OF_AN_OUTAGE and silent_s > patience_s:
-                what = f"nothing good for {silent_s:.0f} s"
-                await self._judge_outage(fault, call, route, what)
-            elif (fault.retry_after_s or 0) > call.retry_budget_s:
-                wait = f"it asks to come back in {fault.retry_after_s:.0f} s"
-                self._give_up(fault, route, wait)
-            self._tell_of_wait(fault, call, limiter)
-
-    async def _refuses_all(self, fault: Fault, call: CallSettings, route: Route) -> bool:
-        """Tell whether no call would be taken.
-
-        That is: the same refusal twice before any success, and of a one-word chat as well.
-        """
-        words = re.sub(r"[0-9]+", "#", fault.detail)
-        route.refusals[words] += 1
-        if route.refusals[words] < _SAME_REFUSALS:
-            return False
-        again = await self._probe(call, route, call.max_tokens)
-        return again is not None and again.category == "item" and again.status == fault.status
-
-    async def _judge_outage(
-        self, fault: Fault, call: CallSettings, route: Route, what: str
-    ) -> None:
-        """Give up the model, unless a one-word chat passes: then it is the items that fail."""
-        probe = route.probe
-        if probe is None or probe.done():  # else another item waits for it already
-            tokens = min(call.max_tokens, _PROBE_TOKENS)
-            probe = asyncio.ensure_future(self._probe(call, route, tokens))
-            route.probe = probe
-        again = await asyncio.shield(probe)
-        if again is not None and again.category != "item":
-            self._give_up(fault, route, what)
-
-    async def _probe(self, call: CallSettings, route: Route, max_tokens: int) -> Fault | None:
-        """Send a one-word chat, counted and within the budget; return its fault, None if none."""
-        reserved = 0.0
-        settled = 0.0
-        model = await self.model(call)
-        if self.budget.limit_usd:
-            reserved = worst_case_usd(model, call, _HELLO, max_tokens)
-            if not await self.budget.reserve(reserved, wait=False):
-                return Fault("transient", "no probe", "--max-cost leaves no room for it")
-        try:
-            completion = await self._complete(route, call, _HELLO, max_tokens)
-            cost = model.cost_usd(completion.usage)
-            settled = reserved if cost is None else cost
-            self.spending.add(completion.usage, cost)
-            self.spending.calls["one-word probe"] += 1
-            fault = None
-        except Fault as again:
-            self.spending.calls[f"one-word probe: {again.kind}"] += 1
-            fault = again
-        finally:
-            if reserved:
-                await self.budget.settle(reserved, settled)
-        if fault is None or fault.category == "item":
-            route.proven = route.proven or fault is None
-            route.passed_at = time.monotonic()
-            route.probed_at = route.passed_at
-            route.exhausted_in_a_row = 0
-            route.limiter.probe_passed()
-        return fault
-
-    async def _note_exhausted(self, fault: Fault, call: CallSettings, route: Route) -> None:
-        route.exhausted_in_a_row += 1
-        count = route.exhausted_in_a_row
-        if count >= _EXHAUSTED_OF_AN_OUTAGE:
-            what = f"{count} calls in a row used up retry_budget_s"
-            await self._judge_outage(fault, call, route, what)
-
-    def _give_up(self, fault: Fault, route: Route, what: str) -> None:
-        """Ask nothing more of this model; the run ends when no other is left."""
-        limiter = route.limiter
-        first = not limiter.gone
-        limiter.gone = f"{route.where} does not answer: {what}; last: {fault}"
-        if all(other.limiter.gone for other in self._routes.values()):
-            words = f"{limiter.gone}\nWhat was finished is saved."
-            hint = ""
-            if not limiter.ever_reached or fault.meaning == "address":
-                hint = f" Check {route.provider.endpoint.url_place}."
-            again = "Run the same line again when it is back."
-            self.halt(EXIT_SOME_FAILED, f"{words} {again}{hint}")
-            return
-        if first:
-            self.say(f"{limiter.gone}. The other models go on.")
-        limiter.turn_away(_gone(limiter))
-
     def _raise_if_over(self, limiter: RateLimiter) -> None:
         if self.halted:
             raise Halted() from None
         if limiter.gone:
-            raise _gone(limiter) from None
-
-    def _tell_of_wait(self, fault: Fault, call: CallSettings, limiter: RateLimiter) -> None:
-        """Say now and then that a whole model waits, so that a silent run explains itself."""
-        left_s = limiter.pause_left_s()
-        if left_s > _WAIT_WORTH_A_WORD_S and time.monotonic() > self._told_until:
-            self._told_until = time.monotonic() + max(left_s, _SILENCE_BETWEEN_WORDS_S)
-            self.say(f"{call.model}: {fault}; trying again in {left_s:.0f} s")
+            raise gone(limiter) from None
 
     # --------------------------------------------------------------------------- start and end
 
@@ -475,12 +266,12 @@ class LLM:
         self.halted = (code, words)
         if self._halt_signal is not None:
             self._halt_signal.set()
-        for route in self._routes.values():
+        for route in self.routes.values():
             route.limiter.turn_away(Halted())
 
     def at_once(self) -> str:
         """Return the current pace of each model, for the progress bar."""
-        return "+".join(str(route.limiter.pace) for route in self._routes.values())
+        return "+".join(str(route.limiter.pace) for route in self.routes.values())
 
     def spent(self) -> str:
         """Return the dollars so far, for the progress bar; "" while no price is known."""
@@ -526,28 +317,15 @@ class LLM:
 
     def _route(self, call: CallSettings) -> Route:
         key = call.provider, call.model
-        if key not in self._routes:
+        if key not in self.routes:
             provider = self._provider(call)
             limiter = RateLimiter(self.concurrency or call.concurrency)
             where = f"{call.model} at {provider.endpoint.base_url}"
-            self._routes[key] = Route(provider, limiter, where)
+            self.routes[key] = Route(provider, limiter, where)
             self._saver.patience_s = min(self._saver.patience_s, call.outage_s / 2)
-        return self._routes[key]
+        return self.routes[key]
 
     def _woke(self, seconds: float) -> None:
         """After a stop of this process: the silence was our own."""
-        for route in self._routes.values():
+        for route in self.routes.values():
             route.limiter.last_life += seconds
-
-
-def _gone(limiter: RateLimiter) -> ItemFailed:
-    return ItemFailed("provider: a model does not answer", limiter.gone)
-
-
-def _no_reply(completion: Completion, text: str) -> str | None:
-    """Say why a completion holds no reply at all; None when it does."""
-    if completion.finish_reason == "length":
-        return "cut off at max_tokens" if text else "empty: all of max_tokens went into reasoning"
-    if completion.finish_reason in ("tool_calls", "function_call"):
-        return "a tool call instead of text"
-    return None if text else "empty"

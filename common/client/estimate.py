@@ -13,7 +13,8 @@ from common.client.costs import CHARS_PER_TOKEN, Model
 from common.client.faults import Fault
 from common.client.provider import Provider, mask_keys
 from common.client.watch import Watch
-from common.config import CallSettings, Environment
+from common.config import CallSettings
+from common.environment import Environment
 from common.files import BadFile, turn_files
 from common.turns import answer_files, read_answer, read_score
 

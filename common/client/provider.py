@@ -6,7 +6,7 @@ import asyncio
 
 from common.client.costs import Model, read_models
 from common.client.faults import Fault
-from common.config import Endpoint, Environment
+from common.environment import Endpoint, Environment
 
 _LIST_S = 4  # the first finished reply waits for the prices: less than the grace of an interrupt
 # A shorter key, such as "ollama", is a word that a reply may well hold; no real key is that short.

@@ -20,7 +20,8 @@ import openai
 from common.client.completion import Completion, read_completion
 from common.client.faults import Fault, parse_json, provider_words, sort_break, sort_status
 from common.client.watch import TimeLimit, Watch
-from common.config import CallSettings, Endpoint
+from common.config import CallSettings
+from common.environment import Endpoint
 
 # The SDK then hands over bytes.
 _RAW_STREAM = {"Content-Type": "application/json", "X-Stainless-Raw-Response": "stream"}

@@ -145,7 +145,7 @@ def spent(metas: Iterable[dict]) -> Spent:
     """Add up what a list of objects with `usage` and `cost_usd` tells."""
     total = Spent()
     for meta in metas:
-        usage = meta.get("usage")
+        usage = meta.get("usage_all_tries") or meta.get("usage")
         if isinstance(usage, dict):
             total.tokens_in += _whole(usage.get("prompt_tokens"))
             total.tokens_out += _whole(usage.get("completion_tokens"))

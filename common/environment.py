@@ -1,0 +1,110 @@
+"""The environment (.env) for secrets and machines: the providers, their keys, the mode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from io import StringIO
+
+from dotenv import dotenv_values
+
+from common.config import DEFAULT_BASE_URL, CallSettings, Config, check_address, find_setting_file
+from common.files import UserError
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """Where a provider is and what it is asked with. The key's value appears in no repr."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    url_place: str = "CHUTES_BASE_URL in .env"  # where the user changes it
+    key_place: str = "CHUTES_API_KEY in .env"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What .env and the environment say: the providers by name ("" is .env's own), the mode."""
+
+    providers: dict[str, Endpoint]
+    duel_mode: int
+
+
+_DEFAULTS = Config()
+
+
+def load_environment(
+    config: Config = _DEFAULTS, calls: Iterable[CallSettings] = (_DEFAULTS.generate,)
+) -> Environment:
+    """Return the mode, and the providers that `calls` go to. Raises UserError.
+
+    The environment goes over the nearest .env. A key is demanded only where it is known to be
+    needed: local servers mostly need none.
+    """
+    values = environment_values()
+    providers = {}
+    for call in calls:
+        if call.provider:
+            providers[call.provider] = _endpoint(call.provider, config, values)
+        else:
+            providers[""] = _own_endpoint(values)
+    mode = (values.get("DUEL_MODE") or "2").strip()
+    if mode not in ("1", "2"):
+        raise UserError(
+            f"DUEL_MODE = {mode[:40]!r}: expected 2 (challenger against king) "
+            "or 1 (against the reference)."
+        )
+    return Environment(providers, int(mode))
+
+
+def _own_endpoint(values: dict[str, str | None]) -> Endpoint:
+    """Return the provider of .env."""
+    base_url = (values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL).strip().rstrip("/")
+    check_address(base_url, "CHUTES_BASE_URL", "CHUTES_API_KEY")
+    api_key = _key(values, "CHUTES_API_KEY")
+    if not api_key and base_url == DEFAULT_BASE_URL:
+        raise UserError(
+            "CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
+            "or set CHUTES_BASE_URL to a server that needs no key."
+        )
+    return Endpoint(base_url, api_key)
+
+
+def _endpoint(name: str, config: Config, values: dict[str, str | None]) -> Endpoint:
+    """Return the provider of a [provider.NAME] section."""
+    section = config.provider[name]
+    api_key = _key(values, section.key_env) if section.key_env else ""
+    if section.key_env and not api_key:
+        raise UserError(
+            f"{section.key_env} is not set: [provider.{name}] key_env in chain.toml names it.\n"
+            "Write it into .env here."
+        )
+    return Endpoint(
+        base_url=section.base_url.strip().rstrip("/"),
+        api_key=api_key,
+        url_place=f"[provider.{name}] base_url in chain.toml",
+        key_place=f"{section.key_env or 'the key'} in .env ([provider.{name}] key_env names it)",
+    )
+
+
+def _key(values: dict[str, str | None], name: str) -> str:
+    api_key = (values.get(name) or "").strip()
+    if not api_key.isascii() or not api_key.isprintable():
+        raise UserError(f"{name} holds characters that no key has. Copy it into .env again.")
+    return api_key
+
+
+def environment_values() -> dict[str, str | None]:
+    """Return the environment over the nearest .env. Raises UserError."""
+    path = find_setting_file(".env")
+    values = {}
+    if path:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
+        values = dotenv_values(stream=StringIO(text))
+    return {**values, **os.environ}
