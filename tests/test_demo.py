@@ -46,7 +46,10 @@ def calls(run):
 @pytest.fixture(scope="module")
 def first(tmp_path_factory):
     folder = tmp_path_factory.mktemp("first")
-    (folder / "chain.toml").write_text('[judge]\nmodels = ["a/users-own"]\n')
+    (folder / "chain.toml").write_text(
+        '[generate]\nprovider = "mine"\n[judge]\nmodels = ["a/users-own"]\n'
+        '[provider.mine]\nbase_url = "http://127.0.0.1:9/v1"\n'
+    )
     (folder / ".env").write_text(f"CHUTES_API_KEY={REAL_KEY}\n")
     run = demo(folder)
     assert run.returncode == 0, run.stdout + run.stderr
