@@ -2,18 +2,20 @@
 
 Run:     python report.py                  the whole job
          python report.py --with-refined   export/ holds refined/ as well as final/
+         python report.py --max-tokens N   export/ without rows that are longer
          python report.py --check          verify all that lies here, write nothing; exit 0 or 1
          python report.py --limit N        a trial: report/ over the first N turns; buckets and
                                            export/ stay as they are
 
 Reads:   prompt/ commit/ answer_*/ score/
-Writes:  report/report.md    the verdict, the numbers behind it, what to look at, what to run next
+Writes:  report/report.md    the verdict, what to do next, what to look at, the numbers behind it
+         report/turns.html   the page to read every turn on, and to label some
          report/turns.csv    every turn
          report/hugePR.md    what was left out, and why
          final/ refined/ defeat/   copies of answers plus score, metrics, reason; a parsed turn
                                    lies in exactly one
-         export/             sft-*.jsonl, dpo-*.jsonl and a dataset card, for
-                             load_dataset("./export") and TRL
+         export/             sft-, dpo- and chat-*.jsonl, and a dataset card that says how to
+                             train on them
 
 What it writes follows from what it reads and from nothing else: an unchanged run rewrites no file.
 No network, no key.
@@ -21,14 +23,12 @@ No network, no key.
 
 from __future__ import annotations
 
-import hashlib
-import json
-from collections import defaultdict
 from contextlib import ExitStack
 from pathlib import Path
 
-from common.cli import Progress, Tally, parser, run
+from common.cli import Progress, Tally, parser, run, whole_number
 from common.config import Config, load_config
+from common.exports import Export, export_training
 from common.files import (
     BadFile,
     UserError,
@@ -40,16 +40,17 @@ from common.files import (
 )
 from common.outputs import Outputs
 from common.page import details, overview, points
-from common.page.card import CARD, card_includes_refined, dataset_card
+from common.page.card import CARD, card_flags, dataset_card
 from common.page.check import show_check
-from common.page.figures import NEXT_STEP, Export, Facts, next_command, stale_reason, verdict_word
+from common.page.export_words import export_words, length_words, split_words
+from common.page.figures import NEXT_STEP, Facts, next_command, stale_reason, verdict_word
 from common.page.left_out import huge_pr_page, read_left_out
 from common.page.rows import Row, read_row, turns_csv
-from common.replies.similarity import jaccard, word_triples
+from common.page.turns_data import turns_data
+from common.page.turns_page import turns_page, unpacked_part
 from common.turns import (
     ANSWER_KEYS,
     BUCKETS,
-    SIDES,
     Status,
     answer_files,
     answer_folders,
@@ -60,9 +61,6 @@ from common.turns import (
 )
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
-
-VALIDATION_PERCENT = 10  # of the repos, by a hash of their names
-NEAR_DUPLICATE_JACCARD = 0.8  # of the sets of word triples of two completions
 
 REPORT_SECTIONS = (
     overview.verdict, overview.numbers, overview.scores, points.points_to_look_at,
@@ -87,8 +85,9 @@ def main() -> int:
             export_refined(facts.rows, outputs, tally)
             export_defeat(facts.rows, outputs, tally)
             remove_unplaced(facts.rows, outputs)
-            with_refined = flags.with_refined or (flags.check and card_includes_refined())
-            export_training(facts, with_refined, outputs)
+            facts.export = export_options(flags)
+            export_training(facts.rows, facts.export, outputs)
+            outputs.put(CARD, dataset_card(facts))  # last, for it speaks of the others
         write_pages(facts, outputs)
         if flags.check:
             return show_check(facts, outputs, tally)
@@ -102,6 +101,12 @@ def parse_flags():
         "--with-refined", action="store_true", help="export refined/ as well as final/"
     )
     flags.add_argument(
+        "--max-tokens",
+        type=whole_number,
+        metavar="N",
+        help="export no row that is longer, reply and all",
+    )
+    flags.add_argument(
         "--check",
         action="store_true",
         help="verify answers, scores, buckets and exports; write nothing; exit 0 or 1",
@@ -110,6 +115,14 @@ def parse_flags():
     if given.check and given.limit:
         raise UserError("--check looks at everything: leave out --limit.")
     return given
+
+
+def export_options(flags) -> Export:
+    """Return what export/ shall hold; --check asks for what the card says that it was made with."""
+    with_refined, max_tokens = card_flags() if flags.check else (False, None)
+    with_refined = with_refined or flags.with_refined
+    kept_from = _DEFEAT_MIN if with_refined else _FINAL_MIN
+    return Export(with_refined, kept_from, flags.max_tokens or max_tokens)
 
 
 # ------------------------------------------------------------------------------------------ turns
@@ -154,7 +167,9 @@ def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) 
         plan = {}
         tally.fail("_plan", "torn or foreign file, mended by python prompt.py", str(bad))
     left_out = read_left_out(plan, config, tally)
-    for row in rows:  # an answer that does not name its repo, though its prompt does
+    for row in rows:
+        row.license = left_out.licences.get(row.instance_id, "")
+        # An answer may not name its repo, though its prompt does.
         row.repo = row.repo or left_out.repos.get(row.instance_id) or row.instance_id
     return Facts(rows, left_out, duel, plan, config, limit)
 
@@ -211,7 +226,7 @@ def bucket_copy(row: Row) -> dict:
     """Return the answer with score, metrics and reason."""
     reason = row.reason
     if row.held_back:
-        reason = f"Held back from final/: {row.protocol_problem}. {reason}"
+        reason = f"Held back from final/: {row.unfit}. {reason}"
     return {**read_answer(row.path), "score": row.score, "metrics": row.metrics, "reason": reason}
 
 
@@ -242,117 +257,6 @@ def is_bucket_copy(path: Path) -> bool:
     return True
 
 
-# --------------------------------------------------------------------------------- training files
-
-
-def export_training(facts: Facts, with_refined: bool, outputs: Outputs) -> None:
-    """Write export/: the training files, and the card last, which speaks of them."""
-    export = Export(
-        with_refined=with_refined,
-        kept_from=_DEFEAT_MIN if with_refined else _FINAL_MIN,
-        jaccard=NEAR_DUPLICATE_JACCARD,
-        validation_percent=VALIDATION_PERCENT,
-    )
-    facts.export = export
-    buckets = ("final", "refined") if with_refined else ("final",)
-    candidates = [row for row in facts.rows if row.bucket in buckets or row.held_back]
-    kept = [row for row in candidates if not row.protocol_problem]
-    chosen = drop_near_duplicates(kept)
-    export.held_back = len(candidates) - len(kept)
-    export.duplicates = len(kept) - len(chosen)
-    for row in candidates:
-        fault = "breaks the protocol" if row.protocol_problem else "near-duplicate"
-        row.exported = f"not exported: {fault}"
-    for split in ("train", "validation"):
-        part = [row for row in chosen if split_of(row.repo) == split]
-        for row in part:
-            row.exported = split
-        export.repos[split] = len({row.repo for row in part})
-        write_split(split, part, export, outputs)
-    outputs.put(CARD, dataset_card(facts))
-
-
-def write_split(split: str, rows: list[Row], export: Export, outputs: Outputs) -> None:
-    """Write the two files of one split; without rows there is none, for none could be loaded."""
-    sft = Path("export", f"sft-{split}.jsonl")
-    dpo = Path("export", f"dpo-{split}.jsonl")
-    if not rows:
-        for path in (sft, dpo):
-            if path.exists():
-                outputs.remove(path, "holds rows that are no longer chosen")
-        return
-    with outputs.lines(sft) as add_sft, outputs.lines(dpo) as add_dpo:
-        for row in rows:
-            sft_row, dpo_row = training_rows(row, read_answer(row.path))
-            add_sft(json.dumps(sft_row, ensure_ascii=False))
-            add_dpo(json.dumps(dpo_row, ensure_ascii=False))
-    export.rows[sft.name] = len(rows)
-    export.rows[dpo.name] = len(rows)
-
-
-def split_of(repo: str) -> str:
-    """Return train or validation, by a hash of the repo's name alone.
-
-    So growing the data never moves a turn across.
-    """
-    share = int.from_bytes(hashlib.sha256(repo.lower().encode()).digest()[:8], "big") / 2**64
-    return "validation" if share * 100 < VALIDATION_PERCENT else "train"
-
-
-def training_rows(row: Row, answer: dict) -> tuple[dict, dict]:
-    """Return TRL's conversational prompt-completion, and its preference with an explicit prompt.
-
-    The challenger is preferred to the reply that it was judged against.
-    """
-    chat = [{"role": said["role"], "content": said["content"]} for said in answer["messages"]]
-    chosen = [{"role": "assistant", "content": answer["challenger"]}]
-    rejected = [{"role": "assistant", "content": answer[row.opponent]}]
-    about = columns(row)
-    sft = {"prompt": chat, "completion": chosen, **about}
-    dpo = {"prompt": chat, "chosen": chosen, "rejected": rejected, **about}
-    return sft, dpo
-
-
-def columns(row: Row) -> dict:
-    """Return the columns beside the texts.
-
-    Every row has the same keys and types: `datasets` takes the schema from the first rows alone.
-    """
-    meta = {
-        "bucket": row.bucket,
-        "points": row.points,
-        "max_points": row.max_points,
-        "metrics": row.metrics,
-        "by_judge": row.by_judge,
-        "judged_against": SIDES[row.opponent],
-        "style": row.style,
-        "step": row.step,
-        "model": row.meta["challenger"].get("model"),
-        "source": row.meta.get("source"),
-    }
-    return {
-        "instance_id": row.instance_id,
-        "repo": row.repo,
-        "stem": row.stem,
-        "score": float(row.score),
-        "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True),
-    }
-
-
-def drop_near_duplicates(rows: list[Row]) -> list[Row]:
-    """Leave out each completion that nearly repeats a better-scored one of the same instance."""
-    best_first = sorted(rows, key=lambda row: (-row.score, natural_key(row.stem)))
-    seen = defaultdict(list)  # by instance the word triples of what is kept
-    kept = set()
-    for row in best_first:
-        triples = word_triples(row.challenger)
-        others = seen[row.instance_id]
-        if not any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in others):
-            others.append(triples)
-            kept.add(row.stem)
-    return [row for row in rows if row.stem in kept]
-
-
 # ------------------------------------------------------------------------------------------ pages
 
 
@@ -363,7 +267,7 @@ def write_pages(facts: Facts, outputs: Outputs) -> None:
         "report/hugePR.md", huge_pr_page(facts.left_out, facts.config.generate.max_record_chars)
     )
     outputs.put("report/report.md", report_page(facts))
-    # The reading page, turns.html, goes here: from facts.rows, and verdicts and texts by row.path.
+    outputs.put("report/turns.html", turns_page(turns_data(facts)), essence=unpacked_part)
 
 
 def report_page(facts: Facts) -> str:
@@ -389,10 +293,14 @@ def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
     else:
         filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
         lines.append("buckets " + ", ".join(filled))
-        lines.append(f"export  {overview.export_words(facts.export)}")
+        lines.append(f"export  {export_words(facts.export)}")
+        for words in (split_words(facts.export), length_words(facts.export)):
+            if words:
+                lines.append(f"        {words}")
     for path in outputs.quarantined:
         lines.append(f"aside   {path} was in the way and is not ours")
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
+    lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
     return tally.show(*lines, next_command=next_command(facts))
 
 

@@ -33,6 +33,8 @@ from makers import (
 )
 from runner import stage, start
 
+pytestmark = pytest.mark.background
+
 FINAL = 54  # half-points of MOST: 90 score points
 REFINED = 42  # 70
 DEFEAT = 6  # 10
@@ -263,7 +265,7 @@ def test_an_unchanged_run_rewrites_nothing(tmp_path):
     before = state(tmp_path)
     report(tmp_path)
     assert state(tmp_path) == before
-    assert len(before) == 12 + 3 + len(list((tmp_path / "export").iterdir()))
+    assert len(before) == 12 + 4 + len(list((tmp_path / "export").iterdir()))
 
 
 # ---------------------------------------------------------------------------------------- exports

@@ -30,6 +30,8 @@ from judges import (
 from makers import get
 from runner import assert_no_key, stage, start
 
+pytestmark = pytest.mark.background
+
 
 def validate(cwd: Path, server, *flags: str, code: int = 0, **environment: str):
     """Run validate.py and check how it ends."""

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from common.config import Config
+from common.exports import Export
 from common.page.left_out import LeftOut
 from common.page.rows import Row
 from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
@@ -23,20 +24,6 @@ NEXT_STEP = {
     Status.STALE: "python validate.py",
     Status.PARSE_FAIL: "python validate.py --retry-failed",
 }
-
-
-@dataclass
-class Export:
-    """What went into export/."""
-
-    with_refined: bool
-    kept_from: int  # score points
-    jaccard: float  # from here two completions are near-duplicates
-    validation_percent: int
-    rows: Counter = field(default_factory=Counter)  # by file name
-    repos: dict[str, int] = field(default_factory=dict)  # by split
-    duplicates: int = 0
-    held_back: int = 0
 
 
 @dataclass

@@ -8,9 +8,7 @@ from common.cli import Tally
 from common.config import Config
 from common.files import BadFile, UserError, is_safe_name, turn_files
 from common.page.markdown import NOTHING, blocks, count, fill, shown, table
-from common.turns import exclusion_reason, read_prompts, read_record, record_chars
-
-_SAMPLING_LISTS = ("excluded", "without_record", "refused")  # of prompt/_plan.json
+from common.turns import SAMPLING_LISTS, exclusion_reason, read_prompts, read_record, record_chars
 
 
 @dataclass
@@ -19,6 +17,7 @@ class LeftOut:
 
     instances: dict[str, str] = field(default_factory=dict)  # by stem, of every prompt
     repos: dict[str, str] = field(default_factory=dict)  # by instance
+    licences: dict[str, str] = field(default_factory=dict)  # by instance, where its record has one
     excluded: list[dict] = field(default_factory=list)  # rows; with record_chars, patch_chars
     no_record: list[dict] = field(default_factory=list)  # rows
     sampling: list[dict] = field(default_factory=list)  # the plan's: instance_id, repo, reason
@@ -32,7 +31,7 @@ class LeftOut:
 def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     """Read from plan, prompts and records what prompt.py and king.py passed over."""
     left_out = LeftOut()
-    for name in _SAMPLING_LISTS:
+    for name in SAMPLING_LISTS:
         left_out.sampling += dicts(plan.get(name))
     rows: dict[str, dict] = {}
     for path in turn_files("prompt"):
@@ -64,6 +63,7 @@ def _place(row: dict, left_out: LeftOut, max_record_chars: int) -> None:
     except (UserError, BadFile) as missing:
         left_out.no_record.append({**row, "why": str(missing).split("\n")[0]})
         return
+    left_out.licences[row["instance_id"]] = str(record.get("license") or "")
     why = exclusion_reason(record, max_record_chars)
     if why:
         sizes = {"record_chars": record_chars(record), "patch_chars": len(record["patch"] or "")}

@@ -6,7 +6,8 @@ What the sections say stands in report.md and sentences.md beside this file.
 from __future__ import annotations
 
 from common.page import figures
-from common.page.figures import NEXT_STEP, Export, Facts, spent, verdict_word
+from common.page.export_words import export_cell
+from common.page.figures import NEXT_STEP, Facts, spent, verdict_word
 from common.page.markdown import NOTHING, count, number, percent, report_block, say, shown, table
 from common.page.rows import Row
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN
@@ -60,7 +61,7 @@ def numbers(facts: Facts) -> str:
         buckets=", ".join(buckets),
         final_min=FINAL_MIN,
         defeat_min=DEFEAT_MIN,
-        export=export_words(facts.export, "../export/") if facts.export else "left as it is",
+        export=export_cell(facts.export),
         dataset=dataset_words(facts.plan),
         sample=sample_words(facts.plan.get("summary")),
         judged_at=shown(duel.get("made_at") or NOTHING),
@@ -93,20 +94,6 @@ def margin_words(facts: Facts) -> str:
         opponent=facts.opponent,
         win_margin=number(duel.get("win_margin")),
         lcb=number(duel.get("lcb")),
-    )
-
-
-def export_words(export: Export, folder: str = "") -> str:
-    """Return the rows of each file of export/, as links if a folder is given."""
-    rows = []
-    for name, n in export.rows.items():
-        rows.append(f"[{name}]({folder}{name}) {n:,}" if folder else f"{name} {n:,}")
-    held_back = f"{export.held_back:,}"
-    return say(
-        "export",
-        rows=", ".join(rows) or "no row yet",
-        duplicates=count(export.duplicates, "near-duplicate"),
-        held_back=say("held_back", turns=held_back) if export.held_back else "",
     )
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import quote
@@ -12,16 +13,10 @@ from common.cli import Tally
 from common.files import BadFile
 from common.page.markdown import shown
 from common.replies.protocol import action_style, protocol_problem
-from common.turns import (
-    FINAL_MIN,
-    METRICS,
-    OPPONENT,
-    Status,
-    bucket,
-    read_answer,
-    read_score,
-    text_digests,
-)
+from common.turns import METRICS, OPPONENT, Status, bucket, read_answer, read_score, text_digests
+
+_FORMULA_STARTS = tuple("=+-@\t\r\n")
+CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
 
 
 @dataclass(eq=False)
@@ -32,11 +27,13 @@ class Row:
     path: Path | None = None  # its answer file
     instance_id: str = ""
     repo: str = ""
+    license: str = ""  # of the repo, as the PR record has it
     status: Status = Status.NO_ANSWER
     bucket: str | None = None
     why: str = ""  # why it is in that bucket, or has that status
     mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
     score: float | None = None
+    score_confirmed: float | None = None  # with the second look's verdicts; it then decides
     points: int = 0  # the challenger's half-points of max_points
     max_points: int = 0
     metrics: dict = field(default_factory=dict)
@@ -45,10 +42,15 @@ class Row:
     flags: list = field(default_factory=list)  # text aimed at the judges
     challenger: str = ""
     king_chars: int = 0
+    opponent_chars: int = 0
+    prompt_chars: int = 0
+    prompt_tokens: int = 0
+    tokens_from: str = ""  # "usage": what the provider told; "guess": CHARS_PER_TOKEN
     style: str = ""  # what kind of action the challenger takes
     step: int = 0  # 1 = the first reply of its trajectory
     protocol_problem: str | None = None  # what the challenger breaks of its chat's protocol
-    held_back: bool = False  # from final/, for that problem
+    unfit: str = ""  # why it must be in neither final/ nor export/, whatever its score
+    held_back: bool = False  # from final/, for that reason
     leaks: dict = field(default_factory=dict)  # by side the audit's hits; None: never audited
     meta: dict = field(default_factory=dict)  # the answer's
     exported: str = ""  # train, validation, or why not
@@ -57,6 +59,11 @@ class Row:
     def opponent(self) -> str:
         """The answer's key of the reply that the challenger was judged against."""
         return OPPONENT[self.mode]
+
+    @property
+    def deciding_score(self) -> float:
+        """The score that its bucket rests on."""
+        return self.score if self.score_confirmed is None else self.score_confirmed
 
     @property
     def spread(self) -> float:
@@ -105,11 +112,28 @@ def take_answer(row: Row, answer: dict) -> None:
     row.repo = str(row.meta.get("repo") or "")
     row.step = 1 + sum(message["role"] == "assistant" for message in answer["messages"])
     row.king_chars = len(answer["king"])
+    take_length(row, answer["messages"])
     row.leaks = {side: leak_hits(row.meta[side]) for side in ("king", "challenger")}
     if answer["challenger"]:
         row.challenger = answer["challenger"]
         row.style = action_style(answer["challenger"])
         row.protocol_problem = protocol_problem(answer["challenger"], answer["messages"])
+
+
+def take_length(row: Row, messages: list[dict]) -> None:
+    """Fill in the length of the chat.
+
+    Tokens are the king's, whose prompt was the chat alone; the challenger's held the record too.
+    """
+    row.prompt_chars = sum(len(message["content"]) for message in messages)
+    usage = row.meta["king"].get("usage")
+    told = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    if type(told) is int and told > 0:
+        row.prompt_tokens = told
+        row.tokens_from = "usage"
+    else:
+        row.prompt_tokens = round(row.prompt_chars / CHARS_PER_TOKEN)
+        row.tokens_from = "guess"
 
 
 def take_score(row: Row, answer: dict, score: dict) -> None:
@@ -123,17 +147,29 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
         row.why = f"judged before its {' and '.join(changed)} changed"
         return
     row.status = Status(score["status"])
-    row.bucket, row.why = bucket(score, held_back=row.protocol_problem or "")
+    row.unfit = unfit_reason(row, score)
+    row.bucket, row.why = bucket(score, row.unfit)
+    row.held_back = row.bucket == "refined" and row.why.startswith("held back")
+    row.opponent_chars = len(answer[row.opponent])
     row.points = score["points"] or 0
     row.max_points = score["max_points"] or 0
     if row.bucket:
         row.score = 100 * row.points / row.max_points
-        enough = 100 * row.points >= FINAL_MIN * row.max_points
-        row.held_back = enough and row.bucket != "final"
+        row.score_confirmed = score.get("score_confirmed")
     row.metrics = score["metrics"] or {}
     row.by_judge = score["by_judge"] or {}
     row.reason = str(score["reason"] or "")
     row.flags = score["flags"]
+
+
+def unfit_reason(row: Row, score: dict) -> str:
+    """Return why a turn must not be trained on whatever it scored; "" when it may."""
+    if row.protocol_problem:
+        return row.protocol_problem
+    refused = row.meta["challenger"].get("refused")
+    if refused:
+        return f"the audit refuses it: {refused}"
+    return score.get("held_back") or ""
 
 
 def leak_hits(meta: dict) -> list[dict] | None:
@@ -166,13 +202,18 @@ def csv_cells(row: Row, judges: list[str]) -> dict[str, object]:
         "file": row.path.as_posix() if row.path else "",
         "instance_id": row.instance_id,
         "repo": row.repo,
+        "license": row.license,
         "status": row.status,
         "bucket": row.bucket,
         "score": row.score,
+        "score_confirmed": row.score_confirmed,
         "points": row.points,
         "max_points": row.max_points,
         "style": row.style,
         "step": row.step,
+        "prompt_chars": row.prompt_chars,
+        "prompt_tokens": row.prompt_tokens,
+        "tokens_from": row.tokens_from,
         "king_chars": row.king_chars,
         "challenger_chars": len(row.challenger),
         **{metric: row.metrics.get(metric) for metric in METRICS},
@@ -193,4 +234,5 @@ def csv_cell(value: object) -> str:
     if value is None:
         return ""
     text = f"{value:.2f}" if isinstance(value, float) else str(value).replace("\0", "")
-    return "'" + text if text.startswith(("=", "+", "-", "@", "\t", "\r", "\n")) else text
+    first = unicodedata.normalize("NFKC", text[:1])  # a full-width = is one to some of them
+    return "'" + text if first in _FORMULA_STARTS else text

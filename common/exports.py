@@ -1,0 +1,218 @@
+"""The training files of export/: which turns they hold, in which split, in which columns.
+
+Three configurations of the same turns: sft and dpo in TRL's conversational formats, chat in the
+form of fine-tuning services. In each every row has the same keys and types, in nested objects too:
+`datasets` takes the schema from the first rows alone.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import defaultdict
+from contextlib import ExitStack
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from common.files import natural_key
+from common.outputs import Outputs
+from common.page.rows import CHARS_PER_TOKEN, Row
+from common.replies.similarity import jaccard, word_triples
+from common.turns import SIDES, read_answer
+
+CONFIGS = ("sft", "dpo", "chat")
+SPLITS = ("train", "validation")
+VALIDATION_PERCENT = 10  # of the repos, by a hash of their names
+MIN_REPOS_TO_VALIDATE = (
+    5  # from here on the repo with the lowest hash is in validation whatever it is
+)
+NEAR_DUPLICATE_JACCARD = 0.8  # of the sets of word triples of two completions
+
+# Room for a tokenizer that cuts finer than the writer's: longer rows would lose their completion.
+LENGTH_MARGIN = 1.25
+LENGTH_STEP = 1024  # tokens
+
+
+@dataclass
+class Export:
+    """What is asked of export/, and what went into it."""
+
+    with_refined: bool
+    kept_from: int  # score points
+    max_tokens: int | None  # longer rows are left out
+    rows: dict[str, list[Row]] = field(default_factory=dict)  # by split
+    moved_repo: str = ""  # into validation, which its hash alone would have left empty
+    held_back: int = 0
+    duplicates: int = 0
+    too_long: int = 0
+
+    @property
+    def all_rows(self) -> list[Row]:
+        return [row for split in SPLITS for row in self.rows[split]]
+
+    @property
+    def files(self) -> dict[str, int]:
+        """The rows of each file."""
+        found = {}
+        for config in CONFIGS:
+            for split in SPLITS:
+                if self.rows[split]:
+                    found[file_name(config, split)] = len(self.rows[split])
+        return found
+
+    @property
+    def fitting_length(self) -> int:
+        """The max_length, in tokens, that no row of any configuration should pass."""
+        longest = max((total_tokens(row) for row in self.all_rows), default=0)
+        return LENGTH_STEP * -int(-longest * LENGTH_MARGIN // LENGTH_STEP)
+
+    def lost_at(self, max_length: int) -> int:
+        """Count the rows of which nothing but the prompt is left at this length."""
+        return sum(row.prompt_tokens >= max_length for row in self.all_rows)
+
+
+def file_name(config: str, split: str) -> str:
+    """Return the name of a training file in export/."""
+    return f"{config}-{split}.jsonl"
+
+
+def total_tokens(row: Row) -> int:
+    """Return the length of the prompt with the longer reply, by the more cautious of two counts."""
+    prompt = max(row.prompt_tokens, round(row.prompt_chars / CHARS_PER_TOKEN))
+    return prompt + round(max(len(row.challenger), row.opponent_chars) / CHARS_PER_TOKEN)
+
+
+def export_training(rows: list[Row], export: Export, outputs: Outputs) -> None:
+    """Write the training files, and fill in what they hold. The card is left to its own room."""
+    chosen = choose(rows, export)
+    export.rows = split_rows(chosen, export)
+    for split, part in export.rows.items():
+        for row in part:
+            row.exported = split
+        write_split(split, part, outputs)
+
+
+# ------------------------------------------------------------------------------------- which turns
+
+
+def choose(rows: list[Row], export: Export) -> list[Row]:
+    """Return the turns to export; count the others, and note in each why it is not."""
+    buckets = ("final", "refined") if export.with_refined else ("final",)
+    candidates = [row for row in rows if row.bucket in buckets or row.held_back]
+    fit = [row for row in candidates if not row.unfit]
+    short = [row for row in fit if not export.max_tokens or total_tokens(row) <= export.max_tokens]
+    chosen = drop_near_duplicates(short)
+    export.held_back = len(candidates) - len(fit)
+    export.too_long = len(fit) - len(short)
+    export.duplicates = len(short) - len(chosen)
+    for row in candidates:
+        row.exported = f"not exported: {row.unfit}"
+    for row in fit:
+        row.exported = f"not exported: longer than {export.max_tokens} tokens"
+    for row in short:
+        row.exported = "not exported: near-duplicate"
+    return chosen
+
+
+def drop_near_duplicates(rows: list[Row]) -> list[Row]:
+    """Leave out each completion that nearly repeats a better-scored one of the same instance."""
+    best_first = sorted(rows, key=lambda row: (-row.deciding_score, natural_key(row.stem)))
+    seen = defaultdict(list)  # by instance the word triples of what is kept
+    kept = set()
+    for row in best_first:
+        triples = word_triples(row.challenger)
+        others = seen[row.instance_id]
+        if not any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in others):
+            others.append(triples)
+            kept.add(row.stem)
+    return [row for row in rows if row.stem in kept]
+
+
+# ------------------------------------------------------------------------------------------ splits
+
+
+def split_rows(rows: list[Row], export: Export) -> dict[str, list[Row]]:
+    """Return the rows of train and of validation, by a hash of the repo's name alone.
+
+    So growing the data never moves a turn across, but for one repo: where validation would stay
+    empty it gets the repo with the lowest hash, until another's hash is lower.
+    """
+    repos = sorted({row.repo for row in rows}, key=repo_hash)
+    held_out = {repo for repo in repos if 100 * repo_hash(repo) < VALIDATION_PERCENT}
+    if not held_out and len(repos) >= MIN_REPOS_TO_VALIDATE:
+        export.moved_repo = repos[0]
+        held_out = {repos[0]}
+    found = {split: [] for split in SPLITS}
+    for row in rows:
+        found["validation" if row.repo in held_out else "train"].append(row)
+    return found
+
+
+def repo_hash(repo: str) -> float:
+    """Return a number from 0 to 1 that the repo's name alone decides."""
+    return int.from_bytes(hashlib.sha256(repo.lower().encode()).digest()[:8], "big") / 2**64
+
+
+# ------------------------------------------------------------------------------------------- files
+
+
+def write_split(split: str, rows: list[Row], outputs: Outputs) -> None:
+    """Write the files of one split; without rows there is none, for none could be loaded."""
+    paths = [Path("export", file_name(config, split)) for config in CONFIGS]
+    if not rows:
+        for path in paths:
+            if path.exists():
+                outputs.remove(path, "holds rows that are no longer chosen")
+        return
+    with ExitStack() as files:
+        adders = [files.enter_context(outputs.lines(path)) for path in paths]
+        for row in rows:
+            for add, line in zip(adders, training_rows(row, read_answer(row.path))):
+                add(json.dumps(line, ensure_ascii=False))
+
+
+def training_rows(row: Row, answer: dict) -> tuple[dict, dict, dict]:
+    """Return a turn's rows in the order of CONFIGS.
+
+    The challenger is preferred to the reply that it was judged against. LLaMA-Factory wants the
+    two as messages, TRL as lists of one.
+    """
+    chat = [{"role": said["role"], "content": said["content"]} for said in answer["messages"]]
+    chosen = {"role": "assistant", "content": answer["challenger"]}
+    rejected = {"role": "assistant", "content": answer[row.opponent]}
+    about = columns(row)
+    sft = {"prompt": chat, "completion": [chosen], **about}
+    dpo = {
+        "prompt": chat, "chosen": [chosen], "rejected": [rejected],
+        "chosen_message": chosen, "rejected_message": rejected, **about,
+    }  # fmt: skip
+    weighted = [{**said, "weight": 0} for said in chat]
+    return sft, dpo, {"messages": [*weighted, {**chosen, "weight": 1}], **about}
+
+
+def columns(row: Row) -> dict:
+    """Return the columns beside the texts."""
+    meta = {
+        "bucket": row.bucket,
+        "points": row.points,
+        "max_points": row.max_points,
+        "score_confirmed": row.score_confirmed,
+        "metrics": row.metrics,
+        "by_judge": row.by_judge,
+        "judged_against": SIDES[row.opponent],
+        "style": row.style,
+        "step": row.step,
+        "tokens_from": row.tokens_from,
+        "model": row.meta["challenger"].get("model"),
+        "source": row.meta.get("source"),
+    }
+    return {
+        "instance_id": row.instance_id,
+        "repo": row.repo,
+        "license": row.license,
+        "stem": row.stem,
+        "score": float(row.score),
+        "prompt_chars": row.prompt_chars,
+        "prompt_tokens": row.prompt_tokens,
+        "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True),
+    }
