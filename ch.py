@@ -263,19 +263,42 @@ def find_pending(
     return pending
 
 
-def find_control(files: dict[str, Path], count: int, tally: Tally) -> list[Path]:
+def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) -> list[Path]:
     """List the turns of the control that are not there yet: `count` by a hash of their stems."""
-    chosen = []
+    chosen = {}
     for stem in sorted(files, key=digest):
         if len(chosen) == count:
             break
-        if read_answer(files[stem])["challenger"]:
-            chosen.append(stem)
+        try:
+            answer = read_answer(files[stem])
+        except BadFile:
+            continue  # a run without --control says so
+        if answer["challenger"]:
+            chosen[stem] = answer
     if not chosen:
         raise UserError("--control compares with challengers, and there is none yet.\nRun ch.py.")
-    done = [stem for stem in chosen if (CONTROL / f"{stem}.json").exists()]
-    tally.skipped["already in control/"] = len(done)
-    return [files[stem] for stem in chosen if stem not in done]
+    pending = []
+    for stem, answer in chosen.items():
+        if has_control(stem, answer, write):
+            tally.skipped["already in control/"] += 1
+        else:
+            pending.append(files[stem])
+    return pending
+
+
+def has_control(stem: str, answer: dict, write: bool) -> bool:
+    """Tell whether control/ holds this turn, of the same chat and king; set a torn file aside."""
+    path = CONTROL / f"{stem}.json"
+    try:
+        control = read_answer(path)
+    except FileNotFoundError:
+        return False
+    except BadFile as bad:
+        where = f": set aside as {quarantine(path).name}" if write else ""
+        print(f"{bad}{where}; asked for again")
+        return False
+    same = all(control[key] == answer[key] for key in ("messages", "king"))
+    return same and bool(control["challenger"])
 
 
 def planned(pending: list[Path], config: Config, control: bool) -> Iterator[tuple]:
@@ -305,7 +328,7 @@ def main() -> int:
         if not files and not flags.shard:
             raise UserError(f"{folders[0]}/ holds no answers. king.py writes them: run king.py.")
         if flags.control:
-            pending = find_control(files, flags.control, tally)
+            pending = find_control(files, flags.control, not flags.dry_run, tally)
         else:
             pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
         pending = pending[: flags.limit]

@@ -8,7 +8,8 @@ Run:     python report.py                  the whole job
                                            export/ stay as they are
 
 Reads:   prompt/ commit/ answer_*/ score/
-Writes:  report/report.md    the verdict, the numbers behind it, what to look at, what to run next
+Writes:  report/report.md    the verdict, what to do next, what to look at, the numbers behind it
+         report/turns.html   the page to read every turn on, and to label some
          report/turns.csv    every turn
          report/hugePR.md    what was left out, and why
          final/ refined/ defeat/   copies of answers plus score, metrics, reason; a parsed turn
@@ -45,12 +46,15 @@ from common.page.export_words import export_words, length_words, split_words
 from common.page.figures import NEXT_STEP, Facts, next_command, stale_reason, verdict_word
 from common.page.left_out import huge_pr_page, read_left_out
 from common.page.rows import Row, read_row, turns_csv
+from common.page.turns_data import turns_data
+from common.page.turns_page import turns_page, unpacked_part
 from common.turns import (
     ANSWER_KEYS,
     BUCKETS,
     Status,
     answer_files,
     answer_folders,
+    first_filled,
     read_answer,
     read_duel,
     read_plan,
@@ -171,12 +175,13 @@ def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) 
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
-    """Return the answer file of a turn, in the first answer folder that holds it."""
+    """Return the answer file of a turn; of several folders see `first_filled`."""
+    paths = []
     for folder in answer_folders() if folders is None else folders:
         path = folder / f"{stem}.json"
         if path.is_file():
-            return path
-    return None
+            paths.append(path)
+    return first_filled(paths) if paths else None
 
 
 # ---------------------------------------------------------------------------------------- buckets
@@ -262,7 +267,7 @@ def write_pages(facts: Facts, outputs: Outputs) -> None:
         "report/hugePR.md", huge_pr_page(facts.left_out, facts.config.generate.max_record_chars)
     )
     outputs.put("report/report.md", report_page(facts))
-    # The reading page, turns.html, goes here: from facts.rows, and verdicts and texts by row.path.
+    outputs.put("report/turns.html", turns_page(turns_data(facts)), essence=unpacked_part)
 
 
 def report_page(facts: Facts) -> str:
@@ -295,6 +300,7 @@ def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
     for path in outputs.quarantined:
         lines.append(f"aside   {path} was in the way and is not ours")
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
+    lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
     return tally.show(*lines, next_command=next_command(facts))
 
 

@@ -169,8 +169,9 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
     """Hold `folders` for one run of `stage`; raises UserError when another run has one of them.
 
     The lock is flock(2) on `_lock_<stage>`: the kernel drops it when its holder dies. A shard
-    (I, N) shares that lock with the other shards and holds `_lock_<stage>_<I>_of_<N>` alone.
-    Temporary files that a killed run left behind are removed once the folder is ours alone.
+    (I, N) shares that lock with the other shards and holds `_lock_<stage>_<I>_of_<N>` alone; shards
+    of another N overlap it, so none of these may run. Temporary files that a killed run left behind
+    are removed once the folder is ours alone.
     """
     with ExitStack() as stack:
         for folder in folders:
@@ -180,6 +181,7 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
             if shard:
                 part = whole.with_name(f"{whole.name}_{shard[0]}_of_{shard[1]}")
                 stack.enter_context(_flock(part, shared=False))
+                _refuse_other_shards(whole, shard[1])
             else:
                 _sweep(folder)
         yield
@@ -208,6 +210,27 @@ def _flock(path: Path, shared: bool):
         if not shared:
             file.truncate(0)  # a finished folder tells nothing of the process that made it
         file.close()
+
+
+def _refuse_other_shards(whole: Path, shards: int) -> None:
+    """Raise UserError while a shard of another number of shards runs.
+
+    Called with our own lock held: of two that start at the same moment at most one goes on.
+    """
+    for path in whole.parent.glob(f"{whole.name}_*_of_*"):
+        index, number = path.name.removeprefix(f"{whole.name}_").split("_of_")
+        if number == str(shards):
+            continue
+        with open(path, encoding="utf-8") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            except BlockingIOError:
+                holder = file.read().split(" (")[0] or "just started"
+                raise UserError(
+                    f"{path.parent}/: shard {index}/{number} is at work ({holder}), "
+                    f"and shards of {shards} hold some of the same turns.\n"
+                    f"Wait for it to end, or run every shard as I/{number}."
+                ) from None
 
 
 def _sweep(folder: Path | str) -> None:

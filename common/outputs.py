@@ -26,12 +26,16 @@ class Outputs:
         path: Path | str,
         content: str | bytes,
         is_ours: Callable[[Path], bool] = lambda path: True,
+        essence: Callable[[bytes], bytes] = bytes,
     ) -> None:
-        """Write `content` unless it is there; a file that is not ours is moved aside first."""
+        """Write `content` unless it is there; a file that is not ours is moved aside first.
+
+        `essence` returns what of a content counts when it is compared.
+        """
         path = Path(path)
         data = clean_text(content).encode("utf-8") if isinstance(content, str) else content
         exists = path.exists()
-        if exists and path.read_bytes() == data:
+        if exists and essence(path.read_bytes()) == essence(data):
             return
         if self.check:
             self._note_difference(path, exists)

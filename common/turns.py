@@ -122,6 +122,12 @@ def prompt_problem(prompt: object) -> str | None:
     return chat_problem(prompt["messages"])
 
 
+# Of prompt/_plan.json: the lists of instances that sampling passed over, by why.
+SAMPLING_LISTS = (
+    "excluded", "without_record", "refused", "in_benchmark", "other_license", "shows_fix",
+)  # fmt: skip
+
+
 def read_plan(folder: Path | str) -> dict | None:
     """Return a folder's _plan.json, None without one. Raises BadFile."""
     try:
@@ -203,16 +209,31 @@ def answer_folders(root: Path | str = ".") -> list[Path]:
 
 
 def answer_files(shard: tuple[int, int] | None = None) -> dict[str, Path]:
-    """Return the answer file of each stem in natural order; of two folders the first.
+    """Return the answer file of each stem in natural order; of several see `first_filled`.
 
     `shard` (I, N) takes every N-th turn by a hash of its stem.
     """
-    found: dict[str, Path] = {}
+    found: dict[str, list[Path]] = {}
     for folder in answer_folders():
         for path in turn_files(folder):
-            found.setdefault(path.stem, path)
+            found.setdefault(path.stem, []).append(path)
     stems = sorted(found, key=natural_key)
-    return {stem: found[stem] for stem in stems if in_shard(stem, shard)}
+    return {stem: first_filled(found[stem]) for stem in stems if in_shard(stem, shard)}
+
+
+def first_filled(paths: list[Path]) -> Path:
+    """Return the first of a turn's answer files that has its challenger, else the first.
+
+    A reply that was paid for counts in whichever folder it lies.
+    """
+    if len(paths) > 1:
+        for path in paths:
+            try:
+                if read_answer(path)["challenger"]:
+                    return path
+            except BadFile:
+                continue  # whoever reads it next says so
+    return paths[0]
 
 
 def read_answer(path: Path) -> dict:

@@ -90,7 +90,7 @@ import os; os._exit(0)
 
 def measured(command: list[str], hub: FakeHub, folder: Path) -> tuple[float, float, float, str]:
     """Return wall s, MB sent, peak MB of the process, and its output."""
-    hub.requests.clear()
+    hub.forget()
     environment = {
         **os.environ,
         "HF_ENDPOINT": hub.url,

@@ -11,10 +11,12 @@ from __future__ import annotations
 import json
 import math
 import random as stdlib_random
+from collections import Counter
 
 import numpy as np
 
-from common.turns import METRICS
+from common.duel.rows import Rows
+from common.turns import METRICS, Status
 
 _TURN = 0.8
 _JUDGE = 0.5
@@ -75,6 +77,33 @@ def _lean(true_score: float, spread: float) -> float:
         else:
             high = middle
     return low
+
+
+def rows_of(points: np.ndarray, instances=None) -> Rows:
+    """Return judged turns with these half-points (turns, judges, orders, metrics).
+
+    Every call has returned; each turn is an instance and a repo of its own unless they are named.
+    """
+    count = len(points)
+    names = instances if instances is not None else [f"i{turn}" for turn in range(count)]
+    unread = (points < 0).any(axis=(1, 2, 3)) if count else np.zeros(0, bool)
+    statuses = [Status.PARSE_FAIL if fails else Status.PARSED for fails in unread]
+    return Rows(
+        instances=np.array(names, object),
+        repos=np.array(names, object),
+        statuses=np.array(statuses, object),
+        identical=np.zeros(count, bool),
+        full=np.zeros(count, bool),
+        reopened=np.zeros(count, bool),
+        points=points,
+        returned=np.ones(points.shape[:2], bool),
+        length_ratios=np.ones(count),
+        bills={},
+        looks={},
+        confirmed=[],
+        readings=[],
+        flags=Counter(),
+    )
 
 
 # ------------------------------------------------------------------------------ malformed verdicts

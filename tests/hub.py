@@ -55,6 +55,7 @@ class FakeHub:
         self.gated = gated
         self.faults: dict[str, float] = {}
         self.requests: list[tuple] = []
+        self.under_way = 0  # a client may have a body before its request is in the list
         self.chance = random.Random(seed)
         self.lock = threading.Lock()
         self.stall_s = 30.0
@@ -87,8 +88,19 @@ class FakeHub:
     def files(self, name: str) -> list[Path]:
         return sorted(path for path in (self.folder / name).rglob("*") if path.is_file())
 
+    def settle(self) -> None:
+        """Wait until every request that was answered is in the list."""
+        while self.under_way:
+            time.sleep(0.001)
+
+    def forget(self) -> None:
+        """Empty the list of requests."""
+        self.settle()
+        self.requests.clear()
+
     def sent(self, kind: str = "/blob/") -> int:
-        """Bytes of bodies sent for paths that hold `kind`."""
+        """Return the bytes of bodies sent for paths that hold `kind`."""
+        self.settle()
         return sum(sent for _, path, _, _, sent in self.requests if kind in path)
 
     def ranges(self, end: str = ".parquet") -> list[tuple[str, int, int]]:
@@ -127,6 +139,8 @@ class _Handler(BaseHTTPRequestHandler):
             self.close_connection = True
 
     def do_GET(self):
+        with self.hub.lock:
+            self.hub.under_way += 1
         time.sleep(self.hub.latency_s)
         self.span = None
         self.sent = 0
@@ -136,6 +150,8 @@ class _Handler(BaseHTTPRequestHandler):
         finally:
             path = unquote(urlsplit(self.path).path)
             self.hub.requests.append((self.command, path, self.span, self.status, self.sent))
+            with self.hub.lock:
+                self.hub.under_way -= 1
 
     do_HEAD = do_POST = do_GET
 

@@ -1,16 +1,31 @@
-"""Stage 3 by its contract: the blind-agent prompt, the leak audit in the loop, re-auditing, what it passes over."""
+"""Stage 3 by its contract: the blind-agent prompt, the audit in the loop, audits of stored replies,
+the control, what it passes over."""
+
 from __future__ import annotations
 
 import json
+import signal
+import time
 from collections import Counter
+from pathlib import Path
 
 import pytest
 
-from helpers import KEY, QUICK, REPLY, REPO, answers, make_record, make_sample, stage, write_settings
 from common.demo.server import Server
+from common.files import digest
+from common.turns import METRICS
+from makers import REPLY, answers, get, make_record, make_sample, put, write_settings
+from runner import KEY, QUICK, REPO, stage, start
 
-GOOD = "THOUGHT: The issue speaks of a widget count, so I search for it.\n\n```bash\ngrep -rn \"widget\" . --include=*.py\n```"
-LEAK = "THOUGHT: The count forgets zebra_offset_0.\n\n```bash\nsed -i 's/len(parts)/zebra_offset_0/' gears/ratio.py\n```"
+GOOD = (
+    "THOUGHT: The issue speaks of a widget count, so I search for it.\n\n"
+    '```bash\ngrep -rn "widget" . --include=*.py\n```'
+)
+LEAK = (
+    "THOUGHT: The count forgets zebra_offset_{number}.\n\n"
+    "```bash\nsed -i 's/len(parts)/zebra_offset_{number}/' gears/ratio.py\n```"
+)
+EVEN = json.dumps({**dict.fromkeys(METRICS, 0), "reason": "equal"})
 
 
 @pytest.fixture
@@ -23,56 +38,107 @@ def turns(tmp_path):
     return tmp_path
 
 
-def run(cwd, reply=lambda body: GOOD, *flags):
+@pytest.fixture
+def filled(turns):
+    """The same with their challengers, all of them good."""
+    assert run(turns)[0].returncode == 0
+    return turns
+
+
+def run(cwd: Path, reply=lambda body: GOOD, *flags: str, script: str = "ch.py"):
+    """Run a stage against a server of its own; returns its result and the chats that were asked."""
     with Server(reply=reply, key=KEY) as server:
-        result = stage("ch.py", *flags, cwd=cwd, server=server)
+        result = stage(script, *flags, cwd=cwd, server=server)
+    assert "Traceback" not in result.stderr, result.stderr
     return result, [request["body"]["messages"] for request in server.chats]
+
+
+def is_of(number: int, messages: list[dict]) -> bool:
+    """Tell whether this is the chat of turn `number`."""
+    return messages[1]["content"].startswith(f"Issue {number}:")
+
+
+def reply_once(bad: str, number: int | None = None):
+    """Return a rule: `bad` on the first asking (of one turn or of each), GOOD afterwards."""
+    tries: Counter = Counter()
+
+    def reply(body: dict) -> str:
+        messages = body["messages"]
+        issue = messages[1]["content"][:8]
+        tries[issue] += 1
+        struck = number is None or is_of(number, messages)
+        return bad if struck and tries[issue] == 1 else GOOD
+
+    return reply
+
+
+def edit(cwd: Path, number: int, **fields) -> Path:
+    """Replace keys of the answer to turn `number`, as a user's editor would."""
+    path = cwd / f"answer_0/prompts_3_1_{number + 1}.json"
+    put(path, {**get(path), **fields})
+    return path
+
+
+def failures(cwd: Path) -> dict[str, str]:
+    """Return the reason of each failed item."""
+    lines = (cwd / "answer_0/_failed.jsonl").read_text().splitlines()
+    return {row["item"]: row["reason"] for row in map(json.loads, lines)}
+
+
+# ---------------------------------------------------------------------------------------- asking
 
 
 def test_the_prompt_is_the_kings_chat_then_the_record_and_the_rule(turns):
     result, asked = run(turns)
-    assert result.returncode == 0 and "next    python validate.py" in result.stdout
-    for answer in answers(turns).values():
-        number = int(answer["instance_id"].rsplit("-", 1)[1])
-        messages = next(m for m in asked if m[1]["content"].startswith(f"Issue {number}:"))
-        king = answer["messages"]
-        assert messages[:-1] == king[:-1] and messages[-1]["content"].startswith(king[-1]["content"])
-        briefing = messages[-1]["content"][len(king[-1]["content"]):]
+    assert result.returncode == 0, result.stderr
+    assert "next    python validate.py" in result.stdout
+    for number in range(3):
+        king = answers(turns)[f"prompts_3_1_{number + 1}"]["messages"]
+        (messages,) = [chat for chat in asked if is_of(number, chat)]
+        assert messages[:-1] == king[:-1]
+        assert messages[-1]["content"].startswith(king[-1]["content"])
+        briefing = messages[-1]["content"][len(king[-1]["content"]) :]
         record = make_record(number)
-        order = [briefing.index(text) for text in ("HIDDEN PR RECORD", record["issue"], record["description"],
-                                                   record["files"][0], f"zebra_offset_{number}",
-                                                   "END OF HIDDEN PR RECORD", "THE BLIND-AGENT RULE", "YOUR NEXT MOVE")]
-        assert order == sorted(order), "the record first, then the rule, then what a good move is now"
+        in_order = [
+            "HIDDEN PR RECORD",
+            record["issue"],
+            record["description"],
+            record["files"][0],
+            f"zebra_offset_{number}",
+            "END OF HIDDEN PR RECORD",
+            "THE BLIND-AGENT RULE",
+            "YOUR NEXT MOVE",
+        ]
+        places = [briefing.index(text) for text in in_order]
+        assert places == sorted(places), "the record, then the rule, then what a good move is now"
 
 
 def test_the_challenger_is_filled_in_place_and_asked_once(turns):
     before = answers(turns)
     result, _ = run(turns)
+    assert result.returncode == 0, result.stderr
     after = answers(turns)
     for stem, answer in after.items():
         assert answer["challenger"] == GOOD
-        assert {key: answer[key] for key in ("instance_id", "king", "assistant", "messages")} == \
-               {key: before[stem][key] for key in ("instance_id", "king", "assistant", "messages")}
-        meta = answer["meta"]["challenger"]
-        assert meta["leaks"] == {"version": answer["meta"]["audit"], "hits": []} and meta["rejected"] == {}
-        assert answer["meta"]["king"]["leaks"]["hits"] == [] and answer["meta"]["king"]["usage"]
+        for key in ("instance_id", "king", "assistant", "messages"):
+            assert answer[key] == before[stem][key]
+        meta = answer["meta"]
+        assert meta["challenger"]["rejected"] == {} and meta["challenger"]["refused"] == ""
+        for side in ("king", "challenger"):
+            assert meta[side]["leaks"] == {"version": meta["audit"]["version"], "hits": []}
+            assert meta[side]["usage"]
     again, asked = run(turns)
-    assert again.returncode == 0 and asked == [] and answers(turns) == after
+    assert again.returncode == 0
+    assert asked == [] and answers(turns) == after
 
 
 def test_a_leak_is_asked_for_again_with_its_kind_and_never_with_the_hidden_text(turns):
-    tries = Counter()
-
-    def reply(body):
-        chat = body["messages"][1]["content"][:8]
-        tries[chat] += 1
-        return LEAK if chat == "Issue 0:" and tries[chat] == 1 else GOOD
-
-    result, asked = run(turns, reply)
-    assert result.returncode == 0 and len(asked) == 4
-    first, second = (m[-1]["content"] for m in asked if m[1]["content"].startswith("Issue 0:"))
+    result, asked = run(turns, reply_once(LEAK.format(number=0), 0))
+    assert result.returncode == 0, result.stderr
+    assert len(asked) == 4
+    first, second = (chat[-1]["content"] for chat in asked if is_of(0, chat))
     assert second.startswith(first), "the same briefing, so that its prefix stays cached"
-    told = second[len(first):]
+    told = second[len(first) :]
     assert "refused" in told and "has not shown" in told
     assert "zebra" not in told and "ratio.py" not in told and "len(parts)" not in told
     rejected = answers(turns)["prompts_3_1_1"]["meta"]["challenger"]["rejected"]
@@ -80,58 +146,37 @@ def test_a_leak_is_asked_for_again_with_its_kind_and_never_with_the_hidden_text(
 
 
 def test_a_turn_that_keeps_leaking_stays_pending_with_its_reason(turns):
-    result, asked = run(turns, lambda body: LEAK if body["messages"][1]["content"].startswith("Issue 0:") else GOOD)
-    assert result.returncode == 1 and len(asked) == 2 + 3
-    assert answers(turns)["prompts_3_1_1"]["challenger"] is None
-    (failed,) = map(json.loads, open(turns / "answer_0/_failed.jsonl"))
-    assert failed["item"] == "prompts_3_1_1" and "leak (identifier" in failed["reason"] and "leak (" in result.stdout
-    result, asked = run(turns)
-    assert result.returncode == 0 and len(asked) == 1 and not (turns / "answer_0/_failed.jsonl").exists()
-
-
-@pytest.mark.parametrize("bad", [
-    "```bash\nls\n```",  # no THOUGHT
-    "THOUGHT: I look around.",  # no block
-    "THOUGHT: two\n\n```bash\nls\n```\n\n```bash\npwd\n```",
-    "THOUGHT: empty\n\n```bash\n\n```",
-    "THOUGHT: a fence inside\n\n```bash\ncat <<'EOF' > a.md\n```\ncode\n```\nEOF\n```",
-])
-def test_a_reply_that_breaks_the_protocol_is_asked_for_again(turns, bad):
-    tries = Counter()
-
     def reply(body):
-        tries[body["messages"][1]["content"][:8]] += 1
-        return bad if tries[body["messages"][1]["content"][:8]] == 1 else GOOD
+        return LEAK.format(number=0) if is_of(0, body["messages"]) else GOOD
 
     result, asked = run(turns, reply)
-    assert result.returncode == 0 and len(asked) == 6
-    assert all(answer["meta"]["challenger"]["rejected"] == {"protocol": 1} for answer in answers(turns).values())
-
-
-def test_an_older_audit_is_done_again_for_free_and_reopens_what_fails(turns):
-    run(turns)
-    stale, leaking = turns / "answer_0/prompts_3_1_1.json", turns / "answer_0/prompts_3_1_2.json"
-    for path, reply in ((stale, GOOD), (leaking, LEAK.replace("_0", "_1"))):
-        answer = json.loads(path.read_text())
-        answer["challenger"], answer["meta"]["audit"] = reply, "0"
-        path.write_text(json.dumps(answer))
+    assert result.returncode == 1
+    assert len(asked) == 2 + 3
+    assert answers(turns)["prompts_3_1_1"]["challenger"] == ""
+    failed = failures(turns)
+    assert list(failed) == ["prompts_3_1_1"]
+    assert "leak (identifier" in failed["prompts_3_1_1"] and "leak (" in result.stdout
     result, asked = run(turns)
     assert result.returncode == 0 and len(asked) == 1
-    assert asked[0][1]["content"].startswith("Issue 1:"), "only the one that the new audit refuses is asked for"
-    assert json.loads(stale.read_text())["challenger"] == GOOD
-    answer = json.loads(leaking.read_text())
-    assert answer["challenger"] == GOOD
-    assert answer["meta"]["retired"][0]["challenger"] == LEAK.replace("_0", "_1"), "a paid reply is kept beside"
+    assert not (turns / "answer_0/_failed.jsonl").exists()
 
 
-def test_the_kings_own_hits_are_kept_as_the_audits_floor(turns):
-    path = turns / "answer_0/prompts_3_1_1.json"
-    answer = json.loads(path.read_text())
-    answer["king"] = LEAK
-    path.write_text(json.dumps(answer))
-    run(turns)
-    hits = answers(turns)["prompts_3_1_1"]["meta"]["king"]["leaks"]["hits"]
-    assert {"path", "identifier"} <= {hit["kind"] for hit in hits}
+@pytest.mark.parametrize(
+    "bad",
+    [
+        "```bash\nls\n```",  # no THOUGHT
+        "THOUGHT: I look around.",  # no block
+        "THOUGHT: two\n\n```bash\nls\n```\n\n```bash\npwd\n```",
+        "THOUGHT: empty\n\n```bash\n\n```",
+        "THOUGHT: a fence inside\n\n```bash\ncat <<'EOF' > a.md\n```\ncode\n```\nEOF\n```",
+    ],
+)
+def test_a_reply_that_breaks_the_protocol_is_asked_for_again(turns, bad):
+    result, asked = run(turns, reply_once(bad))
+    assert result.returncode == 0 and len(asked) == 6
+    for answer in answers(turns).values():
+        assert answer["challenger"] == GOOD
+        assert answer["meta"]["challenger"]["rejected"] == {"protocol": 1}
 
 
 def test_a_patch_over_the_budget_is_cut_and_said_to_be(turns):
@@ -139,17 +184,119 @@ def test_a_patch_over_the_budget_is_cut_and_said_to_be(turns):
     for number in range(3):
         record = make_record(number)
         record["patch"] += "+filler\n" * 1000 + "+the_end_of_the_patch"
-        (turns / f"commit/acme__widgets-{number}.json").write_text(json.dumps(record))
+        put(turns / f"commit/acme__widgets-{number}.json", record)
     _, asked = run(turns)
+    assert len(asked) == 3
     for messages in asked:
         assert "the patch is cut here: 1,000 of" in messages[-1]["content"]
         assert "the_end_of_the_patch" not in messages[-1]["content"]
 
 
+# ----------------------------------------------------------------------- audits of stored replies
+
+
+def test_an_older_audit_is_done_again_for_free_and_holds_back_what_fails(filled):
+    stale = edit(filled, 0)
+    leaking = edit(filled, 1, challenger=LEAK.format(number=1))
+    for path in (stale, leaking):
+        answer = get(path)
+        answer["meta"]["audit"] = "0"  # as older versions wrote it
+        put(path, answer)
+    untouched = (filled / "answer_0/prompts_3_1_3.json").read_bytes()
+    result, asked = run(filled)
+    assert result.returncode == 0 and asked == []
+    assert "1  held back, the audit refuses the reply: --redo-refused" in result.stdout
+    marks = [answer["meta"]["audit"] for answer in answers(filled).values()]
+    assert [mark["version"] for mark in marks] == [marks[2]["version"]] * 3
+    assert get(stale)["meta"]["challenger"]["refused"] == ""
+    held = get(leaking)
+    assert held["challenger"] == LEAK.format(number=1), "a paid reply stays"
+    assert held["meta"]["challenger"]["refused"].startswith("leak (identifier")
+    assert (filled / "answer_0/prompts_3_1_3.json").read_bytes() == untouched
+
+
+def test_only_redo_refused_asks_again_and_a_dry_run_prices_it(filled):
+    leaking = edit(filled, 1, challenger=LEAK.format(number=1))
+    before = leaking.read_bytes()
+    assert "nothing to ask" in run(filled, lambda body: GOOD, "--dry-run")[0].stdout
+    dry, asked = run(filled, lambda body: GOOD, "--redo-refused", "--dry-run")
+    assert "1 calls" in dry.stdout and "about $" in dry.stdout and asked == []
+    assert leaking.read_bytes() == before, "a dry run changes nothing"
+    result, asked = run(filled, lambda body: GOOD, "--redo-refused")
+    assert result.returncode == 0, result.stderr
+    assert len(asked) == 1 and is_of(1, asked[0])
+    answer = get(leaking)
+    assert answer["challenger"] == GOOD and answer["meta"]["challenger"]["refused"] == ""
+    (retired,) = answer["meta"]["retired"]
+    assert retired["challenger"] == LEAK.format(number=1), "a paid reply is kept beside"
+    assert run(filled, lambda body: GOOD, "--redo-refused")[1] == []
+
+
+def test_a_redo_that_fails_keeps_the_reply_that_was_held_back(filled):
+    leaking = edit(filled, 1, challenger=LEAK.format(number=1))
+    result, asked = run(filled, lambda body: LEAK.format(number=1), "--redo-refused")
+    assert result.returncode == 1 and len(asked) == 3
+    answer = get(leaking)
+    assert answer["challenger"] == LEAK.format(number=1)
+    assert answer["meta"]["challenger"]["refused"]
+
+
+def test_replies_edited_by_hand_are_audited_and_judged_again(filled):
+    settings = {"models": ["a/judge", "b/judge"]}
+    write_settings(filled, generate=QUICK, judge=settings)
+    result, asked = run(filled, lambda body: EVEN, script="validate.py")
+    assert result.returncode == 0 and len(asked) == 3 * 4
+    edit(filled, 0, king="THOUGHT: mine.\n\n```bash\nls gears\n```")
+    edit(filled, 2, challenger=LEAK.format(number=2))
+    marks = {stem: answer["meta"]["audit"] for stem, answer in answers(filled).items()}
+    result, asked = run(filled)
+    assert result.returncode == 0 and asked == []
+    after = answers(filled)
+    changed = [stem for stem in after if after[stem]["meta"]["audit"] != marks[stem]]
+    assert changed == ["prompts_3_1_1", "prompts_3_1_3"]
+    refused = [answer["meta"]["challenger"]["refused"] for answer in after.values()]
+    assert [bool(reason) for reason in refused] == [False, False, True]
+    result, asked = run(filled, lambda body: EVEN, script="validate.py")
+    assert result.returncode == 0 and len(asked) == 2 * 4
+    assert all("ls gears" in chat[1]["content"] for chat in asked if "Issue 0:" in str(chat))
+
+
+def test_the_kings_own_hits_are_kept_as_the_audits_floor(turns):
+    edit(turns, 0, king=LEAK.format(number=0))
+    result, _ = run(turns)
+    assert result.returncode == 0, "a king is never refused"
+    hits = answers(turns)["prompts_3_1_1"]["meta"]["king"]["leaks"]["hits"]
+    assert {"path", "identifier"} <= {hit["kind"] for hit in hits}
+
+
+# ------------------------------------------------------------------------- what it is run against
+
+
 def test_shards_by_stem_part_the_turns(turns):
-    counts = [len(run(turns, lambda body: GOOD, "--shard", f"{number}/2")[1]) for number in range(2)]
-    assert sum(counts) == 3 and all(answer["challenger"] == GOOD for answer in answers(turns).values())
+    counts = []
+    for number in range(2):
+        counts.append(len(run(turns, lambda body: GOOD, "--shard", f"{number}/2")[1]))
+    assert sum(counts) == 3
+    assert all(answer["challenger"] == GOOD for answer in answers(turns).values())
     assert run(turns)[1] == []
+
+
+def test_a_turn_that_lies_in_two_folders_is_paid_once(filled):
+    """A reply that is there counts, wherever it lies."""
+    (filled / "answer_3").mkdir()
+    twin = filled / "answer_3/prompts_3_1_1.json"
+    twin.write_bytes((filled / "answer_0/prompts_3_1_1.json").read_bytes())
+    edit(filled, 0, challenger="")
+    assert run(filled)[1] == []
+    put(twin, {**get(twin), "challenger": ""})
+    result, asked = run(filled)
+    assert result.returncode == 0 and len(asked) == 1
+    assert run(filled)[1] == []
+    with Server(reply=lambda body: EVEN, key=KEY) as server:
+        assert stage("king.py", cwd=filled, server=server).returncode == 0
+        assert server.chats == []
+        assert stage("validate.py", cwd=filled, server=server).returncode == 0
+        assert len(server.chats) == 3 * 6
 
 
 def test_torn_answers_and_missing_records_are_named(turns):
@@ -159,28 +306,116 @@ def test_torn_answers_and_missing_records_are_named(turns):
     result, asked = run(turns)
     assert result.returncode == 1 and len(asked) == 1
     assert torn.with_name(torn.name + ".bad").exists() and "king.py" in result.stdout
-    failed = {row["item"]: row["reason"] for row in map(json.loads, open(turns / "answer_0/_failed.jsonl"))}
-    assert "commit/acme__widgets-1.json is missing" in failed["prompts_3_1_2"]
+    assert "commit/acme__widgets-1.json is missing" in failures(turns)["prompts_3_1_2"]
 
 
 def test_answers_of_another_tools_making(turns):
-    bare, foreign = turns / "answer_0/prompts_3_1_1.json", turns / "answer_0/prompts_3_1_2.json"
-    bare.write_text(json.dumps({**json.loads(bare.read_text()), "meta": {}}))
-    foreign.write_text(json.dumps({"instance_id": "x", "foo": 1}, indent=1) + "\n")
+    bare = edit(turns, 0, meta={}, challenger=None)
+    foreign = turns / "answer_0/prompts_3_1_2.json"
+    put(foreign, {"instance_id": "x", "foo": 1})
     result, asked = run(turns)
-    assert result.returncode == 1 and len(asked) == 2 and "Traceback" not in result.stderr
-    assert json.loads(bare.read_text())["challenger"] == GOOD, "a meta without sides gets them"
-    assert not foreign.exists() and foreign.with_name(foreign.name + ".bad").exists() and "king.py" in result.stdout
+    assert result.returncode == 1 and len(asked) == 2
+    assert get(bare)["challenger"] == GOOD, "a meta without sides gets them"
+    assert not foreign.exists() and foreign.with_name(foreign.name + ".bad").exists()
+    assert "king.py" in result.stdout
 
 
 def test_without_answers_the_stage_that_makes_them_is_named(tmp_path):
-    result, _ = run(tmp_path)
-    assert result.returncode == 2 and "king.py" in result.stderr and len(result.stderr.strip().splitlines()) == 1
-    (tmp_path / "answer_0").mkdir()
-    result, _ = run(tmp_path)
-    assert result.returncode == 2 and "king.py" in result.stderr
+    for _ in range(2):
+        result, _ = run(tmp_path)
+        assert result.returncode == 2 and "king.py" in result.stderr
+        assert len(result.stderr.strip().splitlines()) == 1
+        (tmp_path / "answer_0").mkdir(exist_ok=True)
 
 
 def test_the_rule_stands_in_one_place():
-    holders = [path for path in REPO.rglob("*.py") if "THE BLIND-AGENT RULE" in path.read_text() and "tests" not in path.parts]
+    holders = []
+    for path in REPO.rglob("*.py"):
+        inside = path.relative_to(REPO).parts
+        if inside[0] != "tests" and "THE BLIND-AGENT RULE" in path.read_text():
+            holders.append(path)
     assert holders == [REPO / "ch.py"]
+
+
+# ------------------------------------------------------------------------------------- the control
+
+PLAIN = "THOUGHT: I search for the count.\n\n```bash\ngrep -rn count .\n```"
+
+
+def test_the_control_is_the_same_prompt_without_the_record(filled):
+    kept = answers(filled)
+    result, asked = run(filled, lambda body: PLAIN, "--control", "2")
+    assert result.returncode == 0, result.stderr
+    assert "cd control && python ../validate.py" in result.stdout
+    stems = sorted(path.stem for path in (filled / "control/answer_0").glob("p*.json"))
+    assert stems == sorted(sorted(kept, key=digest)[:2]), "by a hash of the stem"
+    assert answers(filled) == kept, "the answers themselves are as they were"
+    for messages in asked:
+        briefing = messages[-1]["content"]
+        assert "HIDDEN PR RECORD" not in briefing and "zebra_offset" not in briefing
+        assert "THE BLIND-AGENT RULE" in briefing and "YOUR NEXT MOVE" in briefing
+    for stem, answer in answers(filled / "control").items():
+        assert answer["challenger"] == PLAIN
+        for key in ("instance_id", "king", "assistant", "messages"):
+            assert answer[key] == kept[stem][key]
+        assert answer["meta"]["king"] == kept[stem]["meta"]["king"]
+        assert "without the record" in answer["meta"]["challenger"]["prompt_version"]
+        assert answer["meta"]["challenger"]["usage"]
+
+
+def test_the_control_goes_on_where_it_was(filled):
+    dry, asked = run(filled, lambda body: PLAIN, "--control", "2", "--dry-run")
+    assert "2 calls" in dry.stdout and asked == []
+    assert not list(filled.glob("control/answer_0/*.json"))
+    assert len(run(filled, lambda body: PLAIN, "--control", "1")[1]) == 1
+    assert len(run(filled, lambda body: PLAIN, "--control", "3")[1]) == 2
+    again, asked = run(filled, lambda body: PLAIN, "--control", "3")
+    assert again.returncode == 0 and asked == [] and "already in control/" in again.stdout
+    torn = next(filled.glob("control/answer_0/p*.json"))
+    torn.write_bytes(torn.read_bytes()[:100])
+    result, asked = run(filled, lambda body: PLAIN, "--control", "3")
+    assert result.returncode == 0 and len(asked) == 1
+    assert get(torn)["challenger"] == PLAIN and torn.with_name(torn.name + ".bad").exists()
+    edit(filled, 0, king="THOUGHT: mine.\n\n```bash\nls gears\n```")
+    assert len(run(filled, lambda body: PLAIN, "--control", "3")[1]) == 1, (
+        "another king, asked anew"
+    )
+
+
+def test_a_control_that_is_killed_costs_the_calls_in_flight(filled):
+    with Server(reply=lambda body: PLAIN, key=KEY, latency_s=0.3) as server:
+        flags = ("--control", "3", "--concurrency", "1")
+        process = start("ch.py", *flags, cwd=filled, server=server)
+        while len(server.chats) < 2:
+            time.sleep(0.01)
+        process.send_signal(signal.SIGKILL)
+        process.communicate(timeout=30)
+        result = stage("ch.py", *flags, cwd=filled, server=server)
+        assert result.returncode == 0, result.stderr
+        assert len(server.chats) <= 4
+    assert len(answers(filled / "control")) == 3
+
+
+def test_the_control_is_judged_by_the_same_panel(filled):
+    """chain.toml and .env one folder up are those of the control, too."""
+    write_settings(filled, generate=QUICK, judge={"models": ["a/judge", "b/judge"]})
+    assert run(filled, lambda body: PLAIN, "--control", "2")[0].returncode == 0
+    with Server(reply=lambda body: EVEN, key=KEY) as server:
+        provider = f"CHUTES_BASE_URL={server.url}\nCHUTES_API_KEY={KEY}\n"
+        (filled / ".env").write_text(provider)
+        result = stage("validate.py", cwd=filled / "control")
+        assert result.returncode == 0, result.stderr
+        models = Counter(request["body"]["model"] for request in server.chats)
+        assert models == {"a/judge": 4, "b/judge": 4}
+        assert PLAIN in server.chats[0]["body"]["messages"][1]["content"]
+        again = stage("validate.py", cwd=filled / "control")
+        assert again.returncode == 0 and len(server.chats) == 8
+    duel = get(filled / "control/score/_duel.json")
+    assert duel["turns"]["parsed"] == 2 and duel["mean_score"] == 50
+    assert not (filled / "score").exists()
+
+
+def test_a_control_without_challengers_says_what_to_run(turns):
+    result, asked = run(turns, lambda body: PLAIN, "--control", "2")
+    assert result.returncode == 2 and asked == []
+    assert "Run ch.py" in result.stderr and len(result.stderr.strip().splitlines()) <= 2

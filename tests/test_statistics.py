@@ -1,0 +1,213 @@
+"""The statistics of the duel against worked examples, exact sums and simulation."""
+
+from __future__ import annotations
+
+import math
+import time
+
+import numpy as np
+import pytest
+
+from common.duel.statistics import (
+    at_equal_length,
+    bootstrap_bounds,
+    cluster_sums,
+    interval_alpha,
+    kept_again,
+    krippendorff_alpha,
+)
+from common.turns import METRICS, ORDERS
+from duels import simulated_duel
+from validate import bootstrap_lcb
+
+GATE = {"alpha": 0.05, "resamples": 2000, "seed": 0}
+
+
+# ------------------------------------------------------------------------------------------ bound
+
+
+def test_the_bound_resamples_instances_not_turns():
+    deltas, groups = simulated_duel(np.random.default_rng(0), 20, 1, 0.0, 55.0)
+    mean, lcb, error = bootstrap_lcb(deltas, groups, **GATE)
+    copies = np.repeat(deltas, 30)
+    copied = bootstrap_lcb(copies, np.repeat(groups, 30), **GATE)
+    assert copied == pytest.approx((mean, lcb, error)) and lcb < mean
+    apart = bootstrap_lcb(copies, np.arange(len(copies)), **GATE)
+    assert apart[1] > lcb and apart[2] < error / 4
+
+
+def test_the_bound_is_deterministic_and_blind_to_the_order_of_turns():
+    random = np.random.default_rng(1)
+    deltas, groups = simulated_duel(random, 15, 4, 0.6, 50.0)
+    named = [f"repo__{group}" for group in groups]
+    shuffle = random.permutation(len(deltas))
+    shuffled = [named[place] for place in shuffle]
+    first = bootstrap_lcb(deltas, named, **GATE)
+    assert first == bootstrap_lcb(list(deltas[shuffle]), shuffled, **GATE)
+    assert first != bootstrap_lcb(deltas, named, **{**GATE, "seed": 1})
+
+
+def test_degenerate_inputs_of_the_bound():
+    apart = list(range(40))
+    assert bootstrap_lcb([0.0] * 40, apart, **GATE) == (0.0, 0.0, 0.0)
+    assert bootstrap_lcb([0.25] * 40, apart, **GATE) == (0.25, 0.25, 0.0)
+    one = bootstrap_lcb([0.1, 0.3], ["a", "a"], **GATE)
+    assert one == (pytest.approx(0.2), -math.inf, math.inf)
+    # 2**-4 is more than 0.05: four instances have no bound.
+    assert bootstrap_lcb([0.4] * 4, list("abcd"), **GATE)[1] == -math.inf
+    assert bootstrap_lcb([0.4] * 5, list("abcde"), **GATE)[1] == pytest.approx(0.4)
+    for deltas, groups in (([], []), ([0.1, math.nan], [1, 2]), ([math.inf], [1]), ([0.1], [1, 2])):
+        with pytest.raises(ValueError):
+            bootstrap_lcb(deltas, groups, **GATE)
+
+
+def test_a_bound_of_whole_numbers_that_is_zero_is_zero():
+    """Where the bound is exactly 0 it is not above 0; sums of floats often are."""
+    random = np.random.default_rng(5)
+    groups = np.repeat(np.arange(6), 2)
+    zeros = 0
+    above_in_floats = 0
+    for seed in range(400):
+        points = random.choice([23, 30, 37], 12)  # half-points of 60
+        settings = {"alpha": 0.1, "resamples": 100, "seed": seed}
+        bound = bootstrap_lcb(points - 30, groups, **settings)[1]
+        if exact_bound_sign(points - 30, groups, **settings) == 0:
+            zeros += 1
+            assert bound == 0
+            above_in_floats += bootstrap_lcb(points / 60 - 0.5, groups, **settings)[1] > 0
+    assert zeros > 30 and above_in_floats > 5
+
+
+def exact_bound_sign(units: np.ndarray, groups, alpha: float, resamples: int, seed: int) -> int:
+    """Return the sign of the bound by whole numbers alone: of the ranked sum of a resample."""
+    sums = np.bincount(groups, units).astype(int)
+    taken = np.random.default_rng(seed).integers(0, 2, (resamples, len(sums)), np.int8)
+    signs = np.sign(taken.astype(int) @ sums)
+    signs[~taken.any(axis=1)] = -1
+    return int(np.sort(signs)[int(alpha * (resamples + 1)) - 1])
+
+
+@pytest.mark.parametrize("instances, turns, effect", [(60, 1, 0.0), (10, 10, 0.6), (20, 20, 0.6)])
+def test_equals_are_rarely_accepted(instances, turns, effect):
+    """5 % of 400 duels is 20, sd 4.4; the bounds are four of these away. See bench_gate.py."""
+    random = np.random.default_rng(7)
+    accepted = 0
+    for _ in range(400):
+        duel = simulated_duel(random, instances, turns, effect, 50.0)
+        accepted += bootstrap_lcb(*duel, alpha=0.05, resamples=400, seed=0)[1] > 0
+    assert 3 <= accepted <= 38
+
+
+def test_both_tails_of_all_columns_come_from_one_draw():
+    random = np.random.default_rng(2)
+    values = random.integers(-30, 31, (300, 3))
+    counts = np.ones_like(values)
+    counts[::7, 1] = 0
+    values[::7, 1] = 0
+    groups = np.repeat(np.arange(60), 5)
+    sums, sizes = cluster_sums(values, counts, groups)
+    lower, upper = bootstrap_bounds(sums, sizes, **GATE)
+    assert (lower < upper).all()
+    for column in range(3):
+        here = counts[:, column] > 0
+        alone = bootstrap_lcb(values[here, column], groups[here], **GATE)
+        assert lower[column] == alone[1]
+        mirrored = bootstrap_lcb(-values[here, column], groups[here], **GATE)
+        assert upper[column] == -mirrored[1]
+
+
+def test_twenty_thousand_instances_by_four_panels_take_seconds():
+    random = np.random.default_rng(4)
+    sums = random.integers(-300, 301, (20_000, 4))
+    started = time.process_time()
+    lower, upper = bootstrap_bounds(sums, np.ones_like(sums), alpha=0.05, resamples=2000, seed=0)
+    # A fifth of the resamples that the gate takes by default: 5 s for all of them.
+    assert time.process_time() - started < 2.5
+    assert (lower < sums.mean(axis=0)).all() and (upper > sums.mean(axis=0)).all()
+
+
+# -------------------------------------------------------------------------------------- agreement
+
+
+def test_krippendorff_alpha_against_worked_examples():
+    # Krippendorff, "Computing Krippendorff's Alpha-Reliability" (2011), section B: two observers,
+    # ten binary units.
+    meg = [0, 1, 0, 0, 0, 0, 0, 0, 1, 0]
+    owen = [1, 1, 1, 0, 0, 1, 0, 0, 0, 0]
+    assert krippendorff_alpha(np.array([meg, owen]).T) == pytest.approx(0.095, abs=5e-4)
+    # Section C: four observers, twelve units, with gaps.
+    assert krippendorff_alpha(four_observers()) == pytest.approx(0.743, abs=5e-4)
+    assert krippendorff_alpha(np.zeros((5, 2), int)) is None
+    assert krippendorff_alpha(np.array([[0, 0], [1, 1], [2, 2]])) == 1
+
+
+def test_interval_alpha_against_a_worked_example():
+    # The same data as intervals, section E of the paper: 0.849.
+    marks = four_observers().astype(float)
+    assert interval_alpha(np.where(marks < 0, np.nan, marks)) == pytest.approx(0.849, abs=5e-4)
+    assert interval_alpha(np.full((4, 2), 50.0)) is None
+    assert interval_alpha(np.full((4, 2), np.nan)) is None
+    assert interval_alpha(np.array([[10.0, 10.0], [90.0, 90.0]])) == 1
+
+
+def four_observers() -> np.ndarray:
+    """Return units by observers, -1 where one gave none."""
+    observers = ("123321412---", "1233224125-3", "-3332342251-", "12332441251-")
+    rows = [[int(mark) if mark != "-" else -1 for mark in row] for row in observers]
+    return np.array(rows).T
+
+
+# -------------------------------------------------------------------------------- selection, bias
+
+
+def test_kept_again_foretells_what_the_same_panel_says_the_second_time():
+    """Two askings of one panel: the turns that the first keeps score lower the second time."""
+    random = np.random.default_rng(11)
+    count = 2000
+    worth = 0.35 + 0.9 * random.standard_normal((count, 1, 1, 1))
+    judge = 0.5 * random.standard_normal((count, 3, 1, 1))
+
+    def ask() -> np.ndarray:
+        shape = (count, 3, len(ORDERS), len(METRICS))
+        halo = 0.7 * random.standard_normal((*shape[:3], 1))
+        lean = np.array([-0.2, 0.2]).reshape(1, 1, 2, 1)  # by order, as position bias gives
+        calls = worth + judge + halo + lean + 0.6 * random.standard_normal(shape)
+        return np.where(calls > 0.4, 2, np.where(calls < -0.4, 0, 1)).astype(np.int8)
+
+    first = ask()
+    again = ask()
+    scores = first.mean(axis=(1, 2, 3)) * 50
+    kept = scores >= 80
+    told = kept_again(first, kept)
+    really = float(again.mean(axis=(1, 2, 3))[kept].mean() * 50)
+    assert told["kept"] == kept.sum() > 200
+    assert told["kept_mean"] == pytest.approx(scores[kept].mean())
+    assert told["kept_mean"] - really > 1.5, "there is a fall to foretell"
+    assert told["kept_again"] == pytest.approx(really, abs=0.7)
+    assert kept_again(first, np.zeros(count, bool)) is None
+    assert kept_again(first[:2], kept[:2]) is None
+    assert kept_again(np.ones_like(first), kept) is None
+
+
+def test_a_pure_length_bias_is_gone_at_equal_length():
+    random = np.random.default_rng(13)
+    logs = 0.6 + 0.5 * random.standard_normal(3000)  # challengers are half as long again
+    groups = np.repeat(np.arange(300), 10)
+    scores = 50 + 8 * logs + 20 * random.standard_normal(3000)
+    found = at_equal_length(scores, 2**logs, groups)
+    assert abs(found["mean_score"] - 50) < 4 * found["se"] < 4
+    assert found["per_doubling"] == pytest.approx(8, abs=4 * found["per_doubling_se"])
+    assert scores.mean() > 54
+
+
+def test_at_equal_length_of_little_or_perfect_data():
+    ratios = np.array([0.5, 1.0, 2.0, 4.0, 1.0])
+    assert at_equal_length(np.full(5, 100.0), ratios, list("abcde")) == {
+        "mean_score": pytest.approx(100),
+        "se": pytest.approx(0, abs=1e-6),
+        "per_doubling": pytest.approx(0, abs=1e-6),
+        "per_doubling_se": pytest.approx(0, abs=1e-6),
+    }
+    assert at_equal_length(np.full(5, 60.0), np.ones(5), list("abcde")) is None
+    assert at_equal_length(np.full(2, 60.0), ratios[:2], list("ab")) is None
+    assert at_equal_length(np.full(5, 60.0), ratios, ["a"] * 5) is None
