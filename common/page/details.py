@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from common.files import natural_key
 from common.page import figures
-from common.page.figures import NEXT_STEP, Facts, means, spent, verdict_word
+from common.page.figures import NEXT_STEP, Facts, means, verdict_word
 from common.page.markdown import (
     NOTHING,
     count,
@@ -55,12 +55,11 @@ def judges(facts: Facts) -> str:
                 NOTHING if bias is None else f"{bias:+.2f}",
                 number(row.get("agreement"), 2),
                 rest,
-                spent([row]).cost,
             )
         )
     headers = (
         "judge | score # | above the others # | parsed # | same in both orders # | "
-        "position bias # | agreement # | panel without it | cost #"
+        "position bias # | agreement # | panel without it"
     )
     agreement = duel.get("agreement") or {}
     return report_block(
@@ -82,7 +81,7 @@ def groups(facts: Facts) -> str:
         columns[style] = [row.score if row.style == style else None for row in base]
     lines = []
     for name, of in means(columns, base, facts.config).items():
-        what = name if name in METRICS else f"turns that {shown(name)}"
+        what = name if name in METRICS else f"style {shown(name)}"
         bar = "█" * round(of.value / 5)
         lines.append((what, of.turns, of.value, span(of.bounds), bar))
     return report_block(

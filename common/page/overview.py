@@ -93,16 +93,18 @@ def results(facts: Facts) -> str:
     for name in BUCKETS:
         share = percent(facts.buckets[name], len(facts.scored))
         buckets.append(f"[{name}/](../{name}) {facts.buckets[name]:,} ({share})")
-    lines = [
-        f"- **Buckets**: {', '.join(buckets)}; final from {FINAL_MIN}, defeat below {DEFEAT_MIN}"
-    ]
+    lines = [say("buckets", buckets=", ".join(buckets), final=FINAL_MIN, defeat=DEFEAT_MIN)]
     export = facts.export
     if export:
-        dropped = say("dropped", duplicates=export.duplicates, held_back=export.held_back)
-        lines.append(f"- **Export**: {split_words(export) or 'no row yet.'} {dropped}")
+        rows = count(len(export.all_rows), "row")
+        held_back = f"{export.held_back:,}"
+        duplicates = count(export.duplicates, "near-duplicate")
+        exported = say("exported", rows=rows, duplicates=duplicates, held_back=held_back)
+        lines.append(f"{exported} {split_words(export)}")
     if export and export.all_rows:
-        lines.append(f"- **Lengths**: {length_words(export)}")
-    return report_block("results", lines="\n".join(lines), histogram=histogram(facts.scored))
+        lines.append(say("row_lengths", lengths=length_words(export)))
+    listed = "\n".join(f"- {line.strip()}" for line in lines)
+    return report_block("results", lines=listed, histogram=histogram(facts.scored))
 
 
 def histogram(rows: list[Row]) -> str:
