@@ -34,8 +34,7 @@ def _is_guess(path: str, mention: str, act: Act, chat: Chat) -> bool:
     if bare and _speaks_of(chat, stem):
         return True  # `options.py` where the chat speaks of options
     if bare:
-        said = mention not in act.commanded
-        return said and (stem in chat.lower or act.only_says(mention, GUESS))
+        return mention not in act.commanded and act.only_says(mention, GUESS)
     if not act.only_looks_for(name):
         return False
     if folder in chat.text and act.looks_in(folder) and act.only_says(mention, GUESS):
@@ -137,15 +136,10 @@ def _is_derivable(path: str, chat: Chat) -> bool:
             return True  # listed in its folder, or a word; `retry.Do` -> retry/retry.go
         if len(stem) >= _MIN_WORD and _speaks_of(chat, near):
             return True  # a telling word, in a folder that is a word; listed by `tree`
-    wanted = "".join(name_parts(core))
-    return any(_is_named_after(wanted, named) for named in chat.task_names)
-
-
-def _is_named_after(stem: str, named: str) -> bool:
-    """Tell `Engine.render` -> engine.py, `Field` -> fields.py, `EntryCaches` -> entry_cache.go."""
-    if len(stem) >= _MIN_WORD and stem in named:
-        return True
-    return len(named) > 3 and stem.startswith(named) and len(stem) - len(named) <= 2
+    wanted = "".join(
+        name_parts(core)
+    )  # `Engine.render` -> engine.py, `EntryCaches` -> entry_cache.go
+    return len(wanted) >= _MIN_WORD and any(wanted in named for named in chat.task_names)
 
 
 def blind_edits(act: Act, chat: Chat, record: Record) -> list[str]:
