@@ -195,7 +195,7 @@ def deciding_text(second: dict | None) -> str:
         return block("first_score")
     return block(
         "second_score",
-        band=number(second.get("band")),
+        band=" to ".join(number(score) for score in second.get("band") or []),
         turns=count(second["turns"], "turn"),
         models=", ".join(map(shown, second.get("models") or [])),
         first=number(second.get("mean_first")),
