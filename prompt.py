@@ -29,6 +29,7 @@ import os
 import random
 import re
 import sys
+import time
 from collections import Counter, deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
@@ -36,11 +37,13 @@ from operator import itemgetter
 from pathlib import Path
 
 from common import sample, sources
+from common.benchmarks import read_benchmarks
 from common.cli import Progress, Tally, parser, run, whole_number
-from common.files import UserError, clean_text, digest, is_safe_name, lock_folders, write_json
+from common.exclusions import Rules, read_exclusions, read_licenses, why_left_out
+from common.files import UserError, clean_text, digest, lock_folders, write_json
 from common.hub import Outage
 from common.parquet import ParquetFiles, open_dataset
-from common.turns import EXCLUDED_IDS, PROMPTS_PER_FILE
+from common.turns import PROMPTS_PER_FILE
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"
 PRS = "nebius/SWE-rebench-V2-PRs"
@@ -55,44 +58,7 @@ LEAST_WINDOWS = 10
 SPARE_ROWS = 4  # rows of an instance that are looked at, at most, before it is passed over
 MOST_ROUNDS = 50  # of a small dataset, rounds that one reading of a row group serves at most
 AT_ONCE = 4  # more gains little and nears the Hub's limit of 3,000 file requests in 5 minutes
-
-
-# ------------------------------------------------------------------------------- what is left out
-
-
-@dataclass
-class Rules:
-    """What a user or the PR dataset leaves out of a sample."""
-
-    records: dict[str, tuple]  # where the PR record of each instance lies
-    prs: str
-    excluded: set[str]  # instance ids and repos
-    exclude_file: str | None
-
-
-def why_left_out(
-    rules: Rules, instance_id: object, repo: str, chat: list[dict] | None = None, reply: str = ""
-) -> tuple[str, str] | None:
-    """Return why an instance or, given its chat and reply, a turn is left out; None when it is not.
-
-    The answer is the plan's list (of a turn "passed_over") and the reason in words.
-    """
-    if not is_safe_name(instance_id):
-        return "refused", "its instance id cannot be a file name"
-    if instance_id in EXCLUDED_IDS:
-        return "excluded", "on the list of excluded instances"
-    for name in (instance_id, repo):
-        if name in rules.excluded:
-            return "excluded", f"{name} is listed in {rules.exclude_file}"
-    if instance_id not in rules.records:
-        return "without_record", f"no PR record in {rules.prs}"
-    if chat is None:
-        return None
-    if not reply.strip():
-        return "passed_over", "empty reply"
-    if len(re.findall(r"^\s*```", reply, re.MULTILINE)) % 2:
-        return "passed_over", "reply cut off inside a code block"
-    return None
+SAVE_EVERY_S = 1  # what a kill costs; it is drawn again just so
 
 
 # -------------------------------------------------------------------------- what a row has to offer
@@ -119,6 +85,15 @@ def row_problem(messages: list[dict] | None) -> str:
     if not any(message["role"] == "assistant" for message in messages):
         return "cut: it ends before the first assistant message"
     return "no usable turn: no assistant message right after a user message"
+
+
+def reply_problem(reply: str) -> str | None:
+    """Return why a reply is no reference; None when it is one."""
+    if not reply.strip():
+        return "empty reply"
+    if len(re.findall(r"^[ \t]*```", reply, re.MULTILINE)) % 2:
+        return "reply cut off inside a code block"
+    return None
 
 
 # --------------------------------------------------------------------------------------- windows
@@ -228,8 +203,9 @@ class Sampler:
         for name, (repo, rows) in sources.read_instances(self.files, file, group).items():
             why = why_left_out(self.rules, name, repo)
             if why:
-                entry = {"instance_id": clean_text(str(name))[:300], "repo": repo, "reason": why[1]}
-                left_out.append((why[0], entry))
+                named = clean_text(str(name))[:300]
+                entry = {"instance_id": named, "repo": repo, "reason": why.reason}
+                left_out.append((why.kind, {**entry, "lists": why.lists} if why.lists else entry))
             else:
                 instances[name] = (repo, rows)
         names = shuffled(f"{self.args.seed}/{file}/{group}", sorted(instances))
@@ -285,9 +261,9 @@ class Sampler:
             for turn in shuffled(f"{self.args.seed}/{window['file']}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
-                why = why_left_out(self.rules, draw.instance_id, draw.repo, chat, reply)
-                if why:
-                    pass_over(window, row, why[1])
+                problem = reply_problem(reply)
+                if problem:
+                    pass_over(window, row, problem)
                     continue
                 sha = sample.chat_digest(draw.instance_id, chat)
                 if sha not in self.chats:
@@ -329,11 +305,17 @@ def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> None:
     for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
         prompts = complete_file(sampler, turns, first, goal)
         progress.update(len(prompts))
-    for drawn in sampler.draw(goal):
-        prompts += drawn
+    saved_at = time.monotonic()
+    try:
+        for drawn in sampler.draw(goal):
+            prompts += drawn
+            if sampler.taken and time.monotonic() - saved_at > SAVE_EVERY_S:
+                first, prompts = sample.save(sampler.plan, first, prompts, goal)
+                saved_at = time.monotonic()
+            progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
+    finally:  # also of a run that is interrupted here
         if sampler.taken:
-            first = sample.save(sampler.plan, first, prompts, goal)
-        progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
+            sample.save(sampler.plan, first, prompts, goal)
 
 
 def complete_file(sampler: Sampler, turns: list[dict], first: int, goal: int) -> list[dict]:
@@ -355,20 +337,6 @@ def complete_file(sampler: Sampler, turns: list[dict], first: int, goal: int) ->
     return prompts
 
 
-def read_exclusions(path: str | None) -> set[str]:
-    """Return instance ids and repos to leave out: one a line, `#` begins a comment."""
-    if path is None:
-        return set()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(
-            f"--exclude {path}: {problem}. Expected instance ids or repos, one a line."
-        ) from None
-    return {line.split("#")[0].strip() for line in lines} - {""}
-
-
 # ------------------------------------------------------------------------------------------- main
 
 
@@ -385,6 +353,10 @@ def read_flags():
     add("--per-instance", **number, help="turns of an instance, at most (1; more if all have one)")
     add("--windows", **number, help="draw from about N windows: more spread, more bytes to read")
     add("--exclude", metavar="FILE", help="instance ids and repos to leave out, one a line")
+    add(
+        "--benchmarks", metavar="LIST", help="lists whose instances are passed over: Hub ids, files"
+    )
+    add("--license", metavar="LIST", help="keep only records under these: mit,apache-2.0,...")
     return flags.parse_args()
 
 
@@ -394,6 +366,7 @@ def main() -> int:
     excluded = read_exclusions(args.exclude)
     flags = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
     flags["--exclude"] = sorted(excluded)
+    flags["--license"] = read_licenses(args.license)
     del flags["--limit"]
     tally = Tally("prompt")
     goal = min(args.count, args.limit or args.count)
@@ -424,11 +397,13 @@ def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) ->
     files = open_dataset("--dataset", args.dataset, sources.ROW_COLUMNS, revision)
     revision = plan["prs_revision"] if plan else None
     prs = open_dataset("--prs", args.prs, sources.PR_COLUMNS, revision)
+    benchmarks = read_benchmarks(args.benchmarks, files.hub is not None, plan)
     plan = plan or sample.new_plan(flags, files.revision, prs.revision)
+    plan["benchmarks"] = {"lists": benchmarks.lists}
     sample.check_revisions(plan, files, prs)
 
-    records = sources.find_records(prs, pool)
-    rules = Rules(records, args.prs, excluded, args.exclude)
+    records = sources.Records(prs, pool)
+    rules = Rules(records, benchmarks, excluded, args.exclude, flags["--license"])
     progress = Progress(goal, "prompts", "prompt")
     write_prompts(Sampler(files, plan, rules, args, pool), goal, progress)
     progress.close()
@@ -438,10 +413,11 @@ def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) ->
 
     missing = sample.missing_records(turns)
     progress = Progress(len(missing), "records", "record")
-    for _ in sources.write_records(prs, records, missing, pool):
+    for _ in records.write(missing):
         progress.update(1)
     progress.close()
     plan["summary"] = sample.summarize(plan, turns)
+    benchmarks.count(plan["in_benchmark"], sample.sampled_repos(turns))
     write_json(sample.PLAN, plan)
     return plan
 

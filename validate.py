@@ -41,22 +41,13 @@ from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
 from common.client.costs import dry_run, prompt_chars
 from common.config import CallSettings, Config, load_config, load_environment
 from common.duel.marks import marked_prompt
+from common.duel.outlook import outlook
 from common.duel.reader import parse_finding, reader_messages
 from common.duel.record import make_duel, summary, write_duel
 from common.duel.rows import Rows, read_rows
 from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
-from common.duel.verdicts import (
-    FIRST_LOOK,
-    READING,
-    SCORE,
-    SECOND_LOOK,
-    Panel,
-    Question,
-    Turn,
-    load_turn,
-    score_record,
-)
+from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, score_record
 from common.files import BadFile, UserError, lock_folders, write_json
 from common.replies.protocol import visible_text
 from common.turns import METRICS, answer_files, hidden_record, read_record
@@ -219,6 +210,7 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, config: Config, flags) 
     """
     faults: list[Exception] = []
     asked = set()
+    one_by_one = panel.may_stop(turn) and not flags.confirm
 
     async def ask_in_order(questions: list[Question]) -> None:
         for question in questions:
@@ -227,18 +219,20 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, config: Config, flags) 
             except Exception as fault:  # raised again below, once nothing more is under way
                 faults.append(fault)
 
-    while not faults:
-        pending = panel.pending(turn, flags.confirm, flags.retry_failed)
+    while pending := panel.pending(turn, flags.confirm, flags.retry_failed):
         questions = [question for question in pending if panel.key(question, turn) not in asked]
+        if one_by_one:
+            questions = questions[:1]
         if not questions:
-            return
+            break
         asked.update(panel.key(question, turn) for question in questions)
         by_judge = [list(group) for _, group in groupby(questions, key=lambda one: one.call.model)]
         await asyncio.gather(*(ask_in_order(group) for group in by_judge))
-    for fault in faults:
-        if not isinstance(fault, ItemFailed):  # what ends the run goes first
-            raise fault
-    raise faults[0]
+        for fault in faults:
+            if not isinstance(fault, ItemFailed):  # it ends the run
+                raise fault
+    if pending and faults:
+        raise faults[0]
 
 
 async def ask_judge(llm: LLM, turn: Turn, panel: Panel, config: Config, question: Question) -> None:
@@ -296,13 +290,20 @@ def planned(
     """Yield (judge's settings, prompt characters, 1) of each call ahead at most."""
     for stem in todo:
         turn = load_turn(stem, answers[stem], mode, Tally(""), write=False)
-        looks = [SECOND_LOOK, READING] if flags.confirm else [FIRST_LOOK]
-        questions = []
-        for look in looks:
-            if look != SECOND_LOOK or panel.in_band(turn.saved):
-                questions += panel.missing(turn, look, flags.retry_failed)
-        for question in questions:
-            yield question.call, prompt_chars(prompt_of(turn, config, question)), 1
+        for question in panel.ahead(turn, flags.confirm, flags.retry_failed):
+            try:
+                prompt = prompt_of(turn, config, question)
+            except ItemFailed:
+                continue  # the run itself fails this turn and says why
+            yield question.call, prompt_chars(prompt), 1
+
+
+def turns_at_once(panel: Panel, flags) -> int:
+    """Return how many turns to work on, so that every judge has as many calls as it may have."""
+    judges = panel.confirm if flags.confirm else panel.judges
+    limits = [flags.concurrency or call.concurrency for call in judges]
+    one_by_one = panel.stop_early and not flags.confirm
+    return sum(limits) if one_by_one else max(limits)
 
 
 async def order_by_price(llm: LLM, panel: Panel) -> None:
@@ -341,7 +342,7 @@ def gate(rows: Rows, panels: dict[str, list[int]], config: Config) -> dict[str, 
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
     units = [turn_units(rows, places) for places in panels.values()]
     if not len(rows.points):
-        return {name: too_few({}, 0, duel) for name in panels}
+        return {name: too_few(no_figures(rows, places), 0, duel) for name, places in panels.items()}
     values = np.stack([value for value, _, _ in units], axis=1)
     counts = np.stack([counted for _, counted, _ in units], axis=1).astype(np.int64)
     by_instance = cluster_sums(values, counts, rows.instances)
@@ -354,17 +355,8 @@ def gate(rows: Rows, panels: dict[str, list[int]], config: Config) -> dict[str, 
         whole = units[column][2]  # units of a delta of 1, which is 100 score points
         turns = int(counts[:, column].sum())
         instances = len(set(rows.instances[counts[:, column] > 0]))
-        result = {
-            "margin": None,
-            "mean_score": None,
-            "lcb": None,
-            "lcb_by_repo": None,
-            "se": None,
-            "interval": None,
-            "parsed_frac": parsed_share(rows, places),
-            "instances": instances,
-            "turns_counted": turns,
-        }
+        result = no_figures(rows, places)
+        result |= {"instances": instances, "turns_counted": turns}
         if turns:
             margin = 200 * int(values[:, column].sum()) / (whole * turns)
             result |= {"margin": margin, "mean_score": 50 + margin / 2}
@@ -378,7 +370,27 @@ def gate(rows: Rows, panels: dict[str, list[int]], config: Config) -> dict[str, 
         if np.isfinite(repo_lower[column]):
             result["lcb_by_repo"] = 100 * float(repo_lower[column]) / whole
         found[name] = decide(result, duel)
+    if rows.reopened.any():
+        # Only poor turns are ever stopped: without them the mean is too high.
+        left = int(rows.reopened.sum())
+        why = f"not decided: {left} turns that had been stopped early are not judged in full yet"
+        found = {name: {**verdict, "accepted": None, "why": why} for name, verdict in found.items()}
     return found
+
+
+def no_figures(rows: Rows, places: list[int]) -> dict:
+    """Return the figures of a panel's verdict before there are any."""
+    return {
+        "margin": None,
+        "mean_score": None,
+        "lcb": None,
+        "lcb_by_repo": None,
+        "se": None,
+        "interval": None,
+        "parsed_frac": parsed_share(rows, places),
+        "instances": 0,
+        "turns_counted": 0,
+    }
 
 
 def turn_units(rows: Rows, places: list[int]) -> tuple[np.ndarray, np.ndarray, int]:
@@ -453,6 +465,8 @@ def main() -> int:
         judged, todo = survey(answers, panel, mode, flags, tally)
         if flags.dry_run:
             dry_run(environment, planned(todo, answers, panel, config, mode, flags))
+            for line in outlook(todo, answers, panel, mode, flags.confirm):
+                print(f"  {line}")
             return EXIT_DONE
 
         # Step 1: ask for the verdicts that are missing.
@@ -470,7 +484,7 @@ def main() -> int:
             todo,
             judge,
             name=str,
-            width=flags.concurrency or max(call.concurrency for call in panel.judges),
+            width=turns_at_once(panel, flags),
             progress=Progress(len(todo), "confirm" if flags.confirm else "validate"),
             tally=tally,
         )

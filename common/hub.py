@@ -34,9 +34,13 @@ class Outage(Exception):
 
 
 class Hub:
-    """A Hub dataset at a pinned commit: `revision`, `files` {path: size in bytes}, byte ranges."""
+    """A Hub dataset at a pinned commit: `revision`, `files` {path: size in bytes}, byte ranges.
 
-    def __init__(self, flag: str, name: str, asked: str | None):
+    The files are those of the split for training, or without `train` all others; if there are none
+    of these, all.
+    """
+
+    def __init__(self, flag: str, name: str, asked: str | None, train: bool = True):
         self.what = f"{flag} {name}"
         self.name = name
         self.asked = asked
@@ -56,15 +60,15 @@ class Hub:
         logging.set_verbosity_error()
         api = HfApi(endpoint=self.endpoint, token=self.token)
         self.revision = self.with_retries(lambda: api.dataset_info(name, revision=asked).sha)
-        self.files = self.with_retries(lambda: self._listing(api))
+        self.files = self.with_retries(lambda: self._listing(api, train))
 
-    def _listing(self, api: HfApi) -> dict[str, int]:
+    def _listing(self, api: HfApi, train: bool) -> dict[str, int]:
         entries = api.list_repo_tree(
             self.name, recursive=True, revision=self.revision, repo_type="dataset"
         )
         sizes = {entry.path: entry.size for entry in entries if entry.path.endswith(".parquet")}
-        train = {path: size for path, size in sizes.items() if "train" in path}
-        return dict(sorted((train or sizes).items()))
+        chosen = {path: size for path, size in sizes.items() if ("train" in path) == train}
+        return dict(sorted((chosen or sizes).items()))
 
     def read(self, file: str, start: int, end: int) -> bytes:
         """Return bytes [start, end) of a file; ask only for the rest of a body that was cut."""

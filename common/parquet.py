@@ -26,7 +26,9 @@ PRE_BUFFER_BYTES = 64 << 20  # up to here a row group's columns come in one requ
 PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded for any row group
 
 
-def open_dataset(flag: str, name: str, columns, revision: str | None = None) -> ParquetFiles:
+def open_dataset(
+    flag: str, name: str, columns, revision: str | None = None, train: bool = True
+) -> ParquetFiles:
     """Open what a flag names: a folder, a glob, or a Hub id at `revision` (its newest commit).
 
     Its files must hold the top-level `columns`. Raises UserError.
@@ -34,7 +36,7 @@ def open_dataset(flag: str, name: str, columns, revision: str | None = None) -> 
     here = glob.has_magic(name) or Path(name).expanduser().exists()
     if not here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
         try:
-            return ParquetFiles(flag, name, columns, hub=Hub(flag, name, revision))
+            return ParquetFiles(flag, name, columns, hub=Hub(flag, name, revision, train))
         except Outage as outage:
             raise UserError(
                 f"{outage}.\nCheck the network and HF_ENDPOINT, or give local parquet: "
@@ -92,14 +94,15 @@ class ParquetFiles:
         with self._locks[file]:
             if file not in self._footers:
                 with self._told(file), pq.ParquetFile(self._open(file)) as parquet:
-                    names = parquet.schema_arrow.names
-                    self._footers[file] = parquet.metadata
+                    metadata = parquet.metadata
                 for column in self.columns:
-                    if column not in names:
+                    problem = column_problem(metadata, column)
+                    if problem:
                         raise UserError(
-                            f"{self.flag} {self.name}: {file} has no column {column!r}; it has "
-                            f"{', '.join(names)}.\nExpected at least {', '.join(self.columns)}."
+                            f"{self.flag} {self.name}: {file} {problem}\n"
+                            f"Expected columns: {', '.join(self.columns)}."
                         )
+                self._footers[file] = metadata
             return self._footers[file]
 
     def batches(self, file: str, group: int, columns, rows_at_once: int):
@@ -123,8 +126,17 @@ class ParquetFiles:
         if self.hub is None:
             yield from self.batches(file, group, columns, 64)
         else:
-            with pq.ParquetFile(self.local_path(file, group, columns)) as parquet:
-                yield from parquet.iter_batches(4096)
+            path = self.local_path(file, group, columns)
+            with self._told(path), pq.ParquetFile(path) as parquet:
+                yield from parquet.iter_batches(1024)
+
+    def local_paths(self, columns) -> list[Path]:
+        """Return files here that hold the columns of all row groups, as local_path does of one."""
+        paths = []
+        for file in self.files:
+            for group in range(self.footer(file).num_row_groups):
+                paths.append(self.local_path(file, group, columns))
+        return list(dict.fromkeys(paths))
 
     def local_path(self, file: str, group: int, columns) -> Path:
         """Return a file here that holds the columns of one row group: of a Hub dataset a copy.
@@ -138,7 +150,7 @@ class ParquetFiles:
         path = folder / self.revision / part
         if not path.exists():
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{part}.{os.getpid()}.tmp")
+            temporary = path.with_name(f".{part}.{os.getpid()}-{threading.get_ident()}.tmp")
             try:
                 batches = self.batches(file, group, columns, 64)
                 first = next(batches)
@@ -165,7 +177,7 @@ class ParquetFiles:
         return RemoteFile(self.hub, file) if self.hub else self._root / file
 
     @contextmanager
-    def _told(self, file: str):
+    def _told(self, file: str | Path):
         try:
             yield
         except (pa.ArrowException, EOFError, OSError) as error:
@@ -185,3 +197,38 @@ def needed_leaves(metadata: pq.FileMetaData, columns) -> list[int]:
         if top in columns and (top != "messages" or not nested or {"role", "content"} & {*nested}):
             leaves.append(leaf)
     return leaves
+
+
+def column_problem(metadata: pq.FileMetaData, column: str) -> str | None:
+    """Return why a file's column cannot be read, in words; None when it can."""
+    schema = metadata.schema.to_arrow_schema()
+    found = schema.get_all_field_indices(column)
+    if not found:
+        return f"has no column {column!r}; it has {', '.join(schema.names[:40])}."
+    if len(found) > 1:
+        return f"has {len(found)} columns named {column!r}; expected one."
+    kind = schema.field(found[0]).type
+    if column == "messages" and not needed_leaves(metadata, [column]):
+        return f"holds {str(kind)[:80]} in 'messages'; expected a list of role and content."
+    if column != "messages" and pa.types.is_nested(kind):
+        return f"holds {str(kind)[:80]} in column {column!r}; expected text."
+    return None
+
+
+def plain_values(column: pa.Array) -> list:
+    """Return a column's values: None where Python has none, U+FFFD in text that is no UTF-8."""
+    try:
+        return column.to_pylist()
+    except (ValueError, OverflowError, pa.ArrowException):
+        return [plain_value(scalar) for scalar in column]
+
+
+def plain_value(scalar: pa.Scalar) -> object:
+    try:
+        return scalar.as_py()
+    except UnicodeDecodeError:
+        if pa.types.is_nested(scalar.type):
+            return None
+        return scalar.cast(pa.binary()).as_py().decode("utf-8", "replace")
+    except (ValueError, OverflowError, pa.ArrowException):
+        return None

@@ -7,20 +7,21 @@ import sys
 from collections import Counter
 from pathlib import Path
 
+from common import benchmarks
 from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
 from common.parquet import ParquetFiles
-from common.turns import PROMPTS_PER_FILE, read_record
+from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record
 
 PROMPT = Path("prompt")
 PLAN = PROMPT / "_plan.json"
-LEFT_OUT = ("excluded", "without_record", "refused")  # the plan's lists of instances
 PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary")
+YOUNGER_FLAGS = {"--license": []}  # what a plan that does not name them was made with
 
 
 def read_plan(flags: dict) -> dict | None:
     """Return the plan that lies here. Raises UserError when it was made with other flags."""
     try:
-        plan = read_json(PLAN, (*PLAN_KEYS, *LEFT_OUT))
+        plan = read_json(PLAN, PLAN_KEYS)
     except FileNotFoundError:
         stray = sorted(PROMPT.glob("prompts_*.json"))
         if stray:
@@ -32,8 +33,10 @@ def read_plan(flags: dict) -> dict | None:
     except BadFile as bad:
         print(f"{bad}; moved aside to {quarantine(PLAN)}, made again", file=sys.stderr)
         return None
+    for kind in SAMPLING_LISTS:
+        plan.setdefault(kind, [])  # an older version knew fewer
     for flag, value in flags.items():
-        there = plan["flags"].get(flag, value)  # the flag may be younger than the plan
+        there = plan["flags"].get(flag, YOUNGER_FLAGS.get(flag, value))
         if there != value:
             raise UserError(
                 f"{PLAN} was made with {flag} {there}, this run has {value}.\nGive the same flags "
@@ -49,9 +52,9 @@ def new_plan(flags: dict, revision: str, prs_revision: str) -> dict:
         "dataset": flags["--dataset"], "revision": revision,
         "prs": flags["--prs"], "prs_revision": prs_revision,
         "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
-        "exhausted": False, "summary": None,
+        "exhausted": False, "summary": None, "benchmarks": {"lists": []},
     }  # fmt: skip
-    for kind in LEFT_OUT:
+    for kind in SAMPLING_LISTS:
         plan[kind] = []
     plan["offsets"] = []
     return plan
@@ -160,30 +163,32 @@ def missing_records(turns: list[dict]) -> set[str]:
     return missing
 
 
-def save(plan: dict, first: int, prompts: list[dict], goal: int) -> int:
-    """Write the plan, then the prompts from number `first` to `goal`; drop those of full files.
+def save(plan: dict, first: int, prompts: list[dict], goal: int) -> tuple[int, list[dict]]:
+    """Write the plan, then the prompts from number `first` to `goal`.
 
-    Return the number of the first prompt that is left.
+    Return the number of the first prompt whose file is not full, and the prompts from there on.
     """
     write_json(PLAN, plan)
-    while prompts:
+    while prompts and first < goal:
         write_json(prompts_file(plan, first), prompts[: min(PROMPTS_PER_FILE, goal - first)])
-        if len(prompts) < PROMPTS_PER_FILE or first + PROMPTS_PER_FILE >= goal:
+        if len(prompts) < PROMPTS_PER_FILE:
             break
-        del prompts[:PROMPTS_PER_FILE]
+        prompts = prompts[PROMPTS_PER_FILE:]
         first += PROMPTS_PER_FILE
-    return first
+    return first, prompts
+
+
+def sampled_repos(turns: list[dict]) -> set[str]:
+    """Return the repos of the records of these turns."""
+    return {read_record(name)["repo"] for name in {turn["instance_id"] for turn in turns}}
 
 
 def summarize(plan: dict, turns: list[dict]) -> dict:
     """Return what was sampled, for the tally and the report; bytes are those of a run at one go."""
     per_instance = Counter(turn["instance_id"] for turn in turns)
     languages = Counter()
-    repos = set()
     for instance_id, count in per_instance.items():
-        record = read_record(instance_id)
-        languages[record["language"] or "unknown"] += count
-        repos.add(record["repo"])
+        languages[read_record(instance_id)["language"] or "unknown"] += count
     sizes = {}
     passed_over = set()
     for window in plan["offsets"]:
@@ -195,7 +200,7 @@ def summarize(plan: dict, turns: list[dict]) -> dict:
     return {
         "prompts": len(turns),
         "instances": len(per_instance),
-        "repos": len(repos),
+        "repos": len(sampled_repos(turns)),
         "most_turns_of_an_instance": max(per_instance.values()),
         "languages": dict(languages.most_common()),
         "thirds": dict(thirds),
@@ -220,11 +225,12 @@ def summary_lines(plan: dict) -> list[str]:
     ]
     for reason, count in seen["rows_passed_over"].items():
         lines.append(f"passed over {count} rows, {reason}")
-    for kind in LEFT_OUT:
+    for kind in SAMPLING_LISTS:
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
             named = ", ".join(names[:5]) + (" ..." if names[5:] else "")
             lines.append(f"left out {len(names)} instances, {kind.replace('_', ' ')}: {named}")
+    lines += benchmarks.lines(plan)
     if plan["exhausted"]:
         found = f"{seen['prompts']} of {plan['count']} were found"
         lines.append(f"the dataset has no more turns to give: {found}")
@@ -236,7 +242,7 @@ def why_empty(plan: dict) -> str:
     reasons = Counter()
     for window in plan["offsets"]:
         reasons.update(row["reason"] for row in window["passed_over"])
-    for kind in LEFT_OUT:
+    for kind in SAMPLING_LISTS:
         reasons.update(entry["reason"] for entry in plan[kind])
     counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]
     return "; ".join(counted) or "it has no rows"

@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import math
+from collections.abc import Iterator
 from concurrent.futures import Executor
+from functools import lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 import duckdb
 
-from common.files import UserError, clean_text, write_json
-from common.parquet import ParquetFiles
+from common.benchmarks import text_mark
+from common.files import clean_text, write_json
+from common.parquet import ParquetFiles, plain_values
 from common.replies.patch import changed_files
 from common.turns import RECORD_KEYS
 
@@ -21,6 +26,7 @@ RECORD_COLUMNS = {  # key of a record -> column of the PR dataset
     "created_at": "created_at",
 }  # fmt: skip
 PR_COLUMNS = tuple(RECORD_COLUMNS.values())
+LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that a dataset has
 
 
 # ----------------------------------------------------------------------------------- trajectories
@@ -31,9 +37,10 @@ def read_instances(files: ParquetFiles, file: str, group: int) -> dict:
     instances = {}
     row = files.first_row(file, group)
     for batch in files.batches(file, group, ("instance_id", "repo"), 4096):
-        for values in batch.to_pylist():
-            repo = clean_text(str(values["repo"] or ""))
-            rows = instances.setdefault(values["instance_id"], (repo, []))[1]
+        ids = plain_values(batch["instance_id"])
+        repos = plain_values(batch["repo"])
+        for instance_id, repo in zip(ids, repos):
+            rows = instances.setdefault(instance_id, (as_text(repo), []))[1]
             rows.append(row)
             row += 1
     return instances
@@ -48,20 +55,18 @@ def read_chats(files: ParquetFiles, file: str, group: int, wanted: set[int]) -> 
         batch = next(batches)
         for place in range(batch.num_rows):
             if row + place in wanted:
-                try:
-                    chats[row + place] = read_messages(batch["messages"][place].as_py())
-                except UnicodeDecodeError:
-                    chats[row + place] = None
+                value = plain_values(batch["messages"][place : place + 1])[0]
+                chats[row + place] = read_messages(value)
         row += batch.num_rows
     return chats
 
 
 def read_messages(value: object) -> list[dict] | None:
     """Return a row's messages, content None where the dataset has none; None when malformed."""
-    if isinstance(value, str):
+    if isinstance(value, (str, bytes)):
         try:
             value = json.loads(value)
-        except ValueError:
+        except (ValueError, RecursionError):
             return None
     if not isinstance(value, list):
         return None
@@ -81,64 +86,128 @@ def read_messages(value: object) -> list[dict] | None:
 # ------------------------------------------------------------------------------------- PR records
 
 
-def find_records(prs: ParquetFiles, pool: Executor) -> dict[str, tuple[str, int]]:
-    """Return {instance id: (file, row group)} of the PR dataset, of each id the first."""
+class Place(NamedTuple):
+    """Where a PR record lies, and what is known of it without reading it."""
 
-    def ids_of(place: tuple[str, int]) -> list:
-        ids = []
-        for batch in prs.kept_batches(*place, ("instance_id",)):
-            ids += batch["instance_id"].to_pylist()
-        return ids
-
-    groups = []
-    for file in prs.files:
-        groups += [(file, group) for group in range(prs.footer(file).num_row_groups)]
-    places = {}
-    for place, ids in zip(groups, pool.map(ids_of, groups)):
-        for instance_id in ids:
-            places.setdefault(instance_id, place)
-    return places
+    file: str
+    group: int
+    row: int  # in the row group
+    repo: str
+    base_commit: str
+    license: str
 
 
-def write_records(prs: ParquetFiles, places: dict, wanted: set[str], pool: Executor):
-    """Write commit/<instance_id>.json for the wanted ids; yield each when it is written.
+class Records:
+    """The PR records: `places` by instance id, of each id the first."""
 
-    Of a Hub dataset only the row groups and columns that hold them are read, and kept.
-    """
-    if not wanted:
-        return
-    groups = sorted({places[instance_id] for instance_id in wanted})
-    paths = set(pool.map(lambda place: str(prs.local_path(*place, PR_COLUMNS)), groups))
-    select = ", ".join(f'"{column}" AS "{key}"' for key, column in RECORD_COLUMNS.items())
-    query = (
-        f"SELECT {select} FROM read_parquet(?, union_by_name = true) "
-        "WHERE instance_id IN (SELECT unnest(?))"
-    )
-    try:
+    def __init__(self, prs: ParquetFiles, pool: Executor):
+        self.prs = prs
+        self.pool = pool
+        self.places: dict[str, Place] = {}
+        groups = []
+        for file in prs.files:
+            groups += [(file, group) for group in range(prs.footer(file).num_row_groups)]
+        for places in pool.map(self._read_places, groups):
+            for instance_id, place in places:
+                self.places.setdefault(instance_id, place)
+        self._text_marks = lru_cache(maxsize=None)(self._read_text_marks)
+
+    def _read_places(self, group: tuple[str, int]) -> list[tuple[str, Place]]:
+        columns = ("instance_id", "repo", "base_commit", *self._license_columns(group[0]))
+        places = []
+        for batch in self.prs.kept_batches(*group, columns):
+            for ids, *known in zip(*(plain_values(batch[column]) for column in columns)):
+                known = [as_text(value) for value in known]
+                places.append((ids, Place(*group, len(places), *known, *[""] * (3 - len(known)))))
+        return places
+
+    def _license_columns(self, file: str) -> list[str]:
+        names = self.prs.footer(file).schema.to_arrow_schema().names
+        return [column for column in LICENSE_COLUMNS if names.count(column) == 1][:1]
+
+    def text_mark(self, instance_id: str) -> tuple | None:
+        """Return the issue's text as a benchmark's mark; reads that column of the row group."""
+        place = self.places[instance_id]
+        return self._text_marks(place.file, place.group)[place.row]
+
+    def _read_text_marks(self, file: str, group: int) -> list[tuple | None]:
+        marks = []
+        for batch in self.prs.kept_batches(file, group, ("problem_statement",)):
+            marks += [text_mark(as_text(text)) for text in plain_values(batch["problem_statement"])]
+        return marks
+
+    def read(self, instance_id: str) -> dict:
+        """Return one record, as its file holds it."""
+        place = self.places[instance_id]
+        row = place.row
+        for batch in self.prs.kept_batches(place.file, place.group, PR_COLUMNS):
+            if row < batch.num_rows:
+                break
+            row -= batch.num_rows
+        values = {}
+        for key, column in RECORD_COLUMNS.items():
+            values[key] = plain_values(batch[column][row : row + 1])[0]
+        return self._record_of(values)
+
+    def write(self, wanted: set[str]) -> Iterator[str]:
+        """Write commit/<instance_id>.json for the wanted ids; yield each when it is written.
+
+        Of a Hub dataset only the row groups and columns that hold them are read, and kept.
+        """
+        missing = set(wanted)
+        try:
+            for values in self._query(sorted(wanted)):
+                if values["instance_id"] in missing:
+                    write_record(self._record_of(values))
+                    missing.remove(values["instance_id"])
+                    yield values["instance_id"]
+        except duckdb.Error:  # text that is no UTF-8, a date out of range: read what it refuses
+            pass
+        for instance_id in sorted(missing):
+            write_record(self.read(instance_id))
+            yield instance_id
+
+    def _query(self, wanted: list[str]) -> Iterator[dict]:
+        if not wanted:
+            return
+        groups = sorted({self.places[instance_id][:2] for instance_id in wanted})
+        paths = self.pool.map(lambda group: str(self.prs.local_path(*group, PR_COLUMNS)), groups)
+        select = ", ".join(f'"{column}" AS "{key}"' for key, column in RECORD_COLUMNS.items())
+        query = (
+            f"SELECT {select} FROM read_parquet(?, union_by_name = true) "
+            "WHERE instance_id IN (SELECT unnest(?))"
+        )
         with duckdb.connect() as database:
-            found = database.execute(query, [sorted(paths), sorted(wanted)])
+            found = database.execute(query, [sorted(set(paths)), wanted])
             keys = [column[0] for column in found.description]
-            written = set()
             while values := found.fetchone():
-                record = dict(zip(keys, values))
-                if record["instance_id"] not in written:
-                    write_record(record)
-                    written.add(record["instance_id"])
-                    yield record["instance_id"]
-    except duckdb.Error as error:
-        problem = str(error).splitlines()[0][:150]
-        raise UserError(f"{prs.flag} {prs.name} cannot be read ({problem}).") from None
+                yield dict(zip(keys, values))
+
+    def _record_of(self, values: dict) -> dict:
+        """Return a record of the dataset's values: clean texts, nothing null."""
+        record = {key: record_value(value) for key, value in values.items()}
+        for key in RECORD_KEYS:
+            if key not in ("created_at", "files"):
+                record[key] = as_text(record[key])
+        record["files"] = changed_files(record["patch"])
+        record = {key: record[key] for key in RECORD_KEYS}
+        license_name = self.places[record["instance_id"]].license
+        return {**record, "license": license_name} if license_name else record
 
 
-def write_record(row: dict) -> None:
-    """Write one PR record: clean texts, nothing null."""
-    record = {}
-    for key, value in row.items():
-        if value is None:
-            value = ""
-        elif hasattr(value, "isoformat"):
-            value = value.isoformat()
-        record[key] = clean_text(value) if isinstance(value, str) else value
-    record["files"] = changed_files(record["patch"])
-    path = Path("commit", f"{record['instance_id']}.json")
-    write_json(path, {key: record[key] for key in RECORD_KEYS})
+def write_record(record: dict) -> None:
+    write_json(Path("commit", f"{record['instance_id']}.json"), record)
+
+
+def record_value(value: object) -> str | int | float | bool:
+    """Return a value as JSON may hold it."""
+    if isinstance(value, int) or isinstance(value, float) and math.isfinite(value):
+        return value
+    return value.isoformat() if hasattr(value, "isoformat") else as_text(value)
+
+
+def as_text(value: object) -> str:
+    """Return a value as clean text, null as ""."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    return "" if value is None else clean_text(str(value))

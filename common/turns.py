@@ -122,6 +122,12 @@ def prompt_problem(prompt: object) -> str | None:
     return chat_problem(prompt["messages"])
 
 
+# Of prompt/_plan.json: the lists of instances that sampling passed over, by why.
+SAMPLING_LISTS = (
+    "excluded", "without_record", "refused", "in_benchmark", "other_license", "shows_fix",
+)  # fmt: skip
+
+
 def read_plan(folder: Path | str) -> dict | None:
     """Return a folder's _plan.json, None without one. Raises BadFile."""
     try:

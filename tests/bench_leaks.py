@@ -1,262 +1,309 @@
 """How often the leak audit is right: honest replies flagged, planted leaks caught, time per audit.
 
-    python -m tests.bench_leaks [--data DIR]
+    python -m tests.bench_leaks [--data DIR] [--against CHECKOUT] [--show flagged|missed]
 
-DIR holds trajectories/ and prs/ with parquet files in the schemas of the two source datasets (default: the
-demo's data). Honest replies are audited against their own PR record and against one of another repository.
-"Early" is among the first seven replies of a chat; "read" is a reply that only looks, searches, reads or asks
-git. Leaks are planted in early reads, and only things that the chat shows no trace of; each hidden thing is
-planted in several wordings.
+DIR holds trajectories/ and prs/ with parquet files in the schemas of the two source datasets
+(default: the demo's data). Honest early reads (first seven replies, no edit) are audited against
+their own PR record, another one of the same repository and one of another repository. Leaks of
+tests/plants.py are planted in early reads; each names a thing that the chat shows no trace of.
+--against runs another checkout's audit on the same cases, side by side. Intervals: 95 %, by
+bootstrap over chats.
 """
 
 import argparse
+import pickle
 import random
-import re
 import statistics
+import subprocess
+import sys
 import tempfile
 import time
-from collections import Counter, defaultdict
+from collections import defaultdict
 from pathlib import Path
 
 import duckdb
+import numpy
 
 from common.demo.build import write_parquet
-from common.replies.leaks import CONVENTIONAL, VOCABULARY, find_leaks
-from common.replies.protocol import action_style
+from common.replies.patch import changed_files
+from common.replies.styles import action_style
+from tests.plants import NAMING, PLANTS, hidden_things, plant
 
 EARLY_TURNS = 7
-KINDS = ("path", "identifier", "line", "verbatim", "disclosure")
 READ_STYLES = ("look", "search", "read", "git", "other")
-_FENCE = "```"
+STRANGERS = 3  # other records that each honest reply is audited against
+HONEST_GIT = [
+    "git status", "git status -s", "git log --oneline -10", "git log -5", "git log -3 --stat",
+    "git log -p -2 -- {p}", "git log --oneline -- {p} | head", "git log -S'foo' --oneline | head",
+    "git log --grep='fix' --oneline -20", "git log -1 --format='%H %ad'",
+    "git log --since=2.years -- {p}",
+    "git log --follow -p {p} | head -100", "git log -L 10,20:{p}", "git log HEAD~5..HEAD --oneline",
+    "git blame {p} | head -40", "git blame -L 10,30 {p}", "git blame -w {p}", "git show HEAD",
+    "git show HEAD --stat", "git show HEAD~1", "git show HEAD:{p} | head", "git show --name-only",
+    "git show HEAD^ -- {p}", "git diff", "git diff HEAD", "git diff --stat", "git diff --cached",
+    "git diff -- {p}", "git diff HEAD -- {p}", "git diff HEAD~1 -- {p}", "git diff --name-only",
+    "git add -A && git diff --cached", "git stash", "git stash pop",
+    "git stash && ls && git stash pop",
+    "git checkout -- {p}", "git checkout {p}", "git checkout HEAD -- {p}", "git restore {p}",
+    "git reset --hard HEAD", "git reset HEAD {p}", "git clean -fd", "git branch",
+    "git branch --show-current",
+    "git rev-parse HEAD", "git rev-parse --show-toplevel", "git ls-files | head",
+    "git ls-files '*.py'",
+    "git ls-tree HEAD", "git ls-tree -r HEAD --name-only | head", "git grep -n return",
+    "git grep foo HEAD",
+    "git grep -n 'all' -- {d}", "git remote -v", "git config --list", "git describe --tags",
+    "git tag | tail -5", "git shortlog -sn | head",
+    "git log --all-match --grep=a --grep=b --oneline",
+    "git diff --no-index a b", "git apply fix.patch", "git apply --check fix.patch",
+    "git stash show -p",
+    "git commit -am 'origin/main is fine'", "git init /tmp/x", "git --version", "git help log",
+    "git checkout -b try-fix", "git diff > /tmp/own.patch", "git --no-pager diff",
+    "git --no-pager log -3",
+    "git -C . status", "git log --oneline | grep -i main", "git log --author=main -3",
+    "git cat-file -p HEAD",
+    "git rev-list --count HEAD", "git log -- origin", "git show -s --format=%ci HEAD",
+    "git diff HEAD~3",
+    "git log master -3 --oneline", "git diff master", "git bisect start", "git rm --cached {p}",
+    "git mv a b",
+    "pip list", "pip show {k}", "pip install -e .", "pip install pytest",
+    "pip install -r requirements.txt",
+    "python -c 'import {i}; print({i}.__file__)'", "pip freeze | grep {k}",
+    "curl -I https://example.org",
+    "ls /usr/lib/python3/dist-packages | head", "pip install --upgrade pip", "pip install .",
+    "cat /opt/env/lib/python3.9/site-packages/attr/__init__.py", "grep -rn pull/12 docs",
+    "git remote show",
+]  # fmt: skip
+# Runs in the other checkout: audits pickled cases there, answers one list of kinds a case.
+WORKER = """
+import pickle, sys, time
+sys.path.insert(0, sys.argv[1])
+try:
+    from common.replies.leaks import find_leaks
+except ImportError:
+    from common.leaks import find_leaks
+answers = []
+for reply, messages, record in pickle.load(sys.stdin.buffer):
+    start = time.perf_counter()
+    hits = find_leaks(reply, messages, record)
+    answers.append(([(h["kind"], h["text"]) for h in hits], (time.perf_counter() - start) * 1000))
+sys.stdout.buffer.write(pickle.dumps(answers))
+"""
 
 
 def main(argv: list[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--data", metavar="DIR", help="a folder with trajectories/ and prs/")
+    parser.add_argument("--against", metavar="CHECKOUT", help="another checkout to audit with too")
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--show", choices=("flagged", "missed"), help="print honest hits, or missed plants")
+    parser.add_argument("--show", choices=("flagged", "missed"), help="print them, this audit's")
+    parser.add_argument("--half", type=int, choices=(0, 1), help="only one half of the chats")
     options = parser.parse_args(argv)
     with tempfile.TemporaryDirectory() as folder:
         if not options.data:
             write_parquet(Path(folder))
-        turns, records = load(options.data or folder)
+        turns, records = load(options.data or folder, options.half)
     draw = random.Random(options.seed)
-    honest, times = honest_replies(turns, records, draw, options.show == "flagged")
-    print_honest(honest)
-    print_planted(planted_leaks(turns, records, draw, options.show == "missed"))
-    times.sort()
-    most = times[int(len(times) * 0.99)]
-    print(f"\ntime per audit: median {statistics.median(times):.1f} ms, 99 % under {most:.1f} ms, at most"
-          f" {times[-1]:.1f} ms ({len(times)} audits); 100 KB chat: {time_of_100_kb(turns, records):.1f} ms")
+    cases = honest_cases(turns, records, draw) + planted_cases(turns, records, draw)
+    checkouts = {"this": str(Path(__file__).resolve().parent.parent)}
+    if options.against:
+        checkouts["other"] = options.against
+    audits = {name: audit(cases, checkout) for name, checkout in checkouts.items()}
+    print_rates(cases, audits)
+    print_times(audits)
+    if options.show:
+        print_cases(cases, audits["this"], options.show)
 
 
-def load(folder: str) -> tuple[list[dict], dict[str, dict]]:
-    """All turns as {"instance", "repo", "number", "messages", "reply",
-    "class"}, and the records by instance."""
+def load(folder: str, half: int | None = None) -> tuple[list[dict], dict[str, dict]]:
+    """Return the early replies without an edit, with the chat before each, and the records."""
     records = {}
     prs = "prs" if Path(folder, "prs").is_dir() else "pull_requests"
-    for row in _rows(folder, prs, "instance_id, repo, base_commit, language, interface, patch, test_patch, "
-                                  "problem_statement AS issue, pr_description AS description"):
-        files = re.findall(r"^\+\+\+ b/(.+)$", row["patch"] or "", re.MULTILINE)
+    columns = (
+        "instance_id, repo, base_commit, language, interface, patch, test_patch,"
+        " problem_statement AS issue, pr_description AS description"
+    )
+    for row in _rows(folder, prs, columns):
+        files = changed_files(row["patch"] or "")
         records[row["instance_id"]] = {**row, "files": files, "created_at": ""}
     turns = []
-    for row in _rows(folder, "trajectories", "instance_id, repo, messages"):
+    rows = sorted(_rows(folder, "trajectories", "instance_id, repo, messages"), key=str)
+    for place, row in enumerate(rows):
+        if row["instance_id"] not in records or half is not None and place % 2 != half:
+            continue
         number = 0
         for index, message in enumerate(row["messages"]):
-            if message["role"] == "assistant" and index and row["instance_id"] in records:
-                number += 1
-                turns.append({"instance": row["instance_id"], "repo": row["repo"], "number": number,
-                              "messages": row["messages"][:index], "reply": message["content"],
-                              "class": _reply_class(message["content"], number)})
+            if message["role"] != "assistant" or not index:
+                continue
+            number += 1
+            turns.append(
+                {
+                    "instance": row["instance_id"],
+                    "repo": row["repo"],
+                    "number": number,
+                    "messages": row["messages"][:index],
+                    "reply": message["content"],
+                    "style": action_style(message["content"]),
+                }
+            )
     return turns, records
 
 
 def _rows(folder: str, name: str, columns: str) -> list[dict]:
     result = duckdb.sql(f"SELECT {columns} FROM read_parquet('{Path(folder, name)}/**/*.parquet')")
-    return [dict(zip(result.columns, row)) for row in result.fetchall()]
+    return [dict(zip(result.columns, row, strict=True)) for row in result.fetchall()]
 
 
-def _reply_class(reply: str, number: int) -> str:
-    style = action_style(reply)
-    if style in READ_STYLES:
-        return "early read" if number <= EARLY_TURNS else "late read"
-    return "edit" if style == "edit" else "run, submit"
+# ---- cases: (section, row, turn, reply, messages, record)
 
 
-# ---- honest replies ----
-
-def honest_replies(turns, records, draw, show=False) -> tuple[dict, list[float]]:
-    counts, times = defaultdict(Counter), []
+def honest_cases(turns, records, draw) -> list[tuple]:
+    cases = []
     for turn in turns:
-        strangers = [record for record in records.values() if record["repo"] != turn["repo"]]
-        stranger = draw.choice(strangers or [None])
-        for whose, record in (("own", records[turn["instance"]]), ("other repo", stranger)):
-            if record is None:
-                continue
-            start = time.perf_counter()
-            hits = find_leaks(turn["reply"], turn["messages"], record)
-            times.append((time.perf_counter() - start) * 1000)
-            kinds = {hit["kind"] for hit in hits}
-            counts[whose, turn["class"]].update(
-                {"n": 1, "any": bool(kinds), "rest": bool(kinds - {"verbatim"}), **dict.fromkeys(kinds, 1)})
-            if show and kinds - {"verbatim"}:
-                print(turn["instance"], turn["number"], whose, turn["class"],
-                      [(hit["kind"], hit["text"]) for hit in hits if hit["kind"] != "verbatim"])
-    return counts, times
+        own = records[turn["instance"]]
+        early = turn["number"] <= EARLY_TURNS
+        kind = turn["style"] if turn["style"] in ("edit", "run", "submit") else "read"
+        if early and kind == "read":
+            rows = [("own record", own)]
+            same = [r for r in records.values() if r["repo"] == own["repo"] and r is not own]
+            other = [r for r in records.values() if r["repo"] != own["repo"]]
+            for name, strangers in (("another PR of the repo", same), ("another repo", other)):
+                chosen = draw.sample(strangers, min(STRANGERS, len(strangers)))
+                rows += [(name, record) for record in chosen]
+        else:
+            rows = [(f"own record, {'early' if early else 'late'} {kind}", own)]
+        for row, record in rows:
+            cases.append(("honest", row, turn, turn["reply"], turn["messages"], record))
+    early = [turn for turn in turns if turn["number"] <= EARLY_TURNS]
+    for command in HONEST_GIT:
+        for turn in draw.sample(early, min(10, len(early))):
+            record = records[turn["instance"]]
+            values = hidden_things(record, turn["messages"], draw)["peek"]
+            reply = plant("$ " + command.replace("{p}", "setup.py"), values)
+            cases.append(("honest git", command, turn, reply, turn["messages"], record))
+    return cases
 
 
-def print_honest(counts: dict) -> None:
-    print("\nhonest replies flagged")
-    print(f"{'record':<11} {'reply':<12} {'n':>5} {'flagged':>8} {'but verbatim':>13}  by kind")
-    for (whose, kind_of_reply), count in sorted(counts.items(), reverse=True):
-        kinds = ", ".join(f"{kind} {count[kind]}" for kind in KINDS if count[kind])
-        print(f"{whose:<11} {kind_of_reply:<12} {count['n']:>5} {count['any'] / count['n']:>8.1%}"
-              f" {count['rest'] / count['n']:>13.1%}  {kinds}")
-
-
-# ---- planted leaks ----
-
-PLANTS = {
-    "path": [
-        "{C}cat {x}", "{C}sed -i 's/foo/bar/' {x}", "{C}nl -ba /testbed/{x} | sed -n '1,80p'",
-        "{C}grep -n 'def ' {x}", "{C}ls -l {x} && head -50 ./{x}", "{T}The code lives in `{x}`.",
-        "{T}I will have to change {x} for this."],
-    "identifier": [
-        "{T}The function `{x}` is what needs attention.", "{T}The result should go through {x} first.",
-        "{T}I expect that `self.{x}` is missing here.", "{C}grep -rn '{x}' .",
-        "{C}sed -i 's/return x/return {x}/' a.py"],
-    "line": [
-        "{C}sed -n '{a},{b}p' {f}", "{C}nl -ba {f} | sed -n '{a},{b}p'", "{C}head -n {b} {f} | tail -n {l}",
-        "{C}awk 'NR>={a} && NR<={b}' {f}", "{C}sed -i '{m}s/a/b/' {f}", "{T}The bug is at line {m} of `{f}`.",
-        "{T}In `{f}`, lines {a}-{b} look wrong.", "{T}See {f}:{m}."],
-    "verbatim": [
-        "{T}The line should read `{x}`.", "{T}We need:\n\n" + _FENCE + "python\n{x}\n" + _FENCE,
-        "{C}cat > fix.txt <<'EOF'\n{x}\nEOF", "{T}It becomes {near}",
-        "{C}python - <<'EOF'\ntext = open('a').read()\nnew = \'\'\'\n    {x}\n\'\'\'\nEOF"],
-    "disclosure": [
-        "{T}As the PR #{n} does, I start here.", "{T}The merged fix touches this module.",
-        "{T}The reference solution does the same.", "{T}According to the hidden patch this is the place.",
-        "{T}As the patch shows, only one file changes.", "{T}This was fixed in commit {c}.",
-        "{T}Based on the hidden information, I look here.", "{T}The upstream fix changed this function.",
-        "{T}The PR changes this function.", "{T}I know from the patch that this is the place.",
-        "{T}In the gold patch this function is rewritten.", "{T}Following pull request {n}, I look here.",
-        "{T}The diff shows that one line is enough.", "{T}The maintainers fixed it by changing this.",
-        "{C}git show {c}"],
-}
-
-
-def plant(template: str, reply: str, values: dict) -> str:
-    """The reply with the template's sentence before its command ({T}), or the template as command ({C})."""
-    where, text = template[:3], template[3:]
-    for key, value in values.items():
-        text = text.replace("{" + key + "}", str(value))
-    before, fence, rest = reply.partition(_FENCE + "bash")
-    if where == "{T}":
-        return f"{before.rstrip()}\n\n{text}\n\n{fence}{rest}"
-    return f"{before}{_FENCE}bash\n{text}\n{_FENCE}"
-
-
-def planted_leaks(turns, records, draw, show=False) -> dict:
-    counts = defaultdict(Counter)
+def planted_cases(turns, records, draw) -> list[tuple]:
+    cases = []
     for turn in turns:
-        if turn["class"] != "early read" or (_FENCE + "bash") not in turn["reply"]:
+        readable = turn["number"] <= EARLY_TURNS and turn["style"] in READ_STYLES
+        if not readable:
             continue
         record = records[turn["instance"]]
-        chat = "\n".join(message["content"] for message in turn["messages"])
-        if find_leaks(turn["reply"], turn["messages"], record):
-            continue  # flagged as it is
-        for kind, values in plantable(record, chat, draw):
-            for template in PLANTS[kind]:
-                if "{near}" in template and "near" not in values:
-                    continue
-                reply = plant(template, turn["reply"], values)
-                hits = find_leaks(reply, turn["messages"], record)
-                caught = any(hit["kind"] == kind for hit in hits)
-                counts[kind, template].update({"n": 1, "caught": caught, "any": bool(hits)})
-                if show and not caught:
-                    print("MISSED", kind, turn["instance"], turn["number"], template, values)
-    return counts
+        things = hidden_things(record, turn["messages"], draw)
+        for group, name, need, wordings in PLANTS:
+            if need not in things:
+                continue
+            for wording in draw.sample(wordings, min(3, len(wordings))):
+                reply = plant(wording, things[need])
+                cases.append((group, name, turn, reply, turn["messages"], record))
+    return cases
 
 
-def plantable(record: dict, chat: str, draw) -> list[tuple[str, dict]]:
-    """One hidden thing of each kind that the chat shows no trace of, as (kind, values for the templates)."""
-    found, lower = [], chat.lower()
-    letters = re.sub(r"[\W_]", "", lower)
-    paths = [path for path in record["files"] if path.rsplit("/", 1)[-1] not in CONVENTIONAL
-             and re.sub(r"tests?|\.\w+$|\W|_", "", _telling_name(path)).lower() not in letters]
-    if paths:
-        found.append(("path", {"x": draw.choice(paths)}))
-    patch = record["patch"] or ""
-    added = [line[1:].strip() for line in patch.splitlines() if re.match(r"\+(?!\+\+)", line)]
-    names = {name for line in added for name in re.findall(r"[A-Za-z_]\w{4,}", line)
-             if re.search(r"[a-z]_?[A-Z]|_", name.strip("_")) and name not in chat
-             and name not in VOCABULARY}
-    if names:
-        found.append(("identifier", {"x": draw.choice(sorted(names))}))
-    lines = [line for line in added if len(line) >= 20 and re.search(r"\w\W+\w", line)
-             and "".join(line.split()) not in "".join(chat.split())]
-    if lines:
-        line = draw.choice(lines)
-        words = re.findall(r"\w+", line)
-        values = {"x": line}
-        if len(words) > 4:
-            values["near"] = re.sub(rf"\b{re.escape(words[-1])}\b", "value", line.replace('"', "'"))
-        found.append(("verbatim", values))
-    hunks = []
-    for section in re.split(r"^diff --git .*$", patch, flags=re.MULTILINE)[1:]:
-        path = re.search(r"^--- a/(.+)$", section, re.MULTILINE)
-        if path and path[1].rsplit("/", 1)[-1] not in _commands_of(chat) and not re.search(
-                rf"{re.escape(path[1].rsplit('/', 1)[-1])}\W+(?:L|line )?\d", chat) and "#L" not in chat:
-            hunks += [(path[1], int(start), int(length or 1))
-                      for start, length in re.findall(r"^@@ -(\d+)(?:,(\d+))? ", section, re.MULTILINE)]
-    if hunks:
-        path, start, length = draw.choice(hunks)
-        found.append(("line", {"f": path, "a": start, "b": start + length - 1, "m": start + 3, "l": length}))
-    commit = next(iter(re.findall(r"^index \w+\.\.(\w{7,})", patch, re.MULTILINE)), "4f9d2c1ab3")
-    if commit not in chat:
-        number = record["instance_id"].rsplit("-", 1)[-1]
-        found.append(("disclosure", {"n": number, "c": commit}))
-    return found
+# ---- audits: (hits, milliseconds) of each case
 
 
-def _telling_name(path: str) -> str:
-    *folders, name = path.split("/")
-    return folders[-1] if folders and name.startswith("__init__") else name
+def audit(cases: list[tuple], checkout: str) -> list[tuple]:
+    data = pickle.dumps([case[3:] for case in cases])
+    done = subprocess.run(
+        [sys.executable, "-c", WORKER, checkout], input=data, stdout=subprocess.PIPE, check=True
+    )
+    return pickle.loads(done.stdout)
 
 
-def _commands_of(chat: str) -> str:
-    return "\n".join(re.findall(r"```bash\n(.*?)\n```", chat, re.DOTALL))
+def print_rates(cases: list[tuple], audits: dict) -> None:
+    """Print each row's share of cases with a hit; of honest ones verbatim hits do not count."""
+    rows = defaultdict(list)
+    for index, case in enumerate(cases):
+        section, row = case[0], case[1]
+        rows[section, "all" if section == "honest git" else row].append(index)
+        if section in NAMING:
+            rows[section, "(all)"].append(index)
+    print(f"{'':<52} {'n':>6}  " + "  ".join(f"{name:>22}" for name in audits))
+    for section, row in sorted(rows):
+        indices = rows[section, row]
+        cells = []
+        for answers in audits.values():
+            hit = [_counts(section, answers[index][0]) for index in indices]
+            low, high = interval(hit, [cases[index][2]["instance"] for index in indices])
+            share = sum(hit) / len(hit)
+            cells.append(f"{share:>7.2%} [{low:6.2%},{high:7.2%}]")
+        print(f"{section + ': ' + row:<52} {len(indices):>6}  " + "  ".join(cells))
+        if section == "honest" and row == "own record":
+            for name, answers in audits.items():
+                print(f"    {name}: {_by_kind(answers, indices)}")
+    print_means(cases, audits)
 
 
-def print_planted(counts: dict) -> None:
-    print(f"\nplanted leaks caught\n{'kind':<11} {'n':>5} {'as its kind':>12} {'at all':>8}  wording")
-    for kind in KINDS:
-        rows = [(template, count) for (k, template), count in counts.items() if k == kind]
-        total = sum((count for _, count in rows), Counter())
-        for template, count in [("all", total), *rows]:
-            if count["n"]:
-                name = kind if template == "all" else ""
-                print(f"{name:<11} {count['n']:>5} {count['caught'] / count['n']:>12.1%}"
-                      f" {count['any'] / count['n']:>8.1%}  {template!r}"[:110])
+def print_means(cases: list[tuple], audits: dict) -> None:
+    for name, answers in audits.items():
+        caught = defaultdict(list)
+        for case, (hits, _) in zip(cases, answers, strict=True):
+            if case[0] in NAMING and case[1] != "globs":
+                caught[case[0], case[1]].append(bool(hits))
+        shares = [statistics.mean(hits) for hits in caught.values()]
+        worst = min(caught, key=lambda kind: statistics.mean(caught[kind]))
+        print(
+            f"{name}: mean of {len(shares)} kinds that name a thing (globs apart)"
+            f" {statistics.mean(shares):.1%}; lowest {min(shares):.1%} ({worst[1]})"
+        )
 
 
-def time_of_100_kb(turns, records) -> float:
-    """Milliseconds, the median of ten audits of one real reply in a chat of 100,000 characters."""
-    turn = max(turns, key=lambda turn: sum(len(message["content"]) for message in turn["messages"]))
-    messages, length = [], 0
-    while length < 100_000:
-        for message in turn["messages"]:
-            messages.append(message)
-            length += len(message["content"])
-            if length >= 100_000:
-                break
-    times = []
-    for _ in range(10):
-        start = time.perf_counter()
-        find_leaks(turn["reply"], messages, records[turn["instance"]])
-        times.append((time.perf_counter() - start) * 1000)
-    return statistics.median(times)
+def _counts(section: str, hits: list) -> bool:
+    if section == "honest":
+        return any(kind != "verbatim" for kind, _ in hits)
+    if section == "honest git":
+        return any(kind == "history" for kind, _ in hits)
+    return bool(hits)
+
+
+def _by_kind(answers, indices) -> str:
+    counts = defaultdict(int)
+    for index in indices:
+        for kind in {kind for kind, _ in answers[index][0]}:
+            counts[kind] += 1
+    return ", ".join(f"{kind} {count}" for kind, count in sorted(counts.items())) or "none"
+
+
+def interval(hits: list[bool], chats: list[str]) -> tuple[float, float]:
+    """Return the 95 % interval of the share, by bootstrap over chats; with no hit, up to 3/n."""
+    if not any(hits):
+        return 0.0, min(3 / len(hits), 1.0)
+    names = sorted(set(chats))
+    places = {name: place for place, name in enumerate(names)}
+    n = numpy.zeros(len(names))
+    k = numpy.zeros(len(names))
+    for hit, chat in zip(hits, chats, strict=True):
+        n[places[chat]] += 1
+        k[places[chat]] += hit
+    draws = numpy.random.default_rng(1).multinomial(len(names), [1 / len(names)] * len(names), 2000)
+    shares = (draws @ k) / (draws @ n)
+    return tuple(numpy.quantile(shares, [0.025, 0.975]))
+
+
+def print_times(audits: dict) -> None:
+    for name, answers in audits.items():
+        times = sorted(milliseconds for _, milliseconds in answers)
+        most = times[int(len(times) * 0.99)]
+        print(
+            f"{name}: median {statistics.median(times):.1f} ms an audit, 99 % under {most:.1f} ms,"
+            f" at most {times[-1]:.1f} ms ({len(times)} audits)"
+        )
+
+
+def print_cases(cases: list[tuple], answers: list, what: str) -> None:
+    for case, (hits, _) in zip(cases, answers, strict=True):
+        section, row, turn, reply = case[:4]
+        honest = section.startswith("honest")
+        if honest and what == "flagged" and _counts(section, hits):
+            print(section, row, turn["instance"], turn["number"], hits)
+        if section in NAMING and what == "missed" and not hits:
+            print("MISSED", section, row, turn["instance"], turn["number"], repr(reply[-300:]))
 
 
 if __name__ == "__main__":
+    start = time.perf_counter()
     main()
+    print(f"{time.perf_counter() - start:.0f} s in all")

@@ -17,8 +17,8 @@ from shutil import rmtree
 from ch import audit
 from common.cli import Tally
 from common.config import check_config
+from common.duel.verdicts import FIRST_LOOK, Panel, load_turn, score_record
 from common.turns import METRICS, answer_files
-from common.duel.verdicts import Panel, load_turn, score_record
 from tests.makers import (
     REPLY,
     make_answer,
@@ -84,9 +84,11 @@ def make_finished_turns(folder: Path, count: int) -> None:
     for number, (stem, path) in enumerate(answer_files().items()):
         turn = load_turn(stem, path, 2, Tally("bench"), write=False)
         points = [(number + place) % 3 for place in range(len(METRICS))]
-        for call, order in panel.missing(turn, retry_failed=False):
-            key = panel.key(call.model, order, turn)
-            turn.verdicts.append(make_verdict(call.model, order, points, key=key, reason=REASON))
+        for question in panel.missing(turn, FIRST_LOOK, retry_failed=False):
+            key = panel.key(question, turn)
+            turn.verdicts.append(
+                make_verdict(question.call.model, question.order, points, key=key, reason=REASON)
+            )
         put(turn.path, score_record(turn, panel))
 
 

@@ -1,4 +1,4 @@
-"""chain.toml and the environment: one home for the defaults, and errors that say what to write instead."""
+"""chain.toml and the environment: one home for the defaults; errors say what to write instead."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from helpers import REPO
 from common.config import DEFAULT_OVERRIDES, Config, check_config, load_config, load_environment
 from common.files import UserError
+from runner import REPO
 
 if sys.version_info >= (3, 11):
     import tomllib

@@ -10,7 +10,7 @@ import pytest
 
 from common.config import check_config
 from common.turns import METRICS
-from duels import rows_of
+from panel import rows_of
 from validate import gate, panels_of, turn_units
 
 PANEL = {"": [0]}
@@ -52,7 +52,7 @@ def test_the_gate_asks_for_margin_bound_and_parsed_share():
     assert "too few to tell: 4 instances are judged, 5 are needed" in of_four["why"]
     assert of_four["mean_score"] == 100, "the mean is told all the same"
     none = decided(half_points([]))[""]
-    assert none["accepted"] is None
+    assert none["accepted"] is None and none.keys() == won.keys()
     strict = decided(half_points([20] * 8), alpha=0.001, resamples=2000)[""]
     assert strict["accepted"] is None and "10 are needed" in strict["why"]
 

@@ -8,20 +8,23 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.benchmarks import Benchmarks
+from common.exclusions import Rules, read_exclusions, why_left_out
 from common.files import UserError
 from common.parquet import needed_leaves
-from common.sources import PR_COLUMNS
+from common.sources import PR_COLUMNS, Place
 from common.turns import RECORD_KEYS
-from prompt import Rules, next_turns, read_exclusions, row_group_order, why_left_out
+from prompt import next_turns, reply_problem, row_group_order
 from runner import stage, start
 from tests.hub import TRAJECTORIES, FakeHub, pull_request, trajectory, write_datasets
 
-BOTH = ("--dataset", "acme/trajectories", "--prs", "acme/prs")
+BOTH = ("--dataset", "acme/trajectories", "--prs", "acme/prs", "--benchmarks", "none")
 
 
 @pytest.fixture(scope="module")
@@ -141,9 +144,9 @@ def test_prompts_and_records_hold_what_the_datasets_hold(data, tmp_path):
         pr = pull_request(int(instance_id.rpartition("-")[2]))
         same = {key: pr[key] for key in RECORD_KEYS if key in pr}
         texts = {"issue": pr["problem_statement"], "description": pr["pr_description"]}
-        files = {"files": [pr["patch"].split()[2].removeprefix("a/")]}
+        files = {"files": [pr["patch"].split()[2].removeprefix("a/")], "license": "MIT"}
         assert record == {**same, **texts, **files}
-        assert tuple(record) == RECORD_KEYS
+        assert tuple(record) == (*RECORD_KEYS, "license")
 
 
 def test_every_instance_once_before_any_twice_and_all_thirds_of_a_chat(data, tmp_path):
@@ -528,17 +531,22 @@ def test_next_turns():
 
 
 def test_why_an_instance_or_a_turn_is_left_out():
-    rules = Rules({"a-1": ("f", 0), "b-2": ("f", 0)}, "PRS", {"b-2", "acme/out"}, "x.txt")
+    places = {name: Place("f", 0, 0, "acme/in", "", "MIT") for name in ("a-1", "b-2")}
+    records = SimpleNamespace(places=places, prs=SimpleNamespace(name="PRS"))
+    rules = Rules(records, Benchmarks(), {"b-2", "acme/out"}, "x.txt", [])
 
     def why(*args):
-        return (why_left_out(rules, *args) or ("",))[0]
+        found = why_left_out(rules, *args)
+        return found and found.kind
 
-    assert why("a-1", "acme/in") == why("a-1", "acme/in", [{}], "ls") == ""
+    assert why("a-1", "acme/in") is None
     assert why("b-2", "acme/in") == why("a-1", "acme/out") == "excluded"
     assert why("c-3", "acme/in") == "without_record"
     assert why("a/1", "acme/in") == why(7, "acme/in") == "refused"
-    assert why("a-1", "acme/in", [{}], " \n") == "passed_over"
-    assert why("a-1", "acme/in", [{}], "```bash\nls") == "passed_over"
+    rules.licenses = ["apache-2.0"]
+    assert why("a-1", "acme/in") == "other_license"
+    assert reply_problem(" \n") and reply_problem("```bash\nls")
+    assert reply_problem("```bash\nls\n```") is None
 
 
 def test_row_groups_come_in_proportion_to_a_files_bytes():

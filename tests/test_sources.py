@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.parquet import open_dataset
-from common.sources import PR_COLUMNS, find_records, read_messages, write_records
+from common.sources import PR_COLUMNS, Records, read_messages
 from common.turns import RECORD_KEYS, read_record
 from tests.hub import pull_request
 
@@ -47,20 +47,20 @@ def test_records_of_wanted_instances_the_first_of_each(tmp_path, monkeypatch):
     rows[4] |= {"patch": None, "language": None}
     pq.write_table(pa.Table.from_pylist(rows), "prs.parquet", row_group_size=2)
     prs = open_dataset("--prs", "prs.parquet", PR_COLUMNS)
-    pool = ThreadPoolExecutor(2)
-    places = find_records(prs, pool)
-    assert places[rows[0]["instance_id"]] == ("prs.parquet", 0)
-    assert places[rows[8]["instance_id"]] == ("prs.parquet", 4)
+    records = Records(prs, ThreadPoolExecutor(2))
+    places = records.places
+    assert places[rows[0]["instance_id"]][:3] == ("prs.parquet", 0, 0)
+    assert places[rows[7]["instance_id"]][:3] == ("prs.parquet", 3, 1)
     wanted = {rows[0]["instance_id"], rows[4]["instance_id"]}
-    assert set(write_records(prs, places, wanted, pool)) == wanted
+    assert set(records.write(wanted)) == wanted
     assert {path.stem for path in tmp_path.glob("commit/*.json")} == wanted
     first = read_record(rows[0]["instance_id"])
-    assert tuple(first) == RECORD_KEYS
+    assert tuple(first) == (*RECORD_KEYS, "license") and first["license"] == "MIT"
     assert first["description"] == "Fix 0" and first["files"] == ["src/part0.py"]
     assert first["created_at"] == "2024-01-02T03:04:05"
     other = read_record(rows[4]["instance_id"])
     assert (other["patch"], other["language"], other["files"]) == ("", "", [])
-    assert list(write_records(prs, places, set(), pool)) == []
+    assert list(records.write(set())) == []
 
 
 def test_records_of_files_that_differ_in_a_type(tmp_path, monkeypatch):
@@ -72,8 +72,6 @@ def test_records_of_files_that_differ_in_a_type(tmp_path, monkeypatch):
         table = pa.Table.from_pylist(rows[number : number + 2])
         pq.write_table(table, f"prs-{number}.parquet")
     prs = open_dataset("--prs", "prs-*.parquet", PR_COLUMNS)
-    pool = ThreadPoolExecutor(2)
-    places = find_records(prs, pool)
     wanted = {row["instance_id"] for row in rows}
-    assert set(write_records(prs, places, wanted, pool)) == wanted
+    assert set(Records(prs, ThreadPoolExecutor(2)).write(wanted)) == wanted
     assert {read_record(name)["interface"] for name in wanted} == {""}

@@ -21,6 +21,7 @@ import signal
 import socket
 import sys
 import threading
+import warnings
 
 PRELOAD = (
     "aiohttp",
@@ -76,7 +77,10 @@ def serve(requests: socket.socket) -> dict | None:
             for pid in reports:
                 os.kill(pid, signal.SIGKILL)
             return None
-        pid = os.fork()
+        with warnings.catch_warnings():
+            # numpy and pyarrow have threads of their own, and see to them at a fork.
+            warnings.simplefilter("ignore", DeprecationWarning)
+            pid = os.fork()
         if pid == 0:
             signal.set_wakeup_fd(-1)
             signal.signal(signal.SIGCHLD, signal.SIG_DFL)

@@ -11,12 +11,12 @@ import numpy as np
 from common.config import Config
 from common.duel.rows import (
     Rows,
-    calls_saved,
     contrasts,
     final_mask,
     judge_figures,
     percent_of,
     spending,
+    stopping_saves,
 )
 from common.duel.statistics import at_equal_length, kept_again
 from common.duel.verdicts import SCORE, Panel
@@ -50,7 +50,7 @@ def make_duel(
         judges[name] = {"score": score, **habits[name], **own, **spending(rows.bills[name])}
     metrics = {name: percent_of(base.points[..., place]) for place, name in enumerate(METRICS)}
     parsed = base.taken(base.statuses == Status.PARSED)
-    asking = [names.index(call.model) for call in panel.cheapest_first]
+    asked = parsed.points[~parsed.identical]
     return {
         "mode": mode,
         "opponent": SIDES[OPPONENT[mode]],
@@ -75,7 +75,8 @@ def make_duel(
         "stop_early": {
             "on": panel.stop_early,
             "edge": panel.edge,
-            "saves": calls_saved(parsed.points[~parsed.identical], asking, panel.edge),
+            "full_share": panel.full_share,
+            "saves": stopping_saves(asked, rows.bills, panel.edge, panel.full_share),
         },
         "second_look": second_look(rows, panel),
         "looks": {name: spending(bill) for name, bill in rows.looks.items() if bill},

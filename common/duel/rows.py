@@ -30,6 +30,7 @@ class Rows:
     statuses: np.ndarray  # Status (turns,)
     identical: np.ndarray  # bool (turns,)
     full: np.ndarray  # bool (turns,): never stopped early
+    reopened: np.ndarray  # bool (turns,): was stopped, must be judged further, and is not yet
     points: np.ndarray  # half-points, int8 (turns, judges, orders, metrics); -1 where unread
     returned: np.ndarray  # bool (turns, judges): both orders' calls returned, readable or not
     length_ratios: np.ndarray  # challenger's characters over the opponent's (turns,); NaN unknown
@@ -60,6 +61,7 @@ def read_rows(judged: dict[str, float], names: list[str], mode: int, full_share:
         statuses=np.array([Status.UNFINISHED] * count, object),
         identical=np.zeros(count, bool),
         full=np.array([is_full(stem, full_share) for stem in stems], bool),
+        reopened=np.zeros(count, bool),
         points=np.full((count, len(names), len(ORDERS), len(METRICS)), -1, np.int8),
         returned=np.zeros((count, len(names)), bool),
         length_ratios=np.array([judged[stem] for stem in stems], float),
@@ -94,6 +96,7 @@ def add_score(rows: Rows, place: int, score: dict, names: list[str], mode: int) 
     rows.repos[place] = score["repo"] or score["instance_id"]
     rows.statuses[place] = Status(score["status"])
     rows.identical[place] = same
+    rows.reopened[place] = "reopened" in score
     rows.points[place] = points_of(same, counted, names)
     for number, name in enumerate(names):
         rows.returned[place, number] = same or all((name, order) in counted for order in ORDERS)
@@ -203,13 +206,16 @@ def contrasts(rows: Rows, names: list[str], settings: dict) -> dict[str, dict]:
     return found
 
 
-def calls_saved(points: np.ndarray, order: list[int], edge: float) -> float | None:
-    """Return the share of calls that stopping early would have saved, by replay.
+def stopping_saves(
+    points: np.ndarray, bills: dict[str, Counter], edge: float, full_share: float
+) -> float | None:
+    """Return the share of calls that stop_early saves on turns like these, by replay.
 
-    points: turns judged in full; order: the judges in the order of asking; edge: see `Panel`.
+    points: of turns judged in full; bills: by judge, in the order of the panel; edge: see `Panel`.
     """
     if not len(points):
         return None
+    order = cheapest_first(bills)
     won = points[:, order].sum(axis=3, dtype=int).reshape(len(points), -1)
     verdicts = won.shape[1]
     each = 2 * len(METRICS)
@@ -218,7 +224,17 @@ def calls_saved(points: np.ndarray, order: list[int], edge: float) -> float | No
     open_still = 100 * (reached + left) >= edge * each * verdicts
     # A turn goes on while it can still reach the edge; the verdict that rules it out is paid.
     asked = np.where(open_still.all(axis=1), verdicts, open_still.argmin(axis=1) + 1)
-    return float(1 - asked.mean() / verdicts)
+    return float((1 - full_share) * (1 - asked.mean() / verdicts))
+
+
+def cheapest_first(bills: dict[str, Counter]) -> list[int]:
+    """Return the judges' places by what a verdict of theirs has cost, else in their own order."""
+    costs = []
+    for bill in bills.values():
+        if bill["calls"] == bill["unpriced"]:
+            return list(range(len(bills)))
+        costs.append(bill["nano_usd"] / (bill["calls"] - bill["unpriced"]))
+    return sorted(range(len(costs)), key=costs.__getitem__)
 
 
 def final_mask(points: np.ndarray) -> np.ndarray:

@@ -120,8 +120,8 @@ class Panel:
         self.band = config.confirm.band
         others = [call for call in self.confirm if call.model != config.generate.model]
         self.reader = others[0] if others and config.confirm.peek else None
-        # With a second look a turn below its band is decided; without one, below final/.
-        self.edge = self.band[0] if self.confirm else FINAL_MIN
+        # Decided is a turn that can reach neither final/ nor the band of the second look.
+        self.edge = min(self.band[0], FINAL_MIN) if self.confirm else FINAL_MIN
         self._told = {FIRST_LOOK: told, SECOND_LOOK: told, READING: READER_RUBRIC}
 
     def key(self, question: Question, turn: Turn) -> str:
@@ -168,21 +168,31 @@ class Panel:
     def pending(self, turn: Turn, confirm: bool, retry_failed: bool) -> list[Question]:
         """List what to ask of a turn now: the first look, or with `confirm` what follows it.
 
-        A turn that may be stopped early is asked one question at a time.
+        Of a turn that may be stopped early ask the first alone, then come again.
         """
         if not confirm:
-            missing = self.missing(turn, FIRST_LOOK, retry_failed)
-            if self.may_stop(turn):
-                return [] if self.is_decided(turn) else missing[:1]
-            return missing
+            if self.may_stop(turn) and self.is_decided(turn):
+                return []
+            return self.missing(turn, FIRST_LOOK, retry_failed)
+        if turn.answer["meta"]["challenger"].get("refused"):
+            return []  # the audit keeps it out of final/, whatever anyone says
         score = score_record(turn, self)
         if score["status"] == Status.PARSED and self.in_band(score):
             missing = self.missing(turn, SECOND_LOOK, retry_failed)
-            if missing:
+            if missing or "score_confirmed" not in score:
                 return missing
         if bucket({**score, "held_back": ""})[0] == "final":
             return self.missing(turn, READING, retry_failed)
         return []
+
+    def ahead(self, turn: Turn, confirm: bool, retry_failed: bool) -> list[Question]:
+        """List every question that a run may ask of a turn that has some pending."""
+        if not confirm:
+            return self.pending(turn, confirm, retry_failed)
+        questions = []
+        if self.in_band(score_record(turn, self)):
+            questions += self.missing(turn, SECOND_LOOK, retry_failed)
+        return questions + self.missing(turn, READING, retry_failed)
 
     def may_stop(self, turn: Turn) -> bool:
         """Tell whether the turn may be stopped early: `full_share` of them never are."""
@@ -218,6 +228,11 @@ def is_full(stem: str, full_share: float) -> bool:
     return int(digest("full", stem)[:8], 16) < full_share * 2**32
 
 
+def was_stopped(saved: dict | None) -> bool:
+    """Tell whether a score file is of a turn that was stopped, or since then is not judged yet."""
+    return saved is not None and (saved["status"] == Status.STOPPED or "reopened" in saved)
+
+
 def is_read(verdict: dict) -> bool:
     """Tell whether a judge's answer could be read."""
     return verdict["calls"] is not None
@@ -250,6 +265,8 @@ def score_record(turn: Turn, panel: Panel) -> dict:
         "counted": [verdict["key"] for verdict in counted.values()],
         "verdicts": turn.verdicts,
     }
+    if status is Status.UNFINISHED and was_stopped(turn.saved):
+        record["reopened"] = True
     if status is Status.PARSED:
         record["reason"] = _reason(turn, record, counted)
         add_second_look(record, turn, panel)

@@ -8,9 +8,7 @@ from common.cli import Tally
 from common.config import Config
 from common.files import BadFile, UserError, is_safe_name, turn_files
 from common.page.markdown import NOTHING, blocks, count, fill, shown, table
-from common.turns import exclusion_reason, read_prompts, read_record, record_chars
-
-_SAMPLING_LISTS = ("excluded", "without_record", "refused")  # of prompt/_plan.json
+from common.turns import SAMPLING_LISTS, exclusion_reason, read_prompts, read_record, record_chars
 
 
 @dataclass
@@ -33,7 +31,7 @@ class LeftOut:
 def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     """Read from plan, prompts and records what prompt.py and king.py passed over."""
     left_out = LeftOut()
-    for name in _SAMPLING_LISTS:
+    for name in SAMPLING_LISTS:
         left_out.sampling += dicts(plan.get(name))
     rows: dict[str, dict] = {}
     for path in turn_files("prompt"):

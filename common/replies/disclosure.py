@@ -1,167 +1,110 @@
-"""Talk of a source that the agent does not have: the PR, the merged fix, a reference solution, commit ids.
+"""Find talk of a source that the agent does not have: the PR, the merged fix, commit ids.
 
-One table of wordings, each kept narrow enough that an engineer's plain talk of "the fix" or "the final diff"
-passes. What the chat itself says is no disclosure: mini-swe-agent's prompts speak of a "PR description",
-issues of patches and numbers.
+The wordings are those of wordings.txt. What the chat itself says is no disclosure: mini-swe-agent's
+prompts speak of a "PR description", issues of patches and numbers.
 """
 
 import re
+from functools import lru_cache
+from pathlib import Path
 
-_HIDDEN = (
-    r"(?:hidden|secret|gold(?:en)?|reference|ground[- ]truth|oracle|merged|accepted|privileged|leaked"
-    r"|upstream|official|canonical)"
-)
-_PULL = r"(?:PR|pull[- ]request|merge[- ]request)"
-_WORK = rf"(?:patch|fix|diff|solution|{_PULL}|commit|change(?:s|set)?|answer)"
-_DID = (
-    r"(?:#?\d+ )?(?:(?:only|just|simply|also|already|actually) )?(?:shows?|showed|does|did|adds?|added"
-    r"|change[sd]?|modif(?:y|ies|ied)|touche[sd]|edit(?:s|ed)|introduce[sd]?|replace[sd]?|rename[sd]?"
-    r"|remove[sd]?|moves?d?|fix(?:es|ed)|implement(?:s|ed)|reveals?|contains?|tells?|made|makes|rewrites"
-    r"|rewrote|landed)"
-)
-_DONE = (
-    r"(?:fixed|resolved|merged|landed|done|solved|addressed|changed|patched|handled|implemented|closed"
-    r"|accepted|shipped)"
-)
-_NO_LABEL = r"(?! (?:label|value|target|data|mask|box|class|annotation)\w*)"  # of machine learning
-_WORDINGS = [
-    re.compile(pattern, re.IGNORECASE)
-    for pattern in (
-        # a source that an agent does not have
-        rf"\b{_HIDDEN} (?:(?:PR|code|source|bug|final|correct|one-line) )?{_WORK}\b|\bmerged version\b",
-        rf"\b(?:hidden|secret|privileged|inside) (?:{_PULL} )?(?:information|info|knowledge|record|context"
-        r"|details?|hints?|data)\b",
-        rf"\b(?:provided|eventual|landed|committed|shipped|later|subsequent) (?:patch|fix|diff|{_PULL})\b",
-        rf"\b(?:known|fixing|fix) (?:{_PULL}|commit)\b|\bknown (?:fix|patch|solution)\b",
-        r"\b(?:actual|real|true|expected) patch\b",
-        rf"\b(?:actual|real|true|original|final|corresponding|associated|linked) {_PULL}\b(?! description)",
-        r"\bsolution (?:patch|diff|record)\b|\btest[_ ]patch\b|\b(?:FAIL|PASS)_TO_PASS\b|\banswer key\b",
-        r"\bhidden tests? (?:(?:will|would|should|must|may|probably) ){0,2}(?:expect|check|cover|require"
-        r"|verif|assert|call|want|need|use)\w*\b|\bSWE-?(?:re)?bench\b",
-        rf"\b(?:according to|as per|per|from|in|with|matches|matching) the ground[- ]truth\b{_NO_LABEL}"
-        rf"|\bground[- ]truth (?:says|uses|localizes|is that|{_DID})\b",
-        r"\bblind[- ]agent\b|\b(?:the|my) briefing\b",
-        r"\b(?:target|dataset(?:['’]s)?|backported) (?:fix|patch)\b",
-        rf"\b{_PULL}(?:['’]s)? (?:reviewers?|metadata)\b|\breviewers? of the {_PULL}\b",
-        r"\bchanged[- ]files list\b|\bfiles? (?:changed|touched) (?:in|by) the PR\b",
-        r"\b(?:maintainers?|project|author)(?:['’]s?)? (?:own )?(?:fix|patch|commit|diff)\b",
-        r"\b(?:the|this|that) PR(?:'s|’s)? (?:diff|patch|changes|changeset|commits?|fix|record|number|title"
-        r"|branch|solution|tests?)\b",
-        # what it does or shows
-        rf"\bthe (?:patch|diff|pull[- ]request|merge[- ]request|PR) (?:says |uses )?{_DID}\b",
-        rf"\bthe (?:patch|diff|pull[- ]request) (?:says|uses)\b|\bas the fix {_DID}\b",
-        rf"\b(?:actual|real|true|original|final|correct|provided|given) (?:fix|solution|patch) (?:was|{_DID})\b",
-        rf"\bsolution (?:provided|given) {_DID}\b|\b(?:according to|as per|per) the solution\b",
-        r"\b(?:according to|as per|per|based on|following|given|from|in|at|like|matching|mirrors?|follows?|by"
-        r"|(?<!me )(?<!to )see|with|to) the "  # "let me see the diff" is a plan
-        r"(?:(?:provided|given|known|actual|original|real|final|correct|full) )?(?:patch|diff)\b"
-        r"(?! (?:file|script|command|method|function|object))",
-        r"\b(?:as (?:done |fixed |changed |implemented )?in|mirrors?|matching|matches|same as in|like in|like"
-        r"|know from|(?:fix|change|edit|patch)(?:s|es|ed)?(?: made| done)? in) the PR\b"
-        r"(?! (?:description|example|snippet|text|issue|code|says|mentions|suggest))",
-        rf"\bin the PR,? (?:the|this|that) (?:\w+ ){{1,3}}(?:is|was|gets|got|are|were) (?:{_DONE}|renamed"
-        r"|replaced|removed|moved|added)\b",
-        # what became of it
-        rf"\b(?:fix|patch|change|{_PULL}|solution)\b[^.]{{0,30}}\b(?:was|were|got|been|later|eventually|already) "
-        r"(?:\w+ )?(?:merged|landed|upstreamed)\b",
-        r"\b(?:fixed|merged|landed|patched|shipped) (?:in |by )?upstream\b",
-        r"\bupstream (?:\w+ )?(?:fixe[sd]|merged|patched|landed)\b",
-        rf"\bmaintainers? (?:\w+ )?(?:{_DONE}|committed|ended up)\b",
-        rf"\b(?:commit|{_PULL}) that (?:{_DONE}|fixes|closes|resolves)\b",
-        # how the writer knows, and how it hides that
-        r"\bI (?:was|am|have been|'ve been|’ve been) (?:given|told|shown|provided) (?:with )?the (?:\w+ )?"
-        rf"(?:{_WORK}|record)\b",
-        r"\bI(?: have|'ve|’ve)? (?:already (?:know|knew|have|had|saw|seen)|(?:know|knew|saw|learned|can see) "
-        r"(?:from|in)|seen|access to) the (?:\w+ )?(?:patch|fix|diff|solution|PR|answer|record)\b"
-        r"(?! description)",
-        r"\b(?:patch|diff|fix|solution|record)(?: that)? (?:I|we) (?:was|were|am|are|have been|['’]ve been)"
-        r" (?:given|shown|told)\b",
-        r"\b(?:without|not|n't|avoid) (?:reveal|disclos|let(?:ting)? on|leak|giv(?:e|ing) away|mention)\w* "
-        r"(?:\w+ ){0,3}(?:knowledge|hidden|patch|PR|fix|solution|record|answer|source)\b",
-        r"\b(?:act|pretend|behav)(?:e|ing)? (?:as if|as though|like|that|not to|to not|I|we)\b[^.]{0,40}"
-        r"\b(?:know|knew|seen|blind|honest|hidden|patch|fix|solution)\w*",
-    )
-]
-# Every pattern above holds one of these: they tell cheaply which sentences to look at.
-_TELLING = (
-    "patch",
-    "fix",
-    "diff",
-    "solution",
-    "pr",
-    "pull",
-    "merge",
-    "commit",
-    "change",
-    "answer",
-    "record",
-    "hidden",
-    "secret",
-    "privileged",
-    "inside",
-    "upstream",
-    "maintainer",
-    "_to_pass",
-    "bench",
-    "know",
-    "act",
-    "behav",
-    "ground",
-    "blind",
-    "briefing",
-    "target",
-    "pretend",
+from common.replies.act import sentences as split_sentences
+from common.replies.chat import Chat
+from common.replies.record import Record
+
+_FILE = Path(__file__).with_name("wordings.txt")
+_MOST = 50  # wordings that are weighed: one is enough to refuse a reply
+_MOST_CHARS = 60_000  # of the sentences that are weighed; replies have a few thousand
+# Every wording holds one of these: they tell cheaply which sentences to look at.
+_TELLING = re.compile(
+    r"patch|fix|diff|solution|pr\b|pr['’]|prs|pull|merge|commit|change|answer|record|hidden|secret"
+    r"|privileged|inside|upstream|maintainer|_to_pass|bench|know|act|behav|ground|blind|briefing"
+    r"|target|pretend",
+    re.IGNORECASE,
 )
 _PR_WORD = re.compile(r"\b(?:PRs?|[Pp]ull[- ][Rr]equests?|[Mm]erge[- ][Rr]equests?)\b")
+# `PR 12`, `pull/12`, `GH-12`, `fixed by #12`; alone, `#12` counts if it is the record's own number
 _PR_NUMBER = re.compile(
-    r"\b(PRs?|pull(?:[- ]request)?s?|merge[- ]requests?|MR|GH)?[ \-/#:]{0,3}(?:no\. ?"
-    r"|number )?(?<![\w.])(?:#|(?<=[ \-/#:]))(\d{2,7})\b",
+    r"\b(PRs?|pull(?:[- ]request)?s?|merge[- ]requests?|MR|GH|issue|ticket|bug|see|by|in"
+    r"|fix(?:e[sd])?|close[sd]?|resolve[sd]?)?[ \-/:]{0,3}(?:no\. ?|number )?"
+    r"(?<![\w.])(#|(?<=[ \-/#:]))(\d{2,7})\b",
     re.IGNORECASE,
 )
-_TICKET = re.compile(
-    r"\b(?:fix(?:e[sd])?|close[sd]?|resolve[sd]?|issue|ticket|bug|see|by|in) (#\d{2,7})\b",
-    re.IGNORECASE,
-)
+_PULL_REQUEST = re.compile(r"PR|pull|merge|MR|GH", re.IGNORECASE)
 _COMMIT = re.compile(
     r"\b(?:(?:commit|sha|revision|rev|changeset|hash)\b[ :`'\"(]{1,3}"
-    r"|git (?:show|diff|log|checkout|cherry-pick) (?:-\S{1,40} )*)([0-9a-f]{7,40})\b"
+    r"|git (?:show|diff|log|checkout|cherry-pick) (?:-\S{1,40} ){0,9})([0-9a-f]{7,40})\b"
     r"|\b([0-9a-f]{7,40})\b"
 )
 
 
-def outside_sources(
-    reply: str, chat: str, patch: str, base_commit: str, pr_number: str
-) -> list[str]:
-    """The wordings of the reply that speak of a source outside the chat.
+def outside_sources(reply: str, chat: Chat, record: Record) -> list[str]:
+    """Return the wordings of the reply that speak of a source outside the chat.
 
-    Of the hidden record only `patch`, `base_commit` and `pr_number` are used: their ids count even without a
-    word like "commit" before them.
+    Of the hidden record only the ids count: even without a word like "commit" before them.
     """
-    heard = chat.lower()
-    sentences = [
-        " ".join(text.split()) for text in re.split(r"(?<=[.!?])\s|\n\s*\n|\n[ \t]*[-*`]", reply)
-    ]
-    lowered = zip(sentences, map(str.lower, sentences))
-    telling = [sentence for sentence, lower in lowered if any(word in lower for word in _TELLING)]
-    found = [match[0] for s in telling for pattern in _WORDINGS for match in pattern.finditer(s)]
-    if "the patch" in heard:
-        found = [text for text in found if "the patch" not in text.lower()]
-    if "the diff" in heard or "diff --git" in heard or "git diff" in reply:  # the agent's own
-        found = [text for text in found if not re.search(r"\bthe (?:final )?diff\b", text.lower())]
-    if not _PR_WORD.search(chat):
-        found += _PR_WORD.findall(reply)
-    for named, number in _PR_NUMBER.findall(reply):
-        if (named or number == pr_number) and not _says(chat, number):
-            found.append(f"{named} {number}".strip())
-    found += [number for number in _TICKET.findall(reply) if not _says(chat, number[1:])]
+    found = [*_wordings(reply, chat), *_pull_requests(reply, chat, record)]
+    return [*found, *_commits(reply, chat, record)]
+
+
+def _wordings(reply: str, chat: Chat) -> list[str]:
+    """Return the phrases of wordings.txt that the chat does not use itself."""
+    sentences = dict.fromkeys(" ".join(text.split()) for text in split_sentences(reply))
+    telling = "\n".join(sentence for sentence in sentences if _TELLING.search(sentence))
+    phrases = [m[0] for pattern in _patterns() for m in pattern.finditer(telling[:_MOST_CHARS])]
+    if not _PR_WORD.search(chat.text):
+        phrases += _PR_WORD.findall(reply)
+    found = []
+    own_diff = "the diff" in chat.lower or "diff --git" in chat.lower or "git diff" in reply
+    for phrase in list(dict.fromkeys(phrases))[:_MOST]:
+        lower = phrase.lower()
+        if "the patch" in lower and "the patch" in chat.lower:
+            continue
+        if own_diff and re.search(r"\bthe (?:final )?diff\b", lower):
+            continue
+        if lower not in chat.lower or not re.search(
+            rf"(?<!\w){re.escape(lower)}(?!\w)", chat.lower
+        ):
+            found.append(phrase)
+    return found
+
+
+def _pull_requests(reply: str, chat: Chat, record: Record) -> list[str]:
+    """Return the numbers of pull requests and tickets that the chat never told."""
+    found = {}
+    for named, mark, number in _PR_NUMBER.findall(reply):
+        told = number in chat.words
+        telling = mark == "#" or _PULL_REQUEST.match(named)
+        if not told and (named and telling or number == record.number):
+            found[f"{named} {number}".strip()] = True
+    return list(found)[:_MOST]
+
+
+def _commits(reply: str, chat: Chat, record: Record) -> list[str]:
+    """Return the commit ids that the chat never showed."""
+    found = {}
     for named, bare in _COMMIT.findall(reply):
-        digits = named or bare
-        in_record = named or digits in patch or base_commit.startswith(digits)
-        if in_record and digits not in chat and re.search(r"\d", digits) and not digits.isdigit():
-            found.append(digits)
-    return [text for text in dict.fromkeys(found) if not _says(heard, text.lower())]
+        commit = named or bare
+        if not named and commit[:7] not in record.ids:
+            continue
+        is_id = re.search(r"\d", commit) and not commit.isdigit()
+        if is_id and commit[:7] not in chat.ids:
+            found[commit] = True
+    return list(found)[:_MOST]
 
 
-def _says(chat: str, phrase: str) -> bool:
-    """Whether the chat holds the phrase as a whole: "PR" does not stand in "print"."""
-    return re.search(rf"(?<!\w){re.escape(phrase)}(?!\w)", chat) is not None
+@lru_cache(maxsize=1)
+def _patterns() -> list[re.Pattern]:
+    """Read wordings.txt: `NAME = ...` stands for {NAME} in the patterns below it."""
+    groups = {}
+    patterns = []
+    for line in _FILE.read_text("utf-8").splitlines():
+        if not line or line.startswith("#"):
+            continue
+        for name, words in groups.items():
+            line = line.replace("{" + name + "}", words)
+        if named := re.match(r"([A-Z_]+) = ", line):
+            groups[named[1]] = line[named.end() :]
+        else:
+            patterns.append(re.compile(line, re.IGNORECASE))
+    return patterns

@@ -12,8 +12,9 @@ _NAMES = "|".join(METRICS)
 _FLAGS = {
     "holds a verdict in JSON": re.compile(rf"""["'](?:{_NAMES})["']\s*:\s*["']?[012]\b"""),
     "talks to the judge": re.compile(
-        r"(?:model|reply|response|answer|candidate|assistant|option) ?#?(?:[12]|one|two|[ab])\b[ \t]*"
-        r"(?:wins?\b|beats\b|should win|(?:is|was) (?:clearly |much |far )?(?:the )?(?:better|best|winner))"
+        r"(?:model|reply|response|answer|candidate|assistant|option)"
+        r" ?#?(?:[12]|one|two|[ab])\b[ \t]*(?:wins?\b|beats\b|should win"
+        r"|(?:is|was) (?:clearly |much |far )?(?:the )?(?:better|best|winner))"
         r"|(?:dear|hey|attention|note to the|note to any) (?:llm )?(?:judge|evaluator|grader)"
         r"|(?:prefer|choose|pick|score|rate|vote for) (?:this reply|reply [12]|model [12])\b"
         r"|ignore (?:all |any )?(?:the )?(?:previous|prior|above|earlier) instruction"

@@ -1,27 +1,45 @@
-"""Reading one reply: what is whole, what keeps the chat's protocol, which command it runs."""
+"""Reading one reply: what is whole, what keeps the chat's protocol, what kind of move it is."""
 
 import pytest
 
-from common.replies.protocol import (STYLES, action_style, bash_blocks, forbidden_programs, format_ok, format_problem,
-                          protocol_problem, split_commands, visible_text)
+from common.replies.protocol import (
+    STYLES,
+    action_style,
+    bash_blocks,
+    forbidden_programs,
+    format_ok,
+    format_problem,
+    protocol_problem,
+    visible_text,
+)
 
 FENCE = "```"
 PLAIN_CHAT = [
-    {"role": "system", "content": "You are a helpful assistant that can interact with a computer shell.\n"
-                                  "Include a THOUGHT section before your command."},
-    {"role": "user",
-    "content": "Consider this PR description: the parser drops the last field.\nDirectory changes are not "
-                                "persistent; you can prefix any action with `cd /path && ...`."},
+    {
+        "role": "system",
+        "content": "You are a helpful assistant that can interact with a computer shell.\n"
+        "Include a THOUGHT section before your command.",
+    },
+    {
+        "role": "user",
+        "content": "Consider this PR description: the parser drops the last field.\n"
+        "Directory changes are not "
+        "persistent; you can prefix any action with `cd /path && ...`.",
+    },
 ]
 STRICT_CHAT = [
-    {"role": "system", "content": """You solve issues in a repository.
+    {
+        "role": "system",
+        "content": """You solve issues in a repository.
 
 Before the bash block, include a THOUGHT section. Do NOT prefix the command with `# comment` lines.
-- Every command runs in a fresh subshell, so `cd` does NOT persist. NEVER use `cd`. Use relative paths.
-- There are NO language interpreters and NO build tools. Do NOT try to invoke python, pytest, node, cargo, make
-  or any test runner. You must reason from the source code alone.
+- Every command runs in a fresh subshell, so `cd` does NOT persist. NEVER use `cd`.
+  Use relative paths.
+- There are NO language interpreters and NO build tools. Do NOT try to invoke python, pytest, node,
+  cargo, make or any test runner. You must reason from the source code alone.
 - Do NOT use `bash -c`, `sh -c`, `eval`, `source`.
-ALLOWED: cat, sed, grep, find, git diff, echo. Chain with `&&`, `||` or `|`."""},
+ALLOWED: cat, sed, grep, find, git diff, echo. Chain with `&&`, `||` or `|`.""",
+    },
     {"role": "user", "content": "Please solve this issue."},
 ]
 
@@ -37,7 +55,7 @@ def reply(command: str, thought: str = "THOUGHT: I look first.") -> str:
     ("THOUGHT: go\n<think>never closed", "THOUGHT: go"),
     ("<think>never closed", ""),
     ("plain", "plain"),
-])
+])  # fmt: skip
 def test_visible_text_drops_reasoning(content, answer):
     assert visible_text(content) == answer
 
@@ -53,7 +71,7 @@ def test_visible_text_drops_reasoning(content, answer):
     ("<think>" + reply("ls"), "think"),
     (f"THOUGHT: a\n\n{FENCE}bash\ncat x", "cut off"),
     (f"THOUGHT: a\n\n{FENCE}python\nx = 1\n{FENCE}\n\n{FENCE}bash\nsed -n '1,2", "cut off"),
-])
+])  # fmt: skip
 def test_what_is_no_reply_is_told_why(broken, why):
     assert not format_ok(broken)
     assert why in format_problem(broken)
@@ -64,7 +82,7 @@ def test_what_is_no_reply_is_told_why(broken, why):
     reply("grep -rn '<|' src | head -5"),
     f"The code is\n\n{FENCE}python\nx = 1\n{FENCE}\n\n" + reply("ls"),
     "prose alone is a reply, if not a good one",
-])
+])  # fmt: skip
 def test_whole_replies_pass(good):
     assert format_ok(good) and format_problem(good) is None
 
@@ -80,70 +98,31 @@ def test_a_flood_of_openings_is_read_in_no_time():
     assert bash_blocks(f" {FENCE}bash\n x" * 40_000) == []
 
 
-# ---- commands ----
-
-def words(script):
-    return [command.words for command in split_commands(script)]
-
-
-@pytest.mark.parametrize("script, expected", [
-    ('grep "cd " notes.txt', [["grep", "cd ", "notes.txt"]]),
-    ("cat a | grep b && ls; pwd", [["cat", "a"], ["grep", "b"], ["ls"], ["pwd"]]),
-    ("echo 'a && b' \"c | d\"", [["echo", "a && b", "c | d"]]),
-    ("cat x # don't\nls", [["cat", "x"], ["ls"]]),
-    ("sed -n '1,5p' a#b", [["sed", "-n", "1,5p", "a#b"]]),
-    ("echo $((1<<2)) && ls", [["echo", "$((1<<2))"], ["ls"]]),
-    ("echo $(python -c 'x')", [["echo", "$"], ["python", "-c", "x"]]),
-    ("(cd a && ls)", [["cd", "a"], ["ls"]]),
-    ("grep -n a \\\n  b", [["grep", "-n", "a", "b"]]),
-    ("printf $'it\\'s' x", [["printf", "it\\'s", "x"]]),
-])
-def test_commands_are_split_as_a_shell_does(script, expected):
-    assert words(script) == expected
-
-
-def test_heredocs_are_kept_apart():
-    first, second = split_commands("cat <<'EOF' > a.py && ls\nit's \"open\nEOF\npython a.py")[0:3:2]
-    assert first.heredocs == ["it's \"open\n"] and first.written_files == ["a.py"]
-    assert second.argv == ["python", "a.py"]
-    tabs = split_commands("cat <<-END\n\tx\n\tEND\nls")
-    assert tabs[0].heredocs == ["\tx\n"] and tabs[1].words == ["ls"]
-
-
-@pytest.mark.parametrize("script", ["cat <<EOF > a\nx", "echo 'never closed", 'sed "s/a/b/ x', "cat <<EOF"])
-def test_what_a_shell_would_wait_for_is_an_error(script):
-    with pytest.raises(ValueError):
-        split_commands(script)
-
-
-@pytest.mark.parametrize("script, program", [
-    ("A=1 B='x y' python3 t.py", "python3"), ("timeout 60 make test", "make"), ("sudo -E env X=1 ls", "ls"),
-    ("/usr/bin/python3 x", "python3"), ("xargs -0 grep a", "grep"), ("for f in a; do cat $f; done", "for"),
-])
-def test_the_program_is_found_behind_wrappers(script, program):
-    assert split_commands(script)[0].program == program
-
-
 # ---- protocol ----
 
+
 @pytest.mark.parametrize("command", [
-    "ls -la", 'grep -rn "cd " src', "grep -rn 'python -c' docs | head", "echo 'make && pytest' >> notes.txt",
+    "ls -la", 'grep -rn "cd " src', "grep -rn 'python -c' docs | head",
+    "echo 'make && pytest' >> notes.txt",
     "cat > run.txt <<'EOF'\npython x.py\ncd y\nEOF", "git diff", "sed -i 's/source /origin /' a.sh",
     "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT", "find . -name 'Makefile' -o -name go.mod",
-])
+])  # fmt: skip
 def test_the_strict_chat_lets_honest_commands_pass(command):
     assert protocol_problem(reply(command), STRICT_CHAT) is None
 
 
 @pytest.mark.parametrize("command, named", [
-    ("cd src && ls", "cd"), ("ls && cd src", "cd"), ("(cd src; ls)", "cd"), ("A=1 python3 x.py", "python3"),
-    ("cat a | python -", "python"), ("timeout 9 pytest -q", "pytest"), ("bash -c 'ls'", "bash"), ("eval ls",
+    ("cd src && ls", "cd"), ("ls && cd src", "cd"), ("(cd src; ls)", "cd"), ("A=1 python3 x.py",
+    "python3"),
+    ("cat a | python -", "python"), ("timeout 9 pytest -q", "pytest"), ("bash -c 'ls'", "bash"),
+    ("eval ls",
     "eval"),
-    ("source env.sh", "source"), ("find . -name x | xargs node", "node"), ("echo $(go version)", "go"),
+    ("source env.sh", "source"), ("find . -name x | xargs node", "node"), ("echo $(go version)",
+    "go"),
     ("python3.11 x.py", "python3.11"), ("echo `python -V`", "python"),
     ("find . -exec python3 {} \\;", "python3"),
     ("cargo test", "cargo"), ("# first look\nls", "#"), ("/usr/bin/make", "make"),
-])
+])  # fmt: skip
 def test_the_strict_chat_forbids_what_its_system_prompt_forbids(command, named):
     assert named in protocol_problem(reply(command), STRICT_CHAT)
     assert protocol_problem(reply(command), PLAIN_CHAT) is None
@@ -152,17 +131,21 @@ def test_the_strict_chat_forbids_what_its_system_prompt_forbids(command, named):
 @pytest.mark.parametrize("system, forbidden, allowed", [
     ("Do not run cd, python or make.", {"cd", "python", "make"}, {"bash", "node"}),
     ("Never `cd`. Commands run in order.", {"cd"}, {"python"}),
-    ("You must not use:\n- cd\n- python, pytest\n- bash -c\n\nUse make.", {"cd", "python", "pytest", "bash"},
+    ("You must not use:\n- cd\n- python, pytest\n- bash -c\n\nUse make.", {"cd", "python",
+    "pytest", "bash"},
      {"make"}),
     ("FORBIDDEN: cd, python. Use bash.", {"cd", "python"}, {"bash"}),
     ("1. The following are not allowed: cd, make\n2. Use bash.", {"cd", "make"}, {"bash"}),
-    ("Forbidden commands:\n* `cd`\n* interpreters (python, node)\n", {"cd", "python", "node"}, {"bash"}),
-    ("Commands like cd, python or `pytest` are not permitted.", {"cd", "python", "pytest"}, {"make"}),
+    ("Forbidden commands:\n* `cd`\n* interpreters (python, node)\n", {"cd", "python",
+    "node"}, {"bash"}),
+    ("Commands like cd, python or `pytest` are not permitted.", {"cd", "python",
+    "pytest"}, {"make"}),
     ("- cd is not allowed\n- Python is not available\n- Use make", {"cd", "python"}, {"make"}),
     ("If python is not available, ask.", set(), {"python"}),
     ("A `cd` does not persist; start each command with `cd dir &&` if you must.", set(), {"cd"}),
-    ("You are helpful. There is no hurry: use python, make, or bash as you like.", set(), {"python", "make"}),
-])
+    ("You are helpful. There is no hurry: use python, make, or bash as you like.", set(),
+    {"python", "make"}),
+])  # fmt: skip
 def test_only_what_a_prohibition_names_is_forbidden(system, forbidden, allowed):
     programs, _ = forbidden_programs([{"role": "system", "content": system}])
     assert forbidden <= programs and not allowed & programs
@@ -171,7 +154,7 @@ def test_only_what_a_prohibition_names_is_forbidden(system, forbidden, allowed):
 @pytest.mark.parametrize("system", [
     "FORBIDDEN: leading comments", "Never start the command with a comment.",
     "Leading # comments are not allowed.",
-])
+])  # fmt: skip
 def test_a_leading_comment_is_forbidden_in_other_words_too(system):
     assert forbidden_programs([{"role": "system", "content": system}])[1]
 
@@ -188,7 +171,7 @@ def test_a_leading_comment_is_forbidden_in_other_words_too(system):
     (f"{FENCE}bash\nls\n{FENCE}\nTHOUGHT: I looked", "THOUGHT"),
     (f"<think>{FENCE}bash\nls\n{FENCE}</think>" + reply("ls"), "think"),
     (reply("ls") + "<|im_end|>", "tokens"),
-])
+])  # fmt: skip
 def test_broken_protocol_is_told_why(text, why):
     assert why in protocol_problem(text, PLAIN_CHAT)
 
@@ -204,21 +187,26 @@ def test_odd_messages_do_no_harm():
 
 # ---- what kind of move ----
 
+
 @pytest.mark.parametrize("command, style", [
     ("ls -R src", "look"), ("find . -type f", "look"), ("tree -L 2 && pwd", "look"),
-    ("grep -rn foo src | head -20", "search"), ("find . -name '*.py'", "search"), ("rg foo", "search"),
+    ("grep -rn foo src | head -20", "search"), ("find . -name '*.py'", "search"), ("rg foo",
+    "search"),
     ("find . -name a | xargs grep b", "search"), ("git grep foo", "search"),
     ("cat a.py", "read"), ("nl -ba a.py | sed -n '10,20p'", "read"), ("head -50 a.py", "read"),
-    ("sed -n '1,5p' a.py && grep -n x a.py", "read"), ("awk 'NR>3' a.py", "read"), ("cd a && cat b", "read"),
+    ("sed -n '1,5p' a.py && grep -n x a.py", "read"), ("awk 'NR>3' a.py", "read"),
+    ("cd a && cat b", "read"),
     ("git diff", "git"), ("git log -p a.py", "git"),
-    ("sed -i 's/a/b/' a.py", "edit"), ("cat > a.py <<'EOF'\nx\nEOF", "edit"), ("cp a b && git diff", "edit"),
+    ("sed -i 's/a/b/' a.py", "edit"), ("cat > a.py <<'EOF'\nx\nEOF", "edit"),
+    ("cp a b && git diff", "edit"),
     ("python - <<'EOF'\nopen('a', 'w').write('x')\nEOF", "edit"), ("cat a > b; python b", "edit"),
     ("echo x | tee a", "edit"),
-    ("python -m pytest -q", "run"), ("make test 2>&1 | tail -5", "run"), ("python -c 'print(1)'", "run"),
+    ("python -m pytest -q", "run"), ("make test 2>&1 | tail -5", "run"), ("python -c 'print(1)'",
+    "run"),
     ("python t.py > /dev/null 2>&1", "run"),
     ("echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT && git add -A && git diff --cached", "submit"),
     ("sphinx-build --version", "other"), ("echo done", "other"),
-])
+])  # fmt: skip
 def test_action_style(command, style):
     assert action_style(reply(command)) == style
     assert style in STYLES

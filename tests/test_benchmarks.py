@@ -1,0 +1,302 @@
+"""common/benchmarks.py, and what prompt.py does with it: a benchmark's tasks stay out."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from common import benchmarks
+from common.benchmarks import Benchmarks, marks_of, read_benchmarks, read_list, text_mark
+from common.files import UserError
+from runner import stage
+from tests.hub import FakeHub, pull_request, trajectory, write_datasets
+
+LIST = "princeton-nlp/SWE-bench_Verified"
+INSTANCES = 60
+
+
+def task(number: int, **changes: str) -> dict:
+    """Return a benchmark's row that is instance `number`."""
+    row = pull_request(number)
+    columns = ("instance_id", "repo", "base_commit", "problem_statement", "patch")
+    return {**{column: row[column] for column in columns}, **changes}
+
+
+def planted() -> list[dict]:
+    """Return tasks that are instances 0 to 29, each known again by one thing alone."""
+    rows = []
+    for number in range(10):
+        rows.append(task(number, base_commit="f" * 40, problem_statement="another text"))
+    for number in range(10, 20):
+        rows.append(task(number, instance_id=f"other-{number}", problem_statement=""))
+    for number in range(20, 30):
+        text = "\n ".join(pull_request(number)["problem_statement"].split()) + "\n"
+        row = task(number, instance_id=f"other-{number}", repo="fork/name", problem_statement=text)
+        rows.append({**row, "base_commit": "e" * 40})
+    return rows
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("hub")
+    write_datasets(folder, instances=INSTANCES, rollouts=3, group_rows=45)
+    place = folder / LIST / "data"
+    place.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist(planted()), place / "test-00000-of-00001.parquet")
+    train = [task(number) for number in range(INSTANCES)]  # what a list trains on is no task of it
+    pq.write_table(pa.Table.from_pylist(train), place / "train-00000-of-00001.parquet")
+    return folder
+
+
+def sampled(data: Path, cwd: Path, *flags: str):
+    both = ("--dataset", str(data / "acme" / "trajectories"), "--prs", str(data / "acme" / "prs"))
+    return stage("prompt.py", *both, "--count", "200", *flags, cwd=cwd)
+
+
+def numbers(cwd: Path) -> set[int]:
+    """Return the numbers of the instances that were sampled."""
+    taken = set()
+    for path in Path(cwd, "prompt").glob("prompts_*.json"):
+        for prompt in json.loads(path.read_text()):
+            taken.add(int(prompt["instance_id"].rpartition("-")[2]))
+    return taken
+
+
+def plan(cwd: Path) -> dict:
+    return json.loads(Path(cwd, "prompt", "_plan.json").read_text())
+
+
+def write_list(path: Path, rows: list[dict]) -> None:
+    if path.suffix == ".csv":
+        with open(path, "w", newline="", encoding="utf-8") as file:
+            writer = csv.DictWriter(file, rows[0])
+            writer.writeheader()
+            writer.writerows(rows)
+    elif path.suffix == ".parquet":
+        pq.write_table(pa.Table.from_pylist(rows), path)
+    elif path.suffix == ".json":
+        path.write_text(json.dumps(rows))
+    else:
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+@pytest.mark.parametrize("name", ["list.parquet", "list.json", "list.jsonl", "list.csv"])
+def test_a_local_list_of_any_kind(tmp_path, name):
+    write_list(tmp_path / name, planted())
+    commit, rows = read_list(str(tmp_path / name), None)
+    assert commit.startswith("local-")
+    assert rows == [{column: row[column] for column in benchmarks.COLUMNS} for row in planted()]
+
+
+def test_none_of_a_list_passes_by_id_by_commit_by_text(data, tmp_path):
+    name = "list.jsonl"
+    write_list(tmp_path / name, planted())
+    run = sampled(data, tmp_path, "--benchmarks", name)
+    assert run.returncode == 0, run.stderr
+    assert numbers(tmp_path) == set(range(30, INSTANCES))
+    made = plan(tmp_path)
+    [entry] = made["benchmarks"]["lists"]
+    assert (entry["state"], entry["instances"], entry["repos_shared"]) == ("checked", 30, 7)
+    passed_over = {row["instance_id"]: row["reason"] for row in made["in_benchmark"]}
+    assert sorted(entry["overlaps"]) == sorted(passed_over) and len(passed_over) == 30
+    assert {reason.partition(": the same ")[2] for reason in passed_over.values()} == {
+        "id", "base commit", "issue's text",
+    }  # fmt: skip
+    assert f"{name}: 30 of its 30 instances passed over, 7 repos shared" in run.stdout
+
+
+def test_a_local_dataset_asks_the_hub_for_nothing_unless_told(data, tmp_path):
+    with FakeHub(data) as hub:
+        variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf_home")}
+        both = ("--dataset", str(data / "acme/trajectories"), "--prs", str(data / "acme/prs"))
+        run = stage("prompt.py", *both, "--count", "60", cwd=tmp_path, **variables)
+        assert run.returncode == 0, run.stderr
+        assert hub.requests == [] and plan(tmp_path)["benchmarks"] == {"lists": []}
+        assert "overlap not checked: no list was named" in run.stdout
+        there = tmp_path / "there"
+        there.mkdir()
+        run = stage("prompt.py", *both, "--benchmarks", LIST, cwd=there, **variables)
+        assert run.returncode == 0, run.stderr
+        assert numbers(there) == set(range(30, INSTANCES))
+        assert plan(there)["benchmarks"]["lists"][0]["commit"] == hub.commit(LIST)
+
+
+def test_lists_known_by_default_and_a_rerun_never_changes_the_draw(data, tmp_path):
+    remote = ("--dataset", "acme/trajectories", "--prs", "acme/prs", "--count", "30")
+    with FakeHub(data) as hub:
+        variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf_home")}
+        run = stage("prompt.py", *remote, "--limit", "5", cwd=tmp_path, **variables)
+        assert run.returncode == 0, run.stderr
+        lists = plan(tmp_path)["benchmarks"]["lists"]
+        states = {entry["name"]: entry["state"] for entry in lists}
+        assert states.pop(LIST) == "checked"
+        assert set(states) == {*benchmarks.DEFAULT} - {LIST}
+        assert set(states.values()) == {"not checked"}
+        for name in states:
+            assert f"OVERLAP WITH {name} NOT CHECKED: " in run.stdout
+            assert f"WARNING: overlap with {name} not checked" in run.stderr
+        # A list that appears, or grows, later: what is pinned holds.
+        other = Path(data, "SWE-bench", "SWE-bench_Multilingual")
+        other.mkdir(parents=True)
+        write_list(other / "test.parquet", [task(number) for number in range(30, 50)])
+        hub.forget()
+        run = stage("prompt.py", *remote, cwd=tmp_path, **variables)
+        assert run.returncode == 0, run.stderr
+        assert not any("Multilingual" in path for _, path, *_ in hub.requests)
+        assert numbers(tmp_path) <= set(range(30, INSTANCES))
+        assert numbers(tmp_path) & set(range(30, 50))
+        lists = plan(tmp_path)["benchmarks"]["lists"]
+        assert {entry["name"]: entry["state"] for entry in lists} == {**states, LIST: "checked"}
+        hub.forget()
+        run = stage("prompt.py", *remote, cwd=tmp_path, **variables)
+        assert run.returncode == 0 and hub.requests == []
+        assert "NOT CHECKED" in run.stdout
+
+
+def test_a_local_list_that_changed_stops_a_sample_that_goes_on(data, tmp_path):
+    write_list(tmp_path / "list.jsonl", planted())
+    flags = ("--benchmarks", "list.jsonl")
+    assert sampled(data, tmp_path, *flags, "--limit", "3").returncode == 0
+    write_list(tmp_path / "list.jsonl", planted()[1:])
+    run = sampled(data, tmp_path, *flags)
+    assert run.returncode == 2 and "--benchmarks list.jsonl" in run.stderr
+    (tmp_path / "list.jsonl").unlink()
+    run = sampled(data, tmp_path, *flags)
+    assert run.returncode == 2 and "list.jsonl" in run.stderr and "Traceback" not in run.stderr
+    write_list(tmp_path / "list.jsonl", planted())
+    assert sampled(data, tmp_path, *flags).returncode == 0
+    assert numbers(tmp_path) == set(range(30, INSTANCES))
+
+
+def test_lists_that_cannot_be_read_stop_nothing(data, tmp_path):
+    (tmp_path / "torn.parquet").write_bytes(b"PAR1")
+    (tmp_path / "odd.json").write_text("{")
+    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "binary.jsonl").write_bytes(b"\xff\x00\xfe")
+    (tmp_path / "folder.json").mkdir()
+    write_list(tmp_path / "good.csv", planted())
+    bad = ["torn.parquet", "odd.json", "other.csv", "binary.jsonl", "folder.json", "none.csv"]
+    run = sampled(data, tmp_path, "--benchmarks", ",".join([*bad, "good.csv"]))
+    assert run.returncode == 0, run.stderr
+    assert "Traceback" not in run.stderr and len(run.stderr.splitlines()) == len(bad)
+    states = {entry["name"]: entry for entry in plan(tmp_path)["benchmarks"]["lists"]}
+    assert [states[name]["state"] for name in bad] == ["not checked"] * len(bad)
+    assert all(states[name]["why"] for name in bad)
+    assert states["good.csv"]["state"] == "checked"
+    assert numbers(tmp_path) == set(range(30, INSTANCES))
+
+
+def test_a_sample_of_an_older_version_is_taken_as_it_is(data, tmp_path):
+    assert sampled(data, tmp_path, "--limit", "3").returncode == 0
+    path = tmp_path / "prompt" / "_plan.json"
+    old = plan(tmp_path)
+    for key in ("benchmarks", "in_benchmark", "other_license", "shows_fix"):
+        del old[key]
+    for flag in ("--benchmarks", "--license"):
+        del old["flags"][flag]
+    path.write_text(json.dumps(old))
+    write_list(tmp_path / "list.csv", planted())
+    run = sampled(data, tmp_path, "--license", "mit")
+    assert run.returncode == 2 and "--license" in run.stderr
+    run = sampled(data, tmp_path, "--limit", "3", "--benchmarks", "list.csv")
+    assert run.returncode == 0 and "NOT CHECKED: sampled by an older version" in run.stdout
+    assert json.loads(path.read_text()) == old
+    run = sampled(data, tmp_path, "--benchmarks", "list.csv")
+    assert run.returncode == 0, run.stderr
+    assert len(numbers(tmp_path)) == INSTANCES
+    [entry] = plan(tmp_path)["benchmarks"]["lists"]
+    assert (entry["state"], entry["why"]) == ("not checked", "sampled by an older version")
+
+
+# ------------------------------------------------------------------------------------- the licence
+
+
+def write_licensed(folder: Path, column: str, names: list[str | None]) -> None:
+    """Write a dataset of one instance for each licence."""
+    rows = []
+    records = []
+    for number, name in enumerate(names):
+        record = {**pull_request(number), "license": None}
+        del record["license"]
+        records.append({**record, column: name})
+        row = {"instance_id": record["instance_id"], "repo": record["repo"]}
+        rows.append({**row, "messages": trajectory(number, 0)})
+    pq.write_table(pa.Table.from_pylist(rows), folder / "trajectories.parquet")
+    pq.write_table(pa.Table.from_pylist(records), folder / "prs.parquet")
+
+
+@pytest.mark.parametrize("column", ["license", "license_name"])
+def test_only_records_under_the_licences_that_are_named(tmp_path, column):
+    write_licensed(tmp_path, column, ["MIT", "mit", "Apache-2.0", "GPL-3.0", "", None])
+    both = ("--dataset", "trajectories.parquet", "--prs", "prs.parquet")
+    run = stage("prompt.py", *both, "--license", "mit, APACHE-2.0", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert numbers(tmp_path) == {0, 1, 2}
+    records = {}
+    for path in tmp_path.glob("commit/*.json"):
+        records[path.stem] = json.loads(path.read_text())["license"]
+    assert sorted(records.values()) == ["Apache-2.0", "MIT", "mit"]
+    left_out = plan(tmp_path)["other_license"]
+    assert sorted(row["instance_id"][-1] for row in left_out) == ["3", "4", "5"]
+    assert any("GPL-3.0" in row["reason"] for row in left_out)
+    run = stage("prompt.py", *both, "--license", "Apache-2.0,MIT", cwd=tmp_path)
+    assert run.returncode == 0  # the same licences
+    run = stage("prompt.py", *both, "--license", "bsd-3-clause", cwd=tmp_path)
+    assert run.returncode == 2 and "--license" in run.stderr
+
+
+def test_no_licence_fits_or_none_is_known(tmp_path):
+    write_licensed(tmp_path, "stars", ["MIT"] * 3)
+    both = ("--dataset", "trajectories.parquet", "--prs", "prs.parquet")
+    run = stage("prompt.py", *both, "--license", "mit", cwd=tmp_path)
+    assert run.returncode == 2 and "3 x its licence is unknown" in run.stderr
+    assert stage("prompt.py", *both, cwd=tmp_path).returncode == 0
+    for path in tmp_path.glob("commit/*.json"):
+        assert "license" not in json.loads(path.read_text())
+
+
+# -------------------------------------------------------------------------------- small functions
+
+
+def test_marks():
+    assert marks_of("A__b-1", "A/b", "0" * 40) == [("id", "a__b-1")]
+    assert marks_of("", "A/b", "ABC1") == [("base commit", "a/b", "abc1")]
+    assert marks_of("", "", "abc1") == []
+    assert text_mark(" a\n\tb ") == text_mark("a b") != text_mark("ab")
+    assert text_mark(" \n") is None
+
+
+def test_which_lists_hold_an_instance():
+    known = Benchmarks()
+    rows = [{"instance_id": "a-1", "repo": "A/a", "base_commit": "", "problem_statement": ""}]
+    known.add("one", "c1", rows)
+    known.add("two", "c2", [*rows, {**rows[0], "instance_id": "b-2", "repo": ""}])
+    assert known.find([("id", "a-1"), None]) == (["one", "two"], "id")
+    assert known.find([("id", "b-2")]) == (["two"], "id")
+    assert known.find([None]) == ([], "")
+    known.count([{"instance_id": "b-2", "lists": ["two"]}], {"a/A", "x/y"})
+    assert [entry["overlaps"] for entry in known.lists] == [[], ["b-2"]]
+    assert [entry["repos_shared"] for entry in known.lists] == [1, 1]
+
+
+def test_none_and_names_that_are_asked_for():
+    assert benchmarks.names_asked(None, on_the_hub=False) == []
+    assert benchmarks.names_asked(None, on_the_hub=True) == list(benchmarks.DEFAULT)
+    assert benchmarks.names_asked("none", on_the_hub=True) == []
+    assert benchmarks.names_asked("a/b, c.csv,a/b", on_the_hub=True) == ["a/b", "c.csv"]
+
+
+def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    write_list(tmp_path / "list.csv", planted())
+    lists = read_benchmarks("list.csv", False, None).lists
+    again = read_benchmarks(None, False, {"benchmarks": {"lists": lists}})
+    assert again.lists == lists and again.has_texts
+    write_list(tmp_path / "list.csv", planted()[:3])
+    with pytest.raises(UserError, match="no longer what the plan was made with"):
+        read_benchmarks(None, False, {"benchmarks": {"lists": lists}})

@@ -1,0 +1,121 @@
+"""The reader's test: its prompt, the reading of its answer, and when a side counts as named."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from common.duel.reader import (
+    READER_RUBRIC,
+    holds_quote,
+    named_sides,
+    parse_finding,
+    reader_messages,
+)
+
+CHAT = [{"role": "system", "content": "Rules."}, {"role": "user", "content": "Fix the count."}]
+QUOTE = "The count forgets `zebra_offset`"
+ANSWER = {
+    "king": "THOUGHT: I look around.\n\n```bash\nls\n```",
+    "challenger": f"THOUGHT: {QUOTE},\n  so I add it.\n\n```bash\nls gears\n```",
+}
+
+
+def finding(one: int, two: int, quote_one: str = "", quote_two: str = "") -> dict:
+    return {"reply_1": one, "reply_2": two, "quote_1": quote_one, "quote_2": quote_two}
+
+
+def test_the_reader_sees_chat_record_and_both_replies_without_names():
+    system, user = reader_messages(CHAT, "THE RECORD", "first reply", "second reply")
+    assert system == {"role": "system", "content": READER_RUBRIC}
+    texts = ["Fix the count.", "THE RECORD", "first reply", "second reply"]
+    places = [user["content"].index(text) for text in texts]
+    assert places == sorted(places)
+    told = (READER_RUBRIC + user["content"]).lower()
+    for name in ("king", "challenger", "reference"):
+        assert name not in told
+    swapped = reader_messages(CHAT, "THE RECORD", "second reply", "first reply")[1]["content"]
+    start = user["content"].index("first reply")
+    assert swapped[:start] == user["content"][:start], "a prefix cache serves the other order"
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        json.dumps(finding(0, 1, "", "words")),
+        f"I think so.\n```json\n{json.dumps(finding(0, 1, '', 'words'))}\n```",
+        f"<think>{json.dumps(finding(1, 1))}</think>{json.dumps(finding(0, 1, '', 'words'))}",
+        json.dumps({**finding(0, 1, "", "words"), "note": "surely"}),
+        '{"reply_1": 0, "reply_2": 1, "quote_2": "words"}',
+        f"It uses `${{HOME}}` and {{}}: {json.dumps(finding(0, 1, '', 'words'))} as {{x}} does.",
+    ],
+)
+def test_a_sound_finding_is_read(text):
+    assert parse_finding(text) == finding(0, 1, "", "words")
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        None,
+        "reply_2 knows too much",
+        json.dumps({"reply_1": 0}),
+        json.dumps(finding(0, 2)),
+        json.dumps(finding(0, True)),
+        json.dumps(finding(0, "1")),
+        json.dumps({**finding(0, 1), "quote_2": None}),
+        '{"reply_1": 0, "reply_2": 1, "reply_1": 1}',
+        json.dumps(finding(0, 1))[:-1],
+        json.dumps(finding(0, 1)) + json.dumps(finding(1, 1)),
+        "{" * 200_000,
+        '{"a":' * 100_000,
+    ],
+    ids=lambda text: str(text)[:30],
+)
+def test_a_doubtful_finding_is_not_read(text):
+    assert parse_finding(text) is None
+
+
+@pytest.mark.parametrize(
+    "quote, held",
+    [
+        (QUOTE, True),
+        (f"  {QUOTE.upper()},\nso I  add it.", True),
+        ("The count forgets zebra_offset", False),  # not these words
+        ("the tests", False),
+        ("I look around", False),  # the other reply's
+        ("zebra", False),  # too few letters to prove anything
+        ("` , . --", False),
+        ("", False),
+    ],
+)
+def test_only_words_that_the_reply_really_holds_count(quote, held):
+    assert holds_quote(ANSWER["challenger"], quote) is held
+
+
+def test_a_side_is_named_only_in_both_orders_and_with_its_own_words():
+    first = finding(1, 0, QUOTE)  # the challenger shown first
+    second = finding(0, 1, "", QUOTE)
+    both = {"challenger-first": first, "challenger-second": second}
+    assert named_sides(both, ANSWER, 2) == {"challenger": QUOTE}
+    one_order = {**both, "challenger-second": finding(0, 0)}
+    assert named_sides(one_order, ANSWER, 2) == {}
+    same_seat = {**both, "challenger-second": finding(1, 0, QUOTE)}
+    assert named_sides(same_seat, ANSWER, 2) == {}, "the seat was named, not the reply"
+    made_up = {**both, "challenger-second": finding(0, 1, "", "the hidden patch says so")}
+    assert named_sides(made_up, ANSWER, 2) == {}
+    assert named_sides({"challenger-first": first}, ANSWER, 2) == {}
+    assert named_sides({}, ANSWER, 2) == {}
+
+
+def test_the_opponent_is_named_by_the_same_rule():
+    words = "THOUGHT: I look around"
+    both = {
+        "challenger-first": finding(1, 1, QUOTE, words),
+        "challenger-second": finding(1, 1, words, QUOTE),
+    }
+    assert named_sides(both, ANSWER, 2) == {"challenger": QUOTE, "king": words}
+    reference = {**ANSWER, "assistant": ANSWER["king"]}
+    assert named_sides(both, reference, 1) == {"challenger": QUOTE, "assistant": words}
