@@ -29,11 +29,9 @@ import os
 import random
 import re
 import sys
-import time
 from collections import Counter, deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 
 from common import sample, sources
@@ -43,7 +41,7 @@ from common.exclusions import Rules, read_exclusions, read_licenses, why_left_ou
 from common.files import UserError, clean_text, digest, lock_folders, write_json
 from common.hub import Outage
 from common.parquet import ParquetFiles, open_dataset
-from common.turns import PROMPTS_PER_FILE
+from common.replies.history import may_peek, shows_fix
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"
 PRS = "nebius/SWE-rebench-V2-PRs"
@@ -58,7 +56,6 @@ LEAST_WINDOWS = 10
 SPARE_ROWS = 4  # rows of an instance that are looked at, at most, before it is passed over
 MOST_ROUNDS = 50  # of a small dataset, rounds that one reading of a row group serves at most
 AT_ONCE = 4  # more gains little and nears the Hub's limit of 3,000 file requests in 5 minutes
-SAVE_EVERY_S = 1  # what a kill costs; it is drawn again just so
 
 
 # -------------------------------------------------------------------------- what a row has to offer
@@ -261,7 +258,7 @@ class Sampler:
             for turn in shuffled(f"{self.args.seed}/{window['file']}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
-                problem = reply_problem(reply)
+                problem = reply_problem(reply) or self.shown_fix(window, draw, row, chat)
                 if problem:
                     pass_over(window, row, problem)
                     continue
@@ -273,6 +270,22 @@ class Sampler:
                         "chat": sha, "reply": digest(reply)[:16],
                     }  # fmt: skip
         return None
+
+    def shown_fix(self, window: dict, draw: Draw, row: int, chat: list[dict]) -> str | None:
+        """Return what is wrong with a chat that shows the fix, and name it in the plan.
+
+        The record is read for it only where a command might have looked at the fix.
+        """
+        if not may_peek(chat):
+            return None
+        words = shows_fix(chat, self.rules.records.read(draw.instance_id))
+        if words is None:
+            return None
+        reason = f"row {row} of {window['file']}: {words}"
+        entry = {"instance_id": draw.instance_id, "repo": draw.repo, "reason": reason}
+        if entry not in self.plan["shows_fix"]:
+            self.plan["shows_fix"].append(entry)
+        return "its chat shows the fix"
 
     def read_again(self, number: int, turns: list[dict]) -> list[dict]:
         """Return the prompts of turns of the plan's window `number`, read anew."""
@@ -292,49 +305,6 @@ def pass_over(window: dict, row: int, reason: str) -> None:
     entry = {"row": row, "reason": reason}
     if entry not in window["passed_over"]:
         window["passed_over"].append(entry)
-
-
-# ------------------------------------------------------------------------------------------ files
-
-
-def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> None:
-    """Write prompts 0 to `goal`: first those that the plan holds, then those of new windows."""
-    turns = sample.planned_turns(sampler.plan)
-    first = 0  # number of the first prompt of the file at hand
-    prompts: list[dict] = []  # from there on
-    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
-        prompts = complete_file(sampler, turns, first, goal)
-        progress.update(len(prompts))
-    saved_at = time.monotonic()
-    try:
-        for drawn in sampler.draw(goal):
-            prompts += drawn
-            if sampler.taken and time.monotonic() - saved_at > SAVE_EVERY_S:
-                first, prompts = sample.save(sampler.plan, first, prompts, goal)
-                saved_at = time.monotonic()
-            progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
-    finally:  # also of a run that is interrupted here
-        if sampler.taken:
-            sample.save(sampler.plan, first, prompts, goal)
-
-
-def complete_file(sampler: Sampler, turns: list[dict], first: int, goal: int) -> list[dict]:
-    """Return the prompts of one file; read again and write those that it lacks up to `goal`."""
-    planned = turns[first : min(first + PROMPTS_PER_FILE, goal)]
-    prompts = sample.held_prompts(sampler.plan, turns, first)
-    missing = planned[len(prompts) :]
-    again = []
-    for number, turns_of_window in itertools.groupby(missing, key=itemgetter("window")):
-        again += sampler.read_again(number, list(turns_of_window))
-    if not all(map(sample.is_prompt_of, missing, again)):
-        raise UserError(
-            f"{sampler.files.flag} {sampler.files.name}: it no longer holds what {sample.PLAN} "
-            "was made from.\nPut its files back, or start in another folder."
-        )
-    if again:
-        prompts += again
-        write_json(sample.prompts_file(sampler.plan, first), prompts)
-    return prompts
 
 
 # ------------------------------------------------------------------------------------------- main
@@ -405,7 +375,7 @@ def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) ->
     records = sources.Records(prs, pool)
     rules = Rules(records, benchmarks, excluded, args.exclude, flags["--license"])
     progress = Progress(goal, "prompts", "prompt")
-    write_prompts(Sampler(files, plan, rules, args, pool), goal, progress)
+    sample.write_prompts(Sampler(files, plan, rules, args, pool), goal, progress)
     progress.close()
     turns = sample.planned_turns(plan)[:goal]
     if not turns:

@@ -1,4 +1,4 @@
-"""Parquet as others write it: each odd input is passed over and counted, or told in a line or two."""
+"""Parquet as others write it: each odd input is passed over and counted, or told in plain words."""
 
 from __future__ import annotations
 
@@ -109,17 +109,25 @@ ODD_CHATS = {
     "ids all null": (lambda: of(chats(), "instance_id", pa.null(), None), "cannot be a file name"),
     "ids with control characters": (lambda: with_value(chats(), "instance_id", "a\x1b[2Jb"), 5),
     "ids very long": (lambda: with_value(chats(), "instance_id", "a" * 9000), 5),
-    "ids as lists": (lambda: of(chats(), "instance_id", pa.list_(pa.string()), ["a"]), "instance_id"),
+    "ids as lists": (
+        lambda: of(chats(), "instance_id", pa.list_(pa.string()), ["a"]),
+        "instance_id",
+    ),
     "ids as numbers": (lambda: of(chats(), "instance_id", pa.int64(), 7), "cannot be a file name"),
     "ids as bytes": (lambda: as_kind(chats(), "instance_id", pa.binary()), "be a file name"),
     "ids as large text": (lambda: as_kind(chats(), "instance_id", pa.large_string()), 6),
     "ids as a dictionary": (
-        lambda: with_column(chats(), "instance_id", chats()["instance_id"].dictionary_encode()), 6,
+        lambda: with_column(chats(), "instance_id", chats()["instance_id"].dictionary_encode()),
+        6,
     ),
     "ids as dates": (
-        lambda: of(chats(), "instance_id", pa.timestamp("s"), FAR), "cannot be a file name",
+        lambda: of(chats(), "instance_id", pa.timestamp("s"), FAR),
+        "cannot be a file name",
     ),
-    "repo as a struct": (lambda: of(chats(), "repo", pa.struct([("a", pa.string())]), {"a": "b"}), "repo"),
+    "repo as a struct": (
+        lambda: of(chats(), "repo", pa.struct([("a", pa.string())]), {"a": "b"}),
+        "repo",
+    ),
     "repo as a number": (lambda: of(chats(), "repo", pa.float64(), float("nan")), 6),
     "id twice": (lambda: duplicate(chats(), "instance_id"), "2 columns named 'instance_id'"),
     "messages twice": (lambda: duplicate(chats(), "messages"), "2 columns named 'messages'"),
@@ -128,61 +136,94 @@ ODD_CHATS = {
     "messages as an object": (lambda: as_json({"role": "user"}), 5),
     "messages NaN": (lambda: as_json("NaN"), 5),
     "messages as lists of lists": (
-        lambda: of(chats(), "messages", NESTED, [[{"role": "user", "content": "a"}]]), "malformed",
+        lambda: of(chats(), "messages", NESTED, [[{"role": "user", "content": "a"}]]),
+        "malformed",
     ),
     "messages as a map": (
-        lambda: of(chats(), "messages", pa.map_(pa.string(), pa.string()), [("a", "b")]), "messages",
+        lambda: of(chats(), "messages", pa.map_(pa.string(), pa.string()), [("a", "b")]),
+        "messages",
     ),
     "messages as numbers": (lambda: of(chats(), "messages", pa.int64(), 1), "malformed"),
-    "messages as lists of text": (lambda: of(chats(), "messages", pa.list_(pa.string()), ["a"]), "messages"),
-    "messages of parts": (
-        lambda: of(chats(), "messages", PARTS, [{"role": "user", "content": [{"text": "a"}]}]), "malformed",
+    "messages as lists of text": (
+        lambda: of(chats(), "messages", pa.list_(pa.string()), ["a"]),
+        "messages",
     ),
-    "messages of numbers": (lambda: of(chats(), "messages", NUMBERS, [{"role": 1, "content": 2}]), "malformed"),
+    "messages of parts": (
+        lambda: of(chats(), "messages", PARTS, [{"role": "user", "content": [{"text": "a"}]}]),
+        "malformed",
+    ),
+    "messages of numbers": (
+        lambda: of(chats(), "messages", NUMBERS, [{"role": 1, "content": 2}]),
+        "malformed",
+    ),
     "messages no UTF-8": (lambda: invalid_text(as_json("[]"), "messages"), 5),
-    "columns in capitals": (lambda: chats().rename_columns([name.upper() for name in chats().schema.names]), "no column"),
-}  # fmt: skip
+    "columns in capitals": (
+        lambda: chats().rename_columns([name.upper() for name in chats().schema.names]),
+        "no column",
+    ),
+}
 ODD_RECORDS = {
     "no rows": (lambda: pull_requests()[:0], "no PR record"),
     "ids no UTF-8": (lambda: invalid_text(pull_requests(), "instance_id"), 5),
-    "ids as lists": (lambda: of(pull_requests(), "instance_id", pa.list_(pa.string()), ["a"]), "instance_id"),
+    "ids as lists": (
+        lambda: of(pull_requests(), "instance_id", pa.list_(pa.string()), ["a"]),
+        "instance_id",
+    ),
     "id twice": (lambda: duplicate(pull_requests(), "instance_id"), "2 columns named"),
     "patch twice": (lambda: duplicate(pull_requests(), "patch"), "2 columns named 'patch'"),
     "patch as bytes": (lambda: as_kind(pull_requests(), "patch", pa.binary()), 6),
     "patch as bytes that are no text": (
-        lambda: with_value(as_kind(pull_requests(), "patch", pa.binary()), "patch", b"\xff\x00"), 6,
+        lambda: with_value(as_kind(pull_requests(), "patch", pa.binary()), "patch", b"\xff\x00"),
+        6,
     ),
     "patch no UTF-8": (lambda: invalid_text(pull_requests(), "patch"), 6),
     "patch of a binary file": (lambda: with_value(pull_requests(), "patch", BINARY), 6),
     "patch with endless digits": (
-        lambda: with_value(pull_requests(), "patch", HUNK.format("9" * 5000)), 6,
+        lambda: with_value(pull_requests(), "patch", HUNK.format("9" * 5000)),
+        6,
     ),
     "patch null": (lambda: with_value(pull_requests(), "patch", None), 6),
-    "patch as a list": (lambda: of(pull_requests(), "patch", pa.list_(pa.string()), ["a"]), "patch"),
+    "patch as a list": (
+        lambda: of(pull_requests(), "patch", pa.list_(pa.string()), ["a"]),
+        "patch",
+    ),
     "issue no UTF-8": (lambda: invalid_text(pull_requests(), "problem_statement"), 6),
     "dates as decimals": (
-        lambda: of(pull_requests(), "created_at", pa.decimal128(38, 9), decimal.Decimal("1.5")), 6,
+        lambda: of(pull_requests(), "created_at", pa.decimal128(38, 9), decimal.Decimal("1.5")),
+        6,
     ),
     "dates in a zone": (lambda: of(pull_requests(), "created_at", UTC, FAR), 6),
     "dates out of range": (
         lambda: with_column(
-            pull_requests(), "created_at", pa.array([2**62] * 6, pa.int64()).cast(pa.timestamp("us")),
+            pull_requests(),
+            "created_at",
+            pa.array([2**62] * 6, pa.int64()).cast(pa.timestamp("us")),
         ),
         6,
     ),
-    "dates as days": (lambda: of(pull_requests(), "created_at", pa.date32(), datetime.date(2024, 1, 2)), 6),
+    "dates as days": (
+        lambda: of(pull_requests(), "created_at", pa.date32(), datetime.date(2024, 1, 2)),
+        6,
+    ),
     "dates of nanoseconds": (
-        lambda: with_column(pull_requests(), "created_at", pa.array([1] * 6, pa.int64()).cast(pa.timestamp("ns"))), 6,
+        lambda: with_column(
+            pull_requests(), "created_at", pa.array([1] * 6, pa.int64()).cast(pa.timestamp("ns"))
+        ),
+        6,
     ),
     "dates not numbers": (lambda: of(pull_requests(), "created_at", pa.float64(), float("nan")), 6),
     "dates as durations": (
-        lambda: of(pull_requests(), "created_at", pa.duration("s"), datetime.timedelta(1)), 6,
+        lambda: of(pull_requests(), "created_at", pa.duration("s"), datetime.timedelta(1)),
+        6,
     ),
     "language as a number": (lambda: of(pull_requests(), "language", pa.int64(), 3), 6),
-    "licence as a list": (lambda: of(pull_requests(), "license", pa.list_(pa.string()), ["MIT"]), 6),
+    "licence as a list": (
+        lambda: of(pull_requests(), "license", pa.list_(pa.string()), ["MIT"]),
+        6,
+    ),
     "licence no UTF-8": (lambda: invalid_text(pull_requests(), "license"), 6),
     "licence twice": (lambda: duplicate(pull_requests(), "license"), 6),
-}  # fmt: skip
+}
 
 
 def outcome(folder: Path, capsys, monkeypatch) -> int | str:
