@@ -329,6 +329,11 @@ def score_problem(score: dict) -> str | None:
     told = score.get("score")
     if not is_number(told) or abs(told - 100 * points / most) > 1e-6:
         return f"score {told!r} is not 100 * points / max_points ({points}/{most})"
+    bounds = score.get("bounds")
+    if score["status"] == Status.STOPPED and not (
+        isinstance(bounds, list) and len(bounds) == 2 and all(map(is_number, bounds))
+    ):
+        return "key 'bounds': expected the lowest and the highest score that is still possible"
     for key in ("metrics", "by_judge"):
         table = score[key]
         if not isinstance(table, dict):

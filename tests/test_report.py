@@ -3,27 +3,21 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from common.config import check_config
-from common.files import clean_text
-from common.turns import BUCKETS, METRICS, text_digests
+from common.turns import BUCKETS, METRICS
 from makers import (
     JUDGES,
     MOST,
     get,
     make_answer,
-    make_duel,
     make_record,
     make_reply,
     make_run,
@@ -31,87 +25,25 @@ from makers import (
     put,
     write_settings,
 )
-from runner import stage, start
+from reports import (
+    DEFEAT,
+    FINAL,
+    REFINED,
+    edit,
+    exported,
+    json_lines,
+    read,
+    read_csv,
+    redo_duel,
+    rejudge,
+    report,
+    rewrite,
+    state,
+    where,
+)
+from runner import start
 
 pytestmark = pytest.mark.background
-
-FINAL = 54  # half-points of MOST: 90 score points
-REFINED = 42  # 70
-DEFEAT = 6  # 10
-
-
-def report(folder: Path, *flags: str, code: int = 0) -> subprocess.CompletedProcess:
-    """Run report.py and check how it ends."""
-    done = stage("report.py", *flags, cwd=folder)
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == code, (done.stdout, done.stderr)
-    return done
-
-
-def edit(path: Path, **fields) -> dict:
-    """Replace keys of a JSON file."""
-    value = {**get(path), **fields}
-    put(path, value)
-    return value
-
-
-def rejudge(folder: Path, stem: str, points: int, judges=JUDGES) -> None:
-    """Judge a turn anew, the duel left as it is."""
-    answer = get(folder / f"answer_0/{stem}.json")
-    put(folder / f"score/{stem}.json", make_score(stem, answer, points, judges))
-
-
-def redo_duel(folder: Path) -> None:
-    scores = [get(path) for path in sorted((folder / "score").glob("[!_]*.json"))]
-    put(folder / "score/_duel.json", make_duel(scores))
-
-
-def rewrite(folder: Path, stem: str, **fields) -> None:
-    """Change an answer and let its score be of the new text."""
-    answer = edit(folder / f"answer_0/{stem}.json", **fields)
-    edit(folder / f"score/{stem}.json", sha=text_digests(answer))
-
-
-def where(folder: Path) -> dict[str, list[str]]:
-    """Return the buckets in which each turn lies."""
-    found: dict[str, list[str]] = {}
-    for bucket in BUCKETS:
-        for path in (folder / bucket).glob("[!_]*.json"):
-            found.setdefault(path.stem, []).append(bucket)
-    return found
-
-
-def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return every file that report.py may write, with what changes when it is written again."""
-    found = {}
-    for name in (*BUCKETS, "export", "report"):
-        for path in (folder / name).glob("[!_]*"):
-            found[str(path)] = (path.stat().st_mtime_ns, path.stat().st_ino)
-    return found
-
-
-def json_lines(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def exported(folder: Path, kind: str = "sft") -> list[dict]:
-    """Return the rows of both splits of a training file."""
-    rows = []
-    for split in ("train", "validation"):
-        rows += json_lines(folder / f"export/{kind}-{split}.jsonl")
-    return rows
-
-
-def read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def read_csv(folder: Path) -> list[dict]:
-    with open(folder / "report/turns.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
 
 # ---------------------------------------------------------------------------------------- buckets
 
@@ -266,215 +198,6 @@ def test_an_unchanged_run_rewrites_nothing(tmp_path):
     report(tmp_path)
     assert state(tmp_path) == before
     assert len(before) == 12 + 4 + len(list((tmp_path / "export").iterdir()))
-
-
-# ---------------------------------------------------------------------------------------- exports
-
-LOAD = """
-import json, datasets
-found = {}
-for name in ("sft", "dpo"):
-    found[name] = {}
-    for split, part in datasets.load_dataset("./export", name).items():
-        alone = datasets.load_dataset("json", data_files=f"export/{name}-{split}.jsonl")["train"]
-        assert part.to_list() == alone.to_list()
-        features = {key: str(value) for key, value in part.features.items()}
-        found[name][split] = [part.num_rows, features]
-assert "completion" in datasets.load_dataset("./export")["train"].features
-print(json.dumps(found))
-"""
-
-
-def run_python(python: str, program: str, folder: Path) -> str:
-    """Run a program that uses Hugging Face libraries, offline; returns what it prints."""
-    settings = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
-    done = subprocess.run(
-        [python, "-c", program],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **settings, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def test_exports_load_and_keep_to_the_formats(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 60, instances=60)
-    surrogate = "THOUGHT: odd \ud83d text | é 漢\n\n```bash\nls\n```"
-    rewrite(tmp_path, stems[3], challenger=surrogate)
-    messages = get(tmp_path / f"answer_0/{stems[3]}.json")["messages"]
-    for message in messages:
-        message["extra"] = 1  # other fields of the source data stay out
-    rewrite(tmp_path, stems[4], messages=messages)
-    report(tmp_path)
-    loaded = json.loads(run_python(sys.executable, LOAD, tmp_path))
-    for kind, replies in (("sft", ["completion"]), ("dpo", ["chosen", "rejected"])):
-        assert set(loaded[kind]) == {"train", "validation"}
-        assert sum(rows for rows, _ in loaded[kind].values()) == 60
-        for _, features in loaded[kind].values():
-            columns = ["prompt", *replies, "instance_id", "repo", "stem", "score", "meta"]
-            assert list(features) == columns
-            assert "float64" in features["score"] and "string" in features["meta"]
-            assert set(re.findall(r"'(\w+)': Value", features["prompt"])) == {"role", "content"}
-    for sft, dpo in zip(exported(tmp_path), exported(tmp_path, "dpo")):
-        answer = get(tmp_path / f"answer_0/{sft['stem']}.json")
-        challenger = clean_text(answer["challenger"])
-        assert sft["completion"] == [{"role": "assistant", "content": challenger}] == dpo["chosen"]
-        assert dpo["rejected"] == [{"role": "assistant", "content": answer["king"]}]
-        assert sft["score"] == 90.0 and json.loads(sft["meta"])["judged_against"] == "king"
-        assert sft["prompt"] == dpo["prompt"]
-        for said, message in zip(sft["prompt"], answer["messages"]):
-            assert said == {"role": message["role"], "content": message["content"]}
-
-
-def test_the_split_is_by_repo_and_survives_growth(tmp_path):
-    def sides(turns: int) -> dict[str, str]:
-        folder = tmp_path / str(turns)
-        make_run(folder, [FINAL] * turns, instances=400, chars=100)
-        report(folder)
-        found: dict[str, str] = {}
-        for split in ("train", "validation"):
-            for row in json_lines(folder / f"export/sft-{split}.jsonl"):
-                assert found.setdefault(row["repo"], split) == split
-        return found
-
-    small = sides(120)
-    large = sides(300)
-    assert small.items() <= large.items() and len(large) > len(small)
-    for repo, split in large.items():
-        share = int(hashlib.sha256(repo.encode()).hexdigest()[:16], 16) / 2**64
-        assert split == ("validation" if share < 0.1 else "train")
-    assert 0.02 < sum(split == "validation" for split in large.values()) / len(large) < 0.25
-
-
-def test_near_duplicates_within_an_instance_are_dropped(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 8, instances=8)
-    words = " ".join(f"word{number}" for number in range(60))
-    said = f"THOUGHT: {words}\n\n```bash\ncat src/parser.py\n```"
-    instance = get(tmp_path / f"answer_0/{stems[0]}.json")["instance_id"]
-    for stem, text in [
-        (stems[0], said),
-        (stems[1], said.replace("word30", "Another")),  # near
-        (stems[2], said.upper().replace("```BASH", "```bash")),  # the same but for case
-        (stems[4], said.replace("word", "other")),  # another text
-    ]:
-        rewrite(tmp_path, stem, challenger=text, instance_id=instance)
-    rewrite(tmp_path, stems[3], challenger=said)  # the same, of another instance
-    rejudge(tmp_path, stems[1], 60)
-    report(tmp_path)
-    kept = {row["stem"] for row in exported(tmp_path)}
-    assert kept == {stems[1], *stems[3:]}  # of the three near ones the best-scored
-    assert len(where(tmp_path)) == 8
-    assert "2 near-duplicates dropped" in read(tmp_path / "report/report.md")
-    assert "(2 dropped)" in read(tmp_path / "export/README.md")
-    fates = [row["export"] for row in read_csv(tmp_path)]
-    assert fates.count("not exported: near-duplicate") == 2
-
-
-def test_old_exports_go_and_an_empty_export_leaves_a_valid_card(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 60, instances=60, chars=100)
-    report(tmp_path)
-    assert (tmp_path / "export/sft-validation.jsonl").exists()
-    (tmp_path / "export/mine.txt").write_text("mine")
-    for stem in stems:
-        rejudge(tmp_path, stem, DEFEAT)
-    redo_duel(tmp_path)
-    report(tmp_path)
-    left = sorted(path.name for path in (tmp_path / "export").iterdir())
-    assert left == ["README.md", "mine.txt"]
-    assert "configs" not in front_matter(tmp_path)
-
-
-def front_matter(folder: Path) -> dict:
-    """Return the card's front matter as the Hub reads it."""
-    import yaml
-
-    return yaml.safe_load(read(folder / "export/README.md").split("---\n")[1])
-
-
-def test_the_card_states_what_lies_there_and_keeps_the_licence_that_was_stated(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 6 + [REFINED] * 6, instances=24)
-    report(tmp_path)
-    front = front_matter(tmp_path)
-    assert front["license"] == "unknown" and front["size_categories"] == ["n<1K"]
-    named = set()
-    for config in front["configs"]:
-        named |= {part["path"] for part in config["data_files"]}
-    assert named == {path.name for path in (tmp_path / "export").glob("*.jsonl")}
-    card = tmp_path / "export/README.md"
-    for said in (
-        "SWE-ZERO-12M-trajectories", "abc123", *JUDGES, "final from 80", "Krippendorff",
-        "maker-a/writer",
-    ):  # fmt: skip
-        assert said in read(card)
-    stated = "license: other\nlicense_name: mine\nlicense_link: LICENSE"
-    card.write_text(read(card).replace("license: unknown", stated))
-    rejudge(tmp_path, stems[0], DEFEAT)
-    redo_duel(tmp_path)
-    report(tmp_path, "--with-refined")
-    front = front_matter(tmp_path)
-    licence = [front[key] for key in ("license", "license_name", "license_link")]
-    assert licence == ["other", "mine", "LICENSE"]
-    assert {row["stem"] for row in exported(tmp_path)} == set(stems[1:])
-    report(tmp_path, "--check")
-    card.write_text("---\nlicense: [mit\n---\n")  # what the user stated there cannot be read
-    assert "export/README.md" in report(tmp_path, code=2).stderr
-    assert read(card) == "---\nlicense: [mit\n---\n"
-
-
-def test_a_local_dataset_is_named_without_its_path(tmp_path):
-    make_run(tmp_path, [FINAL] * 3)
-    edit(tmp_path / "prompt/_plan.json", dataset="/home/someone/secret-place/data")
-    report(tmp_path)
-    for name in ("export/README.md", "report/report.md"):
-        text = read(tmp_path / name)
-        assert "someone" not in text and "local files data" in text
-
-
-def test_against_the_reference_the_rejected_reply_is_the_reference(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 3)
-    for stem in stems:
-        edit(tmp_path / f"score/{stem}.json", mode=1)
-    edit(tmp_path / "score/_duel.json", mode=1)
-    report(tmp_path)
-    for row in exported(tmp_path, "dpo"):
-        answer = get(tmp_path / f"answer_0/{row['stem']}.json")
-        assert row["rejected"][0]["content"] == answer["assistant"]
-        assert json.loads(row["meta"])["judged_against"] == "reference"
-    assert "against reference" in read(tmp_path / "report/report.md")
-    another_king = make_reply(random.Random(99))  # no judge read it
-    edit(tmp_path / f"answer_0/{stems[0]}.json", king=another_king)
-    report(tmp_path)
-    assert len(where(tmp_path)) == 3
-
-
-TRAIN = """
-import datasets, tokenizers, transformers
-from trl.data_utils import apply_chat_template, is_conversational, maybe_extract_prompt
-words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
-tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
-tokenizer.chat_template = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-for name, keys in (("sft", {"prompt", "completion"}), ("dpo", {"prompt", "chosen", "rejected"})):
-    for split in datasets.load_dataset("./export", name).values():
-        for row in split:
-            assert is_conversational(row) and maybe_extract_prompt(row) == row
-            texts = apply_chat_template(row, tokenizer)
-            assert keys <= set(texts)
-            assert all(isinstance(texts[key], str) and texts[key] for key in keys)
-            print(name)
-"""
-
-
-@pytest.mark.skipif(not os.environ.get("TRL_PYTHON"), reason="TRL_PYTHON names no Python with TRL")
-def test_trl_takes_the_exports_for_its_own_formats(tmp_path):
-    make_run(tmp_path, [FINAL] * 20, instances=60)
-    report(tmp_path)
-    printed = run_python(os.environ["TRL_PYTHON"], TRAIN, tmp_path).split()
-    assert printed.count("sft") == printed.count("dpo") == 20
 
 
 # -------------------------------------------------------------------------------------- report.md

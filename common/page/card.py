@@ -28,7 +28,7 @@ from common.page.export_words import (
 from common.page.figures import Facts
 from common.page.left_out import dicts
 from common.page.markdown import NOTHING, blocks, count, fill, number, percent, shown, table
-from common.page.overview import mean_score_words, model_words
+from common.page.numbers import mean_score_words, model_words
 from common.turns import DEFEAT_MIN, FINAL_MIN, METRICS
 
 CARD = Path("export", "README.md")

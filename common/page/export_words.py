@@ -10,14 +10,6 @@ MAX_LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens
 SMALL_SPLIT = 30  # rows
 
 
-def export_cell(export: Export | None) -> str:
-    """Return for report.md what lies in export/, how it is split and how long its rows are."""
-    if not export:
-        return "left as it is"
-    words = [export_words(export, "../export/"), split_words(export), length_words(export)]
-    return "<br>".join(word for word in words if word)
-
-
 def export_words(export: Export, folder: str = "") -> str:
     """Return the rows of each file of export/, as links if a folder is given."""
     rows = []
