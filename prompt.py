@@ -13,6 +13,10 @@ Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and t
         prompt/_plan.json                 what was drawn from where, what was left out, a summary
         commit/<instance_id>.json         the PR record
 
+Instances of public benchmarks are kept out: of those known (common/benchmarks.py) for a dataset of
+the Hub, else of those that --benchmarks names, Hub ids or parquet, json, jsonl and csv files. So
+are chats in which a look at git's history or at an installed copy has shown the fix already.
+
 Turns are drawn in windows. A window is one row group of one file; the row groups come in an order
 spread over the whole split. It gives one turn of each of its instances, up to a number, then the
 next window follows. When all row groups were drawn once, the next round begins. Only those byte
@@ -42,6 +46,7 @@ from common.files import UserError, clean_text, digest, lock_folders, write_json
 from common.hub import Outage
 from common.parquet import ParquetFiles, open_dataset
 from common.replies.history import may_peek, shows_fix
+from common.turns import SAMPLING_LISTS
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"
 PRS = "nebius/SWE-rebench-V2-PRs"
@@ -142,12 +147,22 @@ class Sampler:
         self.pool = pool
         self.chats = set()  # digests of the chats taken: as many as turns
         self.taken = Counter()  # turns by instance
+        self.left_out = set()  # what the plan's lists hold
         for turn in sample.planned_turns(plan):
             self.note(turn)
+        for kind in SAMPLING_LISTS:
+            self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in plan[kind]}
 
     def note(self, turn: dict) -> None:
         self.chats.add(turn["chat"])
         self.taken[turn["instance_id"]] += 1
+
+    def leave_out(self, kind: str, entry: dict) -> None:
+        """Put into one of the plan's lists what it does not hold yet."""
+        key = (kind, entry["instance_id"], entry["reason"])
+        if key not in self.left_out:
+            self.left_out.add(key)
+            self.plan[kind].append(entry)
 
     def draw(self, goal: int):
         """Yield the prompts of window after window until the plan holds `goal` turns, or all."""
@@ -243,8 +258,7 @@ class Sampler:
                     messages = chats[turn["row"]]
                     prompts.append(sample.make_prompt(window["file"], turn, draw.repo, messages))
         for kind, entry in left_out:
-            if entry not in self.plan[kind]:
-                self.plan[kind].append(entry)
+            self.leave_out(kind, entry)
         self.plan["offsets"].append(window)
         return prompts
 
@@ -283,8 +297,7 @@ class Sampler:
             return None
         reason = f"row {row} of {window['file']}: {words}"
         entry = {"instance_id": draw.instance_id, "repo": draw.repo, "reason": reason}
-        if entry not in self.plan["shows_fix"]:
-            self.plan["shows_fix"].append(entry)
+        self.leave_out("shows_fix", entry)
         return "its chat shows the fix"
 
     def read_again(self, number: int, turns: list[dict]) -> list[dict]:
@@ -323,9 +336,7 @@ def read_flags():
     add("--per-instance", **number, help="turns of an instance, at most (1; more if all have one)")
     add("--windows", **number, help="draw from about N windows: more spread, more bytes to read")
     add("--exclude", metavar="FILE", help="instance ids and repos to leave out, one a line")
-    add(
-        "--benchmarks", metavar="LIST", help="lists whose instances are passed over: Hub ids, files"
-    )
+    add("--benchmarks", metavar="LIST", help="ids or files of benchmarks to keep out, or none")
     add("--license", metavar="LIST", help="keep only records under these: mit,apache-2.0,...")
     return flags.parse_args()
 

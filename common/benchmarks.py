@@ -109,7 +109,8 @@ def read_benchmarks(flag: str | None, on_the_hub: bool, plan: dict | None) -> Be
             try:
                 benchmarks.add(name, *read_list(name, None))
             except Exception as error:  # whatever a list from outside holds
-                why = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+                why = str(error).strip().partition("\n")[0] or type(error).__name__
+                why = why.removeprefix(f"--benchmarks {name}: ")[:200]
                 benchmarks.lists.append(new_entry(name, None, 0, why))
                 warning = f"WARNING: overlap with {name} not checked: {why}"
                 print(printable(warning), file=sys.stderr)
