@@ -195,11 +195,12 @@ def deciding_text(second: dict | None) -> str:
         return block("first_score")
     return block(
         "second_score",
-        band=number(second.get("band")),
+        low=number(second["band"][0]),
+        high=number(second["band"][1]),
         turns=count(second["turns"], "turn"),
-        models=", ".join(map(shown, second.get("models") or [])),
-        first=number(second.get("mean_first")),
-        confirmed=number(second.get("mean_confirmed")),
+        models=", ".join(map(shown, second["models"])),
+        first=number(second["mean_first"]),
+        confirmed=number(second["mean_confirmed"]),
     )
 
 
