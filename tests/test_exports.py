@@ -403,7 +403,7 @@ def test_the_card_says_how_the_run_was_checked(tmp_path):
     assert "No reader's test was run" in text and "the panel's one look" in text
     assert "judged again, they would come out lower" in text
     second_look = {
-        "models": ["maker-d/second"], "band": 4.0, "turns": 8, "mean_first": 81.0,
+        "models": ["maker-d/second"], "band": [73, 90], "turns": 8, "mean_first": 81.0,
         "mean_confirmed": 76.5, "reader": "maker-e/reader", "read": 40,
         "named": {"challenger": 6, "king": 2, "assistant": 0},
     }  # fmt: skip
