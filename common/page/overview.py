@@ -96,14 +96,11 @@ def results(facts: Facts) -> str:
     lines = [say("buckets", buckets=", ".join(buckets), final=FINAL_MIN, defeat=DEFEAT_MIN)]
     export = facts.export
     if export:
-        rows = count(len(export.all_rows), "row")
-        held_back = f"{export.held_back:,}"
-        duplicates = count(export.duplicates, "near-duplicate")
         exported = say(
             "exported",
-            rows=rows,
-            duplicates=duplicates,
-            held_back=held_back,
+            rows=count(len(export.all_rows), "row"),
+            duplicates=count(export.duplicates, "near-duplicate"),
+            held_back=say("held_back", turns=f"{export.held_back:,}") if export.held_back else "",
             too_long=too_long_words(export),
         )
         lines.append(f"{exported} {split_words(export)}")
