@@ -22,7 +22,7 @@ def control_split(facts: Facts) -> dict[str, Mean]:
     paths = {path.stem: path for path in turn_files(SCORE)}
     rows = []
     columns: dict[str, list] = {"whole": [], "prompt": [], "record": []}
-    for row in facts.parsed:
+    for row in facts.base:
         score = read_control(paths.get(row.stem))
         if not score or score["mode"] != row.mode or list(score["by_judge"]) != list(row.by_judge):
             continue

@@ -8,7 +8,7 @@ from __future__ import annotations
 from common.files import natural_key
 from common.page import figures
 from common.page.card import stated_licence
-from common.page.export_words import length_words, split_words
+from common.page.export_words import length_words, split_words, too_long_words
 from common.page.figures import Facts, verdict_word
 from common.page.markdown import count, number, percent, report_block, say, shown
 from common.page.rows import Row
@@ -96,10 +96,13 @@ def results(facts: Facts) -> str:
     lines = [say("buckets", buckets=", ".join(buckets), final=FINAL_MIN, defeat=DEFEAT_MIN)]
     export = facts.export
     if export:
-        rows = count(len(export.all_rows), "row")
-        held_back = f"{export.held_back:,}"
-        duplicates = count(export.duplicates, "near-duplicate")
-        exported = say("exported", rows=rows, duplicates=duplicates, held_back=held_back)
+        exported = say(
+            "exported",
+            rows=count(len(export.all_rows), "row"),
+            duplicates=count(export.duplicates, "near-duplicate"),
+            held_back=say("held_back", turns=f"{export.held_back:,}") if export.held_back else "",
+            too_long=too_long_words(export),
+        )
         lines.append(f"{exported} {split_words(export)}")
     if export and export.all_rows:
         lines.append(say("row_lengths", lengths=length_words(export)))
