@@ -33,7 +33,7 @@ from judges import (
     write_turns,
 )
 from makers import get
-from runner import assert_no_key, stage, start
+from runner import assert_no_key, paused, stage, start
 
 pytestmark = pytest.mark.background
 
@@ -341,7 +341,8 @@ def test_shards_share_the_work_and_leave_the_aggregate(tmp_path):
             shards.append(start("validate.py", *flags, cwd=tmp_path, server=server))
         while not server.chats:
             time.sleep(0.01)
-        overlapping = validate(tmp_path, server, "--shard", "1/3", code=2)
+        with paused(shards[0]), paused(shards[1]):
+            overlapping = validate(tmp_path, server, "--shard", "1/3", code=2)
         assert "is at work" in overlapping.stderr
         for shard in shards:
             shard.communicate(timeout=60)
