@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.files import BadFile, UserError, write_jsonl
+from common.files import BadFile, UserError, printable, write_jsonl
 from common.signals import interrupt_on_signals
 
 EXIT_DONE = 0
@@ -113,7 +113,7 @@ def disk_words(error: OSError) -> str:
 
 
 def _told(words: str, code: int) -> int:
-    print(f"{Path(sys.argv[0]).name}: {words}", file=sys.stderr)
+    print(f"{Path(sys.argv[0]).name}: {printable(words)}", file=sys.stderr)
     return code
 
 
@@ -149,9 +149,9 @@ class Progress:
     def say(self, words: str) -> None:
         """Print a line that does not break the bar."""
         if self._bar is not None:
-            self._bar.write(words, file=sys.stderr)
+            self._bar.write(printable(words), file=sys.stderr)
         else:
-            print(words, file=sys.stderr, flush=True)
+            print(printable(words), file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the bar."""
@@ -220,10 +220,10 @@ class Tally:
                 print(f"  skipped {count:>6}  {reason}")
         for kind, count in Counter(row["kind"] for row in self.failed).most_common():
             example = next(row for row in self.failed if row["kind"] == kind)
-            reason = example["reason"][:160]
-            print(f"  failed  {count:>6}  {kind} (such as {example['item']}: {reason})")
+            said = f"{kind} (such as {example['item']}: {example['reason'][:160]})"
+            print(f"  failed  {count:>6}  {printable(said)}")
         for line in lines:
-            print(f"  {line}")
+            print(f"  {printable(line)}")
         if self.failed or self.left:
             print("  next    the same line again: it asks only for what is missing")
         elif next_command:

@@ -17,6 +17,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
@@ -44,6 +45,11 @@ def is_safe_name(name: object) -> bool:
 def clean_text(text: str) -> str:
     """Replace lone surrogates by U+FFFD: they cannot be written as UTF-8."""
     return _SURROGATE.sub("\ufffd", text)
+
+
+def printable(text: str) -> str:
+    """Show control and direction marks as escapes: a terminal would obey them."""
+    return _CONTROL.sub(lambda mark: mark[0].encode("unicode_escape").decode(), text)
 
 
 def digest(*parts: str) -> str:

@@ -122,10 +122,15 @@ def prompt_problem(prompt: object) -> str | None:
     return chat_problem(prompt["messages"])
 
 
-# Of prompt/_plan.json: the lists of instances that sampling passed over, by why.
-SAMPLING_LISTS = (
-    "excluded", "without_record", "refused", "in_benchmark", "other_license", "shows_fix",
-)  # fmt: skip
+# Of prompt/_plan.json: the lists of what sampling passed over, in words.
+SAMPLING_LISTS = {
+    "excluded": "excluded instances",
+    "without_record": "instances without a PR record",
+    "refused": "instances with an unsafe id",
+    "in_benchmark": "instances of a benchmark",
+    "other_license": "instances under another licence",
+    "shows_fix": "chats that show the fix",
+}
 
 
 def read_plan(folder: Path | str) -> dict | None:

@@ -12,7 +12,10 @@ import pytest
 
 from common import benchmarks
 from common.benchmarks import Benchmarks, marks_of, read_benchmarks, read_list, text_mark
+from common.cli import Tally
+from common.config import Config
 from common.files import UserError
+from common.page.left_out import huge_pr_page, read_left_out
 from runner import stage
 from tests.hub import FakeHub, pull_request, trajectory, write_datasets
 
@@ -108,6 +111,10 @@ def test_none_of_a_list_passes_by_id_by_commit_by_text(data, tmp_path):
         "id", "base commit", "issue's text",
     }  # fmt: skip
     assert f"{name}: 30 of its 30 instances passed over, 7 repos shared" in run.stdout
+    left_out = read_left_out(made, Config(), Tally("report"))
+    page = huge_pr_page(left_out, 1000)
+    for instance_id, reason in passed_over.items():
+        assert instance_id in page and reason.partition(":")[2] in page
 
 
 def test_a_local_dataset_asks_the_hub_for_nothing_unless_told(data, tmp_path):
