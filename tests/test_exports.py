@@ -411,7 +411,8 @@ def test_the_card_says_how_the_run_was_checked(tmp_path):
     edit(tmp_path / "score/_duel.json", second_look=second_look, kept_again=again)
     report(tmp_path)
     text = card(tmp_path)
-    assert "8 turns were judged again by maker-d/second" in text and "81.0" in text
+    assert "73 to 90 points) 8 turns were judged again by maker-d/second" in text
+    assert "mean 81.0 at the first look, 76.5 after both" in text
     assert "maker-e/reader, who wrote neither reply, was shown" in text
     assert "named the challenger in 6 (15 %) and the king in 2 (5 %)" in text
     assert "final/ average 90.0" in text and "about 84.2" in text

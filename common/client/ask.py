@@ -163,14 +163,16 @@ class LLM:
                 )
                 return completion, attempts, cost
             except Fault as fault:
-                pause_s = max(wait_s(attempts - 1), fault.retry_after_s or 0.0)
-                budget_s -= fault.took_s + pause_s
+                # A refused call waits for its turn at the limiter, in front of the others.
+                pause_s = 0.0 if fault.refusal else wait_s(attempts - 1)
+                budget_s -= fault.took_s + max(pause_s, limiter.pause_left_s())
                 if budget_s < 0:
                     self._note_exhausted(fault, call, limiter)
                     self._raise_if_over(limiter)
                     detail = f"gave up after {attempts} tries: {fault}"
                     raise ItemFailed(f"provider: {fault.kind}", detail) from None
-                await self._sleep(pause_s)
+                if pause_s:
+                    await self._sleep(pause_s)
 
     async def _attempt(
         self,
@@ -185,7 +187,8 @@ class LLM:
         if self.budget.limit_usd:
             reserved = await self._reserve(call, messages, max_tokens)
         settled = 0.0
-        started = await limiter.enter(first=again)
+        ticket = await limiter.enter(first=again)
+        started = time.monotonic()
         price = asyncio.ensure_future(self.model(call))
         try:
             self._raise_if_over(limiter)
@@ -194,13 +197,13 @@ class LLM:
             # A reply whose price nobody tells counts as the worst case: the sum must hold.
             settled = reserved if cost is None else cost
             self.spending.add(completion.usage, cost)
-            limiter.succeeded()
+            limiter.succeeded(ticket)
             return completion, cost
         except Fault as fault:
             fault.took_s = time.monotonic() - started
             fault.detail = self._redacted(fault.detail)
             self.spending.calls[fault.kind] += 1
-            limiter.failed(fault, started)
+            limiter.failed(fault, ticket)
             # Before the place is given on, so that a bad key costs one call.
             await self._note_fault(fault, call, limiter)
             self._raise_if_over(limiter)
@@ -221,7 +224,7 @@ class LLM:
         if fault.category == "configuration":
             self.halt(EXIT_STOPPED, f"{where}: {fault}\n{_what_to_change(fault)}")
         elif fault.category == "item":
-            if not limiter.proven and await self._refuses_all(fault, call, limiter):
+            if not limiter.pace.proven and await self._refuses_all(fault, call, limiter):
                 self.halt(
                     EXIT_STOPPED,
                     f"{call.model} refuses every call alike: {fault}\n"
@@ -254,7 +257,7 @@ class LLM:
             await self._connection.complete(call, hello, call.max_tokens, limiter.alive)
         except Fault as again:
             return again.category == "item" and again.status == fault.status
-        limiter.proven = True
+        limiter.pace.prove()
         return False
 
     def _note_exhausted(self, fault: Fault, call: CallSettings, limiter: RateLimiter) -> None:
@@ -320,7 +323,7 @@ class LLM:
 
     def at_once(self) -> str:
         """Return the current pace of each model, for the progress bar."""
-        return "+".join(str(int(limiter.limit)) for limiter in self._limiters.values())
+        return "+".join(str(limiter.pace) for limiter in self._limiters.values())
 
     def usage_lines(self) -> list[str]:
         """Return calls by outcome, tokens and cost, for the tally."""

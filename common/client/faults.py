@@ -61,6 +61,7 @@ class Fault(Exception):
         self.retry_after_s = retry_after_s
         self.reached = reached
         self.took_s = 0.0
+        self.refusal = False  # the limiter says so: the provider wants fewer calls
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind

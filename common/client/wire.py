@@ -36,7 +36,8 @@ class Connection:
     """
 
     def __init__(self, base_url: str, api_key: str):
-        limits = httpx2.Limits(max_connections=None, keepalive_expiry=20)
+        # 0: as many as are asked for. None would be aiohttp's own hundred for all models together.
+        limits = httpx2.Limits(max_connections=0, keepalive_expiry=20)
         self._client = openai.AsyncOpenAI(
             base_url=base_url,
             api_key=api_key or "none",

@@ -197,9 +197,9 @@ def deciding_text(second: dict | None) -> str:
         "second_score",
         band=span(second.get("band"), 0),
         turns=count(second["turns"], "turn"),
-        models=", ".join(map(shown, second.get("models") or [])),
-        first=number(second.get("mean_first")),
-        confirmed=number(second.get("mean_confirmed")),
+        models=", ".join(map(shown, second["models"])),
+        first=number(second["mean_first"]),
+        confirmed=number(second["mean_confirmed"]),
     )
 
 

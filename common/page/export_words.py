@@ -52,7 +52,7 @@ def split_words(export: Export) -> str:
 
 
 def prompt_lengths(export: Export) -> dict[str, str]:
-    """Return median, p90 and most of the prompts' tokens, and how many of them are guesses."""
+    """Return median, 90th percentile and most of the prompts' tokens, and how many are guesses."""
     lengths = sorted(row.prompt_tokens for row in export.all_rows)
     last = len(lengths) - 1
     guesses = sum(row.tokens_from == "guess" for row in export.all_rows)
@@ -61,7 +61,7 @@ def prompt_lengths(export: Export) -> dict[str, str]:
     )
     return {
         "median": f"{lengths[round(0.5 * last)]:,}",
-        "p90": f"{lengths[round(0.9 * last)]:,}",
+        "ninetieth": f"{lengths[round(0.9 * last)]:,}",
         "most": f"{lengths[last]:,}",
         "guessed": guessed if guesses else "",
     }

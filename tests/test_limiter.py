@@ -1,0 +1,148 @@
+"""The pace of a model against limits that it must find out, in simulated time."""
+
+from __future__ import annotations
+
+import heapq
+import math
+import random
+from collections.abc import Callable
+
+import pytest
+
+from common.client.pace import Pace
+
+TRIP_S = 0.003  # there and back
+
+
+def bucket(rates: list[tuple[float, float]], burst: float):
+    """Return a limit: so many calls a second from each time on, and a burst."""
+    tokens = burst
+    filled_at = 0.0
+
+    def takes(now: float, in_flight: int) -> bool:
+        nonlocal tokens, filled_at
+        rate = [rate for start, rate in rates if now >= start][-1]
+        tokens = min(burst, tokens + (now - filled_at) * rate)
+        filled_at = now
+        if tokens < 1:
+            return False
+        tokens -= 1
+        return True
+
+    return takes
+
+
+def connections(counts: list[tuple[float, int]]):
+    """Return a limit: so many calls at once from each time on."""
+
+    def takes(now: float, in_flight: int) -> bool:
+        return in_flight < [count for start, count in counts if now >= start][-1]
+
+    return takes
+
+
+def both(first, second):
+    """Return a limit made of two."""
+    return lambda now, in_flight: second(now, in_flight) and first(now, in_flight)
+
+
+def simulate(
+    takes: Callable, calls: int, took_s: float, *, clearly: bool = True, width: int = 32
+) -> tuple[float, int, int]:
+    """Return (seconds, refusals, most calls in flight at the server) of a whole run."""
+    chance = random.Random(0)
+    pace = Pace(width)
+    events: list[tuple] = [(0.0, 0, "try", None)]
+    now = 0.0
+    number = 0
+    waiting = calls
+    flying = 0  # as the client counts
+    running = 0  # as the server counts
+    most = 0
+    done = 0
+    refusals = 0
+
+    def later(delay_s: float, what: str, ticket=None) -> None:
+        nonlocal number
+        number += 1
+        heapq.heappush(events, (now + delay_s, number, what, ticket))
+
+    while done < calls:
+        now, _, what, ticket = heapq.heappop(events)
+        if what == "arrive" and takes(now, running):
+            running += 1
+            most = max(most, running)
+            later(took_s, "finish", ticket)
+        elif what == "arrive":
+            later(TRIP_S / 2, "refused", ticket)
+        elif what == "finish":
+            running -= 1
+            later(TRIP_S / 2, "whole", ticket)
+        elif what == "whole":
+            flying -= 1
+            done += 1
+            pace.succeeded(now, ticket)
+        elif what == "refused":
+            flying -= 1
+            waiting += 1
+            refusals += 1
+            pace.refused(now, ticket, clearly=clearly)
+        while waiting and flying < width:
+            delay_s = pace.delay_s(now, flying)
+            if delay_s > 0:
+                if delay_s < math.inf:
+                    later(delay_s + chance.random() / 1000, "try")  # a timer is never exact
+                break
+            waiting -= 1
+            flying += 1
+            later(TRIP_S / 2, "arrive", pace.sent(now, flying))
+    return now, refusals, most
+
+
+@pytest.mark.parametrize(
+    "takes, calls, took_s, clearly, ideal_s",
+    [
+        (bucket([(0, 10)], 5), 300, 0.005, True, 29.5),
+        (bucket([(0, 10)], 5), 300, 0.005, False, 29.5),
+        (bucket([(0, 10)], 5), 300, 0.3, True, 29.8),
+        (bucket([(0, 1)], 10), 100, 0.005, True, 90),
+        (connections([(0, 4)]), 240, 0.5, True, 30),
+        (bucket([(0, 10), (15, 20)], 5), 300, 0.005, True, 22.25),
+        (bucket([(0, 10), (15, 5)], 5), 300, 0.005, True, 44),
+        (bucket([(0, 1), (50, 2)], 10), 120, 0.005, True, 80),
+        (connections([(0, 4), (15, 8)]), 300, 0.5, True, 26.25),
+        (connections([(0, 8), (15, 4)]), 300, 0.5, True, 22.5),
+        (both(bucket([(0, 10)], 5), connections([(0, 4)])), 300, 0.3, True, 29.8),
+    ],
+)
+def test_an_unknown_limit_is_met_closely_and_with_few_refusals(
+    takes, calls, took_s, clearly, ideal_s
+):
+    seconds, refusals, _ = simulate(takes, calls, took_s, clearly=clearly)
+    assert seconds < 1.15 * ideal_s
+    assert refusals < 0.1 * calls
+
+
+def test_without_a_limit_as_many_calls_fly_as_the_user_allows():
+    seconds, refusals, most = simulate(lambda now, in_flight: True, 4000, 1.0, width=400)
+    assert most == 400 and refusals == 0
+    assert seconds < 1.7 * 4000 / 400
+
+
+def test_refusals_that_have_another_cause_do_not_slow_a_model_for_good():
+    chance = random.Random(1)
+    seconds, _, _ = simulate(lambda now, in_flight: chance.random() > 0.2, 20_000, 0.2)
+    assert seconds < 5 * 20_000 * 0.2 / 32
+
+
+def test_a_dead_server_is_asked_ever_more_rarely():
+    pace = Pace(32)
+    now = 0.0
+    sent = 0
+    while now < 600:
+        now += pace.delay_s(now, 0)
+        ticket = pace.sent(now, 1)
+        sent += 1
+        now += TRIP_S
+        pace.refused(now, ticket, clearly=False)
+    assert sent < 40
