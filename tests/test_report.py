@@ -515,6 +515,21 @@ def test_labels_are_read_and_a_mistyped_file_is_told(tmp_path):
     assert "labels.csv, line 6" in stopped and len(stopped.splitlines()) <= 2
 
 
+def test_costs_are_of_all_tries_and_no_tokens_are_said_where_none_were_told(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 2)
+    tries = {"prompt_tokens": 5000, "completion_tokens": 70}
+    for stem in stems:
+        meta = get(tmp_path / f"answer_0/{stem}.json")["meta"]
+        meta["king"] |= {"usage": {}, "usage_all_tries": {}, "cost_usd": None}
+        meta["challenger"] |= {"usage_all_tries": tries, "cost_usd": 0.5}
+        meta["retired"] = [{"challenger": "an older one", "usage_all_tries": tries, "cost_usd": 1}]
+        edit(tmp_path / f"answer_0/{stem}.json", meta=meta)
+    report(tmp_path)
+    took = section(tmp_path, "What it took")
+    assert "| king by maker-a/writer | 2 | – | – | not known |" in took
+    assert "| challenger by maker-a/writer | 4 | 20,000 | 280 | 3.00 USD |" in took
+
+
 def test_who_answered_for_a_judge_is_said(tmp_path):
     stems = make_run(tmp_path, [FINAL] * 3)
     for stem in stems:

@@ -113,7 +113,7 @@ def add_score(rows: Rows, place: int, score: dict, names: list[str], mode: int) 
 def bill_of(verdict: dict) -> dict[str, int]:
     """Return what one verdict cost, in whole numbers: nano-dollars, so that sums are exact."""
     cost_usd = verdict["cost_usd"]
-    usage = verdict["usage"] or {}
+    usage = verdict.get("usage_all_tries") or verdict["usage"] or {}
     return {
         "calls": 1,
         "readable": int(verdict["calls"] is not None),

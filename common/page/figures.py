@@ -167,7 +167,7 @@ def spent(metas: Iterable[dict]) -> Spent:
     """Add up what a list of objects with `usage` and `cost_usd` tells, of all tries."""
     total = Spent()
     for meta in metas:
-        usage = meta.get("usage_of_all_tries") or meta.get("usage")
+        usage = meta.get("usage_all_tries") or meta.get("usage")
         if isinstance(usage, dict):
             total.tokens_in += _whole(usage.get("prompt_tokens"))
             total.tokens_out += _whole(usage.get("completion_tokens"))

@@ -66,8 +66,9 @@ def next_steps(facts: Facts) -> str:
         steps.append(say("next_read", turns=", ".join(row.link for row in disputed)))
     if facts.scored and (not facts.labels or facts.labels.labels < ENOUGH_LABELS):
         steps.append(say("next_label"))
-    if facts.buckets["final"] and not facts.duel.get("second_look"):
-        steps.append(say("next_confirm"))
+    look = facts.duel.get("second_look") or {}
+    if facts.buckets["final"] and not (look.get("turns") or look.get("read")):
+        steps.append(say("next_confirm_run" if facts.config.confirm.models else "next_confirm"))
     if facts.export and facts.export.all_rows:
         if stated_licence()["license"] == "unknown":
             steps.append(say("next_licence"))
