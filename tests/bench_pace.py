@@ -70,7 +70,7 @@ class Connections:
 
 
 class SlidingWindow:
-    """So many calls in any period of so many seconds. The pace was not tuned to this shape."""
+    """So many calls in any period of so many seconds."""
 
     def __init__(self, calls: int, period_s: float):
         self.calls = calls
@@ -89,6 +89,37 @@ class SlidingWindow:
         if start:
             return calls / self.calls * self.period_s
         return (math.ceil(calls / self.calls) - 1) * self.period_s + latency_s
+
+
+class FixedWindow:
+    """So many calls in each period by the clock, such as each five seconds."""
+
+    def __init__(self, calls: int, period_s: float):
+        self.calls = calls
+        self.period_s = period_s
+        self.period = -1
+        self.taken = 0
+
+    def takes(self, now: float, in_flight: int) -> bool:
+        period = int(now // self.period_s)
+        if period != self.period:
+            self.period = period
+            self.taken = 0
+        self.taken += 1
+        return self.taken <= self.calls
+
+    ideal_s = SlidingWindow.ideal_s
+
+
+class RateAndConnections(Bucket):
+    """A rate and a number of calls at once."""
+
+    def __init__(self, rate: float, burst: float, count: int):
+        super().__init__([(0, rate)], burst)
+        self.count = count
+
+    def takes(self, now: float, in_flight: int) -> bool:
+        return in_flight < self.count and super().takes(now, in_flight)
 
 
 def spend(rates: Steps, calls: float, start: float) -> float:
@@ -120,7 +151,9 @@ CELLS = {
     "rate-halved": Cell(lambda: Bucket([(0, 10), (15, 5)], 5), 300),
     "connections-doubled": Cell(lambda: Connections([(0, 4), (15, 8)]), 300, 0.5),
     "connections-halved": Cell(lambda: Connections([(0, 8), (15, 4)]), 300, 0.5),
-    "untuned-sliding": Cell(lambda: SlidingWindow(30, 3.0), 300),
+    "fixed-window": Cell(lambda: FixedWindow(50, 5.0), 300),
+    "sliding-window": Cell(lambda: SlidingWindow(30, 3.0), 300),
+    "rate-and-connections": Cell(lambda: RateAndConnections(10, 5, 4), 300, 0.3),
     "free-400": Cell(lambda: Connections([(0, 400)]), 2400, 1.0, concurrency=400),
 }
 

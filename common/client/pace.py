@@ -127,6 +127,9 @@ class Rate:
         self._marks: deque[tuple[float, int]] = deque(maxlen=64)  # at refusals: when, taken so far
         self._recent: deque[float] = deque(maxlen=256)  # when calls were sent
         self._in_a_row = 0  # rounds of refusals
+        self._last_refusal = 0.0
+        self._first_after = 0.0  # when the first call after it was sent
+        self._idle_s = 0.0  # of pauses, the half: the limit may have let calls through by then
         self._futile = 0
         self._before_futile = 0.0
 
@@ -138,6 +141,8 @@ class Rate:
             self._calm += 1
             self.next_at = max(self.next_at, now + _FIRST_DISTANCE_S * 0.5 ** (self._calm // 64))
             return
+        if self._first_after < self._last_refusal:
+            self._first_after = now
         if now - self.next_at < 0.02:  # the rate is what this call has waited for
             self._calm += 1
             self.per_s *= 1 + self._rise(now)
@@ -156,6 +161,8 @@ class Rate:
 
     def succeeded(self) -> None:
         """Note that a call sent after the last refusal was taken."""
+        if self._in_a_row > 1:
+            self._idle_s += (self._first_after - self._last_refusal) / 2
         self._in_a_row = 0
 
     def not_taken(self) -> None:
@@ -165,6 +172,7 @@ class Rate:
     def refused(self, now: float, in_a_row: int, retry_after_s: float) -> bool:
         """Slow down; return False when refusals turn out to have another cause."""
         self._in_a_row += 1
+        self._last_refusal = now
         if self.per_s == math.inf:
             self._start(now, in_a_row)
         elif self._in_a_row == 1 and not self._measure(now):
@@ -191,7 +199,7 @@ class Rate:
         self._searching = True
         self._futile = 0
         self._marks.clear()
-        self._marks.append((now, self._taken))
+        self._marks.append((now, self._idle_s, self._taken))
         self._calm = 0
 
     def _measure(self, now: float) -> bool:
@@ -208,22 +216,23 @@ class Rate:
             return False
         rate = self._measured(now) or self.per_s
         if early:
-            at, taken = self._marks[-1]
+            at, _, taken = self._marks[-1]
             lately = (self._taken - taken + 0.5) / max(now - at, 0.001)
             rate = max(min(rate, lately), 0.3 * self.per_s)
-        # Far above what was measured since: a limit was raised, look for more soon.
         soon = not early and self.per_s > 1.5 * rate
-        self._calm = _CALM * 6 // 10 if soon else 0
+        if soon:  # refused only far above what was measured: the limit lies between, or was raised
+            rate = min(2 * rate, math.sqrt(rate * self.per_s))
+        self._calm = _CALM // 2 if soon else 0
         self.per_s = max(_LEAST_RATE, min(self.per_s, rate))
         self._searching = False
-        self._marks.append((now, self._taken))
+        self._marks.append((now, self._idle_s, self._taken))
         return True
 
     def _measured(self, now: float) -> float | None:
         """Return calls a second since the nearest refusal with enough calls after it."""
-        for at, taken in reversed(self._marks):
+        for at, idle_s, taken in reversed(self._marks):
             if self._taken - taken >= _ENOUGH:
-                return (self._taken - taken) / max(now - at, 0.001)
+                return (self._taken - taken) / max(now - at - (self._idle_s - idle_s), 0.001)
         return None
 
 
