@@ -272,12 +272,18 @@ def in_shard(stem: str, shard: tuple[int, int] | None) -> bool:
     return shard is None or crc32(stem.encode("utf-8", "surrogateescape")) % shard[1] == shard[0]
 
 
+def chat_digest(messages: list[dict]) -> str:
+    """Return a digest of a chat: every role and content."""
+    parts = []
+    for message in messages:
+        parts += [message["role"], message["content"]]
+    return digest(*parts)
+
+
 def text_digests(answer: dict) -> dict[str, str]:
     """Return a digest of the chat and of each reply, as score files keep them in `sha`."""
-    parts = []
-    for message in answer["messages"]:
-        parts += [message["role"], message["content"]]
-    return {"chat": digest(*parts), **{side: digest(answer[side] or "") for side in SIDES}}
+    sides = {side: digest(answer[side] or "") for side in SIDES}
+    return {"chat": chat_digest(answer["messages"]), **sides}
 
 
 # ----------------------------------------------------------------------------------------- scores

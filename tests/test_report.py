@@ -696,6 +696,16 @@ def test_check_counts_the_points_again(checked_run):
     check_finds(checked_run, "points that do not follow from the verdicts", "54 of 60")
 
 
+def test_check_names_a_prompt_that_is_gone_or_has_another_chat(checked_run):
+    prompts = sorted((checked_run / "prompt").glob("prompts_*.json"))
+    rows = get(prompts[0])
+    put(prompts[0], rows[:-1])
+    check_finds(checked_run, "prompt gone or changed since its king", "prompt/ has no such prompt")
+    rows[0]["messages"][-1]["content"] += " now"
+    put(prompts[0], rows)
+    check_finds(checked_run, "prompt gone or changed since its king", "another chat now")
+
+
 def test_check_takes_identical_replies_and_scores_of_older_versions(checked_run):
     path = checked_run / f"answer_0/{STEM}.json"
     answer = edit(path, challenger=get(path)["king"])
