@@ -29,7 +29,8 @@ from pathlib import Path
 
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.client.ask import LLM, ItemFailed, run_turns
-from common.client.costs import dry_run, prompt_chars
+from common.client.costs import prompt_chars
+from common.client.estimate import dry_run, own_replies
 from common.config import Config, load_config, load_environment
 from common.files import BadFile, UserError, digest, lock_folders, quarantine, write_json
 from common.replies.leaks import AUDIT_VERSION, find_leaks
@@ -175,7 +176,7 @@ async def fill(path: Path, llm: LLM, config: Config) -> None:
         "rejected": dict(rejected),
     }
     audit(answer, record)
-    await asyncio.to_thread(write_json, path, answer)
+    await llm.save(path, answer)
 
 
 async def fill_control(path: Path, llm: LLM, config: Config) -> None:
@@ -191,7 +192,7 @@ async def fill_control(path: Path, llm: LLM, config: Config) -> None:
     }
     answer["meta"] = meta
     audit(answer, record_of(answer))
-    await asyncio.to_thread(write_json, CONTROL / path.name, answer)
+    await llm.save(CONTROL / path.name, answer)
 
 
 def audit(answer: dict, record: dict) -> None:
@@ -317,7 +318,7 @@ def planned(pending: list[Path], config: Config, control: bool) -> Iterator[tupl
 def main() -> int:
     flags = _flags()
     config = load_config()
-    environment = load_environment()
+    environment = load_environment(config, [config.generator()])
     tally = Tally("ch.py")
     folders = answer_folders()
     if not folders:
@@ -331,10 +332,12 @@ def main() -> int:
             pending = find_control(files, flags.control, not flags.dry_run, tally)
         else:
             pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
+        failed = tally.last_failed(held[0], flags.shard)
+        pending.sort(key=lambda path: path.stem in failed)  # others first
         pending = pending[: flags.limit]
         if flags.dry_run:
-            dry_run(environment, planned(pending, config, bool(flags.control)))
-            return 0
+            calls = planned(pending, config, bool(flags.control))
+            return dry_run(environment, calls, tally.skipped, own_replies("challenger"))
 
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
         ask = fill_control if flags.control else fill

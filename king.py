@@ -18,14 +18,14 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
     exit_on_signals()
 
-import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import Progress, Tally, parser, run
 from common.client.ask import LLM, run_turns
-from common.client.costs import dry_run, prompt_chars
+from common.client.costs import prompt_chars
+from common.client.estimate import dry_run, own_replies
 from common.config import load_config, load_environment
 from common.files import (
     BadFile,
@@ -56,7 +56,7 @@ PLAN_KEYS = ("dataset", "revision", "seed", "count")  # what names a sample
 def main() -> int:
     flags = parser(__doc__, calls=True).parse_args()
     config = load_config()
-    environment = load_environment()
+    environment = load_environment(config, [config.generator()])
     tally = Tally("king.py")
     shard = flags.shard or (0, 1)
     folder = Path(f"answer_{shard[0]}")
@@ -71,12 +71,14 @@ def main() -> int:
         check_same_plan(folder)
         answered = answered_stems(tally)
         pending = find_pending(answered, shard, config.generate.max_record_chars, tally)
+        failed = tally.last_failed(folder)
+        pending.sort(key=lambda turn: turn.stem in failed)  # others first
         pending = pending[: flags.limit]
         call = config.generator()
         if flags.dry_run:
             chats = (prompt_chars(prompt["messages"]) for _, prompt in load_prompts(pending))
-            dry_run(environment, ((call, chars, 1) for chars in chats))
-            return 0
+            planned = ((call, chars, 1) for chars in chats)
+            return dry_run(environment, planned, tally.skipped, own_replies("king"))
 
         note_plan(folder)
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
@@ -84,7 +86,7 @@ def main() -> int:
         async def answer(turn: tuple[str, dict]) -> None:
             stem, prompt = turn
             reply = await llm.ask(call, prompt["messages"], format_problem)
-            await asyncio.to_thread(write_json, folder / f"{stem}.json", new_answer(prompt, reply))
+            await llm.save(folder / f"{stem}.json", new_answer(prompt, reply))
             answered[stem] = bool(bash_blocks(reply.text))
 
         code = run_turns(

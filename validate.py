@@ -38,7 +38,8 @@ import numpy as np
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
-from common.client.costs import dry_run, prompt_chars
+from common.client.costs import prompt_chars
+from common.client.estimate import dry_run, own_verdicts
 from common.config import CallSettings, Config, load_config, load_environment
 from common.duel.marks import marked_prompt
 from common.duel.outlook import outlook
@@ -198,6 +199,8 @@ def survey(
                 tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
         progress.update()
     progress.close()
+    failed = tally.last_failed(SCORE, flags.shard)
+    todo.sort(key=lambda stem: stem in failed)  # others first
     return judged, todo[: flags.limit]
 
 
@@ -268,7 +271,7 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, config: Config, question
         }
     )
     async with turn.saving:
-        await asyncio.to_thread(write_json, turn.path, score_record(turn, panel))
+        await llm.save(turn.path, score_record(turn, panel))
 
 
 def prompt_of(turn: Turn, config: Config, question: Question) -> list[dict]:
@@ -450,9 +453,9 @@ def main() -> int:
     flags = _flags()
     config = load_config()
     check_settings(config, flags)
-    environment = load_environment()
-    mode = environment.duel_mode
     panel = Panel(config, fixed_prompt())
+    environment = load_environment(config, panel.confirm if flags.confirm else panel.judges)
+    mode = environment.duel_mode
     tally = Tally("validate.py")
     answers = answer_files(flags.shard)
     if not answers and not flags.shard:
@@ -464,10 +467,11 @@ def main() -> int:
     with lock:
         judged, todo = survey(answers, panel, mode, flags, tally)
         if flags.dry_run:
-            dry_run(environment, planned(todo, answers, panel, config, mode, flags))
+            calls = planned(todo, answers, panel, config, mode, flags)
+            code = dry_run(environment, calls, tally.skipped, own_verdicts())
             for line in outlook(todo, answers, panel, mode, flags.confirm):
                 print(f"  {line}")
-            return EXIT_DONE
+            return code
 
         # Step 1: ask for the verdicts that are missing.
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)

@@ -52,7 +52,8 @@ def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
 def whole_number(text: str) -> int:
     """Read a flag's value of 1 or more."""
     if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
-        raise argparse.ArgumentTypeError(f"expected a whole number from 1, found {text[:40]!r}")
+        wanted = "expected a whole number from 1, of at most 18 digits"
+        raise argparse.ArgumentTypeError(f"{wanted}, found {text[:40]!r}")
     return int(text)
 
 
@@ -113,7 +114,7 @@ def disk_words(error: OSError) -> str:
 
 
 def _told(words: str, code: int) -> int:
-    print(f"{Path(sys.argv[0]).name}: {printable(words)}", file=sys.stderr)
+    print(printable(f"{Path(sys.argv[0]).name}: {words}"), file=sys.stderr)
     return code
 
 
@@ -148,10 +149,11 @@ class Progress:
 
     def say(self, words: str) -> None:
         """Print a line that does not break the bar."""
+        words = printable(words)
         if self._bar is not None:
-            self._bar.write(printable(words), file=sys.stderr)
+            self._bar.write(words, file=sys.stderr)
         else:
-            print(printable(words), file=sys.stderr, flush=True)
+            print(words, file=sys.stderr, flush=True)
 
     def close(self) -> None:
         """End the bar."""
@@ -180,32 +182,43 @@ class Tally:
         self.skipped: Counter = Counter()
         self.failed: list[dict] = []
         self.left = 0  # items that a run which was stopped did not get to
+        self.stopped = False  # by something that the user has to change first
+        self._lasting = 0
         self._started = time.monotonic()
 
-    def fail(self, item: str, kind: str, detail: str = "") -> None:
+    def fail(self, item: str, kind: str, detail: str = "", lasting: bool = False, **more) -> None:
         """Count a failed item.
 
-        `kind` groups failures in the tally; `detail` is the whole reason, for _failed.jsonl.
+        `kind` groups failures in the tally; `detail` is the whole reason, for _failed.jsonl, as is
+        what stands in `more`. `lasting`: the same line again would fail alike.
         """
-        row = {"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind}
+        row = {"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind, **more}
         self.failed.append(row)
+        self._lasting += lasting
 
     def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
         """Replace this stage's rows in the folder's list of failed items; no row, no list.
 
         Shards that share a folder keep a list each; a run of the whole removes those.
         """
-        name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
-        path = Path(folder, name)
+        path = _failed_path(folder, shard)
         rows = [row for row in _read_failed(path) if row.get("stage") != self.stage]
         rows += self.failed
-        if rows:
-            write_jsonl(path, rows)
-        else:
-            path.unlink(missing_ok=True)
-        if shard is None:
-            for other in Path(folder).glob("_failed_*_of_*.jsonl"):
-                other.unlink()
+        try:
+            if rows:
+                write_jsonl(path, rows)
+            else:
+                path.unlink(missing_ok=True)
+            if shard is None:
+                for other in Path(folder).glob("_failed_*_of_*.jsonl"):
+                    other.unlink()
+        except OSError as error:  # the tally is still to be told
+            print(f"{path} could not be written: {error.strerror}", file=sys.stderr)
+
+    def last_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> set[str]:
+        """Return the items that this stage's last run in the folder failed at."""
+        rows = _read_failed(_failed_path(folder, shard))
+        return {str(row.get("item")) for row in rows if row.get("stage") == self.stage}
 
     def show(self, *lines: str, next_command: str = "") -> int:
         """Print the tally, then `lines`, then the next command; return the exit code, 0 or 1."""
@@ -217,22 +230,37 @@ class Tally:
         )
         for reason, count in self.skipped.most_common():
             if count:
-                print(f"  skipped {count:>6}  {reason}")
+                print(printable(f"  skipped {count:>6}  {reason}"))
         for kind, count in Counter(row["kind"] for row in self.failed).most_common():
             example = next(row for row in self.failed if row["kind"] == kind)
-            said = f"{kind} (such as {example['item']}: {example['reason'][:160]})"
-            print(f"  failed  {count:>6}  {printable(said)}")
+            reason = example["reason"][:160]
+            words = f"  failed  {count:>6}  {kind} (such as {example['item']}: {reason})"
+            print(printable(words).replace("\n", " "))
         for line in lines:
-            print(f"  {printable(line)}")
-        if self.failed or self.left:
+            print(printable(f"  {line}"))
+        lasting = bool(self.failed) and self._lasting == len(self.failed)
+        if self.stopped:
+            print("  next    change what is said above, then the same line again")
+        elif lasting and not self.left:
+            print("  note    the failed ones would fail alike again: _failed.jsonl says why")
+            print(f"  next    {next_command or 'the next stage goes on with the others'}")
+        elif self.failed or self.left:
             print("  next    the same line again: it asks only for what is missing")
         elif next_command:
             print(f"  next    {next_command}")
         return EXIT_SOME_FAILED if self.failed else EXIT_DONE
 
 
+def _failed_path(folder: Path | str, shard: tuple[int, int] | None) -> Path:
+    name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
+    return Path(folder, name)
+
+
 def _read_failed(path: Path) -> list[dict]:
-    try:
-        return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (FileNotFoundError, ValueError):
+    if not path.is_file():
         return []
+    try:
+        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+    except (OSError, ValueError, RecursionError):
+        return []
+    return [row for row in rows if isinstance(row, dict)]

@@ -9,7 +9,9 @@ from __future__ import annotations
 import difflib
 import os
 import sys
+from collections.abc import Iterable
 from dataclasses import dataclass, field
+from io import StringIO
 from pathlib import Path
 from typing import Annotated
 from urllib.parse import urlsplit
@@ -75,9 +77,27 @@ class _Section(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
+ProviderName = Annotated[
+    str, Field(description='the NAME of a [provider.NAME] section, "" for CHUTES_BASE_URL in .env')
+]
+
+
+class Provider(_Section):
+    """A provider beside the one of .env."""
+
+    base_url: str = Field(min_length=1, description='an address such as "http://127.0.0.1:8000/v1"')
+    key_env: str = Field(
+        "",
+        pattern=r"^([A-Z_][A-Z0-9_]*)?$",
+        description="the NAME of the variable in .env that holds the key, never the key itself; "
+        '"" for a server that needs none',
+    )
+
+
 class _Call(_Section):
     """How a model is called: shared by [generate], [judge] and [judge.override."maker/model"]."""
 
+    provider: ProviderName = ""
     temperature: float = _within(1.0, 0, 2)
     top_p: float = _within(0.95, 0.01, 1)
     # Kimi-K2.6 at 4,096 spends all on reasoning; its maker says >= 16,000.
@@ -145,6 +165,7 @@ def _low_to_high(band: list[float]) -> list[float]:
 class Confirm(_Section):
     """The second look: who is asked about which first scores."""
 
+    provider: ProviderName = ""  # "": as [judge] has it
     models: Annotated[
         list[ModelId],
         AfterValidator(_none_twice),
@@ -174,6 +195,7 @@ class Config(_Section):
     judge: Judge = Judge()
     confirm: Confirm = Confirm()
     duel: Duel = Duel()
+    provider: dict[str, Provider] = {}
 
     def generator(self) -> CallSettings:
         """Return how king and challenger are asked for."""
@@ -186,6 +208,15 @@ class Config(_Section):
         if override is not None:
             values |= override.model_dump(exclude_unset=True)
         return CallSettings(model=model, **values)
+
+    def confirm_call(self, model: str) -> CallSettings:
+        """Return how a judge of the second look is asked: as a judge, perhaps elsewhere."""
+        call = self.judge_call(model)
+        override = self.judge.override.get(model)
+        own = override is not None and "provider" in override.model_fields_set
+        if not self.confirm.provider or own:
+            return call
+        return call.model_copy(update={"provider": self.confirm.provider})
 
 
 # --------------------------------------------------------------------------------------- chain.toml
@@ -200,8 +231,10 @@ def load_config() -> Config:
     if path is None:
         return Config()
     try:
-        document = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+        document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
+    except UnicodeDecodeError:
+        raise UserError(f"{path}: not valid TOML: it is not UTF-8. Save it as UTF-8.") from None
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path}: not valid TOML: {error}.") from None
     return check_config(document, path)
 
@@ -212,11 +245,19 @@ def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
         config = Config.model_validate(document)
     except ValidationError as error:
         raise UserError(f"{path}: {_explain(error.errors()[0]['loc'], document)}") from None
-    calls = {"generate": config.generator()}
+    for name, provider in config.provider.items():
+        _check_address(provider.base_url, f"{path}: [provider.{name}] base_url", "key_env")
+    calls = [("generate", config.generator())]
     for model in config.judge.models:
         section = f'judge.override."{model}"' if model in config.judge.override else "judge"
-        calls[section] = config.judge_call(model)
-    for section, call in calls.items():
+        calls.append((section, config.judge_call(model)))
+    calls += [("confirm", config.confirm_call(model)) for model in config.confirm.models]
+    for section, call in calls:
+        if call.provider and call.provider not in config.provider:
+            raise UserError(
+                f"{path}: [{section}] provider = {call.provider!r}: there is no section "
+                f"[provider.{call.provider}] with its base_url and key_env."
+            )
         if call.max_tokens > call.max_tokens_cap:
             raise UserError(
                 f"{path}: [{section}] max_tokens = {call.max_tokens}: expected at most "
@@ -227,21 +268,30 @@ def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
 
 def _explain(place: tuple, document: dict) -> str:
     """Say what is wrong at a place of chain.toml, such as ("judge", "temperature")."""
-    depth = 3 if place[:2] == ("judge", "override") else 1
+    depth = 1
+    if place[:2] == ("judge", "override"):
+        depth = 3
+    elif place[0] == "provider":
+        depth = 2
     names = [name if name.isidentifier() else f'"{name}"' for name in place[:depth]]
     section = ".".join(names)
     value = document
     for name in place[: depth + 1]:
-        value = value[name]
+        value = value.get(name) if isinstance(value, dict) else value
     if place[0] not in Config.model_fields:
         return f"there is no section [{section}]; {_hint(section, Config)}"
     if len(place) <= depth:
         return f"{section} = {value!r}: expected a section, written [{section}]."
-    known = _Call if depth == 3 else Config.model_fields[place[0]].annotation
+    known = {2: Provider, 3: _Call}.get(depth) or Config.model_fields[place[0]].annotation
     key = place[depth]
     if key not in known.model_fields:
         return f"[{section}] has no key {key!r}; {_hint(key, known)}"
-    return f"[{section}] {key} = {value!r}: expected {known.model_fields[key].description}."
+    wanted = known.model_fields[key].description
+    if value is None:
+        return f"[{section}] {key} is missing: expected {wanted}."
+    if key == "key_env":  # it may be the key itself
+        return f"[{section}] {key}: expected {wanted}."
+    return f"[{section}] {key} = {value!r}: expected {wanted}."
 
 
 def _hint(name: str, section: type[_Section]) -> str:
@@ -254,60 +304,119 @@ def _hint(name: str, section: type[_Section]) -> str:
 
 
 @dataclass(frozen=True)
-class Environment:
-    """What .env and the environment say. The key's value appears in no repr."""
+class Endpoint:
+    """Where a provider is and what it is asked with. The key's value appears in no repr."""
 
     base_url: str
     api_key: str = field(repr=False)
+    url_place: str = "CHUTES_BASE_URL in .env"  # where the user changes it
+    key_place: str = "CHUTES_API_KEY in .env"
+
+
+@dataclass(frozen=True)
+class Environment:
+    """What .env and the environment say: the providers by name ("" is .env's own), the mode."""
+
+    providers: dict[str, Endpoint]
     duel_mode: int
 
 
-def load_environment() -> Environment:
-    """Return provider and mode from the environment, then the nearest .env. Raises UserError.
+_DEFAULTS = Config()
 
-    A key is demanded only for the default provider: local servers mostly need none.
+
+def load_environment(
+    config: Config = _DEFAULTS, calls: Iterable[CallSettings] = (_DEFAULTS.generate,)
+) -> Environment:
+    """Return the mode, and the providers that `calls` go to. Raises UserError.
+
+    The environment goes over the nearest .env. A key is demanded only where it is known to be
+    needed: local servers mostly need none.
     """
     values = environment_values()
+    providers = {}
+    for call in calls:
+        if call.provider:
+            providers[call.provider] = _endpoint(call.provider, config, values)
+        else:
+            providers[""] = _own_endpoint(values)
+    mode = (values.get("DUEL_MODE") or "2").strip()
+    if mode not in ("1", "2"):
+        raise UserError(
+            f"DUEL_MODE = {mode[:40]!r}: expected 2 (challenger against king) "
+            "or 1 (against the reference)."
+        )
+    return Environment(providers, int(mode))
+
+
+def _own_endpoint(values: dict[str, str | None]) -> Endpoint:
+    """Return the provider of .env."""
     base_url = (values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL).strip().rstrip("/")
-    _check_address(base_url)
-    api_key = (values.get("CHUTES_API_KEY") or "").strip()
+    _check_address(base_url, "CHUTES_BASE_URL", "CHUTES_API_KEY")
+    api_key = _key(values, "CHUTES_API_KEY")
     if not api_key and base_url == DEFAULT_BASE_URL:
         raise UserError(
             "CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
             "or set CHUTES_BASE_URL to a server that needs no key."
         )
-    if not api_key.isascii() or not api_key.isprintable():
-        raise UserError("CHUTES_API_KEY holds characters that no key has. Copy it into .env again.")
-    mode = (values.get("DUEL_MODE") or "2").strip()
-    if mode not in ("1", "2"):
+    return Endpoint(base_url, api_key)
+
+
+def _endpoint(name: str, config: Config, values: dict[str, str | None]) -> Endpoint:
+    """Return the provider of a [provider.NAME] section."""
+    section = config.provider[name]
+    api_key = _key(values, section.key_env) if section.key_env else ""
+    if section.key_env and not api_key:
         raise UserError(
-            f"DUEL_MODE = {mode!r}: expected 2 (challenger against king) "
-            "or 1 (against the reference)."
+            f"{section.key_env} is not set: [provider.{name}] key_env in chain.toml names it.\n"
+            "Write it into .env here."
         )
-    return Environment(base_url, api_key, int(mode))
+    return Endpoint(
+        base_url=section.base_url.strip().rstrip("/"),
+        api_key=api_key,
+        url_place=f"[provider.{name}] base_url in chain.toml",
+        key_place=f"{section.key_env or 'the key'} in .env ([provider.{name}] key_env names it)",
+    )
 
 
-def _check_address(base_url: str) -> None:
+def _key(values: dict[str, str | None], name: str) -> str:
+    api_key = (values.get(name) or "").strip()
+    if not api_key.isascii() or not api_key.isprintable():
+        raise UserError(f"{name} holds characters that no key has. Copy it into .env again.")
+    return api_key
+
+
+def _check_address(base_url: str, place: str, key_place: str) -> None:
+    """Raise UserError where this is no address, or one with a user or a password."""
     try:
         address = urlsplit(base_url)
-        place = address.netloc
-    except ValueError:
-        place = ""
-    if not place or address.scheme not in ("http", "https"):
+        host = address.hostname
+        host = host if address.port != 0 else ""
+    except ValueError:  # such as a port above 65535
+        host = ""
+    if not host or address.scheme not in ("http", "https"):
         raise UserError(
-            f"CHUTES_BASE_URL = {base_url!r}: expected an address such as {DEFAULT_BASE_URL}."
+            f"{place} = {base_url[:200]!r}: expected an address such as {DEFAULT_BASE_URL}."
         )
-    if "@" in place:
+    if "@" in address.netloc:
         raise UserError(
-            "CHUTES_BASE_URL holds a user or a password. "
-            "Put the key into CHUTES_API_KEY, the address without it here."
+            f"{place} holds a user or a password. "
+            f"Put the key into {key_place}, the address without it here."
         )
 
 
 def environment_values() -> dict[str, str | None]:
-    """Return the environment over the nearest .env."""
+    """Return the environment over the nearest .env. Raises UserError."""
     path = _find(".env")
-    return {**(dotenv_values(path) if path else {}), **os.environ}
+    values = {}
+    if path:
+        try:
+            text = path.read_text(encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            text = "\0"
+        if "\0" in text:
+            raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
+        values = dotenv_values(stream=StringIO(text))
+    return {**values, **os.environ}
 
 
 def _find(name: str) -> Path | None:

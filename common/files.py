@@ -12,6 +12,7 @@ import json
 import os
 import re
 import socket
+import stat
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -24,12 +25,15 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 class UserError(Exception):
     """A configuration or input error, told in one or two plain lines; exit code 2."""
 
+    def __str__(self) -> str:
+        return printable(super().__str__())
+
 
 class BadFile(Exception):
     """A file that is there but torn or not ours: `path` and, in plain words, `why`."""
 
     def __init__(self, path: Path | str, why: str):
-        super().__init__(f"{path}: {why}")
+        super().__init__(printable(f"{path}: {why}"))
         self.path = Path(path)
         self.why = why
 
@@ -123,11 +127,11 @@ def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
     Raises FileNotFoundError when there is none, BadFile when it is torn or lacks a key.
     """
     try:
+        if not stat.S_ISREG(os.stat(path).st_mode):  # to read a pipe would wait for ever
+            raise BadFile(path, "a folder or a pipe where a file was expected")
         value = json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:
         raise BadFile(path, f"not a whole JSON document ({error})") from None
-    except IsADirectoryError:
-        raise BadFile(path, "a folder where a file was expected") from None
     if keys and not isinstance(value, dict):
         raise BadFile(path, f"expected one JSON object, found a {type(value).__name__}")
     for key in keys:
@@ -139,11 +143,11 @@ def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
 def turn_files(folder: Path | str) -> list[Path]:
     """Return the per-turn `*.json` of a folder in natural order (2 before 10).
 
-    Names with a leading `_` or `.` are no turns.
+    Names with a leading `_` or `.` are no turns, nor are folders and pipes.
     """
     try:
         with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries]
+            names = [entry.name for entry in entries if entry.is_file()]
     except FileNotFoundError:
         return []
     names = [name for name in names if name.endswith(".json") and name[0] not in "._"]

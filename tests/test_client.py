@@ -490,6 +490,7 @@ def test_a_full_disk_is_a_clear_stop_and_tears_nothing(tmp_path):
     prompts = json.loads((tmp_path / "prompt/prompts_5_1.json").read_text())
     prompts[2]["messages"][1]["content"] += "x" * 50_000
     (tmp_path / "prompt/prompts_5_1.json").write_text(json.dumps(prompts))
+    write_settings(tmp_path, generate={**QUICK, "outage_s": 1.0})  # half of it is waited
 
     def small_disk():
         # A limit on the size of a file is the nearest to a full disk that every machine has.
@@ -507,7 +508,9 @@ def test_a_full_disk_is_a_clear_stop_and_tears_nothing(tmp_path):
             timeout=60,
         )
         assert result.returncode == 2 and "Traceback" not in result.stderr
-        assert "File too large" in result.stderr and all(king == REPLY for king in kings(tmp_path))
+        assert "File too large: no new calls, trying again" in result.stderr
+        assert "lost    1 paid replies" in result.stdout
+        assert all(king == REPLY for king in kings(tmp_path))
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     assert len(answers(tmp_path)) == 5
 

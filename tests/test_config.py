@@ -90,10 +90,10 @@ def empty_environment(tmp_path, monkeypatch):
 def test_dot_env_is_read_from_here_and_the_environment_goes_over_it(empty_environment, monkeypatch):
     Path(".env").write_text("CHUTES_API_KEY=cpk_from_file\nDUEL_MODE=1\n")
     environment = load_environment()
-    assert (environment.api_key, environment.duel_mode) == ("cpk_from_file", 1)
-    assert environment.base_url == "https://llm.chutes.ai/v1" and "cpk_from_file" not in repr(
-        environment
-    )
+    assert (environment.providers[""].api_key, environment.duel_mode) == ("cpk_from_file", 1)
+    assert environment.providers[
+        ""
+    ].base_url == "https://llm.chutes.ai/v1" and "cpk_from_file" not in repr(environment)
     monkeypatch.setenv("DUEL_MODE", "2")
     assert load_environment().duel_mode == 2
 

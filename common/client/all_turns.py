@@ -5,7 +5,9 @@ from __future__ import annotations
 import asyncio
 import signal
 import sys
+import traceback
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from contextvars import ContextVar
 
 from common.cli import (
     EXIT_DONE,
@@ -17,10 +19,14 @@ from common.cli import (
     disk_words,
 )
 from common.client.faults import Halted, ItemFailed
-from common.files import BadFile, UserError
+from common.files import BadFile, UserError, printable
 from common.signals import ENDING
 
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
+_ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
+
+# In each item the last reply that came, so that an item that breaks does not lose it.
+LAST_REPLY: ContextVar[list] = ContextVar("LAST_REPLY")
 
 
 def run_turns(
@@ -52,7 +58,8 @@ def run_turns(
         return EXIT_DONE
     tally.left = max(0, progress.total - progress.done)
     code, words = llm.halted
-    print(f"\n{tally.stage}: {words}", file=sys.stderr)
+    tally.stopped = code == EXIT_STOPPED
+    print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
     return code
 
 
@@ -65,6 +72,7 @@ class _Run:
         self.progress = progress
         self.tally = tally
         self.workers: list[asyncio.Future] = []
+        self.errors_alike: list[str] = []
 
     async def drive(self, width: int) -> None:
         """Let `width` workers run until the turns are through or the run is halted."""
@@ -93,6 +101,7 @@ class _Run:
         """End the run; asked twice, do not wait for the calls in flight."""
         if self.llm.halted and self.llm.halted[0] == EXIT_INTERRUPTED:
             self.cancel()
+            self.llm.hurry()
         self.llm.halt(EXIT_INTERRUPTED, INTERRUPTED)
 
     def cancel(self) -> None:
@@ -105,15 +114,43 @@ class _Run:
             for turn in self.turns:
                 if self.llm.halted:
                     return
+                last_reply = []
+                LAST_REPLY.set(last_reply)
                 try:
                     await self.work(turn)
                     self.tally.done += 1
+                    self.errors_alike.clear()
                 except ItemFailed as failure:
-                    self.tally.fail(self.name(turn), failure.kind, failure.detail)
-                self.progress.update(failed=len(self.tally.failed), at_once=self.llm.at_once())
+                    fault = {"kind": failure.kind, "detail": failure.detail}
+                    self.tally.fail(self.name(turn), **fault, lasting=failure.lasting)
+                except (Halted, UserError, BadFile, OSError):
+                    raise
+                except Exception as error:
+                    self.note_error(turn, error, last_reply)
+                notes = {"failed": len(self.tally.failed), "at_once": self.llm.at_once()}
+                if self.llm.spent():
+                    notes["spent"] = self.llm.spent()
+                self.progress.update(**notes)
         except Halted:
             return
         except (UserError, BadFile) as stop:
             self.llm.halt(EXIT_STOPPED, str(stop))
         except OSError as error:
             self.llm.halt(EXIT_STOPPED, disk_words(error))
+
+    def note_error(self, turn, error: Exception, last_reply: list) -> None:
+        """Fail an item by an error of this program; keep the traceback and the paid reply."""
+        place = traceback.extract_tb(error.__traceback__)[-1]
+        kind = f"error of this program: {type(error).__name__} in {place.name}"
+        self.tally.fail(
+            self.name(turn),
+            kind,
+            f"{type(error).__name__}: {error}",
+            traceback=self.llm.masked("".join(traceback.format_exception(error))),
+            replies=[{"text": reply.text, **reply.meta()} for reply in last_reply],
+        )
+        self.errors_alike.append(kind)
+        if self.errors_alike[-_ALIKE:] == [kind] * _ALIKE:
+            words = f"{_ALIKE} turns in a row failed alike: {kind}: {error}"
+            where = "_failed.jsonl holds the tracebacks and the replies that were paid for."
+            self.llm.halt(EXIT_STOPPED, f"{self.llm.masked(words)[:400]}\n{where}")

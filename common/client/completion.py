@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 
-from common.client.faults import Fault, provider_words, sort_error_body
+from common.client.faults import Fault, parse_json, provider_words, sort_error_body
+from common.files import printable
+
+_NAME_CHARS = 200  # of what a server calls its model or a call
+_MOST_TOKENS = 10**9
 
 
 @dataclass
@@ -28,7 +31,9 @@ def read_completion(body: bytes) -> Completion:
         if body.lstrip()[:1] in (b"{", b"<", b"["):
             return read_body(body)
         return read_stream(body)
-    except (AttributeError, TypeError, KeyError, IndexError) as error:
+    except Fault:
+        raise
+    except Exception as error:  # whatever a server sends is a fault of this call alone
         detail = f"{error!r} in {provider_words(body)}"
         raise Fault("transient", "malformed reply", detail) from None
 
@@ -39,20 +44,23 @@ def read_body(body: bytes) -> Completion:
     Raises Fault for an error body, HTML, or a torn document.
     """
     try:
-        answer = json.loads(body)
+        answer = parse_json(body)
     except ValueError:
         words = provider_words(body)
-        raise Fault("transient", "not an API reply (HTML or torn)", words) from None
+        if body.lstrip()[:1] == b"<":
+            kind = "a page of HTML instead of a reply"
+            raise Fault("transient", kind, words, meaning="address") from None
+        raise Fault("transient", "not an API reply (torn)", words) from None
     if not isinstance(answer, dict) or not answer.get("choices"):
         nothing = Fault("transient", "no choices in the reply", provider_words(body))
         raise sort_error_body(answer, body) or nothing
     choice = answer["choices"][0]
     completion = Completion(
         content=_text((choice.get("message") or {}).get("content")),
-        finish_reason=choice.get("finish_reason") or "",
+        finish_reason=_name(choice.get("finish_reason")),
         usage=_usage(answer.get("usage")),
-        model=answer.get("model") or "",
-        invocation_id=answer.get("id") or "",
+        model=_name(answer.get("model")),
+        invocation_id=_name(answer.get("id")),
     )
     return _check_whole(completion)
 
@@ -82,13 +90,14 @@ def read_stream(body: bytes) -> Completion:
             if choice.get("index") in (0, None):  # another index is another reply
                 delta = choice.get("delta") or choice.get("message") or {}
                 pieces.append(_text(delta.get("content")))
-                completion.finish_reason = choice.get("finish_reason") or completion.finish_reason
+                finish_reason = _name(choice.get("finish_reason"))
+                completion.finish_reason = finish_reason or completion.finish_reason
         else:
             fault = sort_error_body(event, line)
             if fault:
                 raise fault
-        completion.model = event.get("model") or completion.model
-        completion.invocation_id = event.get("id") or completion.invocation_id
+        completion.model = _name(event.get("model")) or completion.model
+        completion.invocation_id = _name(event.get("id")) or completion.invocation_id
         completion.usage = _usage(event.get("usage")) or completion.usage
     if not any_choice:
         raise Fault("transient", "no choices in the reply", provider_words(body))
@@ -98,9 +107,14 @@ def read_stream(body: bytes) -> Completion:
 
 def _read_event(line: bytes) -> dict:
     try:
-        return json.loads(line)
+        return parse_json(line)
     except ValueError:
         raise Fault("transient", "torn stream", provider_words(line)) from None
+
+
+def _name(given: object) -> str:
+    """Return a short text of the server's, such as a model's name."""
+    return printable(given[:_NAME_CHARS]) if isinstance(given, str) else ""
 
 
 def _text(content: object) -> str:
@@ -124,19 +138,22 @@ def _check_whole(completion: Completion) -> Completion:
 
 
 def _usage(given: object) -> dict:
-    """Return the token counts of a reply, whatever their names; {} when nothing is told."""
-    if not isinstance(given, dict):
+    """Return the token counts of a reply, whatever their names; {} when they are not told."""
+    prompt = _count(given, "prompt_tokens")
+    completion = _count(given, "completion_tokens")
+    if prompt is None or completion is None:
         return {}
     reasoning = _count(given.get("completion_tokens_details"), "reasoning_tokens")
+    cached = _count(given.get("prompt_tokens_details"), "cached_tokens") or 0
     return {
-        "prompt_tokens": _count(given, "prompt_tokens"),
-        "completion_tokens": _count(given, "completion_tokens"),
-        "reasoning_tokens": reasoning or _count(given, "reasoning_tokens"),
-        "cached_tokens": _count(given.get("prompt_tokens_details"), "cached_tokens"),
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "reasoning_tokens": reasoning or _count(given, "reasoning_tokens") or 0,
+        "cached_tokens": min(cached, prompt),
     }
 
 
-def _count(table: object, name: str) -> int:
-    """Return a count of tokens; 0 for an odd figure, which must never cost the reply."""
+def _count(table: object, name: str) -> int | None:
+    """Return a count of tokens; None for an odd figure, which must never cost the reply."""
     value = table.get(name) if isinstance(table, dict) else None
-    return value if type(value) is int and value > 0 else 0
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None

@@ -6,7 +6,7 @@ import asyncio
 import math
 import random
 import time
-from collections import Counter, deque
+from collections import deque
 
 from common.client.faults import Fault, ItemFailed
 from common.client.pace import Pace, Ticket
@@ -25,8 +25,6 @@ class RateLimiter:
         self.last_life = time.monotonic()  # when words of a reply last arrived
         self.ever_reached = False  # anything has answered
         self.faults_in_a_row = 0
-        self.exhausted_in_a_row = 0
-        self.refusals: Counter = Counter()  # before the first success, by what was said
         self.gone = ""  # why nothing more is asked of this model, once it is out
         self._waiting: deque[asyncio.Future] = deque()
         self._timer: asyncio.TimerHandle | None = None
@@ -65,7 +63,6 @@ class RateLimiter:
         """Note a whole reply."""
         self.alive()
         self.faults_in_a_row = 0
-        self.exhausted_in_a_row = 0
         self.pace.succeeded(time.monotonic(), ticket)
 
     def failed(self, fault: Fault, ticket: Ticket) -> None:

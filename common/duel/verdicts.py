@@ -116,7 +116,7 @@ class Panel:
         self.cheapest_first = list(self.judges)
         self.stop_early = config.judge.stop_early
         self.full_share = config.judge.full_share
-        self.confirm = [config.judge_call(model) for model in config.confirm.models]
+        self.confirm = [config.confirm_call(model) for model in config.confirm.models]
         self.band = config.confirm.band
         others = [call for call in self.confirm if call.model != config.generate.model]
         self.reader = others[0] if others and config.confirm.peek else None
