@@ -32,7 +32,7 @@ from common.client.ask import LLM, ItemFailed, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
 from common.config import Config, load_config, load_environment
-from common.files import BadFile, UserError, digest, lock_folders, quarantine, write_json
+from common.files import BadFile, UserError, digest, lock_folders, printable, quarantine, write_json
 from common.replies.leaks import AUDIT_VERSION, find_leaks
 from common.replies.protocol import protocol_problem
 from common.turns import (
@@ -248,7 +248,7 @@ def find_pending(
                 if write:
                     write_json(path, answer)
         except BadFile as bad:
-            where = f": set aside as {quarantine(path).name}" if write else ""
+            where = f": set aside as {printable(quarantine(path).name)}" if write else ""
             print(f"{bad}{where}; king.py asks for it again")
             tally.fail(stem, "torn answer file: run king.py again", str(bad))
             continue
@@ -295,7 +295,7 @@ def has_control(stem: str, answer: dict, write: bool) -> bool:
     except FileNotFoundError:
         return False
     except BadFile as bad:
-        where = f": set aside as {quarantine(path).name}" if write else ""
+        where = f": set aside as {printable(quarantine(path).name)}" if write else ""
         print(f"{bad}{where}; asked for again")
         return False
     same = all(control[key] == answer[key] for key in ("messages", "king"))

@@ -32,6 +32,7 @@ from common.files import (
     UserError,
     is_safe_name,
     lock_folders,
+    printable,
     quarantine,
     turn_files,
     write_json,
@@ -146,7 +147,7 @@ def answered_stems(tally: Tally) -> dict[str, bool]:
             try:
                 king = read_answer(path)["king"]
             except BadFile as bad:
-                print(f"{bad}: set aside as {quarantine(path).name}, asked for again")
+                print(f"{bad}: set aside as {printable(quarantine(path).name)}, asked for again")
                 tally.skipped["torn files set aside"] += 1
                 continue
             answered[path.stem] = bool(bash_blocks(king))

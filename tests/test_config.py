@@ -9,7 +9,7 @@ import pytest
 
 from common.config import DEFAULT_OVERRIDES, Config, check_config, load_config, load_environment
 from common.files import UserError
-from runner import REPO
+from runner import REPO, stage
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -112,3 +112,40 @@ def test_a_wrong_environment_is_named(empty_environment, monkeypatch, name, valu
     monkeypatch.setenv(name, value)
     with pytest.raises(UserError, match=words):
         load_environment()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
+def test_a_dot_env_that_is_not_utf_8_is_named(empty_environment, encoding):
+    Path(".env").write_bytes("# clé\nCHUTES_API_KEY=cpk_x\n".encode(encoding))
+    with pytest.raises(UserError, match=".env: not UTF-8"):
+        load_environment()
+
+
+def test_byte_order_marks_are_passed_over(empty_environment):
+    Path(".env").write_bytes(b"\xef\xbb\xbfCHUTES_API_KEY=cpk_x\n")
+    Path("chain.toml").write_bytes(b"\xef\xbb\xbf[judge]\ntemperature = 0.3\n")
+    assert load_environment().providers[""].api_key == "cpk_x"
+    assert load_config().judge.temperature == 0.3
+
+
+@pytest.mark.parametrize("text", ["a = " + "[" * 50_000, "a = " + "9" * 6000, "a = '\x1b[31m'"])
+def test_an_odd_chain_toml_is_told_in_a_line(empty_environment, text):
+    Path("chain.toml").write_text(text)
+    with pytest.raises(UserError) as stop:
+        load_config()
+    assert "\x1b" not in str(stop.value) and len(str(stop.value)) < 300
+
+
+@pytest.mark.parametrize(
+    "address", ["http://h:99999/v1", "http://h:x/v1", "http://[::1/v1", "http:///v1"]
+)
+def test_an_address_with_a_bad_port_or_host_is_named(empty_environment, monkeypatch, address):
+    monkeypatch.setenv("CHUTES_BASE_URL", address)
+    with pytest.raises(UserError, match="expected an address"):
+        load_environment()
+
+
+def test_a_limit_of_many_digits_is_told_in_a_line(tmp_path):
+    result = stage("king.py", "--limit", "9" * 23, cwd=tmp_path)
+    assert result.returncode == 2 and "of at most 18 digits" in result.stderr
+    assert "Traceback" not in result.stderr

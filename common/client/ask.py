@@ -47,6 +47,7 @@ _SAME_REFUSALS = 2
 _PAGES_OF_HTML = 3
 # Faults of one item, each after others had passed since the one before: the item is at fault.
 _FAULTS_OF_AN_ITEM = 6
+_TRIES_BEFORE_PROBE = 4
 _HELLO = [{"role": "user", "content": "Hello"}]
 _PROBE_TOKENS = 16
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
@@ -233,6 +234,11 @@ class LLM:
                 )
                 return completion, attempts, cost
             except Fault as fault:
+                silent_s = time.monotonic() - route.limiter.last_life
+                if attempts >= _TRIES_BEFORE_PROBE and silent_s > call.outage_s:
+                    what = f"nothing good for {silent_s:.0f} s"
+                    await self._judge_outage(fault, call, route, what)
+                    self._raise_if_over(route.limiter)
                 if own_faults.is_at_fault(route, fault, call.outage_s):
                     detail = f"failed {attempts} times while others pass: {fault}"
                     raise ItemFailed(f"provider: {fault.kind}", detail) from None
@@ -393,14 +399,11 @@ class LLM:
             if reserved:
                 await self.budget.settle(reserved, settled)
         if fault is None or fault.category == "item":
-            if fault is None:
-                route.proven = True
-                route.limiter.pace.prove()
+            route.proven = route.proven or fault is None
             route.passed_at = time.monotonic()
             route.probed_at = route.passed_at
             route.exhausted_in_a_row = 0
-            route.limiter.alive()
-            route.limiter.faults_in_a_row = 0
+            route.limiter.probe_passed()
         return fault
 
     async def _note_exhausted(self, fault: Fault, call: CallSettings, route: Route) -> None:

@@ -65,6 +65,13 @@ class RateLimiter:
         self.faults_in_a_row = 0
         self.pace.succeeded(time.monotonic(), ticket)
 
+    def probe_passed(self) -> None:
+        """Note that a one-word chat passed: what was refused were the items."""
+        self.alive()
+        self.faults_in_a_row = 0
+        self.pace.forget_refusals()
+        self._let_out()
+
     def failed(self, fault: Fault, ticket: Ticket) -> None:
         """Note a fault: a refusal slows the model down."""
         self.ever_reached = self.ever_reached or fault.reached

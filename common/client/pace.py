@@ -289,6 +289,13 @@ class Pace:
         self.proven = True
         self.window.open()
 
+    def forget_refusals(self) -> None:
+        """Drop what they have taught: a one-word chat has passed, so they had another cause."""
+        self.rate = Rate()
+        self._refused_in_a_row = 0
+        if not self.proven:
+            self.prove()
+
     def refused(
         self, now: float, ticket: Ticket, *, clearly: bool = True, retry_after_s: float = 0.0
     ) -> None:

@@ -16,7 +16,7 @@ from typing import NamedTuple
 from common.cli import Tally
 from common.config import CallSettings, Config
 from common.duel.reader import READER_RUBRIC, named_sides
-from common.files import BadFile, digest, quarantine
+from common.files import BadFile, digest, printable, quarantine
 from common.replies.flags import reply_flags
 from common.turns import (
     FINAL_MIN,
@@ -99,7 +99,7 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
     except FileNotFoundError:
         saved = None
     except BadFile as bad:
-        where = f"; moved to {quarantine(bad.path)}" if write else ""
+        where = printable(f"; moved to {quarantine(bad.path)}") if write else ""
         print(f"{bad}{where}; its verdicts are asked for again", file=sys.stderr)
         saved = None
     verdicts = list(saved["verdicts"]) if saved else []
