@@ -13,6 +13,10 @@ Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and t
         prompt/_plan.json                 what was drawn from where, what was left out, a summary
         commit/<instance_id>.json         the PR record
 
+Instances of public benchmarks are kept out: of those known (common/benchmarks.py) for a dataset of
+the Hub, else of those that --benchmarks names, Hub ids or parquet, json, jsonl and csv files. So
+are chats in which a look at git's history or at an installed copy has shown the fix already.
+
 Turns are drawn in windows. A window is one row group of one file; the row groups come in an order
 spread over the whole split. It gives one turn of each of its instances, up to a number, then the
 next window follows. When all row groups were drawn once, the next round begins. Only those byte
@@ -29,11 +33,9 @@ import os
 import random
 import re
 import sys
-import time
 from collections import Counter, deque
 from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass
-from operator import itemgetter
 from pathlib import Path
 
 from common import sample, sources
@@ -43,7 +45,8 @@ from common.exclusions import Rules, read_exclusions, read_licenses, why_left_ou
 from common.files import UserError, clean_text, digest, lock_folders, write_json
 from common.hub import Outage
 from common.parquet import ParquetFiles, open_dataset
-from common.turns import PROMPTS_PER_FILE
+from common.replies.history import may_peek, shows_fix
+from common.turns import SAMPLING_LISTS
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"
 PRS = "nebius/SWE-rebench-V2-PRs"
@@ -58,7 +61,6 @@ LEAST_WINDOWS = 10
 SPARE_ROWS = 4  # rows of an instance that are looked at, at most, before it is passed over
 MOST_ROUNDS = 50  # of a small dataset, rounds that one reading of a row group serves at most
 AT_ONCE = 4  # more gains little and nears the Hub's limit of 3,000 file requests in 5 minutes
-SAVE_EVERY_S = 1  # what a kill costs; it is drawn again just so
 
 
 # -------------------------------------------------------------------------- what a row has to offer
@@ -145,12 +147,22 @@ class Sampler:
         self.pool = pool
         self.chats = set()  # digests of the chats taken: as many as turns
         self.taken = Counter()  # turns by instance
+        self.left_out = set()  # what the plan's lists hold
         for turn in sample.planned_turns(plan):
             self.note(turn)
+        for kind in SAMPLING_LISTS:
+            self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in plan[kind]}
 
     def note(self, turn: dict) -> None:
         self.chats.add(turn["chat"])
         self.taken[turn["instance_id"]] += 1
+
+    def leave_out(self, kind: str, entry: dict) -> None:
+        """Put into one of the plan's lists what it does not hold yet."""
+        key = (kind, entry["instance_id"], entry["reason"])
+        if key not in self.left_out:
+            self.left_out.add(key)
+            self.plan[kind].append(entry)
 
     def draw(self, goal: int):
         """Yield the prompts of window after window until the plan holds `goal` turns, or all."""
@@ -246,8 +258,7 @@ class Sampler:
                     messages = chats[turn["row"]]
                     prompts.append(sample.make_prompt(window["file"], turn, draw.repo, messages))
         for kind, entry in left_out:
-            if entry not in self.plan[kind]:
-                self.plan[kind].append(entry)
+            self.leave_out(kind, entry)
         self.plan["offsets"].append(window)
         return prompts
 
@@ -261,7 +272,7 @@ class Sampler:
             for turn in shuffled(f"{self.args.seed}/{window['file']}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
-                problem = reply_problem(reply)
+                problem = reply_problem(reply) or self.shown_fix(window, draw, row, chat)
                 if problem:
                     pass_over(window, row, problem)
                     continue
@@ -273,6 +284,21 @@ class Sampler:
                         "chat": sha, "reply": digest(reply)[:16],
                     }  # fmt: skip
         return None
+
+    def shown_fix(self, window: dict, draw: Draw, row: int, chat: list[dict]) -> str | None:
+        """Return what is wrong with a chat that shows the fix, and name it in the plan.
+
+        The record is read for it only where a command might have looked at the fix.
+        """
+        if not may_peek(chat):
+            return None
+        words = shows_fix(chat, self.rules.records.read(draw.instance_id))
+        if words is None:
+            return None
+        reason = f"row {row} of {window['file']}: {words}"
+        entry = {"instance_id": draw.instance_id, "repo": draw.repo, "reason": reason}
+        self.leave_out("shows_fix", entry)
+        return "its chat shows the fix"
 
     def read_again(self, number: int, turns: list[dict]) -> list[dict]:
         """Return the prompts of turns of the plan's window `number`, read anew."""
@@ -294,49 +320,6 @@ def pass_over(window: dict, row: int, reason: str) -> None:
         window["passed_over"].append(entry)
 
 
-# ------------------------------------------------------------------------------------------ files
-
-
-def write_prompts(sampler: Sampler, goal: int, progress: Progress) -> None:
-    """Write prompts 0 to `goal`: first those that the plan holds, then those of new windows."""
-    turns = sample.planned_turns(sampler.plan)
-    first = 0  # number of the first prompt of the file at hand
-    prompts: list[dict] = []  # from there on
-    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
-        prompts = complete_file(sampler, turns, first, goal)
-        progress.update(len(prompts))
-    saved_at = time.monotonic()
-    try:
-        for drawn in sampler.draw(goal):
-            prompts += drawn
-            if sampler.taken and time.monotonic() - saved_at > SAVE_EVERY_S:
-                first, prompts = sample.save(sampler.plan, first, prompts, goal)
-                saved_at = time.monotonic()
-            progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
-    finally:  # also of a run that is interrupted here
-        if sampler.taken:
-            sample.save(sampler.plan, first, prompts, goal)
-
-
-def complete_file(sampler: Sampler, turns: list[dict], first: int, goal: int) -> list[dict]:
-    """Return the prompts of one file; read again and write those that it lacks up to `goal`."""
-    planned = turns[first : min(first + PROMPTS_PER_FILE, goal)]
-    prompts = sample.held_prompts(sampler.plan, turns, first)
-    missing = planned[len(prompts) :]
-    again = []
-    for number, turns_of_window in itertools.groupby(missing, key=itemgetter("window")):
-        again += sampler.read_again(number, list(turns_of_window))
-    if not all(map(sample.is_prompt_of, missing, again)):
-        raise UserError(
-            f"{sampler.files.flag} {sampler.files.name}: it no longer holds what {sample.PLAN} "
-            "was made from.\nPut its files back, or start in another folder."
-        )
-    if again:
-        prompts += again
-        write_json(sample.prompts_file(sampler.plan, first), prompts)
-    return prompts
-
-
 # ------------------------------------------------------------------------------------------- main
 
 
@@ -353,9 +336,7 @@ def read_flags():
     add("--per-instance", **number, help="turns of an instance, at most (1; more if all have one)")
     add("--windows", **number, help="draw from about N windows: more spread, more bytes to read")
     add("--exclude", metavar="FILE", help="instance ids and repos to leave out, one a line")
-    add(
-        "--benchmarks", metavar="LIST", help="lists whose instances are passed over: Hub ids, files"
-    )
+    add("--benchmarks", metavar="LIST", help="ids or files of benchmarks to keep out, or none")
     add("--license", metavar="LIST", help="keep only records under these: mit,apache-2.0,...")
     return flags.parse_args()
 
@@ -405,7 +386,7 @@ def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) ->
     records = sources.Records(prs, pool)
     rules = Rules(records, benchmarks, excluded, args.exclude, flags["--license"])
     progress = Progress(goal, "prompts", "prompt")
-    write_prompts(Sampler(files, plan, rules, args, pool), goal, progress)
+    sample.write_prompts(Sampler(files, plan, rules, args, pool), goal, progress)
     progress.close()
     turns = sample.planned_turns(plan)[:goal]
     if not turns:

@@ -39,11 +39,12 @@ from common.files import (
     turn_files,
 )
 from common.outputs import Outputs
-from common.page import details, overview, points
+from common.page import details, numbers, overview, points
 from common.page.card import CARD, card_flags, dataset_card
 from common.page.check import show_check
 from common.page.export_words import export_words, length_words, split_words
 from common.page.figures import NEXT_STEP, Facts, next_command, stale_reason, verdict_word
+from common.page.labels import Agreement, compare_labels, read_labels
 from common.page.left_out import huge_pr_page, read_left_out
 from common.page.rows import Row, read_row, turns_csv
 from common.page.turns_data import turns_data
@@ -63,9 +64,10 @@ from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
 
 REPORT_SECTIONS = (
-    overview.verdict, overview.numbers, overview.scores, points.points_to_look_at,
-    details.judges, details.metrics, details.groups, details.leak_audit, details.unfinished,
-    details.turns_to_read,
+    overview.verdict, overview.next_steps, points.points_to_look_at, overview.results,
+    numbers.numbers, numbers.second_look, numbers.control, numbers.labels,
+    details.judges, details.groups, details.leak_audit, details.unfinished,
+    details.turns_to_read, details.all_turns,
 )  # fmt: skip
 
 
@@ -171,7 +173,24 @@ def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) 
         row.license = left_out.licences.get(row.instance_id, "")
         # An answer may not name its repo, though its prompt does.
         row.repo = row.repo or left_out.repos.get(row.instance_id) or row.instance_id
-    return Facts(rows, left_out, duel, plan, config, limit)
+    return Facts(rows, left_out, duel, plan, config, limit, labels=read_agreement(rows))
+
+
+def read_agreement(rows: list[Row]) -> Agreement | None:
+    """Compare the panel with the labels in report/; None without any. Raises UserError."""
+    labels = read_labels("report")
+    if not labels:
+        return None
+    turns = {}
+    for row in rows:
+        if row.bucket:
+            turns[row.stem] = {
+                "sha": row.label_sha,
+                "bucket": row.bucket,
+                "score": row.score,
+                "by_judge": row.by_judge,
+            }
+    return compare_labels(labels, turns)
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:

@@ -302,6 +302,14 @@ def planned(
             yield question.call, prompt_chars(prompt), 1
 
 
+def turns_at_once(panel: Panel, flags) -> int:
+    """Return how many turns to work on, so that every judge has as many calls as it may have."""
+    judges = panel.confirm if flags.confirm else panel.judges
+    limits = [flags.concurrency or call.concurrency for call in judges]
+    one_by_one = panel.stop_early and not flags.confirm
+    return sum(limits) if one_by_one else max(limits)
+
+
 async def order_by_price(llm: LLM, panel: Panel) -> None:
     """Order the judges by the provider's price of a usual verdict, if all prices are known."""
     costs = {}
@@ -481,7 +489,7 @@ def main() -> int:
             todo,
             judge,
             name=str,
-            width=flags.concurrency or max(call.concurrency for call in panel.judges),
+            width=turns_at_once(panel, flags),
             progress=Progress(len(todo), "confirm" if flags.confirm else "validate"),
             tally=tally,
         )

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from common.files import UserError, digest
+from common.files import UserError, digest, printable
 from common.parquet import open_dataset
 
 DEFAULT = (
@@ -109,9 +109,11 @@ def read_benchmarks(flag: str | None, on_the_hub: bool, plan: dict | None) -> Be
             try:
                 benchmarks.add(name, *read_list(name, None))
             except Exception as error:  # whatever a list from outside holds
-                why = str(error).strip().partition("\n")[0][:200] or type(error).__name__
+                why = str(error).strip().partition("\n")[0] or type(error).__name__
+                why = why.removeprefix(f"--benchmarks {name}: ")[:200]
                 benchmarks.lists.append(new_entry(name, None, 0, why))
-                print(f"WARNING: overlap with {name} not checked: {why}", file=sys.stderr)
+                warning = f"WARNING: overlap with {name} not checked: {why}"
+                print(printable(warning), file=sys.stderr)
         return benchmarks
     if "benchmarks" not in plan:
         benchmarks.lists = [new_entry(name, None, 0, OLDER_VERSION) for name in names]

@@ -18,7 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
-_CONTROL = re.compile("[\x00-\x09\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069]")
+_CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
@@ -52,8 +52,8 @@ def clean_text(text: str) -> str:
 
 
 def printable(text: str) -> str:
-    """Replace what could steer a terminal; line ends stay."""
-    return _CONTROL.sub("?", text)
+    """Show control and direction marks as escapes: a terminal would obey them."""
+    return _CONTROL.sub(lambda mark: mark[0].encode("unicode_escape").decode(), text)
 
 
 def digest(*parts: str) -> str:

@@ -1,19 +1,27 @@
-"""The sample on disk: prompt/_plan.json and the files of prompts that it plans."""
+"""The sample on disk: prompt/_plan.json and the files of prompts that it plans.
+
+A sampler (prompt.py has it) draws the windows; here they are saved so that a kill loses little.
+"""
 
 from __future__ import annotations
 
+import itertools
 import json
 import sys
+import time
 from collections import Counter
+from operator import itemgetter
 from pathlib import Path
 
 from common import benchmarks
+from common.cli import Progress
 from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
 from common.parquet import ParquetFiles
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record
 
 PROMPT = Path("prompt")
 PLAN = PROMPT / "_plan.json"
+SAVE_EVERY_S = 1  # what a kill costs; it is drawn again just so
 PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary")
 YOUNGER_FLAGS = {"--license": []}  # what a plan that does not name them was made with
 
@@ -178,6 +186,55 @@ def save(plan: dict, first: int, prompts: list[dict], goal: int) -> tuple[int, l
     return first, prompts
 
 
+# ------------------------------------------------------------------------------------------ files
+
+
+def write_prompts(sampler, goal: int, progress: Progress) -> None:
+    """Write prompts 0 to `goal`: first those that the plan holds, then those of new windows."""
+    turns = planned_turns(sampler.plan)
+    first = 0  # number of the first prompt of the file at hand
+    prompts: list[dict] = []  # from there on
+    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
+        prompts = complete_file(sampler, turns, first, goal)
+        progress.update(len(prompts))
+    saved_at = time.monotonic()
+    unsaved = False
+    try:
+        for drawn in sampler.draw(goal):
+            prompts += drawn
+            unsaved = bool(sampler.taken)
+            if unsaved and time.monotonic() - saved_at > SAVE_EVERY_S:
+                first, prompts = save(sampler.plan, first, prompts, goal)
+                saved_at = time.monotonic()
+                unsaved = False
+            progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
+    finally:  # also of a run that is interrupted here
+        if unsaved:
+            save(sampler.plan, first, prompts, goal)
+
+
+def complete_file(sampler, turns: list[dict], first: int, goal: int) -> list[dict]:
+    """Return the prompts of one file; read again and write those that it lacks up to `goal`."""
+    planned = turns[first : min(first + PROMPTS_PER_FILE, goal)]
+    prompts = held_prompts(sampler.plan, turns, first)
+    missing = planned[len(prompts) :]
+    again = []
+    for number, turns_of_window in itertools.groupby(missing, key=itemgetter("window")):
+        again += sampler.read_again(number, list(turns_of_window))
+    if not all(map(is_prompt_of, missing, again)):
+        raise UserError(
+            f"{sampler.files.flag} {sampler.files.name}: it no longer holds what {PLAN} "
+            "was made from.\nPut its files back, or start in another folder."
+        )
+    if again:
+        prompts += again
+        write_json(prompts_file(sampler.plan, first), prompts)
+    return prompts
+
+
+# ---------------------------------------------------------------------------------------- summary
+
+
 def sampled_repos(turns: list[dict]) -> set[str]:
     """Return the repos of the records of these turns."""
     return {read_record(name)["repo"] for name in {turn["instance_id"] for turn in turns}}
@@ -225,11 +282,11 @@ def summary_lines(plan: dict) -> list[str]:
     ]
     for reason, count in seen["rows_passed_over"].items():
         lines.append(f"passed over {count} rows, {reason}")
-    for kind in SAMPLING_LISTS:
+    for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
             named = ", ".join(names[:5]) + (" ..." if names[5:] else "")
-            lines.append(f"left out {len(names)} instances, {kind.replace('_', ' ')}: {named}")
+            lines.append(f"left out {len(names)} {words}: {named}")
     lines += benchmarks.lines(plan)
     if plan["exhausted"]:
         found = f"{seen['prompts']} of {plan['count']} were found"

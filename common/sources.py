@@ -157,10 +157,9 @@ class Records:
         missing = set(wanted)
         try:
             for values in self._query(sorted(wanted)):
-                if values["instance_id"] in missing:
-                    write_record(self._record_of(values))
-                    missing.remove(values["instance_id"])
-                    yield values["instance_id"]
+                write_record(self._record_of(values))
+                missing.remove(values["instance_id"])
+                yield values["instance_id"]
         except duckdb.Error:  # text that is no UTF-8, a date out of range: read what it refuses
             pass
         for instance_id in sorted(missing):
@@ -171,17 +170,27 @@ class Records:
         if not wanted:
             return
         groups = sorted({self.places[instance_id][:2] for instance_id in wanted})
-        paths = self.pool.map(lambda group: str(self.prs.local_path(*group, PR_COLUMNS)), groups)
+        paths = dict(zip(groups, self.pool.map(self._local_path, groups)))
+        rows = {}  # DuckDB's threads give rows in any order: of an id the one that is wanted
+        for instance_id in wanted:
+            place = self.places[instance_id]
+            before = 0 if self.prs.hub else self.prs.first_row(place.file, place.group)
+            rows[instance_id] = (paths[place[:2]], before + place.row)
         select = ", ".join(f'"{column}" AS "{key}"' for key, column in RECORD_COLUMNS.items())
         query = (
-            f"SELECT {select} FROM read_parquet(?, union_by_name = true) "
+            f"SELECT {select}, filename, file_row_number FROM read_parquet(?, "
+            "union_by_name = true, filename = true, file_row_number = true) "
             "WHERE instance_id IN (SELECT unnest(?))"
         )
         with duckdb.connect() as database:
-            found = database.execute(query, [sorted(set(paths)), wanted])
-            keys = [column[0] for column in found.description]
+            found = database.execute(query, [sorted(set(paths.values())), wanted])
             while values := found.fetchone():
-                yield dict(zip(keys, values))
+                *values, path, row = values
+                if rows[values[0]] == (path, row):
+                    yield dict(zip(RECORD_COLUMNS, values))
+
+    def _local_path(self, group: tuple[str, int]) -> str:
+        return str(self.prs.local_path(*group, PR_COLUMNS))
 
     def _record_of(self, values: dict) -> dict:
         """Return a record of the dataset's values: clean texts, nothing null."""

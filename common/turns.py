@@ -122,10 +122,15 @@ def prompt_problem(prompt: object) -> str | None:
     return chat_problem(prompt["messages"])
 
 
-# Of prompt/_plan.json: the lists of instances that sampling passed over, by why.
-SAMPLING_LISTS = (
-    "excluded", "without_record", "refused", "in_benchmark", "other_license", "shows_fix",
-)  # fmt: skip
+# Of prompt/_plan.json: the lists of what sampling passed over, in words.
+SAMPLING_LISTS = {
+    "excluded": "excluded instances",
+    "without_record": "instances without a PR record",
+    "refused": "instances with an unsafe id",
+    "in_benchmark": "instances of a benchmark",
+    "other_license": "instances under another licence",
+    "shows_fix": "chats that show the fix",
+}
 
 
 def read_plan(folder: Path | str) -> dict | None:
@@ -267,12 +272,18 @@ def in_shard(stem: str, shard: tuple[int, int] | None) -> bool:
     return shard is None or crc32(stem.encode("utf-8", "surrogateescape")) % shard[1] == shard[0]
 
 
+def chat_digest(messages: list[dict]) -> str:
+    """Return a digest of a chat: every role and content."""
+    parts = []
+    for message in messages:
+        parts += [message["role"], message["content"]]
+    return digest(*parts)
+
+
 def text_digests(answer: dict) -> dict[str, str]:
     """Return a digest of the chat and of each reply, as score files keep them in `sha`."""
-    parts = []
-    for message in answer["messages"]:
-        parts += [message["role"], message["content"]]
-    return {"chat": digest(*parts), **{side: digest(answer[side] or "") for side in SIDES}}
+    sides = {side: digest(answer[side] or "") for side in SIDES}
+    return {"chat": chat_digest(answer["messages"]), **sides}
 
 
 # ----------------------------------------------------------------------------------------- scores
@@ -324,6 +335,11 @@ def score_problem(score: dict) -> str | None:
     told = score.get("score")
     if not is_number(told) or abs(told - 100 * points / most) > 1e-6:
         return f"score {told!r} is not 100 * points / max_points ({points}/{most})"
+    bounds = score.get("bounds")
+    if score["status"] == Status.STOPPED and not (
+        isinstance(bounds, list) and len(bounds) == 2 and all(map(is_number, bounds))
+    ):
+        return "key 'bounds': expected the lowest and the highest score that is still possible"
     for key in ("metrics", "by_judge"):
         table = score[key]
         if not isinstance(table, dict):

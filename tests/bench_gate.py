@@ -1,10 +1,10 @@
-"""How often the gate is wrong: duels between equals, a true win, and 10,000 malformed verdicts.
+"""How often the gate errs, what stopping early saves, what a second look finds; all simulated.
 
     python -m tests.bench_gate [--duels N]
 
-duels.py says how a duel is simulated; the power is listed for smaller and larger spreads too. The
-baseline is a plain gate: each turn judged once in fixed order, turns counted as independent,
-percentile bootstrap.
+panel.py says how judges are simulated. Every table has its baseline: a plain gate (each turn judged
+once in one order, turns counted as independent, percentile bootstrap), the readable turns alone,
+all six verdicts of every turn. "Stopped" is [judge] stop_early with full_share 0.25.
 """
 
 from __future__ import annotations
@@ -15,106 +15,304 @@ import time
 
 import numpy as np
 
-from tests.duels import malformed_verdicts, simulated_duel
-from validate import bootstrap_lcb, parse_verdict
+from common.config import check_config
+from common.duel.rows import final_mask, judge_figures, stopping_saves
+from common.duel.statistics import krippendorff_alpha
+from tests import panel
+from tests.malformed import malformed_verdicts
+from validate import gate, panels_of, parse_verdict
 
-DESIGNS = ((60, 1), (60, 10), (20, 20), (10, 10), (5, 10))  # instances, turns of each
-INSTANCE_EFFECT = 0.6  # against a turn effect of 0.8: a third of what varies between turns
-SPREADS = ((0.2, 0.0), (0.4, 0.0), (0.6, 0.0), (0.8, 0.0), (1.2, 0.0), (0.4, 0.3), (0.8, 0.6))
+DESIGNS = ((60, 1), (60, 10), (20, 20), (10, 10))  # instances, turns of each
+FULL_SHARE = 0.25
+BAND = (73, 90)
+LOST = 0.1  # of the turns
 ALPHA = 0.05
-WIN_MARGIN = 2.0
-PULL = 0.15
+EVERYONE = [0, 1, 2]
+SAME_PRICE = {name: {"calls": 1, "unpriced": 1} for name in "abc"}
 
 
 def main(argv: list[str] | None = None) -> None:
     flags = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    flags.add_argument("--duels", type=int, default=2000, help="simulated duels per cell")
-    flags.add_argument("--resamples", type=int, default=1000)
+    flags.add_argument("--duels", type=int, default=1000, help="simulated duels per cell")
+    flags.add_argument("--resamples", type=int, default=400)
     chosen = flags.parse_args(argv)
-    started = time.monotonic()
+    config = check_config({"duel": {"resamples": chosen.resamples, "alpha": ALPHA}})
     random = np.random.default_rng(20240901)
-    equals(random, chosen.duels, chosen.resamples)
-    true_wins(random, chosen.duels // 2, chosen.resamples)
+    started = time.monotonic()
+    judges(random)
+    equals(random, chosen.duels, config)
+    skewed(random, chosen.duels, config)
+    true_wins(random, chosen.duels // 2, config)
+    stopping(random)
+    second_looks(random)
+    speed(random)
     wrong = sum(parse_verdict(text) is not None for text in malformed_verdicts(10_000))
     print(f"\n10,000 malformed verdicts: {wrong} read as something.")
     print(f"({time.monotonic() - started:.0f} s in all)")
 
 
-def equals(random: np.random.Generator, duels: int, resamples: int) -> None:
-    """Print how often a challenger that is no better is accepted."""
-    noise = 100 * 1.96 * np.sqrt(ALPHA * (1 - ALPHA) / duels)
-    print(f"Equals accepted, % of {duels} duels (alpha {ALPHA:.0%}; the simulation's own error is")
-    print(f"+-{noise:.1f})")
-    print(
-        f"{'instances x turns':>18} {'effect':>7} {'turn sd':>8} {'bound > 0':>10} "
-        f"{'whole gate':>11} {'baseline':>9} {'baseline, 15 % pull':>20}"
-    )
-    for instances, turns in DESIGNS:
-        for effect in (0.0, INSTANCE_EFFECT):
-            bounds = 0
-            gates = 0
-            baseline = {0.0: 0, PULL: 0}
-            sd = 0.0
-            for seed in range(duels):
-                deltas, groups = simulated_duel(random, instances, turns, effect, 50.0)
-                bound, gate = accepted(deltas, groups, seed, resamples)
-                bounds += bound
-                gates += gate
-                sd += 100 * deltas.std() / duels
-                if seed % 4:  # a quarter is enough for the baseline
-                    continue
-                for pull in baseline:
-                    deltas, _ = simulated_duel(
-                        random, instances, turns, effect, 50.0, both_orders=False, pull=pull
-                    )
-                    baseline[pull] += 4 * baseline_accepted(deltas, random, 400)
-            share = 100 / duels
-            print(
-                f"{f'{instances} x {turns}':>18} {effect:>7} {sd:>8.1f} {share * bounds:>10.1f} "
-                f"{share * gates:>11.1f} {share * baseline[0.0]:>9.1f} "
-                f"{share * baseline[PULL]:>20.1f}",
-                flush=True,
-            )
+# ------------------------------------------------------------------------------------------ judges
 
 
-def true_wins(random: np.random.Generator, duels: int, resamples: int) -> None:
-    """Print how often a challenger that wins 53 % is accepted."""
-    print(f"\nA true 53 % over 60 x 10 accepted, % of {duels} duels")
-    print("(best possible: a z test at 5 % that knew the standard error)")
-    print(
-        f"{'turn sd':>18} {'effect':>7} {'se of mean':>11} {'whole gate':>11} {'best possible':>14}"
-    )
-    for turn_effect, effect in SPREADS:
-        won = 0
-        sd = 0.0
-        error = 0.0
-        for seed in range(duels):
-            deltas, groups = simulated_duel(random, 60, 10, effect, 53.0, turn_effect=turn_effect)
-            won += accepted(deltas, groups, seed, resamples)[1]
-            sd += 100 * deltas.std() / duels
-            _, _, se = bootstrap_lcb(deltas, groups, alpha=ALPHA, resamples=1, seed=0)
-            error += 100 * se / duels
-        best = 50 * (1 + math.erf((3 / error - 1.645) / math.sqrt(2)))
+def judges(random: np.random.Generator) -> None:
+    """Print what the simulated judges are like, over 4,000 turns."""
+    print("The judges: calls that are the same in both orders, Krippendorff's alpha, sd of scores")
+    print(f"{'':>8} {'same':>6} {'pooled':>7} {'by metric':>10} {'interval':>9} {'turn sd':>8}")
+    for name, kind in panel.KINDS.items():
+        turns = panel.make_turns(random, [10] * 400)
+        points = panel.judged(random, turns, kind)
+        habits, agreement = judge_figures(points, list("abc"))
+        same = np.mean([judge["position_consistency"] for judge in habits.values()])
+        sides = np.sign(points.sum(axis=2, dtype=int) - 2) + 1
+        pooled = krippendorff_alpha(sides.transpose(0, 2, 1).reshape(-1, 3))
         print(
-            f"{sd:>18.1f} {effect:>7} {error:>11.2f} {100 * won / duels:>11.1f} {best:>14.1f}",
+            f"{name:>8} {same:>6.2f} {pooled:>7.2f} {agreement['value']:>10.2f} "
+            f"{agreement['interval_alpha']:>9.2f} {panel.scores(points).std():>8.1f}",
             flush=True,
         )
 
 
-def accepted(
-    deltas: np.ndarray, groups: np.ndarray, seed: int, resamples: int
-) -> tuple[bool, bool]:
-    """Tell whether the lower bound is above 0, and whether the margin is reached as well."""
-    mean, lcb, _ = bootstrap_lcb(deltas, groups, alpha=ALPHA, resamples=resamples, seed=seed)
-    return lcb > 0, lcb > 0 and 200 * mean >= WIN_MARGIN
+# -------------------------------------------------------------------------------------------- gate
 
 
-def baseline_accepted(deltas: np.ndarray, random: np.random.Generator, resamples: int) -> bool:
-    """Tell whether a plain gate accepts: percentile bootstrap over turns, and the margin."""
-    means = deltas[random.integers(0, len(deltas), (resamples, len(deltas)))].mean(axis=1)
-    return bool(np.quantile(means, ALPHA) > 0 and 200 * deltas.mean() >= WIN_MARGIN)
+def verdict(points: np.ndarray, instances: np.ndarray, config) -> dict:
+    """Return the gate's verdict by the whole panel."""
+    return gate(panel.rows_of(points, instances), {"": EVERYONE}, config)[""]
+
+
+def full_rows(random: np.random.Generator, count: int) -> np.ndarray:
+    """Draw the turns that are judged in full: validate.py draws them by a hash of the stem."""
+    return random.random(count) < FULL_SHARE
+
+
+def lose_worst(random: np.random.Generator, points: np.ndarray, where: str) -> np.ndarray:
+    """Return the half-points with a verdict of LOST of the turns unread.
+
+    "worst turns": any verdict of those that score least; "worst verdicts": of any turns the one
+    that is worst for the challenger.
+    """
+    count = len(points)
+    lost = points.copy().reshape(count, -1, points.shape[3])
+    each = lost.sum(axis=2, dtype=int)
+    number = round(LOST * count)
+    if where == "worst turns":
+        turns = np.argsort(each.sum(axis=1) + 1e-3 * random.random(count))[:number]
+        places = random.integers(0, each.shape[1], number)
+    else:
+        turns = random.permutation(count)[:number]
+        places = (each[turns] + 1e-3 * random.random(each[turns].shape)).argmin(axis=1)
+    lost[turns, places] = -1
+    return lost.reshape(points.shape)
+
+
+def variants(random: np.random.Generator, turns: panel.Turns, points: np.ndarray) -> dict:
+    """Return (half-points, instances) of the same duel as the gate gets it in each situation."""
+    groups = turns.instances
+    full = full_rows(random, len(points))
+    worst_turns = lose_worst(random, points, "worst turns")
+    worst_verdicts = lose_worst(random, points, "worst verdicts")
+    complete = (worst_turns >= 0).all(axis=(1, 2, 3))
+    return {
+        "all": (points, groups),
+        "stopped": (points[full], groups[full]),
+        "lost": (worst_turns, groups),
+        "lost, stopped": (worst_turns[full], groups[full]),
+        "lost*": (worst_verdicts, groups),
+        "left out": (points[complete], groups[complete]),
+    }
+
+
+def plain_gate(random: np.random.Generator, points: np.ndarray, resamples: int) -> bool:
+    """Tell whether a plain gate accepts: one judge, challenger second, turns as if independent."""
+    scores = panel.scores(points[:, :1, 1:])
+    drawn = scores[random.integers(0, len(scores), (resamples, len(scores)))].mean(axis=1)
+    return bool(np.quantile(drawn, ALPHA) > 50 and 2 * (scores.mean() - 50) >= 2)
+
+
+def equals(random: np.random.Generator, duels: int, config) -> None:
+    """Print how often a challenger that is no better is accepted."""
+    noise = 100 * 1.96 * np.sqrt(ALPHA * (1 - ALPHA) / duels)
+    print(f"\nEquals accepted, % of {duels} duels (alpha {ALPHA:.0%}; own error +-{noise:.1f})")
+    print("lost: the worst tenth of the turns lose a verdict; lost*: any tenth the worst verdict;")
+    print("left out: such turns are left out, as they were once; plain: a plain gate")
+    names = ("all", "stopped", "lost", "lost, stopped", "lost*", "left out", "plain")
+    print(f"{'':>18}" + "".join(f"{name:>14}" for name in names))
+    for kind in ("typical", "noisy"):
+        for instances, size in DESIGNS:
+            accepted = dict.fromkeys(names, 0)
+            for _ in range(duels):
+                turns = panel.make_turns(random, [size] * instances)
+                points = panel.judged(random, turns, panel.KINDS[kind])
+                for name, (kept, groups) in variants(random, turns, points).items():
+                    accepted[name] += verdict(kept, groups, config)["accepted"] is True
+                accepted["plain"] += plain_gate(random, points, 200)
+            print_shares(f"{kind} {instances} x {size}", accepted, duels)
+
+
+def skewed(random: np.random.Generator, duels: int, config) -> None:
+    """Print what the bound does not hold against: rare large losses, unequal sizes."""
+    print(f"\nEquals by mean with rare large losses of instances, % of {duels} duels (no claim)")
+    base = panel.make_turns(np.random.default_rng(1), [1] * 60_000, 0.0, skewed=True)
+    wide = panel.TYPICAL
+    low, high = -0.5, 0.5
+    for _ in range(25):  # the lead at which such turns are even by their mean
+        middle = (low + high) / 2
+        moved = panel.Turns(base.instances, base.worth + middle * panel.WEIGHTS)
+        if panel.quality(moved, wide).mean() < 50:
+            low = middle
+        else:
+            high = middle
+    zipf = [max(1, round(120 / rank)) for rank in range(1, 61)]
+    for name, sizes in (("60 x 10", [10] * 60), ("60, Zipf", zipf)):
+        accepted = {"all": 0, "stopped": 0}
+        for _ in range(duels):
+            turns = panel.make_turns(random, sizes, low, skewed=True)
+            points = panel.judged(random, turns, wide)
+            found = variants(random, turns, points)
+            for key in accepted:
+                accepted[key] += verdict(*found[key], config)["accepted"] is True
+        print_shares(f"typical {name}", accepted, duels)
+
+
+def true_wins(random: np.random.Generator, duels: int, config) -> None:
+    """Print how often a challenger that scores 53 is accepted."""
+    print(f"\nA true 53 over 60 x 10 accepted, % of {duels} duels")
+    print("(best: a z test at 5 % that knew the standard error of all)")
+    names = ("all", "stopped", "lost", "left out")
+    print(f"{'':>18}" + "".join(f"{name:>14}" for name in (*names, "best")))
+    for kind in ("typical", "noisy"):
+        lead = panel.lead_for(53, panel.KINDS[kind])
+        accepted = dict.fromkeys(names, 0)
+        error = 0.0
+        for _ in range(duels):
+            turns = panel.make_turns(random, [10] * 60, lead)
+            points = panel.judged(random, turns, panel.KINDS[kind])
+            found = variants(random, turns, points)
+            for name in names:
+                result = verdict(*found[name], config)
+                accepted[name] += result["accepted"] is True
+                if name == "all":
+                    error += result["se"] / duels
+        best = 0.5 * (1 + math.erf((3 / error - 1.645) / math.sqrt(2)))
+        print_shares(kind, {**accepted, "best": best * duels}, duels)
+
+
+def print_shares(label: str, counts: dict, of: int) -> None:
+    print(f"{label:>18}" + "".join(f"{100 * n / of:>14.1f}" for n in counts.values()), flush=True)
+
+
+# ---------------------------------------------------------------------------------- stopping early
+
+
+def asked_until_decided(points: np.ndarray, edge: float) -> np.ndarray:
+    """Return how many verdicts each turn is asked for, one after the other, until it is decided."""
+    each = 2 * points.shape[3]
+    won = points.sum(axis=3, dtype=int).reshape(len(points), -1)
+    asked = np.zeros(len(points), int)
+    reached = np.zeros(len(points), int)
+    going = np.ones(len(points), bool)
+    for place in range(won.shape[1]):
+        asked += going
+        reached += won[:, place]
+        left = each * (won.shape[1] - place - 1)
+        going &= 100 * (reached + left) >= edge * each * won.shape[1]
+    return asked
+
+
+def stopping(random: np.random.Generator) -> None:
+    """Print what stopping early saves, what it changes in final/, and what the gate loses."""
+    print(
+        f"\nStopping early, full_share {FULL_SHARE}: 6,000 turns each; baseline six verdicts each"
+    )
+    print("error: of the mean over 3,000 duels of 60 x 1, by that of all verdicts")
+    print(f"{'':>8} {'mean':>6} {'saved':>7} {'finals':>7} {'changed':>8} {'error':>6}")
+    for kind in ("typical", "noisy"):
+        for mean in (43, 50, 58, 67, 77):
+            lead = panel.lead_for(mean, panel.KINDS[kind])
+            turns = panel.make_turns(random, [10] * 600, lead)
+            points = panel.judged(random, turns, panel.KINDS[kind])
+            saved = stopping_saves(points, SAME_PRICE, 80, FULL_SHARE)
+            asked = asked_until_decided(points, 80)
+            replayed = (1 - FULL_SHARE) * (1 - asked.mean() / 6)
+            assert abs(saved - replayed) < 1e-9, "validate.py counts what a replay counts"
+            final = final_mask(points)
+            changed = int((final != ((asked == 6) & final)).sum())
+            print(
+                f"{kind:>8} {panel.scores(points).mean():>6.1f} {saved:>7.1%} {final.sum():>7} "
+                f"{changed:>8} {error_ratio(random, kind, lead):>6.2f}",
+                flush=True,
+            )
+
+
+def error_ratio(random: np.random.Generator, kind: str, lead: float) -> float:
+    """Return the standard error with stopping over that without, over duels of 60 x 1."""
+    means = []
+    for _ in range(3000):
+        turns = panel.make_turns(random, [1] * 60, lead)
+        scores = panel.scores(panel.judged(random, turns, panel.KINDS[kind]))
+        full = full_rows(random, 60)
+        means.append((scores.mean(), scores[full].mean()))
+    whole, part = np.array(means).std(axis=0)
+    return part / whole
+
+
+# ----------------------------------------------------------------------------------- second looks
+
+
+def second_looks(random: np.random.Generator) -> None:
+    """Print what lands in final/ by each policy, 40,000 turns at a mean of 58."""
+    print(f"\nWhat lands in final/ at mean 58; a second look at scores of {BAND[0]} to {BAND[1]}")
+    print("(quality: what a judge of this kind not met yet would score on average)")
+    print(f"{'':>46} {'calls':>6} {'kept':>6} {'under 60':>9} {'under 50':>9} {'quality':>8}")
+    for kind in ("typical", "noisy"):
+        judges_of = panel.KINDS[kind]
+        turns = panel.make_turns(random, [10] * 4000, panel.lead_for(58, judges_of))
+        seen = panel.views(random, turns, judges_of)
+        first = panel.ask(random, seen, judges_of)
+        same = panel.ask(random, seen, judges_of)
+        others = panel.judged(random, turns, judges_of)
+        quality = panel.quality(turns, judges_of)
+        band = in_band(first)
+        full = full_rows(random, len(first))
+        asked = np.where(full, 6, asked_until_decided(first, BAND[0])).mean()
+        again = 6 * band.mean()
+        policies = {
+            "six verdicts": (6.0, final_mask(first)),
+            "band again, same panel": (6 + again, confirmed(first, same, band)),
+            "band again, three others": (6 + again, confirmed(first, others, band)),
+            "the same, stopped": (asked + again, confirmed(first, others, band)),
+        }
+        for name, (calls, kept) in policies.items():
+            print(
+                f"{kind + ': ' + name:>46} {calls:>6.2f} {kept.mean():>6.1%} "
+                f"{(quality[kept] < 60).mean():>9.2%} {(quality[kept] < 50).mean():>9.2%} "
+                f"{quality[kept].mean():>8.1f}",
+                flush=True,
+            )
+
+
+def in_band(points: np.ndarray) -> np.ndarray:
+    won = 100 * points.sum(axis=(1, 2, 3), dtype=int)
+    most = 2 * points[0].size
+    return (BAND[0] * most <= won) & (won <= BAND[1] * most)
+
+
+def confirmed(first: np.ndarray, again: np.ndarray, band: np.ndarray) -> np.ndarray:
+    """Tell which turns are kept: those in the band by all half-points, the others by the first."""
+    both = np.concatenate([first, again], axis=1)
+    return np.where(band, final_mask(both), final_mask(first))
+
+
+def speed(random: np.random.Generator) -> None:
+    """Print what the gate takes at its largest: four panels from one draw."""
+    points = random.integers(0, 3, (20_000, 3, 2, 5)).astype(np.int8)
+    rows = panel.rows_of(points)
+    started = time.process_time()
+    gate(rows, panels_of(list("abc")), check_config({}))
+    took_s = time.process_time() - started
+    print(f"\nThe gate over 20,000 instances, four panels, 10,000 resamples: {took_s:.1f} s of CPU")
 
 
 if __name__ == "__main__":

@@ -136,7 +136,7 @@ def report(data: Path, group_rows: int, turns: int, latency_s: float) -> None:
     )
     line = "{:<48}{:>8}{:>8}{:>9}{:>9}{:>10}{:>11}"
     print(line.format("way", "wall s", "MB", "/ floor", "peak MB", "requests", "instances"))
-    both = ["--dataset", "acme/trajectories", "--prs", "acme/prs"]
+    both = ["--dataset", "acme/trajectories", "--prs", "acme/prs", "--benchmarks", "none"]
     with FakeHub(data, latency_s=latency_s) as hub, tempfile.TemporaryDirectory() as scratch:
         scratch = Path(scratch)
         command = [sys.executable, str(REPO / "prompt.py"), *both, "--count", str(turns)]

@@ -33,6 +33,16 @@ def server():
 
 def pytest_configure(config):
     config.addinivalue_line("markers", "background: run beside the other tests, see conftest.py")
+    config.addinivalue_line("markers", "trainers: needs TRL or LLaMA-Factory, see test_trainers.py")
+
+
+def pytest_collection_modifyitems(config, items):
+    """Leave out the tests marked `trainers` unless -m names them."""
+    if "trainers" in config.option.markexpr:
+        return
+    left_out = [item for item in items if item.get_closest_marker("trainers")]
+    items[:] = [item for item in items if item not in left_out]
+    config.hook.pytest_deselected(items=left_out)
 
 
 @pytest.fixture(scope="session", autouse=True)

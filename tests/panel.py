@@ -9,9 +9,13 @@ draw when the sum lies within the metric's gap. All are normal, in units of the 
 from __future__ import annotations
 
 import math
+from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
+
+from common.duel.rows import Rows
+from common.turns import Status
 
 WEIGHTS = np.array([1.0, 0.85, 1.05, 0.3, 0.65])  # correctness to efficiency
 GAPS = np.array([0.35, 0.4, 0.28, 1.15, 0.4])
@@ -102,6 +106,11 @@ def quality(turns: Turns, judges: Judges) -> np.ndarray:
     return (50 * (1 + won - lost)).mean(axis=1)
 
 
+def deltas(points: np.ndarray) -> np.ndarray:
+    """Return what the gate's bound is made of: each turn's score as a share, less an even half."""
+    return scores(points) / 100 - 0.5
+
+
 def lead_for(mean_score: float, judges: Judges) -> float:
     """Return the lead at which turns score `mean_score` on average: bisection over a fixed draw."""
     base = make_turns(np.random.default_rng(0), [1] * 4000)
@@ -119,3 +128,30 @@ def lead_for(mean_score: float, judges: Judges) -> float:
 
 def _cdf(values: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.vectorize(math.erf)(values / math.sqrt(2)))
+
+
+def rows_of(points: np.ndarray, instances=None) -> Rows:
+    """Return judged turns with these half-points (turns, judges, orders, metrics).
+
+    Every call has returned; each turn is an instance and a repo of its own unless they are named.
+    """
+    count = len(points)
+    names = instances if instances is not None else [f"i{turn}" for turn in range(count)]
+    unread = (points < 0).any(axis=(1, 2, 3)) if count else np.zeros(0, bool)
+    statuses = [Status.PARSE_FAIL if fails else Status.PARSED for fails in unread]
+    return Rows(
+        instances=np.array(names, object),
+        repos=np.array(names, object),
+        statuses=np.array(statuses, object),
+        identical=np.zeros(count, bool),
+        full=np.zeros(count, bool),
+        reopened=np.zeros(count, bool),
+        points=points,
+        returned=np.ones(points.shape[:2], bool),
+        length_ratios=np.ones(count),
+        bills={},
+        looks={},
+        confirmed=[],
+        readings=[],
+        flags=Counter(),
+    )

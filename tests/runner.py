@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+from contextlib import contextmanager
 from pathlib import Path
 
 REPO = Path(__file__).resolve().parent.parent
@@ -73,6 +74,16 @@ def stage(script: str, *flags: str, cwd: Path, server=None, timeout_s: float = 9
     finally:
         process.kill()
     return subprocess.CompletedProcess(process.args, process.returncode, out, err)
+
+
+@contextmanager
+def paused(process):
+    """Keep a stage from going on meanwhile: it holds its locks however slow this machine is."""
+    process.send_signal(signal.SIGSTOP)
+    try:
+        yield
+    finally:
+        process.send_signal(signal.SIGCONT)
 
 
 def assert_no_key(cwd: Path, *printed: str) -> None:

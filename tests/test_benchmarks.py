@@ -12,7 +12,10 @@ import pytest
 
 from common import benchmarks
 from common.benchmarks import Benchmarks, marks_of, read_benchmarks, read_list, text_mark
+from common.cli import Tally
+from common.config import Config
 from common.files import UserError
+from common.page.left_out import huge_pr_page, read_left_out
 from runner import stage
 from tests.hub import FakeHub, pull_request, trajectory, write_datasets
 
@@ -108,9 +111,13 @@ def test_none_of_a_list_passes_by_id_by_commit_by_text(data, tmp_path):
         "id", "base commit", "issue's text",
     }  # fmt: skip
     assert f"{name}: 30 of its 30 instances passed over, 7 repos shared" in run.stdout
+    left_out = read_left_out(made, Config(), Tally("report"))
+    page = huge_pr_page(left_out, 1000)
+    for instance_id, reason in passed_over.items():
+        assert instance_id in page and reason.partition(":")[2] in page
 
 
-def test_a_local_dataset_asks_the_hub_for_nothing_unless_told(data, tmp_path):
+def test_a_local_dataset_asks_the_hub_for_nothing(data, tmp_path):
     with FakeHub(data) as hub:
         variables = {"HF_ENDPOINT": hub.url, "HF_HOME": str(tmp_path / "hf_home")}
         both = ("--dataset", str(data / "acme/trajectories"), "--prs", str(data / "acme/prs"))
@@ -118,12 +125,6 @@ def test_a_local_dataset_asks_the_hub_for_nothing_unless_told(data, tmp_path):
         assert run.returncode == 0, run.stderr
         assert hub.requests == [] and plan(tmp_path)["benchmarks"] == {"lists": []}
         assert "overlap not checked: no list was named" in run.stdout
-        there = tmp_path / "there"
-        there.mkdir()
-        run = stage("prompt.py", *both, "--benchmarks", LIST, cwd=there, **variables)
-        assert run.returncode == 0, run.stderr
-        assert numbers(there) == set(range(30, INSTANCES))
-        assert plan(there)["benchmarks"]["lists"][0]["commit"] == hub.commit(LIST)
 
 
 def test_lists_known_by_default_and_a_rerun_never_changes_the_draw(data, tmp_path):
@@ -133,6 +134,7 @@ def test_lists_known_by_default_and_a_rerun_never_changes_the_draw(data, tmp_pat
         run = stage("prompt.py", *remote, "--limit", "5", cwd=tmp_path, **variables)
         assert run.returncode == 0, run.stderr
         lists = plan(tmp_path)["benchmarks"]["lists"]
+        assert [entry["commit"] for entry in lists if entry["commit"]] == [hub.commit(LIST)]
         states = {entry["name"]: entry["state"] for entry in lists}
         assert states.pop(LIST) == "checked"
         assert set(states) == {*benchmarks.DEFAULT} - {LIST}
@@ -156,21 +158,6 @@ def test_lists_known_by_default_and_a_rerun_never_changes_the_draw(data, tmp_pat
         run = stage("prompt.py", *remote, cwd=tmp_path, **variables)
         assert run.returncode == 0 and hub.requests == []
         assert "NOT CHECKED" in run.stdout
-
-
-def test_a_local_list_that_changed_stops_a_sample_that_goes_on(data, tmp_path):
-    write_list(tmp_path / "list.jsonl", planted())
-    flags = ("--benchmarks", "list.jsonl")
-    assert sampled(data, tmp_path, *flags, "--limit", "3").returncode == 0
-    write_list(tmp_path / "list.jsonl", planted()[1:])
-    run = sampled(data, tmp_path, *flags)
-    assert run.returncode == 2 and "--benchmarks list.jsonl" in run.stderr
-    (tmp_path / "list.jsonl").unlink()
-    run = sampled(data, tmp_path, *flags)
-    assert run.returncode == 2 and "list.jsonl" in run.stderr and "Traceback" not in run.stderr
-    write_list(tmp_path / "list.jsonl", planted())
-    assert sampled(data, tmp_path, *flags).returncode == 0
-    assert numbers(tmp_path) == set(range(30, INSTANCES))
 
 
 def test_lists_that_cannot_be_read_stop_nothing(data, tmp_path):
@@ -299,4 +286,7 @@ def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):
     assert again.lists == lists and again.has_texts
     write_list(tmp_path / "list.csv", planted()[:3])
     with pytest.raises(UserError, match="no longer what the plan was made with"):
+        read_benchmarks(None, False, {"benchmarks": {"lists": lists}})
+    (tmp_path / "list.csv").unlink()
+    with pytest.raises(FileNotFoundError, match="list.csv"):
         read_benchmarks(None, False, {"benchmarks": {"lists": lists}})

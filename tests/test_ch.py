@@ -4,6 +4,7 @@ the control, what it passes over."""
 from __future__ import annotations
 
 import json
+import shutil
 import signal
 import time
 from collections import Counter
@@ -28,21 +29,30 @@ LEAK = (
 EVEN = json.dumps({**dict.fromkeys(METRICS, 0), "reason": "equal"})
 
 
-@pytest.fixture
-def turns(tmp_path):
-    """Three turns with their kings."""
-    make_sample(tmp_path, 3)
-    write_settings(tmp_path, generate={**QUICK, "bad_reply_tries": 3})
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Three turns with their kings, and the same with good challengers, made once."""
+    folder = tmp_path_factory.mktemp("runs")
+    kings = folder / "kings"
+    make_sample(kings, 3)
+    write_settings(kings, generate={**QUICK, "bad_reply_tries": 3})
     with Server(reply=lambda body: REPLY, key=KEY) as server:
-        assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
-    return tmp_path
+        assert stage("king.py", cwd=kings, server=server).returncode == 0
+    shutil.copytree(kings, folder / "filled")
+    assert run(folder / "filled")[0].returncode == 0
+    return folder
 
 
 @pytest.fixture
-def filled(turns):
+def turns(runs, tmp_path) -> Path:
+    """Three turns with their kings."""
+    return shutil.copytree(runs / "kings", tmp_path, dirs_exist_ok=True)
+
+
+@pytest.fixture
+def filled(runs, tmp_path) -> Path:
     """The same with their challengers, all of them good."""
-    assert run(turns)[0].returncode == 0
-    return turns
+    return shutil.copytree(runs / "filled", tmp_path, dirs_exist_ok=True)
 
 
 def run(cwd: Path, reply=lambda body: GOOD, *flags: str, script: str = "ch.py"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 import random
+import shutil
 import signal
 import time
 from collections import Counter
@@ -77,15 +78,22 @@ def rule(first=FIRST, second=None, reader=lambda body: finding()):
     return reply
 
 
-@pytest.fixture
-def judged(tmp_path):
-    """Eight turns with the first look of FIRST, and settings for a second one."""
-    stems = write_turns(tmp_path, len(FIRST))
-    write_panel(tmp_path, confirm={"models": OTHERS})
+@pytest.fixture(scope="module")
+def first_look(tmp_path_factory):
+    """Eight turns with the first look of FIRST, and settings for a second one, made once."""
+    folder = tmp_path_factory.mktemp("first_look")
+    stems = write_turns(folder, len(FIRST))
+    write_panel(folder, confirm={"models": OTHERS})
     with Server(reply=rule()) as server:
-        validate(tmp_path, server)
+        validate(folder, server)
     assert len(server.chats) == 6 * len(FIRST)
-    return tmp_path, stems
+    return folder, stems
+
+
+@pytest.fixture
+def judged(first_look, tmp_path):
+    folder, stems = first_look
+    return shutil.copytree(folder, tmp_path, dirs_exist_ok=True), stems
 
 
 def buckets(cwd: Path, stems: list[str]) -> list[str]:

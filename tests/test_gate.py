@@ -10,7 +10,7 @@ import pytest
 
 from common.config import check_config
 from common.turns import METRICS
-from duels import rows_of
+from panel import rows_of
 from validate import gate, panels_of, turn_units
 
 PANEL = {"": [0]}

@@ -21,7 +21,7 @@ from makers import (
     write_prompts,
     write_settings,
 )
-from runner import stage, start
+from runner import paused, stage, start
 
 
 def failures(cwd: Path) -> dict[str, str]:
@@ -93,13 +93,13 @@ def test_shards_of_another_number_wait_for_those_at_work(tmp_path, server):
     make_sample(tmp_path, 6)
     server.latency_s = 0.6
     first = start("king.py", "--shard", "0/2", cwd=tmp_path, server=server)
-    while not server.chats:
+    while len(server.chats) < 3:
         time.sleep(0.01)
-    asked = len(server.chats)
-    other = stage("king.py", "--shard", "2/3", cwd=tmp_path, server=server)
+    with paused(first):
+        other = stage("king.py", "--shard", "2/3", cwd=tmp_path, server=server)
     assert other.returncode == 2
     assert "shard 0/2 is at work" in other.stderr and "Traceback" not in other.stderr
-    assert len(server.chats) == asked, "nothing was asked twice"
+    assert len(server.chats) == 3, "nothing was asked twice"
     first.communicate(timeout=30)
     assert first.returncode == 0
     other = stage("king.py", "--shard", "2/3", cwd=tmp_path, server=server)
@@ -136,7 +136,8 @@ def test_a_whole_run_excludes_a_shard(tmp_path, server):
     whole = start("king.py", cwd=tmp_path, server=server)
     while not server.chats:
         time.sleep(0.01)
-    shard = stage("king.py", "--shard", "1/2", cwd=tmp_path, server=server)
+    with paused(whole):
+        shard = stage("king.py", "--shard", "1/2", cwd=tmp_path, server=server)
     assert shard.returncode == 2 and "in use" in shard.stderr
     whole.communicate(timeout=30)
     assert whole.returncode == 0

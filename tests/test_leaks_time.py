@@ -9,9 +9,9 @@ from common.replies.leaks import find_leaks
 from common.replies.protocol import action_style, protocol_problem
 from tests.leak_cases import FENCE, RECORD, TASK, reply
 
-SMALL = 6_000  # characters; the large text has four times as many
-LIMIT = 9  # a quadratic text costs 16 times as much
-NOISE_SECONDS = 0.05  # of the clock and the first call
+SMALL = 8_000  # characters; the large text has four times as many
+LIMIT = 6  # times as long for four times the text; a quadratic text takes 16 times as long
+NOISE_SECONDS = 0.03
 
 
 def numbered(unit: str) -> str:
@@ -49,40 +49,44 @@ def seconds(text: str) -> float:
     return time.process_time() - start
 
 
+def grows_as_the_text(cost) -> bool:
+    """Tell whether cost(size) is about linear, in the best of three goes on a busy machine."""
+    for _ in range(3):
+        first = cost(SMALL)
+        if cost(4 * SMALL) <= LIMIT * first + NOISE_SECONDS:
+            return True
+    return False
+
+
 @pytest.mark.parametrize("unit", TEXTS, ids=lambda unit: repr(unit[:20]))
 def test_time_grows_with_the_text(unit):
-    small, large = (unit * (size // len(unit) + 1) for size in (SMALL, 4 * SMALL))
-    first, second = seconds(small[:SMALL]), seconds(large[: 4 * SMALL])
-    assert second <= LIMIT * first + NOISE_SECONDS
+    text = unit * (4 * SMALL // len(unit) + 1)
+    assert grows_as_the_text(lambda size: seconds(text[:size]))
 
 
 def test_a_long_record_costs_little():
     added = "+    self.move_{0}(window, floor_{0}, 'text of {0}')"
     hunk = "@@ -{0},2 +{0},3 @@ class Store{0}:\n     keep_{0}()\n" + added + "\n     b\n"
-    times = []
-    for hunks in (500, 2000):
-        patch = "--- a/x/y.py\n+++ b/x/y.py\n" + "".join(hunk.format(n) for n in range(hunks))
+
+    def cost(size: int) -> float:
+        hunks = [hunk.format(number) for number in range(size // 40)]
+        patch = "--- a/x/y.py\n+++ b/x/y.py\n" + "".join(hunks)
         start = time.process_time()
         find_leaks(reply(f"cat > a.txt <<'EOF'\n{patch}\nEOF"), TASK, {**RECORD, "patch": patch})
-        times.append(time.process_time() - start)
-    assert times[1] <= LIMIT * times[0] + NOISE_SECONDS
+        return time.process_time() - start
+
+    assert grows_as_the_text(cost)
 
 
-@pytest.mark.parametrize(
-    "unit", ["${", "sudo ", "open(", f"{FENCE}bash\n", "`", "\\", "git log --all;"]
-)
+@pytest.mark.parametrize("unit", ["${", "sudo ", "open(", f"{FENCE}bash\n", "`", "git log --all;"])
 def test_the_other_readers_are_linear_too(unit):
-    times = []
-    for size in (SMALL, 4 * SMALL):
-        text = unit * (size // len(unit))
-        chat = [
-            *TASK,
-            {"role": "assistant", "content": reply(text)},
-            {"role": "user", "content": text},
-        ]
+    def cost(size: int) -> float:
+        text = reply(unit * (size // len(unit)))
+        chat = [*TASK, {"role": "assistant", "content": text}, {"role": "user", "content": text}]
         start = time.process_time()
-        protocol_problem(reply(text), chat)
-        action_style(reply(text))
+        protocol_problem(text, chat)
+        action_style(text)
         shows_fix(chat, RECORD)
-        times.append(time.process_time() - start)
-    assert times[1] <= LIMIT * times[0] + NOISE_SECONDS
+        return time.process_time() - start
+
+    assert grows_as_the_text(cost)

@@ -278,7 +278,7 @@ WORDS = {
     "tier": (402, TIER, 2, "which subscription this model needs"),
     "not an api": (405, {"detail": "Method Not Allowed"}, 2, "Check CHUTES_BASE_URL"),
     "html": (200, "<html><body>Welcome</body></html>", 2, "Check CHUTES_BASE_URL"),
-    "colours": (401, {"detail": "no \u001b[31m such\u202e key"}, 2, "no ?[31m such? key"),
+    "colours": (401, {"detail": "no \u001b[31m such\u202e key"}, 2, "no \\x1b[31m such\\u202e key"),
 }
 
 

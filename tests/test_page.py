@@ -7,7 +7,7 @@ from string import Template
 
 import pytest
 
-from common.page.markdown import blocks, count, fill, number, percent, say, shown, table
+from common.page.markdown import blocks, count, fill, number, percent, say, shown, span, table
 
 
 @pytest.mark.parametrize(
@@ -46,6 +46,7 @@ def test_numbers():
     assert number(0.456, 2) == "0.46"
     assert [number(value) for value in (None, float("nan"), float("-inf"))] == ["–", "–", "–"]
     assert [percent(1, 3), percent(0.5), percent(None), percent(1, 0)] == ["33 %", "50 %", "–", "–"]
+    assert [span((1.25, 3), 2), span(None), span([None, 1.0])] == ["1.25 to 3", "–", "–"]
     assert [count(1, "turn"), count(1200, "turn")] == ["1 turn", "1,200 turns"]
 
 
@@ -65,12 +66,15 @@ def test_paragraphs_that_stay_empty_close_up():
 
 
 def test_what_is_filled_in_is_no_template():
-    assert say("duel", word="Accepted", why="$word ${word} $$") == "**Accepted.** $word ${word} $$"
+    odd = "$turn ${turn} $$"
+    assert say("label_apart", turn=odd, preferred="king", score=9) == (
+        f"{odd}: you king, the panel 9"
+    )
 
 
 @pytest.mark.parametrize("name", ["report.md", "sentences.md", "hugePR.md", "card.md"])
 def test_every_block_is_a_valid_template(name):
     assert blocks(name)
     for block in blocks(name).values():
-        names = re.findall(r"\$\{?([a-z_]+)", block.template)
+        names = re.findall(r"\$\{?([a-z_0-9]+)", block.template)
         assert fill(block, **dict.fromkeys(names, "x"))

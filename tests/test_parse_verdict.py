@@ -8,7 +8,7 @@ import time
 import pytest
 
 from common.turns import METRICS
-from duels import malformed_verdicts
+from malformed import malformed_verdicts
 from validate import parse_verdict
 
 CALLS = {"correctness": 1, "grounding": 2, "progress": 0, "protocol": 1, "efficiency": 2}

@@ -18,6 +18,7 @@ from common.benchmarks import Benchmarks
 from common.exclusions import Rules, read_exclusions, why_left_out
 from common.files import UserError
 from common.parquet import needed_leaves
+from common.replies.history import may_peek
 from common.sources import PR_COLUMNS, Place
 from common.turns import RECORD_KEYS
 from prompt import next_turns, reply_problem, row_group_order
@@ -351,6 +352,7 @@ def test_unsafe_ids_missing_records_and_exclusions_are_named_and_replaced(tmp_pa
         ("../evil", trajectory(90, 0)),
         (None, trajectory(91, 0)),
         ("lost-1", trajectory(92, 0)),
+        ("a\x1b[2Jb", trajectory(96, 0)),
     ]
     rows += [("out-2", trajectory(93, 0)), ("in-3", trajectory(94, 0)), ("in-4", trajectory(95, 0))]
     write_rows(tmp_path, rows)
@@ -367,13 +369,67 @@ def test_unsafe_ids_missing_records_and_exclusions_are_named_and_replaced(tmp_pa
     reason = "out-2 is listed in leave.txt"
     assert made["excluded"] == [{"instance_id": "out-2", "repo": "acme/rows", "reason": reason}]
     assert [entry["instance_id"] for entry in made["without_record"]] == ["lost-1"]
-    assert sorted(entry["instance_id"] for entry in made["refused"]) == ["../evil", "None"]
+    refused = sorted(entry["instance_id"] for entry in made["refused"])
+    assert refused == ["../evil", "None", "a\x1b[2Jb"]
     assert "lost-1" in run.stdout and "../evil" in run.stdout
+    assert r"a\x1b[2Jb" in run.stdout and "\x1b" not in run.stdout
     (tmp_path / "leave.txt").write_text("acme/rows\n")
     shutil.rmtree(tmp_path / "prompt")
     run = from_rows(tmp_path, "--exclude", "leave.txt")
     assert run.returncode == 2 and "acme/rows is listed in leave.txt" in run.stderr
     assert not Path(tmp_path, "prompt", "_plan.json").exists()
+
+
+FIX = "    return compute_total(items, start=offset)"
+PATCH = (
+    "diff --git a/src/sum.py b/src/sum.py\n--- a/src/sum.py\n+++ b/src/sum.py\n"
+    f"@@ -1,1 +1,1 @@\n-    return 0\n+{FIX}\n"
+)
+
+
+def peeking_chat(number: int, command: str) -> list[dict]:
+    """Return a chat whose third turn runs `command` and is shown the fix."""
+    messages = trajectory(number, 0)
+    messages[6]["content"] = f"THOUGHT: look.\n\n```bash\n{command}\n```"
+    messages[7]["content"] = f"Observation: commit 1234567\n+{FIX}\n"
+    return messages
+
+
+def test_a_chat_that_shows_the_fix_by_a_peek_gives_no_turn_from_there_on(tmp_path):
+    peek = "git log --all -p"
+    rows = [("bad-1", peeking_chat(1, peek)), ("own-2", peeking_chat(2, "git diff"))]
+    rows.append(("late-3", peeking_chat(3, "git show origin/main:src/sum.py")))
+    write_rows(tmp_path, rows)
+    records = pq.read_table(tmp_path / "prs.parquet").to_pylist()
+    pq.write_table(
+        pa.Table.from_pylist([{**row, "patch": PATCH} for row in records]), tmp_path / "prs.parquet"
+    )
+    run = from_rows(tmp_path, "--count", "20")
+    assert run.returncode == 0, run.stderr
+    taken = Counter()
+    for item in prompts(tmp_path):
+        taken[item["instance_id"], item["source"]["turn"]] += 1
+    turns = {"bad-1": {2, 4, 6}, "late-3": {2, 4, 6}, "own-2": {2, 4, 6, 8, 10, 12}}
+    for name, expected in turns.items():
+        assert {turn for instance_id, turn in taken if instance_id == name} == expected
+    made = plan(tmp_path)
+    named = {entry["instance_id"]: entry["reason"] for entry in made["shows_fix"]}
+    assert named.keys() == {"bad-1", "late-3"} and f"`{peek}`" in named["bad-1"]
+    assert made["summary"]["rows_passed_over"]["its chat shows the fix"] == 2
+    assert "2 chats that show the fix: " in run.stdout
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        "git log --all -p", "git fetch origin", "cat .git/packed-refs", "pip download pkg",
+        "cat /usr/lib/python3/site-packages/pkg/a.py", "curl https://github.com/acme/rows",
+        "go get example.com/pkg", "cat node_modules/pkg/a.js", "cat ~/.m2/repository/a/b.jar",
+    ],
+)  # fmt: skip
+def test_every_kind_of_peek_is_looked_at(command):
+    assert may_peek(peeking_chat(1, command))
+    assert not may_peek(trajectory(1, 0))
 
 
 # ----------------------------------------------------------------------------------------- the Hub
@@ -547,6 +603,13 @@ def test_why_an_instance_or_a_turn_is_left_out():
     assert why("a-1", "acme/in") == "other_license"
     assert reply_problem(" \n") and reply_problem("```bash\nls")
     assert reply_problem("```bash\nls\n```") is None
+
+
+@pytest.mark.parametrize("piece", ["\n", " ", "\t\n", "```", "``` \n", "\r"])
+def test_no_reply_takes_long_to_read(piece):
+    started = time.process_time()
+    reply_problem("THOUGHT" + piece * (300_000 // len(piece)) + "x")
+    assert time.process_time() - started < 0.5
 
 
 def test_row_groups_come_in_proportion_to_a_files_bytes():

@@ -3,27 +3,22 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import json
-import os
 import random
 import re
-import subprocess
-import sys
 import time
 from pathlib import Path
 
 import pytest
 
 from common.config import check_config
-from common.files import clean_text
-from common.turns import BUCKETS, METRICS, text_digests
+from common.duel.verdicts import is_full
+from common.turns import BUCKETS, METRICS
 from makers import (
     JUDGES,
     MOST,
     get,
     make_answer,
-    make_duel,
     make_record,
     make_reply,
     make_run,
@@ -31,87 +26,25 @@ from makers import (
     put,
     write_settings,
 )
-from runner import stage, start
+from reports import (
+    DEFEAT,
+    FINAL,
+    REFINED,
+    edit,
+    exported,
+    json_lines,
+    read,
+    read_csv,
+    redo_duel,
+    rejudge,
+    report,
+    rewrite,
+    state,
+    where,
+)
+from runner import start
 
 pytestmark = pytest.mark.background
-
-FINAL = 54  # half-points of MOST: 90 score points
-REFINED = 42  # 70
-DEFEAT = 6  # 10
-
-
-def report(folder: Path, *flags: str, code: int = 0) -> subprocess.CompletedProcess:
-    """Run report.py and check how it ends."""
-    done = stage("report.py", *flags, cwd=folder)
-    assert "Traceback" not in done.stderr, done.stderr
-    assert done.returncode == code, (done.stdout, done.stderr)
-    return done
-
-
-def edit(path: Path, **fields) -> dict:
-    """Replace keys of a JSON file."""
-    value = {**get(path), **fields}
-    put(path, value)
-    return value
-
-
-def rejudge(folder: Path, stem: str, points: int, judges=JUDGES) -> None:
-    """Judge a turn anew, the duel left as it is."""
-    answer = get(folder / f"answer_0/{stem}.json")
-    put(folder / f"score/{stem}.json", make_score(stem, answer, points, judges))
-
-
-def redo_duel(folder: Path) -> None:
-    scores = [get(path) for path in sorted((folder / "score").glob("[!_]*.json"))]
-    put(folder / "score/_duel.json", make_duel(scores))
-
-
-def rewrite(folder: Path, stem: str, **fields) -> None:
-    """Change an answer and let its score be of the new text."""
-    answer = edit(folder / f"answer_0/{stem}.json", **fields)
-    edit(folder / f"score/{stem}.json", sha=text_digests(answer))
-
-
-def where(folder: Path) -> dict[str, list[str]]:
-    """Return the buckets in which each turn lies."""
-    found: dict[str, list[str]] = {}
-    for bucket in BUCKETS:
-        for path in (folder / bucket).glob("[!_]*.json"):
-            found.setdefault(path.stem, []).append(bucket)
-    return found
-
-
-def state(folder: Path) -> dict[str, tuple[int, int]]:
-    """Return every file that report.py may write, with what changes when it is written again."""
-    found = {}
-    for name in (*BUCKETS, "export", "report"):
-        for path in (folder / name).glob("[!_]*"):
-            found[str(path)] = (path.stat().st_mtime_ns, path.stat().st_ino)
-    return found
-
-
-def json_lines(path: Path) -> list[dict]:
-    if not path.exists():
-        return []
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-
-
-def exported(folder: Path, kind: str = "sft") -> list[dict]:
-    """Return the rows of both splits of a training file."""
-    rows = []
-    for split in ("train", "validation"):
-        rows += json_lines(folder / f"export/{kind}-{split}.jsonl")
-    return rows
-
-
-def read(path: Path) -> str:
-    return path.read_text(encoding="utf-8")
-
-
-def read_csv(folder: Path) -> list[dict]:
-    with open(folder / "report/turns.csv", newline="", encoding="utf-8") as file:
-        return list(csv.DictReader(file))
-
 
 # ---------------------------------------------------------------------------------------- buckets
 
@@ -268,215 +201,6 @@ def test_an_unchanged_run_rewrites_nothing(tmp_path):
     assert len(before) == 12 + 4 + len(list((tmp_path / "export").iterdir()))
 
 
-# ---------------------------------------------------------------------------------------- exports
-
-LOAD = """
-import json, datasets
-found = {}
-for name in ("sft", "dpo"):
-    found[name] = {}
-    for split, part in datasets.load_dataset("./export", name).items():
-        alone = datasets.load_dataset("json", data_files=f"export/{name}-{split}.jsonl")["train"]
-        assert part.to_list() == alone.to_list()
-        features = {key: str(value) for key, value in part.features.items()}
-        found[name][split] = [part.num_rows, features]
-assert "completion" in datasets.load_dataset("./export")["train"].features
-print(json.dumps(found))
-"""
-
-
-def run_python(python: str, program: str, folder: Path) -> str:
-    """Run a program that uses Hugging Face libraries, offline; returns what it prints."""
-    settings = {"HF_HUB_OFFLINE": "1", "HF_HOME": str(folder / "hf")}
-    done = subprocess.run(
-        [python, "-c", program],
-        cwd=folder,
-        capture_output=True,
-        text=True,
-        env={**os.environ, **settings, "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"},
-    )
-    assert done.returncode == 0, done.stderr[-2000:]
-    return done.stdout
-
-
-def test_exports_load_and_keep_to_the_formats(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 60, instances=60)
-    surrogate = "THOUGHT: odd \ud83d text | é 漢\n\n```bash\nls\n```"
-    rewrite(tmp_path, stems[3], challenger=surrogate)
-    messages = get(tmp_path / f"answer_0/{stems[3]}.json")["messages"]
-    for message in messages:
-        message["extra"] = 1  # other fields of the source data stay out
-    rewrite(tmp_path, stems[4], messages=messages)
-    report(tmp_path)
-    loaded = json.loads(run_python(sys.executable, LOAD, tmp_path))
-    for kind, replies in (("sft", ["completion"]), ("dpo", ["chosen", "rejected"])):
-        assert set(loaded[kind]) == {"train", "validation"}
-        assert sum(rows for rows, _ in loaded[kind].values()) == 60
-        for _, features in loaded[kind].values():
-            columns = ["prompt", *replies, "instance_id", "repo", "stem", "score", "meta"]
-            assert list(features) == columns
-            assert "float64" in features["score"] and "string" in features["meta"]
-            assert set(re.findall(r"'(\w+)': Value", features["prompt"])) == {"role", "content"}
-    for sft, dpo in zip(exported(tmp_path), exported(tmp_path, "dpo")):
-        answer = get(tmp_path / f"answer_0/{sft['stem']}.json")
-        challenger = clean_text(answer["challenger"])
-        assert sft["completion"] == [{"role": "assistant", "content": challenger}] == dpo["chosen"]
-        assert dpo["rejected"] == [{"role": "assistant", "content": answer["king"]}]
-        assert sft["score"] == 90.0 and json.loads(sft["meta"])["judged_against"] == "king"
-        assert sft["prompt"] == dpo["prompt"]
-        for said, message in zip(sft["prompt"], answer["messages"]):
-            assert said == {"role": message["role"], "content": message["content"]}
-
-
-def test_the_split_is_by_repo_and_survives_growth(tmp_path):
-    def sides(turns: int) -> dict[str, str]:
-        folder = tmp_path / str(turns)
-        make_run(folder, [FINAL] * turns, instances=400, chars=100)
-        report(folder)
-        found: dict[str, str] = {}
-        for split in ("train", "validation"):
-            for row in json_lines(folder / f"export/sft-{split}.jsonl"):
-                assert found.setdefault(row["repo"], split) == split
-        return found
-
-    small = sides(120)
-    large = sides(300)
-    assert small.items() <= large.items() and len(large) > len(small)
-    for repo, split in large.items():
-        share = int(hashlib.sha256(repo.encode()).hexdigest()[:16], 16) / 2**64
-        assert split == ("validation" if share < 0.1 else "train")
-    assert 0.02 < sum(split == "validation" for split in large.values()) / len(large) < 0.25
-
-
-def test_near_duplicates_within_an_instance_are_dropped(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 8, instances=8)
-    words = " ".join(f"word{number}" for number in range(60))
-    said = f"THOUGHT: {words}\n\n```bash\ncat src/parser.py\n```"
-    instance = get(tmp_path / f"answer_0/{stems[0]}.json")["instance_id"]
-    for stem, text in [
-        (stems[0], said),
-        (stems[1], said.replace("word30", "Another")),  # near
-        (stems[2], said.upper().replace("```BASH", "```bash")),  # the same but for case
-        (stems[4], said.replace("word", "other")),  # another text
-    ]:
-        rewrite(tmp_path, stem, challenger=text, instance_id=instance)
-    rewrite(tmp_path, stems[3], challenger=said)  # the same, of another instance
-    rejudge(tmp_path, stems[1], 60)
-    report(tmp_path)
-    kept = {row["stem"] for row in exported(tmp_path)}
-    assert kept == {stems[1], *stems[3:]}  # of the three near ones the best-scored
-    assert len(where(tmp_path)) == 8
-    assert "2 near-duplicates dropped" in read(tmp_path / "report/report.md")
-    assert "(2 dropped)" in read(tmp_path / "export/README.md")
-    fates = [row["export"] for row in read_csv(tmp_path)]
-    assert fates.count("not exported: near-duplicate") == 2
-
-
-def test_old_exports_go_and_an_empty_export_leaves_a_valid_card(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 60, instances=60, chars=100)
-    report(tmp_path)
-    assert (tmp_path / "export/sft-validation.jsonl").exists()
-    (tmp_path / "export/mine.txt").write_text("mine")
-    for stem in stems:
-        rejudge(tmp_path, stem, DEFEAT)
-    redo_duel(tmp_path)
-    report(tmp_path)
-    left = sorted(path.name for path in (tmp_path / "export").iterdir())
-    assert left == ["README.md", "mine.txt"]
-    assert "configs" not in front_matter(tmp_path)
-
-
-def front_matter(folder: Path) -> dict:
-    """Return the card's front matter as the Hub reads it."""
-    import yaml
-
-    return yaml.safe_load(read(folder / "export/README.md").split("---\n")[1])
-
-
-def test_the_card_states_what_lies_there_and_keeps_the_licence_that_was_stated(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 6 + [REFINED] * 6, instances=24)
-    report(tmp_path)
-    front = front_matter(tmp_path)
-    assert front["license"] == "unknown" and front["size_categories"] == ["n<1K"]
-    named = set()
-    for config in front["configs"]:
-        named |= {part["path"] for part in config["data_files"]}
-    assert named == {path.name for path in (tmp_path / "export").glob("*.jsonl")}
-    card = tmp_path / "export/README.md"
-    for said in (
-        "SWE-ZERO-12M-trajectories", "abc123", *JUDGES, "final from 80", "Krippendorff",
-        "maker-a/writer",
-    ):  # fmt: skip
-        assert said in read(card)
-    stated = "license: other\nlicense_name: mine\nlicense_link: LICENSE"
-    card.write_text(read(card).replace("license: unknown", stated))
-    rejudge(tmp_path, stems[0], DEFEAT)
-    redo_duel(tmp_path)
-    report(tmp_path, "--with-refined")
-    front = front_matter(tmp_path)
-    licence = [front[key] for key in ("license", "license_name", "license_link")]
-    assert licence == ["other", "mine", "LICENSE"]
-    assert {row["stem"] for row in exported(tmp_path)} == set(stems[1:])
-    report(tmp_path, "--check")
-    card.write_text("---\nlicense: [mit\n---\n")  # what the user stated there cannot be read
-    assert "export/README.md" in report(tmp_path, code=2).stderr
-    assert read(card) == "---\nlicense: [mit\n---\n"
-
-
-def test_a_local_dataset_is_named_without_its_path(tmp_path):
-    make_run(tmp_path, [FINAL] * 3)
-    edit(tmp_path / "prompt/_plan.json", dataset="/home/someone/secret-place/data")
-    report(tmp_path)
-    for name in ("export/README.md", "report/report.md"):
-        text = read(tmp_path / name)
-        assert "someone" not in text and "local files data" in text
-
-
-def test_against_the_reference_the_rejected_reply_is_the_reference(tmp_path):
-    stems = make_run(tmp_path, [FINAL] * 3)
-    for stem in stems:
-        edit(tmp_path / f"score/{stem}.json", mode=1)
-    edit(tmp_path / "score/_duel.json", mode=1)
-    report(tmp_path)
-    for row in exported(tmp_path, "dpo"):
-        answer = get(tmp_path / f"answer_0/{row['stem']}.json")
-        assert row["rejected"][0]["content"] == answer["assistant"]
-        assert json.loads(row["meta"])["judged_against"] == "reference"
-    assert "against reference" in read(tmp_path / "report/report.md")
-    another_king = make_reply(random.Random(99))  # no judge read it
-    edit(tmp_path / f"answer_0/{stems[0]}.json", king=another_king)
-    report(tmp_path)
-    assert len(where(tmp_path)) == 3
-
-
-TRAIN = """
-import datasets, tokenizers, transformers
-from trl.data_utils import apply_chat_template, is_conversational, maybe_extract_prompt
-words = tokenizers.Tokenizer(tokenizers.models.WordLevel({"a": 0, "?": 1}, unk_token="?"))
-tokenizer = transformers.PreTrainedTokenizerFast(tokenizer_object=words, unk_token="?")
-tokenizer.chat_template = (
-    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}</s>{% endfor %}"
-    "{% if add_generation_prompt %}<assistant>{% endif %}"
-)
-for name, keys in (("sft", {"prompt", "completion"}), ("dpo", {"prompt", "chosen", "rejected"})):
-    for split in datasets.load_dataset("./export", name).values():
-        for row in split:
-            assert is_conversational(row) and maybe_extract_prompt(row) == row
-            texts = apply_chat_template(row, tokenizer)
-            assert keys <= set(texts)
-            assert all(isinstance(texts[key], str) and texts[key] for key in keys)
-            print(name)
-"""
-
-
-@pytest.mark.skipif(not os.environ.get("TRL_PYTHON"), reason="TRL_PYTHON names no Python with TRL")
-def test_trl_takes_the_exports_for_its_own_formats(tmp_path):
-    make_run(tmp_path, [FINAL] * 20, instances=60)
-    report(tmp_path)
-    printed = run_python(os.environ["TRL_PYTHON"], TRAIN, tmp_path).split()
-    assert printed.count("sft") == printed.count("dpo") == 20
-
-
 # -------------------------------------------------------------------------------------- report.md
 
 HOSTILE = (
@@ -529,10 +253,13 @@ def test_the_report_says_what_a_reader_in_a_hurry_needs(tmp_path):
     put(tmp_path / "answer_0/_failed.jsonl", failed)
     report(tmp_path)
     text = read(tmp_path / "report/report.md")
-    first = text.splitlines()[:3]
-    assert first[0] == "# Challenger against king: accepted"
-    assert first[2].startswith("**Accepted.** margin")
     mean_score = get(tmp_path / "score/_duel.json")["mean_score"]
+    lines = text.splitlines()
+    assert lines[0] == "# Challenger against king: accepted"
+    assert lines[2].startswith(f"**Accepted.** The challenger scores **{mean_score:.1f}** of 100")
+    assert [line for line in lines if line.startswith("## ")][:5] == [
+        "## Next", "## Points to look at", "## What came out", "## The numbers", "## What it took",
+    ]  # fmt: skip
     for said in (
         "24 answered, **24 parsed**",
         f"**{mean_score:.1f}** of 100, 90 % interval",
@@ -541,37 +268,280 @@ def test_the_report_says_what_a_reader_in_a_hurry_needs(tmp_path):
         "2026-01-02T04:00:00",
         "king by maker-a/writer",
         "0.50 USD",
-        "xychart-beta",
-        "line [80, 80",
-        "line [66, 66",
         "80 to 90",
         "position bias",
         "Krippendorff",
-        "| path | 0 | 3 | 24 |",
-        "*few*",
+        "0 (0 %)",
+        "3 (12 %: path 3)",
         "leak (path)",
-        "[prompts_24_1_1](../answer_0/prompts_24_1_1.json)",
+        "[prompts_24_1_1](turns.html#prompts_24_1_1)",
     ):
         assert said in text, said
-    listed = [line for line in text.split("## All turns")[1].splitlines() if "answer_0" in line]
-    assert len(listed) == 24
-    scores = [float(line.split("|")[1]) for line in listed]
-    assert scores == sorted(scores, reverse=True)
+    assert text.count("margin +") == 1, "the margin is said once"
 
 
-def test_a_large_run_shows_the_ends_and_keeps_the_rest_in_the_table(tmp_path):
+def all_turns(folder: Path) -> list[list[str]]:
+    """Return the cells of each row of the table of all turns."""
+    rows = read(folder / "report/report.md").split("## All turns")[1].splitlines()
+    return [[cell.strip() for cell in row.split("|")[1:-1]] for row in rows if "turns.html#" in row]
+
+
+def test_every_turn_stands_in_the_table_and_links_to_the_page(tmp_path):
     stems = make_run(tmp_path, [number % (MOST + 1) for number in range(150)], chars=100)
     apart = {JUDGES[0]: 100.0, JUDGES[1]: 0.0, JUDGES[2]: 50.0}
     edit(tmp_path / f"score/{stems[7]}.json", by_judge=apart)
     report(tmp_path)
     text = read(tmp_path / "report/report.md")
-    assert "## All turns" not in text and len(text) < 60_000
-    assert text.count("../answer_0/") < 120
-    disputed = text.split("### Most disputed")[1].split("../answer_0/")
-    assert disputed[1].startswith(f"{stems[7]}.json")
+    listed = all_turns(tmp_path)
+    assert {row[1] for row in listed} == {f"[{stem}](turns.html#{stem})" for stem in stems}
+    scores = [float(row[0]) for row in listed]
+    assert scores == sorted(scores, reverse=True) and len(listed[0]) == 3 + len(METRICS)
+    for name in ("Most disputed", "Best", "Worst"):
+        shown = text.split(f"### {name}")[1].split("#\n")[0].split("\n#")[0]
+        assert 1 <= shown.count("turns.html#") <= 5
+    first = text.split("### Most disputed")[1].split("turns.html#")[1]
+    assert first.startswith(stems[7])
+    answer = get(tmp_path / f"answer_0/{stems[7]}.json")
+    command = answer["challenger"].split("```bash\n")[1].split("\n")[0]
+    assert command.split()[0] in first
+    assert f"(turns.html#{stems[7]})" in text.split("## Next")[1].split("\n2.")[0]
     rows = read_csv(tmp_path)
     assert [row["stem"] for row in rows] == stems
     assert {row["bucket"] for row in rows} == set(BUCKETS)
+
+
+def page_facts(folder: Path) -> dict:
+    """Return the list of turns.html, as its script reads it."""
+    page = read(folder / "report/turns.html")
+    return json.loads(re.search(r'id="facts">([^<]*)<', page)[1])
+
+
+def test_the_page_holds_every_turn_that_has_both_replies(tmp_path):
+    stems = make_run(tmp_path, [FINAL, REFINED, DEFEAT, FINAL, FINAL])
+    edit(tmp_path / f"answer_0/{stems[3]}.json", challenger="")
+    edit(tmp_path / f"answer_0/{stems[4]}.json", king=make_reply(random.Random(8)))
+    quote = get(tmp_path / f"answer_0/{stems[0]}.json")["challenger"][9:40]
+    held_back = f"the reader's test: the chat does not explain {quote!r}"
+    edit(tmp_path / f"score/{stems[0]}.json", reader={"challenger": quote}, held_back=held_back)
+    report(tmp_path)
+    turns = {turn["stem"]: turn for turn in page_facts(tmp_path)["turns"]}
+    assert list(turns) == [*stems[:3], stems[4]]
+    assert [turns[stem]["bucket"] for stem in stems[:3]] == ["refined", "refined", "defeat"]
+    assert held_back in turns[stems[0]]["why"]
+    assert "challenger: leak audit" in turns[stems[0]]["marks"]
+    assert turns[stems[4]]["status"] == "stale" and turns[stems[4]]["score"] is None
+    assert "1 turn held back from final/" in read(tmp_path / "report/report.md")
+
+
+def test_a_large_run_says_where_the_rest_is(tmp_path, monkeypatch):
+    from common.page import details, turns_data
+
+    make_run(tmp_path, [FINAL] * 4)
+    monkeypatch.chdir(tmp_path)
+    for module in (details, turns_data):
+        monkeypatch.setattr(module, "MOST_TURNS", 3)
+    facts = read_facts()
+    data = turns_data.turns_data(facts)
+    assert len(data["turns"]) == 3
+    assert "Here are the first 3 turns; turns.csv lists 1 more." in data["facts"]
+    assert "Here are the first 3; [turns.csv](turns.csv) has 1 more." in details.all_turns(facts)
+
+
+def read_facts():
+    """Read the run in the current folder as report.py does."""
+    from common.cli import Tally
+    from common.config import load_config
+    from report import find_stems, read_run
+
+    return read_run(find_stems(None, need_scores=True), load_config(), None, Tally("report.py"))
+
+
+def test_another_build_of_zlib_does_not_make_the_page_out_of_date(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 40)
+    for stem in stems:  # enough for the page to pack its texts
+        rewrite(tmp_path, stem, king=stem * 1500, challenger=stem * 1700)
+    report(tmp_path)
+    path = tmp_path / "report/turns.html"
+    text = read(path)
+    if "application/gzip" not in text:
+        pytest.fail("the texts are not packed: the test shows nothing")
+    path.write_text(re.sub(r'(gzip" id="texts">)[^<]{8}', r"\1AAAAAAAA", text), encoding="utf-8")
+    report(tmp_path, "--check")
+    path.write_text(text.replace(f'"{stems[0]}"', '"prompts_9_9_9"'), encoding="utf-8")
+    assert "turns.html is out of date" in report(tmp_path, "--check", code=1).stdout
+    path.unlink()
+    assert "turns.html is missing" in report(tmp_path, "--check", code=1).stdout
+
+
+# ------------------------------------------------------------------------------ the duel's figures
+
+KEPT = {"kept": 6, "kept_mean": 88.0, "reliability": 0.9, "kept_again": 84.5}
+EQUAL = {"mean_score": 61.0, "se": 1.0, "per_doubling": 4.0, "per_doubling_se": 1.0}
+
+
+def section(folder: Path, title: str) -> str:
+    """Return one section of report.md."""
+    return read(folder / "report/report.md").split(f"## {title}\n")[1].split("\n## ")[0]
+
+
+def test_the_duels_figures_stand_in_the_report(tmp_path):
+    make_run(tmp_path, [FINAL, REFINED, DEFEAT] * 4)
+    duel = get(tmp_path / "score/_duel.json")
+    for place, name in enumerate(JUDGES):
+        contrast = {"mean": 3.0 - place, "interval": [1.0 - place, 5.0 - place]}
+        duel["judges"][name] = {**duel["judges"][name], "contrast": contrast}
+    edit(
+        tmp_path / "score/_duel.json",
+        judges=duel["judges"],
+        lcb_by_repo=-0.4,
+        kept_again=KEPT,
+        equal_length=EQUAL,
+        agreement={"name": "alpha", "value": 0.2, "interval_alpha": 0.33},
+        stop_early={"on": False, "edge": 80, "saves": 0.4},
+        config={"generator": JUDGES[0]},
+    )
+    report(tmp_path)
+    numbers = section(tmp_path, "The numbers")
+    for said in (
+        "lower bound 49.6, where turns of one repo",
+        "61.0; each doubling of the length is worth +4.0 (standard error 1.0)",
+        "about **84.5** by the same judges: 6 turns were kept at 88.0",
+        "would save some 30 % of the calls",
+    ):
+        assert said in numbers, (said, numbers)
+    judges = section(tmp_path, "Judges")
+    assert f"{JUDGES[0]} (the writer) |" in judges and "+3.0 (1.0 to 5.0)" in judges
+    assert "interval alpha: 0.33" in judges
+    points = section(tmp_path, "Points to look at")
+    for said in (
+        f"writer's own model leans**: {JUDGES[0]} scores +3.0 (1.0 to 5.0)",
+        "judges agree little**: alpha 0.20",
+        "does not hold across repos**: resampled by repo it is 49.6",
+        "each doubling of the length goes with +4.0 points",
+    ):
+        assert said in points, (said, points)
+
+
+def test_stopped_turns_have_a_bucket_and_bounds_and_lift_no_mean(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 30, instances=30)
+    for stem in stems:
+        if not is_full(stem, 0.25):
+            rejudge(tmp_path, stem, 12)
+            stopped = {"parsed": False, "status": "stopped", "bounds": [20.0, 60.0]}
+            edit(tmp_path / f"score/{stem}.json", **stopped)
+    redo_duel(tmp_path)
+    full = sum(is_full(stem, 0.25) for stem in stems)
+    assert 2 < full < 20
+    turns = {"answered": 30, "parsed": full, "stopped": 30 - full}
+    on = {"on": True, "edge": 80, "saves": 0.4}
+    edit(tmp_path / "score/_duel.json", turns=turns, turns_counted=full, stop_early=on)
+    report(tmp_path)
+    report(tmp_path, "--check")
+    text = read(tmp_path / "report/report.md")
+    assert f"It rests on {full} of 30 turns" in text.split("## Next")[0]
+    assert f"**{full} parsed**, {30 - full} stopped early" in text
+    assert "on: it saves some 30 % of the calls" in text
+    cells = [row[0] for row in all_turns(tmp_path)]
+    assert cells.count("20.0 (20–60)") == 30 - full and cells.count("90.0") == full
+    correctness = section(tmp_path, "Where it wins").split("| correctness |")[1]
+    assert float(correctness.split("|")[1]) > 89, "over the turns that were judged in full"
+    row = next(row for row in read_csv(tmp_path) if row["status"] == "stopped")
+    assert (row["bucket"], row["score_low"], row["score_high"]) == ("defeat", "20.00", "60.00")
+    assert where(tmp_path)[row["stem"]] == ["defeat"]
+    assert "20.0 to 60.0 possible" in row["why"]
+
+
+def test_the_second_look_stands_beside_the_first(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 4 + [REFINED] * 4)
+    confirmed = {"points_confirmed": 72, "max_points_confirmed": 120, "score_confirmed": 60.0}
+    edit(tmp_path / f"score/{stems[0]}.json", **confirmed)
+    look = {
+        "models": ["x/other"], "band": [73, 90], "turns": 1, "mean_first": 90.0,
+        "mean_confirmed": 60.0, "reader": "x/other", "read": 20,
+        "named": {"challenger": 3, "king": 1, "assistant": 0},
+    }  # fmt: skip
+    bill = {"calls": 2, "usage": {"prompt_tokens": 0, "completion_tokens": 0}, "cost_usd": 0.25}
+    edit(tmp_path / "score/_duel.json", second_look=look, looks={"second look": bill})
+    report(tmp_path)
+    told = section(tmp_path, "The second look")
+    for said in (
+        "1 turn of 73 to 90 points were judged again by x/other",
+        "from 90.0 to 60.0. Kept before: 4 with a mean of 90.0; now 3 with 90.0",
+        "Cost: 0.25 USD",
+        "3 (15 %, 4 % to 34 %)",
+        "1 (5 %, 0 % to 22 %) replies of the king",
+    ):
+        assert said in told, (said, told)
+    assert where(tmp_path)[stems[0]] == ["defeat"]
+    assert "| second look | 2 | – | – | 0.25 USD |" in section(tmp_path, "What it took")
+    assert "--confirm" not in section(tmp_path, "Next")
+    assert "90.0 → 60.0" in [row[0] for row in all_turns(tmp_path)]
+
+
+def test_the_control_splits_the_margin_of_the_same_turns(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 20, instances=20)
+    control = tmp_path / "control"
+    for place, stem in enumerate(stems[:12]):
+        answer = get(tmp_path / f"answer_0/{stem}.json")
+        score = make_score(stem, {**answer, "challenger": "without"}, REFINED)
+        if place == 0:  # judged against another king: not the same turn
+            score["sha"]["king"] = "0"
+        put(control / f"score/{stem}.json", score)
+    report(tmp_path)
+    assert "## What the PR record" not in read(tmp_path / "report/report.md")
+    put(control / "score/_duel.json", {})
+    report(tmp_path)
+    told = section(tmp_path, "What the PR record is worth")
+    assert "Of 11 turns" in told and "**+80.0 (80.0 to 80.0)** points" in told
+    assert "record): **+40.0 (40.0 to 40.0)**; by the record: **+40.0" in told
+
+
+def test_labels_are_read_and_a_mistyped_file_is_told(tmp_path):
+    stems = make_run(tmp_path, [FINAL, FINAL, DEFEAT, DEFEAT])
+    lines = ["stem,preferred,seconds,sha"]
+    report(tmp_path)
+    shas = {turn["stem"]: turn["sha"] for turn in page_facts(tmp_path)["turns"]}
+    for stem, preferred in zip(stems, ("challenger", "king", "king", "skip")):
+        lines.append(f"{stem},{preferred},3.5,{shas[stem]}")
+    labels = tmp_path / "report/labels.csv"
+    labels.write_text("\n".join(lines) + "\n")
+    report(tmp_path)
+    told = section(tmp_path, "Your labels")
+    assert "3 labels count (1 skipped, 0 of replies" in told
+    assert "Of 2 in final/ you find **1 (50 %)** not worse" in told
+    assert f"[{stems[1]}](turns.html#{stems[1]}): you king, the panel 90.0" in told
+    labels.write_text("\n".join([*lines, "nonsense"]) + "\n")
+    stopped = report(tmp_path, code=2).stderr
+    assert "labels.csv, line 6" in stopped and len(stopped.splitlines()) <= 2
+
+
+def test_costs_are_of_all_tries_and_no_tokens_are_said_where_none_were_told(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 2)
+    tries = {"prompt_tokens": 5000, "completion_tokens": 70}
+    for stem in stems:
+        meta = get(tmp_path / f"answer_0/{stem}.json")["meta"]
+        meta["king"] |= {"usage": {}, "usage_all_tries": {}, "cost_usd": None}
+        meta["challenger"] |= {"usage_all_tries": tries, "cost_usd": 0.5}
+        meta["retired"] = [{"challenger": "an older one", "usage_all_tries": tries, "cost_usd": 1}]
+        edit(tmp_path / f"answer_0/{stem}.json", meta=meta)
+    report(tmp_path)
+    took = section(tmp_path, "What it took")
+    assert "| king by maker-a/writer | 2 | – | – | not known |" in took
+    assert "| challenger by maker-a/writer | 4 | 20,000 | 280 | 3.00 USD |" in took
+
+
+def test_who_answered_for_a_judge_is_said(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 3)
+    for stem in stems:
+        score = get(tmp_path / f"score/{stem}.json")
+        for verdict in score["verdicts"]:
+            if verdict["judge"] == JUDGES[1]:
+                verdict["model_answered"] = "somebody/else"
+        put(tmp_path / f"score/{stem}.json", score)
+    report(tmp_path)
+    took = section(tmp_path, "What it took")
+    assert f"judge {JUDGES[1]} (answered by: somebody/else) |" in took
+    assert f"judge {JUDGES[0]} |" in took
 
 
 def test_points_to_look_at_are_raised_by_the_figures_alone(tmp_path):
@@ -602,7 +572,6 @@ def test_points_to_look_at_are_raised_by_the_figures_alone(tmp_path):
         "own model decides**: the panel without it says: too few to tell",
         "Turns without a full verdict**: 50 %",
         "9 turns with identical replies",
-        "longer challengers score +30 points",
         "1 turn with text aimed at the judges**, such as [prompts_30_1_4]",
     ):
         assert said in points, (said, points)
@@ -727,6 +696,16 @@ def test_check_counts_the_points_again(checked_run):
     check_finds(checked_run, "points that do not follow from the verdicts", "54 of 60")
 
 
+def test_check_names_a_prompt_that_is_gone_or_has_another_chat(checked_run):
+    prompts = sorted((checked_run / "prompt").glob("prompts_*.json"))
+    rows = get(prompts[0])
+    put(prompts[0], rows[:-1])
+    check_finds(checked_run, "prompt gone or changed since its king", "prompt/ has no such prompt")
+    rows[0]["messages"][-1]["content"] += " now"
+    put(prompts[0], rows)
+    check_finds(checked_run, "prompt gone or changed since its king", "another chat now")
+
+
 def test_check_takes_identical_replies_and_scores_of_older_versions(checked_run):
     path = checked_run / f"answer_0/{STEM}.json"
     answer = edit(path, challenger=get(path)["king"])
@@ -773,4 +752,4 @@ def test_an_answer_in_any_answer_folder_counts(tmp_path):
     (tmp_path / f"answer_0/{stems[1]}.json").rename(tmp_path / f"answer_2/{stems[1]}.json")
     report(tmp_path)
     assert len(where(tmp_path)) == 3
-    assert f"../answer_2/{stems[1]}.json" in read(tmp_path / "report/report.md")
+    assert page_facts(tmp_path)["turns"][1]["file"] == f"answer_2/{stems[1]}.json"

@@ -20,8 +20,8 @@ from common.duel.rows import (
     stopping_saves,
 )
 from common.turns import METRICS, ORDERS
-from duels import rows_of
 from makers import make_answer, make_prompt, make_score, make_verdict, put
+from panel import rows_of
 
 SETTINGS = {"alpha": 0.05, "resamples": 1000, "seed": 0}
 BILLS = {name: Counter(calls=10, nano_usd=10_000) for name in ("a", "b", "c")}

@@ -8,6 +8,7 @@ import time
 import numpy as np
 import pytest
 
+import panel
 from common.duel.statistics import (
     at_equal_length,
     bootstrap_bounds,
@@ -16,18 +17,22 @@ from common.duel.statistics import (
     kept_again,
     krippendorff_alpha,
 )
-from common.turns import METRICS, ORDERS
-from duels import simulated_duel
 from validate import bootstrap_lcb
 
 GATE = {"alpha": 0.05, "resamples": 2000, "seed": 0}
+
+
+def simulated(random: np.random.Generator, instances: int, size: int, lead: float = 0.0):
+    """Return (deltas, groups) of one duel by a typical panel; at lead 0 the two are equals."""
+    turns = panel.make_turns(random, [size] * instances, lead)
+    return panel.deltas(panel.judged(random, turns, panel.TYPICAL)), turns.instances
 
 
 # ------------------------------------------------------------------------------------------ bound
 
 
 def test_the_bound_resamples_instances_not_turns():
-    deltas, groups = simulated_duel(np.random.default_rng(0), 20, 1, 0.0, 55.0)
+    deltas, groups = simulated(np.random.default_rng(0), 20, 1, 0.25)
     mean, lcb, error = bootstrap_lcb(deltas, groups, **GATE)
     copies = np.repeat(deltas, 30)
     copied = bootstrap_lcb(copies, np.repeat(groups, 30), **GATE)
@@ -38,7 +43,7 @@ def test_the_bound_resamples_instances_not_turns():
 
 def test_the_bound_is_deterministic_and_blind_to_the_order_of_turns():
     random = np.random.default_rng(1)
-    deltas, groups = simulated_duel(random, 15, 4, 0.6, 50.0)
+    deltas, groups = simulated(random, 15, 4)
     named = [f"repo__{group}" for group in groups]
     shuffle = random.permutation(len(deltas))
     shuffled = [named[place] for place in shuffle]
@@ -87,13 +92,13 @@ def exact_bound_sign(units: np.ndarray, groups, alpha: float, resamples: int, se
     return int(np.sort(signs)[int(alpha * (resamples + 1)) - 1])
 
 
-@pytest.mark.parametrize("instances, turns, effect", [(60, 1, 0.0), (10, 10, 0.6), (20, 20, 0.6)])
-def test_equals_are_rarely_accepted(instances, turns, effect):
+@pytest.mark.parametrize("instances, size", [(60, 1), (10, 10), (20, 20)])
+def test_equals_are_rarely_accepted(instances, size):
     """5 % of 400 duels is 20, sd 4.4; the bounds are four of these away. See bench_gate.py."""
     random = np.random.default_rng(7)
     accepted = 0
     for _ in range(400):
-        duel = simulated_duel(random, instances, turns, effect, 50.0)
+        duel = simulated(random, instances, size)
         accepted += bootstrap_lcb(*duel, alpha=0.05, resamples=400, seed=0)[1] > 0
     assert 3 <= accepted <= 38
 
@@ -160,31 +165,23 @@ def four_observers() -> np.ndarray:
 # -------------------------------------------------------------------------------- selection, bias
 
 
-def test_kept_again_foretells_what_the_same_panel_says_the_second_time():
+@pytest.mark.parametrize("kind", ["typical", "noisy"])
+def test_kept_again_foretells_what_the_same_panel_says_the_second_time(kind):
     """Two askings of one panel: the turns that the first keeps score lower the second time."""
+    judges = panel.KINDS[kind]
     random = np.random.default_rng(11)
-    count = 2000
-    worth = 0.35 + 0.9 * random.standard_normal((count, 1, 1, 1))
-    judge = 0.5 * random.standard_normal((count, 3, 1, 1))
-
-    def ask() -> np.ndarray:
-        shape = (count, 3, len(ORDERS), len(METRICS))
-        halo = 0.7 * random.standard_normal((*shape[:3], 1))
-        lean = np.array([-0.2, 0.2]).reshape(1, 1, 2, 1)  # by order, as position bias gives
-        calls = worth + judge + halo + lean + 0.6 * random.standard_normal(shape)
-        return np.where(calls > 0.4, 2, np.where(calls < -0.4, 0, 1)).astype(np.int8)
-
-    first = ask()
-    again = ask()
-    scores = first.mean(axis=(1, 2, 3)) * 50
-    kept = scores >= 80
+    turns = panel.make_turns(random, [10] * 200, panel.lead_for(58, judges))
+    seen = panel.views(random, turns, judges)
+    first = panel.ask(random, seen, judges)
+    again = panel.ask(random, seen, judges)
+    kept = panel.scores(first) >= 80
     told = kept_again(first, kept)
-    really = float(again.mean(axis=(1, 2, 3))[kept].mean() * 50)
+    really = float(panel.scores(again)[kept].mean())
     assert told["kept"] == kept.sum() > 200
-    assert told["kept_mean"] == pytest.approx(scores[kept].mean())
-    assert told["kept_mean"] - really > 1.5, "there is a fall to foretell"
-    assert told["kept_again"] == pytest.approx(really, abs=0.7)
-    assert kept_again(first, np.zeros(count, bool)) is None
+    assert told["kept_mean"] == pytest.approx(panel.scores(first)[kept].mean())
+    assert told["kept_mean"] - really > 2, "there is a fall to foretell"
+    assert told["kept_again"] == pytest.approx(really, abs=0.8)
+    assert kept_again(first, np.zeros(len(kept), bool)) is None
     assert kept_again(first[:2], kept[:2]) is None
     assert kept_again(np.ones_like(first), kept) is None
 

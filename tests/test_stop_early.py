@@ -346,5 +346,5 @@ def test_a_kill_while_turns_are_stopped_costs_the_calls_in_flight(simulated):
             saved += len(get(path)["verdicts"])
         assert saved > 0
         validate(cwd, server)
-        assert len(server.chats) <= needed + 2 * len(JUDGES)
+        assert len(server.chats) <= needed + 2 * len(JUDGES)  # --concurrency of each
     assert {stem: score(cwd, stem)["status"] for stem in stems} == whole

@@ -9,9 +9,13 @@ import time
 from collections import Counter
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+import panel
 from common.demo.server import Server
+from common.duel.rows import judge_figures
+from common.duel.statistics import at_equal_length, kept_again
 from common.turns import METRICS
 from judges import (
     JUDGES,
@@ -20,6 +24,7 @@ from judges import (
     by_seat,
     duel,
     mixed,
+    planted,
     replies_of,
     score,
     verdict,
@@ -28,7 +33,7 @@ from judges import (
     write_turns,
 )
 from makers import get
-from runner import assert_no_key, stage, start
+from runner import assert_no_key, paused, stage, start
 
 pytestmark = pytest.mark.background
 
@@ -147,6 +152,44 @@ def test_only_what_an_edit_touches_is_asked_again(tmp_path):
         assert calls() == 0
         assert score(tmp_path, stems[0])["mode"] == 2
         assert duel(tmp_path)["turns"]["parsed"] == 40
+
+
+def test_the_duel_says_what_its_own_verdicts_say(tmp_path):
+    """Agreement, the fall of kept turns and the mean at equal length, from the files alone."""
+    random = np.random.default_rng(21)
+    turns = panel.make_turns(random, [2] * 15, 0.6)
+    points = panel.judged(random, turns, panel.TYPICAL)
+    ratios = []
+    for number in range(1, 31):
+        words = "GOOD." + " Surely so." * int(random.integers(0, 9))
+        stem = write_turn(tmp_path, number, challenger=words, instance_id=f"i-{number % 15}")
+        answer = get(tmp_path / f"answer_0/{stem}.json")
+        ratios.append(len(answer["challenger"]) / len(answer["king"]))
+    write_panel(tmp_path)
+    with Server(reply=planted(points, JUDGES)) as server:
+        validate(tmp_path, server)
+    whole = duel(tmp_path)
+    scores = panel.scores(points)
+    instances = [f"i-{number % 15}" for number in range(1, 31)]
+    assert whole["mean_score"] == pytest.approx(scores.mean())
+    assert whole["instances"] == 15 and whole["turns_counted"] == 30
+    told = kept_again(points, scores >= 80)
+    assert told["kept"] >= 3
+    assert whole["kept_again"] == {key: pytest.approx(told[key]) for key in told}
+    length = at_equal_length(scores, np.array(ratios), instances)
+    assert whole["equal_length"] == {key: pytest.approx(length[key]) for key in length}
+    habits, agreement = judge_figures(points, JUDGES)
+    assert whole["agreement"] == {
+        "name": agreement["name"],
+        "value": pytest.approx(agreement["value"]),
+        "interval_alpha": pytest.approx(agreement["interval_alpha"]),
+    }
+    for place, name in enumerate(JUDGES):
+        judge = whole["judges"][name]
+        assert judge["score"] == pytest.approx(panel.scores(points[:, [place]]).mean())
+        assert judge["pull"] == pytest.approx(habits[name]["pull"])
+        low, high = judge["contrast"]["interval"]
+        assert low <= judge["contrast"]["mean"] <= high
 
 
 def test_a_kill_costs_no_more_than_the_calls_in_flight(tmp_path):
@@ -298,7 +341,8 @@ def test_shards_share_the_work_and_leave_the_aggregate(tmp_path):
             shards.append(start("validate.py", *flags, cwd=tmp_path, server=server))
         while not server.chats:
             time.sleep(0.01)
-        overlapping = validate(tmp_path, server, "--shard", "1/3", code=2)
+        with paused(shards[0]), paused(shards[1]):
+            overlapping = validate(tmp_path, server, "--shard", "1/3", code=2)
         assert "is at work" in overlapping.stderr
         for shard in shards:
             shard.communicate(timeout=60)

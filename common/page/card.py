@@ -27,8 +27,8 @@ from common.page.export_words import (
 )
 from common.page.figures import Facts
 from common.page.left_out import dicts
-from common.page.markdown import NOTHING, blocks, count, fill, number, percent, shown, table
-from common.page.overview import mean_score_words, model_words
+from common.page.markdown import NOTHING, blocks, count, fill, number, percent, shown, span, table
+from common.page.numbers import mean_score_words, model_words
 from common.turns import DEFEAT_MIN, FINAL_MIN, METRICS
 
 CARD = Path("export", "README.md")
@@ -195,11 +195,11 @@ def deciding_text(second: dict | None) -> str:
         return block("first_score")
     return block(
         "second_score",
-        band=number(second.get("band")),
+        band=span(second.get("band"), 0),
         turns=count(second["turns"], "turn"),
-        models=", ".join(map(shown, second.get("models") or [])),
-        first=number(second.get("mean_first")),
-        confirmed=number(second.get("mean_confirmed")),
+        models=", ".join(map(shown, second["models"])),
+        first=number(second["mean_first"]),
+        confirmed=number(second["mean_confirmed"]),
     )
 
 

@@ -6,7 +6,7 @@ from collections import defaultdict
 from pathlib import Path
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Tally
-from common.files import natural_key, turn_files
+from common.files import UserError, natural_key, turn_files
 from common.outputs import Outputs
 from common.page.figures import NEXT_STEP, Facts, stale_reason
 from common.page.markdown import count
@@ -15,7 +15,10 @@ from common.turns import (
     OPPONENT,
     Status,
     answer_folders,
+    chat_digest,
     points_of,
+    read_answer,
+    read_prompts,
     read_score,
     turn_score,
 )
@@ -65,10 +68,34 @@ def find_faults(facts: Facts, tally: Tally) -> dict[str, list[str]]:
     for paths in places.values():
         if len(paths) > 1:
             faults["answered twice, mended by: delete one"].append(" and ".join(paths))
+    for line in changed_prompts(facts):
+        faults["prompt gone or changed since its king, mended by: bring it back"].append(line)
     stale = stale_reason(facts)
     if stale:
         faults["stale verdict, mended by: python validate.py"] = [f"score/_duel.json: {stale}"]
     return faults
+
+
+def changed_prompts(facts: Facts) -> list[str]:
+    """List the answers whose prompt is gone or has another chat now; none where prompt/ is gone."""
+    chats = {}
+    for path in turn_files("prompt"):
+        try:
+            prompts = read_prompts(path)
+        except UserError:
+            return []  # told already: a torn file of prompts
+        for order, prompt in enumerate(prompts, 1):
+            chats[f"{path.stem}_{order}"] = chat_digest(prompt["messages"])
+    if not chats:
+        return []
+    changed = []
+    for row in facts.rows:
+        if row.path and row.status != Status.BROKEN:
+            if row.stem not in chats:
+                changed.append(f"{row.path}: prompt/ has no such prompt")
+            elif chats[row.stem] != chat_digest(read_answer(row.path)["messages"]):
+                changed.append(f"{row.path}: its prompt has another chat now")
+    return changed
 
 
 def follows_from_verdicts(score: dict) -> bool:

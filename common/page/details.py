@@ -1,22 +1,33 @@
-"""report.md, the rest: judges, metrics, groups, leaks, what is not done, turns to read.
+"""report.md, the rest: judges, metrics, leaks, what is not done, the turns.
 
 What the sections say stands in report.md and sentences.md beside this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from common.files import natural_key
 from common.page import figures
-from common.page.figures import NEXT_STEP, Facts, mean, mean_score, spent, verdict_word
-from common.page.markdown import NOTHING, count, number, percent, report_block, say, shown, table
+from common.page.figures import NEXT_STEP, Facts, means, verdict_word
+from common.page.markdown import (
+    NOTHING,
+    count,
+    number,
+    percent,
+    report_block,
+    say,
+    shown,
+    span,
+    table,
+)
+from common.page.overview import most_disputed
 from common.page.rows import Row
-from common.turns import METRICS
+from common.page.turns_data import MOST_TURNS
+from common.replies.protocol import bash_blocks
+from common.turns import METRICS, Status
 
-WHOLE_TABLE_TURNS = 100  # up to here every turn is listed; beyond, the best, worst, most disputed
-FEW = 10  # a group of fewer turns is marked as few
-REPOS_SHOWN = 15
+TURNS_SHOWN = 5  # of the best, the worst, the most disputed
+COMMAND_CHARS = 90
+REASON_CHARS = 160
 
 
 def judges(facts: Facts) -> str:
@@ -31,21 +42,24 @@ def judges(facts: Facts) -> str:
         if without:
             rest = f"{number(without.get('mean_score'))}, {verdict_word(without)}"
         bias = row.get("pull")
+        contrast = row.get("contrast") or {}
+        gap = contrast.get("mean")
+        own = " (the writer)" if judge == facts.generator else ""
         rows.append(
             (
-                shown(judge),
+                shown(judge) + own,
                 row.get("score"),
+                NOTHING if gap is None else f"{gap:+.1f} ({span(contrast.get('interval'))})",
                 percent(row.get("parse_rate")),
                 percent(row.get("position_consistency")),
                 NOTHING if bias is None else f"{bias:+.2f}",
                 number(row.get("agreement"), 2),
                 rest,
-                spent([row]).cost,
             )
         )
     headers = (
-        "judge | score # | parsed # | same in both orders # | position bias # | agreement # | "
-        "panel without it | cost #"
+        "judge | score # | above the others # | parsed # | same in both orders # | "
+        "position bias # | agreement # | panel without it"
     )
     agreement = duel.get("agreement") or {}
     return report_block(
@@ -53,72 +67,26 @@ def judges(facts: Facts) -> str:
         judges=table(headers, rows),
         agreement=shown(agreement.get("name") or "not named"),
         alpha=number(agreement.get("value"), 2),
-        without_generator=without_generator_words(duel.get("without_generator")),
+        interval_alpha=number(agreement.get("interval_alpha"), 2),
     )
-
-
-def without_generator_words(alone: dict | None) -> str:
-    """Return the verdict of the panel without the model that wrote the replies."""
-    if not alone:
-        return ""
-    return say(
-        "without_generator",
-        score=number(alone.get("mean_score")),
-        margin=number(alone.get("margin")),
-        word=verdict_word(alone),
-    )
-
-
-def metrics(facts: Facts) -> str:
-    """Say on which metrics the challenger is ahead."""
-    rows = []
-    for name in METRICS:
-        values = [row.metrics[name] for row in facts.parsed if row.metrics.get(name) is not None]
-        ahead = sum(value > 50 for value in values)
-        behind = sum(value < 50 for value in values)
-        level = len(values) - ahead - behind
-        average = (facts.duel.get("metrics") or {}).get(name)
-        if average is None:
-            average = mean(values)
-        bar = "█" * round(average / 5)
-        if values:
-            rows.append((name, average, ahead, level, behind, bar))
-    headers = "metric | mean score # | turns ahead # | level # | behind # | of 100"
-    return report_block("metrics", metrics=table(headers, rows)) if rows else ""
 
 
 def groups(facts: Facts) -> str:
-    """Give the scores by kind of turn: they show where the challenger wins, not why."""
-    parsed = facts.parsed
-    if not parsed:
+    """Give the mean scores by metric and by action style, with their intervals."""
+    base = facts.base
+    if not base:
         return ""
-    repos = list(figures.grouped(parsed, "repo").items())
-    more = len(repos) - REPOS_SHOWN
-    lengths = ""
-    if facts.mode == 2:
-        by_length = figures.by_length(parsed).items()
-        lengths = report_block("lengths", lengths=group_table("challenger", by_length))
-    return report_block(
-        "groups",
-        few=FEW,
-        styles=group_table("style", figures.grouped(parsed, "style").items()),
-        steps=group_table("position", figures.by_step(parsed).items()),
-        repos=group_table("repo", repos[:REPOS_SHOWN]),
-        more_repos=say("more_repos", n=f"{more:,}") if more > 0 else "",
-        lengths=lengths,
-    )
-
-
-def group_table(what: str, named: Iterable[tuple[str, list[Row]]]) -> str:
-    """Return the mean score and the share of final/ of each group that has turns."""
+    columns = {name: [row.metrics.get(name) for row in base] for name in METRICS}
+    for style in sorted({row.style for row in base}):
+        columns[style] = [row.score if row.style == style else None for row in base]
     lines = []
-    for name, rows in named:
-        if rows:
-            final = sum(row.bucket == "final" for row in rows)
-            kept = f"{final:,} ({percent(final, len(rows))})"
-            few = "*few*" if len(rows) < FEW else ""
-            lines.append((shown(name), len(rows), mean_score(rows), kept, few))
-    return table(f"{what} | turns # | mean score # | final # |", lines)
+    for name, of in means(columns, base, facts.config).items():
+        what = name if name in METRICS else f"style {shown(name)}"
+        bar = "█" * round(of.value / 5)
+        lines.append((what, of.turns, of.value, span(of.bounds), bar))
+    return report_block(
+        "groups", groups=table("what | turns # | mean score # | interval # | of 100", lines)
+    )
 
 
 # ------------------------------------------------------------------- leaks, what is left, the turns
@@ -128,29 +96,26 @@ def leak_audit(facts: Facts) -> str:
     """Set the challengers' hits beside the kings', which cannot have seen the record."""
     challenger = figures.audit_of(facts.rows, "challenger")
     king = figures.audit_of(facts.rows, "king")
-    refused = figures.refused_replies(facts.rows)
     if not challenger.audited:
         return report_block("no_audit")
-    floor = ""
-    if king.audited:
-        kings = count(king.audited, "king")
-        floor = say(
-            "audit_floor", kings=kings, hit=f"{king.hit:,}", share=percent(king.hit, king.audited)
-        )
-    kinds = []
-    for kind in sorted({*challenger.kinds, *king.kinds, *refused}):
-        kinds.append((shown(kind), challenger.kinds[kind], king.kinds[kind], refused[kind]))
-    headers = (
-        "kind | challengers with a hit # | kings with a hit # | challenger replies refused for it #"
-    )
+    refused = figures.refused_replies(facts.rows)
+    refused.pop("protocol", None)  # no leak
+    kinds = ", ".join(f"{shown(kind)} {n:,}" for kind, n in refused.most_common())
     return report_block(
         "audit",
         challengers=count(challenger.audited, "challenger"),
-        hit=f"{challenger.hit:,}",
-        share=percent(challenger.hit, challenger.audited),
-        floor=floor,
-        kinds=table(headers, kinds) if kinds else "",
+        hit=audit_words(challenger),
+        kings=count(king.audited, "king"),
+        floor=audit_words(king),
+        refused=f"{sum(refused.values()):,}",
+        kinds=f" ({kinds})" if kinds else "",
     )
+
+
+def audit_words(audit: figures.Audit) -> str:
+    """Return how many of a side's replies have a hit, and of which kinds."""
+    kinds = ", ".join(f"{shown(kind)} {n:,}" for kind, n in audit.kinds.most_common())
+    return f"{audit.hit:,} ({percent(audit.hit, audit.audited)}{': ' + kinds if kinds else ''})"
 
 
 def unfinished(facts: Facts) -> str:
@@ -181,51 +146,55 @@ def failures() -> str:
     rows = []
     for (stage, kind), items in figures.failed_items().items():
         example = f"{items[0].get('item')}: {items[0].get('reason')}"
-        rows.append((shown(stage), shown(kind), len(items), shown(example, 240)))
+        rows.append((shown(stage), shown(kind), len(items), shown(example, 160)))
     if not rows:
         return ""
     return say("failures") + "\n\n" + table("stage | what | number # | such as", rows)
 
 
 def turns_to_read(facts: Facts) -> str:
-    """List every turn of a small run; of a large one the best, the worst and the most disputed."""
-    best_first = sorted(facts.parsed, key=lambda row: (-row.score, natural_key(row.stem)))
+    """List the best, the worst and the most disputed turns, each with its command and a reason."""
+    best_first = sorted(facts.scored, key=lambda row: (-row.deciding_score, natural_key(row.stem)))
     if not best_first:
         return ""
-    if len(best_first) <= WHOLE_TABLE_TURNS:
-        some = min(5, len(best_first) // 3 or 1)
-        listed = report_block("all_turns", turns=turn_table(best_first))
-    else:
-        some = 20
-        ends = turn_table(best_first[:some] + best_first[-some:])
-        listed = report_block("best_and_worst", some=some, turns=ends, all=f"{len(best_first):,}")
-    by_spread = sorted(best_first, key=lambda row: -row.spread)
-    disputed = [row for row in by_spread if row.spread][:some]
+    some = min(TURNS_SHOWN, len(best_first) // 3 or 1)
+    disputed = most_disputed(facts)[:some]
     return report_block(
         "turns",
         best=reason_table(best_first[:some]),
         worst=reason_table(best_first[::-1][:some]),
         disputed=report_block("disputed", disputed=reason_table(disputed)) if disputed else "",
-        listed=listed,
     )
 
 
 def reason_table(rows: list[Row]) -> str:
-    """Return the turns with each judge's score and one judge's reason."""
+    """Return the turns with the challenger's command and one judge's reason."""
     lines = []
     for row in rows:
-        by_judge = "/".join(number(score, 0) for score in row.by_judge.values())
-        lines.append((row.score, row.link, row.style, by_judge, shown(row.reason, 240)))
-    return table("score # | turn | style | by judge # | one judge's reason", lines)
+        command = " ; ".join(bash_blocks(row.challenger))
+        apart = number(row.spread, 0)
+        reason = shown(row.reason, REASON_CHARS)
+        lines.append((row.score_words, row.link, apart, shown(command, COMMAND_CHARS), reason))
+    return table("score # | turn | judges apart # | challenger's command | a judge's reason", lines)
 
 
-def turn_table(rows: list[Row]) -> str:
-    """Return the turns with bucket, action style and the score by metric."""
-    headers = ["score #", "bucket", "file", "instance", "action style"]
-    headers += [f"{metric} #" for metric in METRICS]
+def all_turns(facts: Facts) -> str:
+    """List every turn with action style and the score by metric, the best first."""
+    rows = facts.rows[:MOST_TURNS]
     lines = []
-    for row in rows:
+    for row in sorted(rows, key=lambda row: -row.deciding_score if row.bucket else 1):
         by_metric = [number(row.metrics.get(metric), 0) for metric in METRICS]
-        instance = shown(row.instance_id)
-        lines.append((row.score, row.bucket, row.link, instance, row.style, *by_metric))
-    return table(" | ".join(headers), lines)
+        lines.append((row.score_words, row.link, row.style or NOTHING, *by_metric))
+    headers = " | ".join(["score #", "file", "style", *(f"{metric} #" for metric in METRICS)])
+    more = len(facts.rows) - len(rows)
+    signs = []
+    if facts.statuses[Status.STOPPED]:
+        signs.append(say("sign_stopped"))
+    if facts.duel.get("second_look"):
+        signs.append(say("sign_confirmed"))
+    return report_block(
+        "all_turns",
+        more=say("more_turns", shown=f"{len(rows):,}", more=f"{more:,}") if more else "",
+        signs=" ".join(signs),
+        turns=table(headers, lines),
+    )

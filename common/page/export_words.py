@@ -10,14 +10,6 @@ MAX_LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens
 SMALL_SPLIT = 30  # rows
 
 
-def export_cell(export: Export | None) -> str:
-    """Return for report.md what lies in export/, how it is split and how long its rows are."""
-    if not export:
-        return "left as it is"
-    words = [export_words(export, "../export/"), split_words(export), length_words(export)]
-    return "<br>".join(word for word in words if word)
-
-
 def export_words(export: Export, folder: str = "") -> str:
     """Return the rows of each file of export/, as links if a folder is given."""
     rows = []
@@ -60,7 +52,7 @@ def split_words(export: Export) -> str:
 
 
 def prompt_lengths(export: Export) -> dict[str, str]:
-    """Return median, p90 and most of the prompts' tokens, and how many of them are guesses."""
+    """Return median, 90th percentile and most of the prompts' tokens, and how many are guesses."""
     lengths = sorted(row.prompt_tokens for row in export.all_rows)
     last = len(lengths) - 1
     guesses = sum(row.tokens_from == "guess" for row in export.all_rows)
@@ -69,7 +61,7 @@ def prompt_lengths(export: Export) -> dict[str, str]:
     )
     return {
         "median": f"{lengths[round(0.5 * last)]:,}",
-        "p90": f"{lengths[round(0.9 * last)]:,}",
+        "ninetieth": f"{lengths[round(0.9 * last)]:,}",
         "most": f"{lengths[last]:,}",
         "guessed": guessed if guesses else "",
     }

@@ -8,8 +8,13 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+import numpy as np
+
 from common.config import Config
+from common.duel.statistics import bootstrap_bounds, cluster_sums
+from common.duel.verdicts import is_full
 from common.exports import Export
+from common.page.labels import Agreement
 from common.page.left_out import LeftOut
 from common.page.rows import Row
 from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
@@ -37,16 +42,25 @@ class Facts:
     config: Config
     limit: int | None = None
     export: Export | None = None
+    labels: Agreement | None = None  # of the panel with a person; None without labels
 
     def __post_init__(self):
         self.parsed = [row for row in self.rows if row.status == Status.PARSED]
+        self.scored = [row for row in self.rows if row.bucket]  # the stopped ones, too
         self.statuses = Counter(row.status for row in self.rows)
-        self.buckets = Counter(row.bucket for row in self.parsed)
+        self.buckets = Counter(row.bucket for row in self.scored)
+        self.stops_early = bool((self.duel.get("stop_early") or {}).get("on"))
+        # The turns that means rest on: stopping some by their score would lift the others' mean.
+        self.base = self.parsed
+        if self.stops_early:
+            share = self.config.judge.full_share
+            self.base = [row for row in self.parsed if is_full(row.stem, share)]
         if self.parsed:
             self.mode = self.parsed[0].mode
         else:
             self.mode = 1 if self.duel.get("mode") == 1 else 2
         self.opponent = SIDES[OPPONENT[self.mode]]
+        self.generator = (self.duel.get("config") or {}).get("generator")
         self.judges = list(self.duel.get("judges") or {})
         if not self.judges:
             self.judges = list(dict.fromkeys(name for row in self.parsed for name in row.by_judge))
@@ -71,12 +85,15 @@ def stale_reason(facts: Facts) -> str:
     others = sum(row.mode != duel["mode"] for row in facts.parsed)
     if others:
         return f"it is of DUEL_MODE={duel['mode']}, {others} of the scores are of the other one"
-    counted = (duel["turns"] or {}).get("parsed")
-    if counted != len(facts.parsed):
-        return f"it counts {counted} parsed turns, here are {len(facts.parsed)}"
+    turns = duel["turns"] or {}
+    for status, key in ((Status.PARSED, "parsed"), (Status.STOPPED, "stopped")):
+        counted = turns.get(key) or 0
+        if counted != facts.statuses[status]:
+            return f"it counts {counted} {status} turns, here are {facts.statuses[status]}"
     told = duel.get("mean_score")
-    mean = mean_score(facts.parsed)
-    if told is not None and abs(told - mean) > 0.01:
+    mean = mean_score(facts.base)
+    # A parse-fail's readable verdicts are in its mean, and not in ours.
+    if told is not None and abs(told - mean) > 0.01 and not facts.statuses[Status.PARSE_FAIL]:
         return f"it gives a mean score of {told:.2f}, here it is {mean:.2f}"
     then = duel.get("config") or {}
     sampling = {}
@@ -124,7 +141,7 @@ def dataset_name(plan: dict) -> str:
 
 @dataclass
 class Spent:
-    """What calls took."""
+    """What calls took, as far as it was told."""
 
     tokens_in: int = 0
     tokens_out: int = 0
@@ -140,9 +157,14 @@ class Spent:
         at_least = "at least " if self.unpriced else ""
         return f"{at_least}{self.cost_usd:,.2f} USD"
 
+    @property
+    def cells(self) -> tuple[int | None, int | None, str]:
+        """Tokens in, tokens out and cost; None where the provider told no tokens."""
+        return self.tokens_in or None, self.tokens_out or None, self.cost
+
 
 def spent(metas: Iterable[dict]) -> Spent:
-    """Add up what a list of objects with `usage` and `cost_usd` tells."""
+    """Add up what a list of objects with `usage` and `cost_usd` tells, of all tries."""
     total = Spent()
     for meta in metas:
         usage = meta.get("usage_all_tries") or meta.get("usage")
@@ -175,6 +197,15 @@ def models_of(metas: list[dict]) -> list[tuple[str, str]]:
         answered = str(meta.get("model_answered") or "")
         found[asked, "" if answered == asked else answered] = True
     return list(found)
+
+
+def answered_for(rows: list[Row]) -> dict[str, set[str]]:
+    """Return, by judge, which other models answered in its name."""
+    others = defaultdict(set)
+    for row in rows:
+        for judge, other in row.answered.items():
+            others[judge].add(other)
+    return others
 
 
 # ------------------------------------------------------------------------------------- leak audit
@@ -214,62 +245,51 @@ def refused_replies(rows: list[Row]) -> Counter:
     return refused
 
 
-# ----------------------------------------------------------------------------------------- groups
+# ------------------------------------------------------------------------------------------ scores
 
 # Score ranges of the histogram, best first: (from, up to but without). 100 falls into the first.
 SCORE_RANGES = (
     (90, 101), (FINAL_MIN, 90), (70, FINAL_MIN), (DEFEAT_MIN, 70), (60, DEFEAT_MIN), (50, 60),
     (40, 50), (30, 40), (20, 30), (10, 20), (0, 10),
 )  # fmt: skip
+RESAMPLES = 2000  # enough for an interval that decides nothing
 
 
 def score_histogram(rows: list[Row]) -> list[int]:
-    """Count the parsed rows in each of SCORE_RANGES, in whole numbers."""
-    counts = []
-    for low, high in SCORE_RANGES:
-        inside = [low * row.max_points <= 100 * row.points < high * row.max_points for row in rows]
-        counts.append(sum(inside))
-    return counts
+    """Count the scored rows in each of SCORE_RANGES, by the score that decides their bucket."""
+    scores = [round(row.deciding_score, 9) for row in rows]  # 57.99999999999999 is 58
+    return [sum(low <= score < high for score in scores) for low, high in SCORE_RANGES]
 
 
-_STEPS = (
-    ("reply 1", 1, 1),
-    ("replies 2 to 3", 2, 3),
-    ("replies 4 to 6", 4, 6),
-    ("replies 7 to 10", 7, 10),
-    ("reply 11 and later", 11, 10**9),
-)
+@dataclass
+class Mean:
+    """A mean with its interval; bounds are None where there are too few instances for any."""
+
+    value: float
+    bounds: list[float] | None
+    turns: int
 
 
-def by_step(rows: list[Row]) -> dict[str, list[Row]]:
-    """Return the rows by their place in the trajectory."""
-    return {name: [row for row in rows if low <= row.step <= high] for name, low, high in _STEPS}
-
-
-LENGTHS = ("longer by over a tenth", "shorter by over a tenth", "about as long")
-
-
-def by_length(rows: list[Row]) -> dict[str, list[Row]]:
-    """Return the rows by the challenger's length against the king's, as in LENGTHS."""
-    longer, shorter, alike = LENGTHS
-    found = {longer: [], shorter: [], alike: []}
-    for row in rows:
-        own = len(row.challenger)
-        if own > 1.1 * row.king_chars:
-            found[longer].append(row)
-        elif row.king_chars > 1.1 * own:
-            found[shorter].append(row)
-        else:
-            found[alike].append(row)
+def means(columns: dict[str, list[float | None]], rows: list[Row], config: Config) -> dict:
+    """Return the Mean of each column of values (one a row, or None), clustered by instance."""
+    if not rows:
+        return {}
+    values = np.array(list(columns.values()), float).T
+    counts = (~np.isnan(values)).astype(np.int64)
+    instances = np.array([row.instance_id for row in rows])
+    sums, sizes = cluster_sums(np.nan_to_num(values), counts, instances)
+    duel = config.duel
+    alpha = max(duel.alpha, 1 / RESAMPLES)
+    lower, upper = bootstrap_bounds(sums, sizes, alpha=alpha, resamples=RESAMPLES, seed=duel.seed)
+    found = {}
+    for place, name in enumerate(columns):
+        turns = int(sizes[:, place].sum())
+        if turns:
+            bounds = [float(lower[place]), float(upper[place])]
+            known = all(np.isfinite(bounds))
+            value = float(sums[:, place].sum()) / turns
+            found[name] = Mean(value, bounds if known else None, turns)
     return found
-
-
-def grouped(rows: list[Row], attribute: str) -> dict[str, list[Row]]:
-    """Return the rows by an attribute, the largest group first."""
-    found = defaultdict(list)
-    for row in rows:
-        found[getattr(row, attribute)].append(row)
-    return dict(sorted(found.items(), key=lambda item: (-len(item[1]), item[0])))
 
 
 # --------------------------------------------------------------------------------------- failures

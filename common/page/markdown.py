@@ -67,6 +67,12 @@ def percent(part: float | None, whole: float = 1) -> str:
     return f"{100 * part / whole:.0f} %"
 
 
+def span(bounds: Iterable[float | None] | None, digits: int = 1) -> str:
+    """Return an interval as "low to high"; nothing where it has no end."""
+    ends = [number(bound, digits) for bound in bounds or [None]]
+    return NOTHING if NOTHING in ends else " to ".join(ends)
+
+
 def count(n: int, what: str) -> str:
     """Return a number with its noun: 1 turn, 2 turns."""
     return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"

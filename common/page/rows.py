@@ -11,7 +11,8 @@ from urllib.parse import quote
 
 from common.cli import Tally
 from common.files import BadFile
-from common.page.markdown import shown
+from common.page.labels import label_sha
+from common.page.markdown import number, shown
 from common.replies.protocol import action_style, protocol_problem
 from common.turns import METRICS, OPPONENT, Status, bucket, read_answer, read_score, text_digests
 
@@ -36,9 +37,13 @@ class Row:
     score_confirmed: float | None = None  # with the second look's verdicts; it then decides
     points: int = 0  # the challenger's half-points of max_points
     max_points: int = 0
+    bounds: list | None = None  # of a stopped turn: what its score could still have become
     metrics: dict = field(default_factory=dict)
     by_judge: dict = field(default_factory=dict)
     reason: str = ""  # of one judge
+    answered: dict = field(default_factory=dict)  # judge: the other model that answered for it
+    label_sha: str = ""  # of both replies, as labels name them
+    judged_against: tuple = ()  # digests of the chat and of the opponent's reply
     flags: list = field(default_factory=list)  # text aimed at the judges
     challenger: str = ""
     king_chars: int = 0
@@ -72,11 +77,29 @@ class Row:
         return max(scores) - min(scores) if scores else 0.0
 
     @property
+    def passes(self) -> bool:
+        """Whether its score is enough for final/, by the whole panel that decides it."""
+        return self.bucket == "final" or self.held_back
+
+    @property
+    def score_words(self) -> str:
+        """The score with what the second look made of it, or what stopping it left open."""
+        if not self.bucket:
+            return str(self.status)
+        words = number(self.score)
+        if self.bounds:
+            words += f" ({number(self.bounds[0], 0)}–{number(self.bounds[1], 0)})"
+        if self.score_confirmed is not None:
+            words += f" → {number(self.score_confirmed)}"
+        return words
+
+    @property
     def link(self) -> str:
-        """The stem as a Markdown link from report/ to the answer."""
+        """The stem as a Markdown link from report/ to the page, or to an answer not shown there."""
         if self.path is None:
             return shown(self.stem)
-        return f"[{shown(self.stem)}](../{quote(self.path.as_posix())})"
+        target = f"turns.html#{self.stem}" if self.challenger else f"../{self.path.as_posix()}"
+        return f"[{shown(self.stem)}]({quote(target, safe='/#')})"
 
 
 # ------------------------------------------------------------------------------------------- read
@@ -156,10 +179,19 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
     if row.bucket:
         row.score = 100 * row.points / row.max_points
         row.score_confirmed = score.get("score_confirmed")
+    if row.status == Status.STOPPED:
+        row.bounds = score["bounds"]
+        row.why += f"; stopped early, {number(row.bounds[0])} to {number(row.bounds[1])} possible"
     row.metrics = score["metrics"] or {}
     row.by_judge = score["by_judge"] or {}
     row.reason = str(score["reason"] or "")
     row.flags = score["flags"]
+    row.judged_against = (now["chat"], now[row.opponent])
+    row.label_sha = label_sha(answer[row.opponent], answer["challenger"])
+    for verdict in score["verdicts"]:
+        other = verdict.get("model_answered")
+        if other and other != verdict["judge"]:
+            row.answered[verdict["judge"]] = str(other)
 
 
 def unfit_reason(row: Row, score: dict) -> str:
@@ -207,6 +239,8 @@ def csv_cells(row: Row, judges: list[str]) -> dict[str, object]:
         "bucket": row.bucket,
         "score": row.score,
         "score_confirmed": row.score_confirmed,
+        "score_low": row.bounds[0] if row.bounds else row.score,
+        "score_high": row.bounds[1] if row.bounds else row.score,
         "points": row.points,
         "max_points": row.max_points,
         "style": row.style,

@@ -244,7 +244,8 @@ function pieces(text, start, end, ranges) {
 const WORDS = /\s+|[\p{L}\p{N}_]+|[^\s\p{L}\p{N}_]/gu;
 const LINES = /[^\n]*\n|[^\n]+/g;
 const MOST_CELLS = 2_000_000; // of the table below: some 30 ms
-const LEAST_RUN = 2; // words in a row that count as the same: a lone "the" does not
+const LEAST_RUN = 2; // words in a row that count as the same: a lone "the" does not ...
+const LEAST_SIGNS = 4; // ... but a line end and a fence do
 const LEAST_SHARED = 0.3; // of the shorter text's words; below, the marks would cover everything
 
 // Where two texts differ, as ranges of the first and of the second: by words, of long texts by lines;
@@ -287,7 +288,7 @@ function commonRuns(one, two, least) {
       if (isWord(one[i + run])) words += 1;
       run += 1;
     }
-    if (words >= least) {
+    if (words >= least || run >= LEAST_SIGNS) {
       for (let step = 0; step < run; step += 1) {
         same.first.add(i + step);
         same.second.add(j + step);

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import io
 import json
 import re
 from collections import Counter
@@ -136,14 +137,13 @@ def pack(turns: list[dict], judges: list[str], metrics: list[str], taken: int) -
     most = TURN_BYTES * max(len(turns), SMALL_RUN) - taken
     sample = turns[:: max(1, len(turns) // SAMPLED_TURNS)]
     for chars in CONTEXT_CHARS:
-        if len(zipped(all_texts(sample, judges, metrics, chars))) * len(turns) <= most * len(
-            sample
-        ):
+        size = len(zipped(text_lines(sample, judges, metrics, chars)))
+        if size * len(turns) <= most * len(sample):
             break
-    texts = all_texts(turns, judges, metrics, chars)
-    if len(texts) < PLAIN_BYTES:
-        return "application/json", texts
-    return "application/gzip", zipped(texts)
+    lines = text_lines(turns, judges, metrics, chars)
+    if sum(map(len, lines)) < PLAIN_BYTES:
+        return "application/json", b"\n".join(lines).decode("utf-8")
+    return "application/gzip", zipped(lines)
 
 
 def task_and_observation(messages: list[dict]) -> tuple[str, str]:
@@ -152,29 +152,41 @@ def task_and_observation(messages: list[dict]) -> tuple[str, str]:
     return said[0], said[-1] if len(said) > 1 else ""
 
 
-def zipped(text: str) -> str:
-    """Return text as base64 of gzip."""
-    return base64.b64encode(gzip.compress(text.encode("utf-8"), 6, mtime=0)).decode("ascii")
+def zipped(lines: list[bytes]) -> str:
+    """Return the lines as base64 of gzip."""
+    packed = io.BytesIO()
+    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as file:
+        for line in lines:
+            file.write(line + b"\n")
+    return base64.b64encode(packed.getbuffer()).decode("ascii")
 
 
-def all_texts(turns: list[dict], judges: list[str], metrics: list[str], chars: int) -> str:
-    """Return the texts of all turns as JSON; turns of one task share it."""
-    tasks: dict[str, int] = {}
-    rows = []
+def text_lines(turns: list[dict], judges: list[str], metrics: list[str], chars: int) -> list[bytes]:
+    """Return the texts of all turns as JSON; turns of one task share it.
+
+    In lines, as bytes: of a large run one text would take four times the memory.
+    """
+    tasks: dict[bytes, int] = {}
+    lines = []
     for turn in turns:
         where = f"the whole chat is in {turn['file'] or 'no file'}"
-        task = visible(cut(turn["task"], chars, where))
+        task = as_json(visible(cut(turn["task"], chars, "the whole chat holds them")))
         sides = (turn["opponent"], "challenger")
         row = {
-            "task": tasks.setdefault(task, len(tasks)),
+            "task": tasks.setdefault(task.encode("utf-8"), len(tasks)),
             "observation": cut(turn["observation"], chars, where),
             "replies": [cut(turn["replies"].get(side) or "", REPLY_CHARS, where) for side in sides],
             "leaks": [turn["leaks"].get(side) or [] for side in sides],
             "problems": [turn["protocol_problem"].get(side) or "" for side in sides],
             "verdicts": [verdict_row(verdict, judges, metrics) for verdict in turn["verdicts"]],
         }
-        rows.append(visible(row))
-    return as_json({"tasks": list(tasks), "turns": rows})
+        lines.append(as_json(visible(row)).encode("utf-8"))
+    return [b'{"turns": [', *listed(lines), b'], "tasks": [', *listed(list(tasks)), b"]}"]
+
+
+def listed(values: list[bytes]) -> list[bytes]:
+    """Return JSON values with a comma after each but the last."""
+    return [value + b"," for value in values[:-1]] + values[-1:]
 
 
 def verdict_row(verdict: dict, judges: list[str], metrics: list[str]) -> list:

@@ -9,6 +9,7 @@ import re
 from common.replies.chat import Chat
 from common.replies.record import Record, read_record, squeeze
 from common.replies.shell import Command
+from common.replies.text import bash_blocks
 
 _TRUNKS = {"main", "master", "trunk", "develop", "devel", "dev", "next", "stable"}
 _GLOBAL_WITH_VALUE = {"-C", "-c", "--git-dir", "--work-tree", "--namespace"}
@@ -49,6 +50,12 @@ _NETWORK = {"curl", "wget", "gh", "hub", "git", "aria2c", "http", "lynx", "svn"}
 _FORGE = (
     r"(?:github|githubusercontent|gitlab|bitbucket|jsdelivr|sourcegraph|codeload)[^\s'\"]{0,80}"
 )
+# Programs and places without one of which no command peeks.
+_MEANS = re.compile(
+    rf"\b(?:git|{'|'.join(sorted(_INSTALLERS | _NETWORK))})\b"
+    r"|-packages|node_modules|gems/|registry/src|pkg/mod|\.m2/|urlopen|requests\.get",
+    re.IGNORECASE,
+)
 _NOT_SOURCE = {
     "tests",
     "test",
@@ -71,6 +78,12 @@ def peeks(commands: list[Command], chat_text: str, record: Record) -> list[str]:
         if _peeks_by_git(command, chat_text) or project.is_copied_by(command):
             found.append(" ".join(command.argv)[:200])
     return found
+
+
+def may_peek(messages: list[dict]) -> bool:
+    """Tell whether some command names what a peek needs: cheap, and without a record."""
+    replies = [message["content"] for message in messages if message["role"] == "assistant"]
+    return any(_MEANS.search(script) for reply in replies for script in bash_blocks(reply))
 
 
 def shows_fix(messages: list[dict], pr: dict) -> str | None:

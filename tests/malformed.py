@@ -1,112 +1,11 @@
-"""Simulated duels for the gate, and judges' answers with something wrong in them.
-
-A simulated turn has a latent preference, normal around the panel's lean, made of an instance effect
-and a turn effect; three judges add a leaning of their own; each gives five calls in both orders,
-with noise; a call is a draw when the sum is near 0. That gives scores on the real grid of 60
-half-points, with a turn sd of 25 score points (28 with an instance effect).
-"""
+"""Judges' answers with something wrong in them, by twenty recipes."""
 
 from __future__ import annotations
 
 import json
-import math
 import random as stdlib_random
-from collections import Counter
 
-import numpy as np
-
-from common.duel.rows import Rows
-from common.turns import METRICS, Status
-
-_TURN = 0.8
-_JUDGE = 0.5
-_CALL = 1.0
-_DRAW = 0.4
-
-
-def simulated_duel(
-    random: np.random.Generator,
-    instances: int,
-    turns: int,
-    instance_effect: float,
-    true_score: float,
-    *,
-    turn_effect: float = _TURN,
-    pull: float = 0.0,
-    both_orders: bool = True,
-):
-    """Return one duel's (deltas, groups), as the gate gets them.
-
-    true_score: 0-100, the challenger's expected score. pull: share of calls that go to the reply
-    shown second, whatever it says. One order: the king first.
-    """
-    groups = np.repeat(np.arange(instances), turns)
-    count = len(groups)
-    spread = np.sqrt(instance_effect**2 + turn_effect**2 + _JUDGE**2 + _CALL**2)
-    latent = (
-        _lean(true_score, spread)
-        + instance_effect * random.standard_normal(instances)[groups]
-        + turn_effect * random.standard_normal(count)
-    )
-    judged = latent[:, None] + _JUDGE * random.standard_normal((count, 3))
-    orders = 2 if both_orders else 1
-    noise = _CALL * random.standard_normal((count, 3, orders, len(METRICS)))
-    calls = judged[:, :, None, None] + noise
-    points = np.where(calls > _DRAW, 2, np.where(calls < -_DRAW, 0, 1))
-    if pull:
-        pulled = random.random(points.shape) < pull
-        toward = np.array([2, 0][:orders]).reshape(1, 1, orders, 1)  # challenger second, then first
-        points = np.where(pulled, toward, points)
-    return points.sum(axis=(1, 2, 3)) / (2 * points[0].size) - 0.5, groups
-
-
-def _lean(true_score: float, spread: float) -> float:
-    """Return the latent mean at which a call is worth `true_score`: bisection over the cdf."""
-
-    def worth(lean: float) -> float:
-        above = 0.5 * (1 + math.erf((lean - _DRAW) / spread / math.sqrt(2)))
-        below = 0.5 * (1 + math.erf((-lean - _DRAW) / spread / math.sqrt(2)))
-        return 50 * (1 + above - below)
-
-    low = -5.0
-    high = 5.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if worth(middle) < true_score:
-            low = middle
-        else:
-            high = middle
-    return low
-
-
-def rows_of(points: np.ndarray, instances=None) -> Rows:
-    """Return judged turns with these half-points (turns, judges, orders, metrics).
-
-    Every call has returned; each turn is an instance and a repo of its own unless they are named.
-    """
-    count = len(points)
-    names = instances if instances is not None else [f"i{turn}" for turn in range(count)]
-    unread = (points < 0).any(axis=(1, 2, 3)) if count else np.zeros(0, bool)
-    statuses = [Status.PARSE_FAIL if fails else Status.PARSED for fails in unread]
-    return Rows(
-        instances=np.array(names, object),
-        repos=np.array(names, object),
-        statuses=np.array(statuses, object),
-        identical=np.zeros(count, bool),
-        full=np.zeros(count, bool),
-        reopened=np.zeros(count, bool),
-        points=points,
-        returned=np.ones(points.shape[:2], bool),
-        length_ratios=np.ones(count),
-        bills={},
-        looks={},
-        confirmed=[],
-        readings=[],
-        flags=Counter(),
-    )
-
-
-# ------------------------------------------------------------------------------ malformed verdicts
+from common.turns import METRICS
 
 
 def malformed_verdicts(count: int, seed: int = 0):

@@ -1,0 +1,300 @@
+"""The one reader of prompts, records, answers and scores, and the arithmetic of a score."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from common.files import BadFile, UserError
+from common.turns import (
+    METRICS,
+    ORDERS,
+    SIDES,
+    answer_files,
+    answer_folders,
+    bucket,
+    chat_problem,
+    exclusion_reason,
+    half_points,
+    hidden_record,
+    in_shard,
+    panel_points,
+    prompt_problem,
+    read_answer,
+    read_duel,
+    read_prompts,
+    read_record,
+    read_score,
+    score_bounds,
+    text_digests,
+    turn_score,
+)
+from makers import (
+    JUDGES,
+    make_answer,
+    make_chat,
+    make_prompt,
+    make_record,
+    make_score,
+    make_verdict,
+    put,
+)
+
+STEM = "prompts_1_1_1"
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch) -> Path:
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+# ------------------------------------------------------------------------------ prompts and records
+
+
+@pytest.mark.parametrize(
+    "messages, problem",
+    [
+        (make_chat(1), None),
+        (make_chat(1, steps=3), None),
+        ([], "a list of {role, content}"),
+        ("text", "a list of {role, content}"),
+        ([{"role": "user"}], "a list of {role, content}"),
+        ([{"role": "user", "content": None}], "a list of {role, content}"),
+        ([*make_chat(1), "text"], "a list of {role, content}"),
+        ([*make_chat(1), {"role": "assistant", "content": "x"}], "ends with a user message"),
+    ],
+)
+def test_a_chat_ends_with_the_user(messages, problem):
+    found = chat_problem(messages)
+    assert found is None if problem is None else problem in found
+
+
+def test_a_prompts_file_is_read_or_named_with_its_record(here):
+    path = here / "prompts_2_1.json"
+    prompts = [make_prompt(0), make_prompt(1)]
+    put(path, prompts)
+    assert read_prompts(path) == prompts
+    assert prompt_problem("text") == "expected an object"
+    del prompts[1]["assistant"]
+    put(path, prompts)
+    with pytest.raises(UserError, match="record 2: key 'assistant' is missing"):
+        read_prompts(path)
+    path.write_text("[{")
+    with pytest.raises(UserError, match="run prompt.py again"):
+        read_prompts(path)
+
+
+def test_a_record_is_of_the_instance_it_is_named_for(here):
+    put(here / "commit/acme__widgets-1.json", make_record(1))
+    assert read_record("acme__widgets-1") == make_record(1)
+    with pytest.raises(UserError, match="run prompt.py again"):
+        read_record("acme__widgets-2")
+    put(here / "commit/acme__widgets-2.json", make_record(1))
+    with pytest.raises(BadFile, match="holds the record of 'acme__widgets-1'"):
+        read_record("acme__widgets-2")
+
+
+def test_what_is_excluded_is_told_by_what_the_challenger_would_read():
+    record = make_record(1, patch="x" * 100, test_patch="y" * 9000, interface="z" * 10)
+    size = len(record["issue"]) + len(record["description"]) + 100 + 10
+    assert exclusion_reason(record, size) is None
+    assert "too large" in exclusion_reason(record, size - 1)
+    assert exclusion_reason({**record, "interface": None}, size - 10) is None
+    assert "excluded instances" in exclusion_reason(record, size, frozenset({"acme__widgets-1"}))
+
+
+def test_the_hidden_record_leaves_out_what_is_empty_and_says_where_it_is_cut():
+    record = make_record(1, patch="p" * 1500, interface=None, description="  ")
+    shown = hidden_record(record, 1000)
+    assert "Interface" not in shown and "Description" not in shown
+    assert shown.endswith("[the patch is cut here: 1,000 of 1,500 characters are shown]")
+    assert "p" * 1000 in shown and "p" * 1001 not in shown
+
+
+# ----------------------------------------------------------------------------------------- answers
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"instance_id": 7}, "key 'instance_id': expected text"),
+        ({"king": ["x"]}, "key 'king': expected text, found list"),
+        ({"messages": []}, "key 'messages'"),
+    ],
+)
+def test_an_answer_that_is_not_ours_is_named(here, change, why):
+    path = here / f"answer_0/{STEM}.json"
+    put(path, make_answer(0, **change))
+    with pytest.raises(BadFile, match=why):
+        read_answer(path)
+
+
+def test_an_answer_of_an_older_version_is_whole(here):
+    path = here / f"answer_0/{STEM}.json"
+    put(path, make_answer(0, challenger=None, assistant=None, meta=None))
+    answer = read_answer(path)
+    assert answer["challenger"] == answer["assistant"] == ""
+    assert answer["meta"] == {"king": {}, "challenger": {}}
+    bad_name = here / "answer_0/a b.json"
+    put(bad_name, make_answer(0))
+    with pytest.raises(BadFile, match="a name that no stage"):
+        read_answer(bad_name)
+
+
+def test_of_a_turn_in_two_folders_the_filled_one_counts(here):
+    for number in (0, 2, 10):
+        put(here / f"answer_{number}/{STEM}.json", make_answer(0, challenger=""))
+    put(here / "answer_x/p_1.json", make_answer(0))
+    assert [path.name for path in answer_folders()] == ["answer_0", "answer_2", "answer_10"]
+    assert answer_files() == {STEM: Path("answer_0", f"{STEM}.json")}
+    put(here / f"answer_10/{STEM}.json", make_answer(0))
+    assert answer_files() == {STEM: Path("answer_10", f"{STEM}.json")}
+    (here / f"answer_10/{STEM}.json").write_text("{")
+    assert answer_files() == {STEM: Path("answer_0", f"{STEM}.json")}
+
+
+def test_shards_part_the_stems_evenly():
+    stems = [f"prompts_2000_{file}_{order}" for file in range(1, 11) for order in range(1, 201)]
+    counts = [sum(in_shard(stem, (number, 4)) for stem in stems) for number in range(4)]
+    assert sum(counts) == 2000 and min(counts) > 420
+    assert all(in_shard(stem, None) for stem in stems)
+
+
+def test_digests_tell_every_text_of_a_turn_apart():
+    answer = make_answer(0, king="a", challenger="b", assistant="")
+    sha = text_digests(answer)
+    assert set(sha) == {"chat", *SIDES} and len(set(sha.values())) == 4
+    moved = [{"role": "user", "content": "ab"}, {"role": "user", "content": "c"}]
+    other = [{"role": "user", "content": "a"}, {"role": "user", "content": "bc"}]
+    first = text_digests({**answer, "messages": moved})
+    assert first["chat"] != text_digests({**answer, "messages": other})["chat"]
+    assert first["king"] == sha["king"]
+
+
+# ------------------------------------------------------------------------------------------ scores
+
+
+def test_half_points_are_the_challengers_in_either_order():
+    first = make_verdict("a", ORDERS[0], None)
+    first["calls"] = dict(zip(METRICS, (1, 2, 0, 1, 2)))
+    assert half_points(first) == [2, 0, 1, 2, 0]
+    assert half_points({**first, "order": ORDERS[1]}) == [0, 2, 1, 0, 2]
+    assert half_points({**first, "calls": None}) == half_points(None) == [-1] * 5
+    for order in ORDERS:
+        verdict = make_verdict("a", order, [2, 1, 0, 0, 1])
+        assert half_points(verdict) == [2, 1, 0, 0, 1]
+
+
+def test_a_score_is_the_share_of_what_could_be_read():
+    verdicts = {
+        ("a", ORDERS[0]): make_verdict("a", ORDERS[0], [2] * 5),
+        ("a", ORDERS[1]): make_verdict("a", ORDERS[1], [2, 2, 2, 1, 1]),
+        ("b", ORDERS[0]): make_verdict("b", ORDERS[0], [0, 0, 1, 1, 1]),
+        ("b", ORDERS[1]): make_verdict("b", ORDERS[1], None),
+    }
+    points = panel_points(verdicts, ["a", "b"])
+    score = turn_score(points, ["a", "b"])
+    assert (score["points"], score["max_points"]) == (21, 30)
+    assert score["score"] == 70.0
+    assert score["by_judge"] == {"a": 90.0, "b": None}
+    assert score["metrics"]["correctness"] == pytest.approx(100 * 4 / 6)
+    assert score_bounds(points) == [100 * 21 / 40, 100 * 31 / 40]
+    unscored = turn_score(points, ["a", "b"], scored=False)
+    assert unscored["score"] is unscored["points"] is unscored["metrics"] is None
+    assert unscored["max_points"] == 40 and unscored["by_judge"] == score["by_judge"]
+
+
+@pytest.mark.parametrize(
+    "points, most, where",
+    [
+        (48, 60, "final"),
+        (47, 60, "refined"),
+        (40, 60, "refined"),
+        (39, 60, "defeat"),
+        (80, 100, "final"),
+        (66, 100, "refined"),
+        (65, 100, "defeat"),
+        (96, 120, "final"),
+        (95, 120, "refined"),
+    ],
+)
+def test_eighty_is_eighty_in_whole_numbers(points, most, where):
+    score = {"status": "parsed", "points": points, "max_points": most}
+    assert bucket(score)[0] == where
+    held = bucket(score, held_back="no block")[0]
+    assert held == ("refined" if where == "final" else where)
+    assert bucket({**score, "held_back": "named"})[0] == held
+    assert bucket({**score, "status": "stopped"})[0] == where
+    for status in ("parse-fail", "unfinished"):
+        assert bucket({**score, "status": status}) == (None, f"no score: {status}")
+    confirmed = {**score, "points": 0, "points_confirmed": points, "max_points_confirmed": most}
+    assert bucket(confirmed)[0] == where
+
+
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"stem": "other"}, "holds the score of 'other'"),
+        ({"mode": 3}, "key 'mode'"),
+        ({"status": "fine"}, "'fine' is no status"),
+        ({"sha": {}}, "key 'sha'"),
+        ({"points": 61}, "points 61 of 60"),
+        ({"points": True}, "points True"),
+        ({"score": 12.5}, "score 12.5 is not"),
+        ({"score": float("nan")}, "score nan"),
+        ({"metrics": {"correctness": "high"}}, "key 'metrics'"),
+        ({"by_judge": None}, "key 'by_judge'"),
+        ({"verdicts": [{}]}, "key 'verdicts'"),
+        ({"repo": None}, "key 'repo'"),
+    ],
+)
+def test_a_score_file_of_others_is_named(here, change, why):
+    path = here / f"score/{STEM}.json"
+    score = make_score(STEM, make_answer(0), 30)
+    put(path, score)
+    assert read_score(path)["points"] == 30
+    put(path, {**score, **change})
+    with pytest.raises(BadFile, match=why):
+        read_score(path)
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"calls": {"correctness": 1}},
+        {"calls": dict.fromkeys(METRICS, 3)},
+        {"calls": dict.fromkeys(METRICS, True)},
+        {"usage": {"prompt_tokens": "many"}},
+        {"cost_usd": "cheap"},
+        {"order": None},
+    ],
+)
+def test_a_verdict_of_others_is_none(here, change):
+    score = make_score(STEM, make_answer(0), 30)
+    score["verdicts"][2] |= change
+    path = here / f"score/{STEM}.json"
+    put(path, score)
+    with pytest.raises(BadFile, match="key 'verdicts'"):
+        read_score(path)
+
+
+def test_older_verdicts_are_of_the_first_look(here):
+    score = make_score(STEM, make_answer(0), 30)
+    for verdict in score["verdicts"]:
+        del verdict["look"]
+    put(here / f"score/{STEM}.json", score)
+    read = read_score(Path("score", f"{STEM}.json"))
+    assert [verdict["look"] for verdict in read["verdicts"]] == [1] * 2 * len(JUDGES)
+
+
+def test_the_duel_is_read_or_named(here):
+    assert read_duel() is None
+    put(here / "score/_duel.json", {"mode": 2, "accepted": True, "why": "", "turns": [1]})
+    with pytest.raises(BadFile, match="key 'turns'"):
+        read_duel()
+    (here / "score/_duel.json").write_text(json.dumps({"mode": 2}))
+    with pytest.raises(BadFile, match="'accepted' is missing"):
+        read_duel()

@@ -1,0 +1,166 @@
+"""Which verdicts count: their keys, the share judged in full, the state of a turn."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from common.cli import Tally
+from common.config import check_config
+from common.duel.verdicts import (
+    FIRST_LOOK,
+    READING,
+    SECOND_LOOK,
+    Panel,
+    Question,
+    is_full,
+    load_turn,
+    score_record,
+)
+from common.turns import ORDERS
+from makers import make_answer, make_verdict, put
+from validate import fixed_prompt
+
+STEM = "prompts_1_1_1"
+JUDGES = ["a/one", "b/two"]
+
+
+def make_panel(told: str | None = None, **sections) -> Panel:
+    sections = {"judge": {"models": JUDGES}, **sections}
+    return Panel(check_config(sections), told or fixed_prompt())
+
+
+@pytest.fixture
+def turn(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    return make_turn()
+
+
+def make_turn(mode: int = 2, **fields):
+    """Write an answer and return its turn as validate.py loads it."""
+    path = Path("answer_0", f"{STEM}.json")
+    put(path, make_answer(1, **fields))
+    return load_turn(STEM, path, mode, Tally("test"), write=False)
+
+
+def keys(panel: Panel, turn, look: int = FIRST_LOOK) -> list[str]:
+    return [panel.key(question, turn) for question in panel.questions(look)]
+
+
+def give(panel: Panel, turn, *halves: list[int] | None, look: int = FIRST_LOOK) -> None:
+    """Add verdicts with these half-points in the order of asking; None for one not read."""
+    for question, half in zip(panel.questions(look), halves):
+        key = panel.key(question, turn)
+        model = question.call.model
+        turn.verdicts.append(make_verdict(model, question.order, half, key=key, look=look))
+
+
+# -------------------------------------------------------------------------------------------- keys
+
+
+def test_a_key_is_made_of_all_that_shapes_a_verdict(turn):
+    base = keys(make_panel(), turn)
+    assert len(set(base)) == 4
+    assert keys(make_panel(), make_turn()) == base
+    other_texts = [
+        make_turn(king="THOUGHT: other.\n\n```bash\nls\n```"),
+        make_turn(challenger="THOUGHT: other.\n\n```bash\nls\n```"),
+        make_turn(messages=[{"role": "user", "content": "other"}]),
+        make_turn(mode=1),
+    ]
+    for other in other_texts:
+        assert not set(keys(make_panel(), other)) & set(base)
+    assert not set(keys(make_panel(told="another rubric"), turn)) & set(base)
+    warmer = make_panel(judge={"models": JUDGES, "temperature": 0.7})
+    assert not set(keys(warmer, turn)) & set(base)
+    one_warmer = {"models": JUDGES, "override": {"a/one": {"temperature": 0.7}}}
+    assert keys(make_panel(judge=one_warmer), turn)[2:] == base[2:]
+    patient = {"models": JUDGES, "retry_budget_s": 5.0, "concurrency": 1, "stream": False}
+    assert keys(make_panel(judge=patient), turn) == base, "what shapes no verdict is in no key"
+    assert keys(make_panel(), make_turn(assistant="other")) == base, "nor the reply not compared"
+
+
+def test_a_judge_of_both_looks_is_asked_in_each(turn):
+    panel = make_panel(confirm={"models": ["a/one", "x/other"]})
+    first = keys(panel, turn)
+    second = keys(panel, turn, SECOND_LOOK)
+    reading = keys(panel, turn, READING)
+    assert len({*first, *second, *reading}) == 4 + 4 + 2
+
+
+# ------------------------------------------------------------------------------------- full share
+
+
+def test_the_full_share_is_drawn_by_the_stem_alone():
+    stems = [f"prompts_2000_{file}_{order}" for file in range(1, 11) for order in range(1, 201)]
+    for share in (0.01, 0.25, 0.5, 1):
+        full = sum(is_full(stem, share) for stem in stems)
+        assert abs(full - 2000 * share) <= 4 * (2000 * share * (1 - share)) ** 0.5
+    # A larger share holds the smaller one: raising it asks only for more.
+    quarter = {stem for stem in stems if is_full(stem, 0.25)}
+    assert quarter < {stem for stem in stems if is_full(stem, 0.5)}
+
+
+# ------------------------------------------------------------------------------------------ states
+
+
+def test_a_turn_through_its_states(turn):
+    panel = make_panel()
+    assert score_record(turn, panel)["status"] == "unfinished"
+    assert len(panel.pending(turn, False, False)) == 4
+    give(panel, turn, [2] * 5, [2] * 5, [2] * 5)
+    record = score_record(turn, panel)
+    assert record["status"] == "unfinished" and record["score"] is None
+    assert record["bounds"] == [75, 100]
+    (question,) = panel.pending(turn, False, False)
+    assert (question.call.model, question.order) == ("b/two", ORDERS[1])
+    give(panel, turn, *[[2] * 5] * 3, None)
+    record = score_record(turn, panel)
+    assert record["status"] == "parse-fail" and record["score"] is None
+    assert panel.pending(turn, False, False) == []
+    assert panel.pending(turn, False, True) == [question]
+    give(panel, turn, *[[2] * 5] * 3, [1] * 5)
+    record = score_record(turn, panel)
+    assert record["status"] == "parsed" and record["score"] == 87.5
+    assert len(record["counted"]) == 4 and len(record["verdicts"]) == 11, "nothing paid is lost"
+    smaller = make_panel(judge={"models": ["b/two"]})
+    assert score_record(turn, smaller)["score"] == 75
+
+
+def test_identical_replies_are_a_draw_without_a_call(turn):
+    same = make_turn(challenger="x", king="x")
+    panel = make_panel(judge={"models": JUDGES, "stop_early": True})
+    assert panel.pending(same, False, False) == []
+    record = score_record(same, panel)
+    assert (record["status"], record["score"], record["points"]) == ("parsed", 50, 20)
+    assert make_turn(challenger="", king="x") is None
+
+
+def test_an_unread_verdict_may_still_lift_a_turn(turn):
+    """--retry-failed may bring it: a turn is not decided by what nobody could read."""
+    panel = make_panel(judge={"models": JUDGES, "stop_early": True, "full_share": 0.01})
+    assert panel.may_stop(turn)
+    give(panel, turn, None, [2] * 5)
+    assert not panel.is_decided(turn) and len(panel.pending(turn, False, False)) == 2
+    give(panel, turn, None, [2] * 5, [0] * 5)
+    record = score_record(turn, panel)
+    assert record["status"] == "stopped" and record["bounds"] == [25, 75]
+    assert (record["points"], record["max_points"]) == (10, 20)
+
+
+def test_the_reader_is_one_who_wrote_neither_reply():
+    models = ["moonshotai/Kimi-K2.6-TEE", "x/other"]
+    assert make_panel(confirm={"models": models}).reader.model == "x/other"
+    assert make_panel(confirm={"models": models[:1]}).reader is None
+    assert make_panel(confirm={"models": models, "peek": False}).reader is None
+    assert make_panel().reader is None and make_panel().confirm == []
+
+
+def test_a_question_names_judge_order_and_look():
+    panel = make_panel(confirm={"models": ["x/other"]})
+    assert panel.questions(SECOND_LOOK) == [
+        Question(panel.confirm[0], order, SECOND_LOOK) for order in ORDERS
+    ]
+    orders = [question.order for question in panel.questions(FIRST_LOOK)]
+    assert orders == [*ORDERS, *ORDERS], "a judge's two orders lie side by side"
