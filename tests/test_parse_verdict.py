@@ -90,6 +90,6 @@ def test_malformed_verdicts_are_never_read_as_something():
     ids=lambda text: text[:9],
 )
 def test_a_megabyte_of_nonsense_takes_no_time(text):
-    started = time.process_time()
+    started = time.thread_time()
     assert parse_verdict(text) is None
-    assert time.process_time() - started < 5  # linear is a tenth of this; quadratic never ends
+    assert time.thread_time() - started < 5  # linear is a tenth of this; quadratic never ends

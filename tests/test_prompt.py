@@ -607,9 +607,9 @@ def test_why_an_instance_or_a_turn_is_left_out():
 
 @pytest.mark.parametrize("piece", ["\n", " ", "\t\n", "```", "``` \n", "\r"])
 def test_no_reply_takes_long_to_read(piece):
-    started = time.process_time()
+    started = time.thread_time()
     reply_problem("THOUGHT" + piece * (300_000 // len(piece)) + "x")
-    assert time.process_time() - started < 0.5
+    assert time.thread_time() - started < 0.5
 
 
 def test_row_groups_come_in_proportion_to_a_files_bytes():
