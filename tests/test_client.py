@@ -53,6 +53,7 @@ def first_try(faults: dict[int, str]):
 # ----------------------------------------------------------------------------------- sorting faults
 
 
+@pytest.mark.background
 def test_every_transient_fault_alone_costs_nothing_but_time(tmp_path):
     names = TRANSIENT + BAD_REPLIES
     make_sample(tmp_path, len(names))
