@@ -123,15 +123,21 @@ class Panel:
         # Decided is a turn that can reach neither final/ nor the band of the second look.
         self.edge = min(self.band[0], FINAL_MIN) if self.confirm else FINAL_MIN
         self._told = {FIRST_LOOK: told, SECOND_LOOK: told, READING: READER_RUBRIC}
+        self._digests: dict[tuple[str, int], str] = {}
 
     def key(self, question: Question, turn: Turn) -> str:
         """Return what a verdict is cached by: judge, sampling, rubric, chat, replies, order."""
-        call = question.call
-        sampling = json.dumps(call.sampling(), sort_keys=True)
-        judge = digest(call.model, sampling, self._told[question.look])
+        judge = self._judge_digest(question.call, question.look)
         texts = turn.sha["chat"] + turn.sha["challenger"] + turn.sha[OPPONENT[turn.mode]]
         again = f" look {question.look}" if question.look > FIRST_LOOK else ""
         return digest(judge + texts + question.order + again)
+
+    def _judge_digest(self, call: CallSettings, look: int) -> str:
+        """Return a digest of what is the same for all turns of a judge, made once a look."""
+        if (call.model, look) not in self._digests:
+            sampling = json.dumps(call.sampling(), sort_keys=True)
+            self._digests[call.model, look] = digest(call.model, sampling, self._told[look])
+        return self._digests[call.model, look]
 
     def questions(self, look: int) -> list[Question]:
         """Return every question of a look, a judge's two orders side by side."""

@@ -10,11 +10,11 @@ MAX_LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens
 SMALL_SPLIT = 30  # rows
 
 
-def export_words(export: Export, folder: str = "") -> str:
-    """Return the rows of each file of export/, as links if a folder is given."""
+def export_words(export: Export) -> str:
+    """Return the rows of each file of export/."""
     rows = []
     for name, n in export.files.items():
-        rows.append(f"[{name}]({folder}{name}) {n:,}" if folder else f"{name} {n:,}")
+        rows.append(f"{name} {n:,}")
     return say(
         "export",
         rows=", ".join(rows) or "no row yet",
