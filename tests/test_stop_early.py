@@ -316,7 +316,7 @@ def test_a_dry_run_says_what_stopping_would_save(simulated):
         dry = validate(cwd, server, "--dry-run")
         assert "would save" not in dry.stdout, "nothing is known yet"
         validate(cwd, server, "--limit", "20")
-        saves = duel(cwd)["stop_early"]["saves"]
+        saves = 0.75 * duel(cwd)["stop_early"]["saves"]  # full_share is 0.25
         assert 0.1 < saves < 0.5
         dry = validate(cwd, server, "--dry-run")
         assert f"stop_early = true would save about {saves:.0%} of a run's calls" in dry.stdout

@@ -14,8 +14,7 @@ import pytest
 
 import panel
 from common.demo.server import Server
-from common.duel.rows import judge_figures
-from common.duel.statistics import at_equal_length, kept_again
+from common.duel.statistics import at_equal_length, judge_figures, kept_again
 from common.turns import METRICS
 from judges import (
     JUDGES,
@@ -127,7 +126,8 @@ def test_only_what_an_edit_touches_is_asked_again(tmp_path):
 
         write_panel(tmp_path, JUDGES[1:], duel={"win_margin": 100})
         assert calls() == 0
-        assert duel(tmp_path)["accepted"] is True and duel(tmp_path)["win_margin"] == 100
+        assert duel(tmp_path)["accepted"] is True
+        assert duel(tmp_path)["config"]["duel"]["win_margin"] == 100
         assert score(tmp_path, stems[0])["max_points"] == 40
         assert len(score(tmp_path, stems[0])["verdicts"]) == 6
 
@@ -320,7 +320,6 @@ def test_identical_flagged_torn_and_pending_turns(tmp_path):
             "challenger: invisible character",
         ]
         whole = duel(tmp_path)
-        assert whole["flags"]["challenger: fake delimiter"] == 1
         assert whole["turns"]["identical"] == 1
         assert whole["accepted"] is None and whole["lcb"] is None
         assert "too few to tell: 4 instances" in whole["why"]
@@ -359,7 +358,6 @@ def test_a_rerun_changes_no_file(tmp_path):
     with Server(reply=mixed(second=by_seat)) as server:
         validate(tmp_path, server)
         before = {path: path.read_bytes() for path in (tmp_path / "score").glob("*.json")}
-        time.sleep(1.1)  # `made_at` tells seconds
         validate(tmp_path, server)
     assert before == {path: path.read_bytes() for path in (tmp_path / "score").glob("*.json")}
 
