@@ -28,7 +28,6 @@ if __name__ == "__main__":  # before the other imports, which take a second
 import asyncio
 import json
 import math
-from collections.abc import Iterator
 from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -39,7 +38,7 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
-from common.config import CallSettings, Config, load_config
+from common.config import Config, load_config
 from common.duel.reader import CALLS, marked_prompt, parse_finding, read_object, reader_messages
 from common.duel.record import MISSING, make_duel, outlook, read_table, summary
 from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums

@@ -46,15 +46,22 @@ class Turn:
     stem: str
     mode: int
     answer: dict
-    shown: dict[str, tuple[str, str]]  # by order: both replies as a judge sees them
-    path: Path  # of its score file
-    saved: dict | None  # the score file as it was found
+    saved: dict | None  # its score file as it was found
     verdicts: list[dict]
     sha: dict[str, str]  # digests of the chat and of each reply
 
     @property
-    def identical(self) -> bool:
-        return self.sha["challenger"] == self.sha[OPPONENT[self.mode]]
+    def path(self) -> Path:
+        return SCORE / f"{self.stem}.json"
+
+    @property
+    def replies(self) -> tuple[str, str]:
+        """The challenger's reply and the one that it is compared with."""
+        return self.answer["challenger"], self.answer[OPPONENT[self.mode]]
+
+    def shown(self, order: str) -> tuple[str, str]:
+        """Return the two replies in the order in which the judge sees them."""
+        return self.replies if order == "challenger-first" else self.replies[::-1]
 
 
 def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Turn | None:
@@ -68,26 +75,22 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
         where = f", moved to {quarantine(path)}" if write else ""
         tally.fail(stem, "torn answer: run king.py, then ch.py", f"{bad}{where}")
         return None
-    opponent = OPPONENT[mode]
+    turn = Turn(stem, mode, answer, None, [], text_digests(answer))
     if not answer["challenger"]:
         tally.skipped["no challenger yet: ch.py writes it"] += 1
         return None
-    if not answer[opponent]:
-        tally.skipped[f"no {SIDES[opponent]} to compare the challenger with"] += 1
+    if not answer[OPPONENT[mode]]:
+        tally.skipped[f"no {SIDES[OPPONENT[mode]]} to compare the challenger with"] += 1
         return None
-    replies = (answer["challenger"], answer[opponent])
-    shown = {"challenger-first": replies, "challenger-second": replies[::-1]}
-    score_path = SCORE / f"{stem}.json"
-    saved = None
     try:
-        saved = read_score(score_path)
+        turn.saved = read_score(turn.path)
+        turn.verdicts = list(turn.saved["verdicts"])
     except FileNotFoundError:
         pass
     except BadFile as bad:
         where = printable(f"; moved to {quarantine(bad.path)}") if write else ""
         print(f"{bad}{where}; its verdicts are asked for again", file=sys.stderr)
-    verdicts = list(saved["verdicts"]) if saved else []
-    return Turn(stem, mode, answer, shown, score_path, saved, verdicts, text_digests(answer))
+    return turn
 
 
 class Question(NamedTuple):
@@ -110,22 +113,20 @@ class Panel:
 
     def __init__(self, config: Config, told: str):
         """`told` is everything fixed that a judge is told: rubric and layout."""
+        self.config = config
         self.names = config.judge.models
         self.stop_early = config.judge.stop_early
-        self.full_share = config.judge.full_share
-        self.band = config.confirm.band
         self.judges = [config.judge_call(model) for model in self.names]
         self.confirm = [config.confirm_call(model) for model in config.confirm.models]
         readers = [call for call in self.confirm if call.model != config.generate.model]
-        readers = readers[:1] if config.confirm.peek else []
-        self.reader = readers[0].model if readers else None
+        self.reader = readers[0] if readers and config.confirm.peek else None
         # Decided is a turn that can reach neither final/ nor the band of the second look.
-        self.edge = min(self.band[0], FINAL_MIN) if self.confirm else FINAL_MIN
-        self.questions: dict[int, list[Question]] = {}  # a judge's two orders lie side by side
+        self.edge = min(config.confirm.band[0], FINAL_MIN) if self.confirm else FINAL_MIN
+        self.questions: dict[int, list[Question]] = {}  # of each look, a judge's two side by side
         for look, calls, rubric in (
             (FIRST_LOOK, self.judges, told),
             (SECOND_LOOK, self.confirm, told),
-            (READING, readers, READER_RUBRIC),
+            (READING, [self.reader] if self.reader else [], READER_RUBRIC),
         ):
             self.questions[look] = []
             for call in calls:
@@ -135,36 +136,34 @@ class Panel:
 
     def may_stop(self, stem: str) -> bool:
         """Tell whether a turn may be stopped early: `full_share` of them never are."""
-        return self.stop_early and not is_full(stem, self.full_share)
+        return self.stop_early and not is_full(stem, self.config.judge.full_share)
 
     def in_band(self, score: dict) -> bool:
         """Tell whether a turn's first score asks for a second look."""
         if not self.confirm or score["status"] != Status.PARSED:
             return False
-        low, high = self.band
+        low, high = self.config.confirm.band
         return low * score["max_points"] <= 100 * score["points"] <= high * score["max_points"]
 
-    def counted(self, turn: Turn, look: int) -> dict[tuple[str, str], dict]:
-        """Return the verdicts on file that count, by (judge, order); of two the later one."""
+    def look_up(
+        self, turn: Turn, look: int, retry_failed: bool = False
+    ) -> tuple[dict[tuple[str, str], dict], list[Question]]:
+        """Return (the verdicts that count by (judge, order), the questions still to ask).
+
+        Of two with one key the later counts. `retry_failed` asks again where an answer could not be
+        read; identical replies are a draw without a call.
+        """
         on_file = {verdict["key"]: verdict for verdict in turn.verdicts}
         found = {}
+        missing = []
         for question in self.questions[look]:
-            key = question.key(turn)
-            if key in on_file:
-                found[question.call.model, question.order] = on_file[key]
-        return found
-
-    def missing(self, turn: Turn, look: int, retry_failed: bool = False) -> list[Question]:
-        """List the questions of a look that no verdict answers, or with `retry_failed` none that
-        could be read. Identical replies are a draw without a call."""
-        if turn.identical:
-            return []
-        answered = set()
-        for place, verdict in self.counted(turn, look).items():
-            if is_read(verdict) or not retry_failed:
-                answered.add(place)
-        questions = self.questions[look]
-        return [one for one in questions if (one.call.model, one.order) not in answered]
+            verdict = on_file.get(question.key(turn))
+            if verdict is not None:
+                found[question.call.model, question.order] = verdict
+            if verdict is None or (retry_failed and verdict["calls"] is None):
+                missing.append(question)
+        identical = turn.replies[0] == turn.replies[1]
+        return found, [] if identical else missing
 
     def pending(self, turn: Turn, score: dict, confirm: bool, retry_failed: bool) -> list[Question]:
         """List what to ask of a turn now: the first look, or with `confirm` what follows it.
@@ -172,33 +171,31 @@ class Panel:
         score: its `score_record`. Of a turn that may be stopped early ask the first question alone,
         then come again.
         """
-        if not confirm:
-            if self.may_stop(turn.stem) and score["bounds"][1] < self.edge:
-                return []
-            return self.missing(turn, FIRST_LOOK, retry_failed)
-        if turn.answer["meta"]["challenger"].get("refused"):
-            return []  # the audit keeps it out of final/, whatever anyone says
-        if self.in_band(score):
-            missing = self.missing(turn, SECOND_LOOK, retry_failed)
-            if missing or "score_confirmed" not in score:
+        looks = [FIRST_LOOK]
+        if confirm:
+            looks = [SECOND_LOOK] if self.in_band(score) else []
+            looks += [READING] if bucket(score)[0] == "final" else []
+            if turn.answer["meta"]["challenger"].get("refused"):
+                looks = []  # the audit keeps it out of final/, whatever anyone says
+        elif self.may_stop(turn.stem) and score["bounds"][1] < self.edge:
+            looks = []
+        for look in looks:
+            _, missing = self.look_up(turn, look, retry_failed)
+            if missing:
                 return missing
-        if bucket({**score, "held_back": ""})[0] == "final":
-            return self.missing(turn, READING, retry_failed)
         return []
 
     def score_record(self, turn: Turn) -> dict:
         """Return the content of score/<stem>.json."""
-        counted = self.counted(turn, FIRST_LOOK)
-        points = points_of(turn.identical, counted, self.names)
+        counted, missing = self.look_up(turn, FIRST_LOOK)
+        unread = [verdict for verdict in counted.values() if verdict["calls"] is None]
+        identical = turn.replies[0] == turn.replies[1]
+        points = points_of(identical, counted, self.names)
         bounds = score_bounds(points)
-        asked = len(self.questions[FIRST_LOOK])
-        status = Status.UNFINISHED
-        if turn.identical:
-            status = Status.PARSED
-        elif len(counted) == asked:
-            status = Status.PARSED if all(map(is_read, counted.values())) else Status.PARSE_FAIL
-        elif counted and self.may_stop(turn.stem) and bounds[1] < self.edge:
-            status = Status.STOPPED
+        status = Status.PARSE_FAIL if unread else Status.PARSED
+        if missing:
+            decided = counted and self.may_stop(turn.stem) and bounds[1] < self.edge
+            status = Status.STOPPED if decided else Status.UNFINISHED
         flags = []
         for side in ("challenger", OPPONENT[turn.mode]):
             flags += [f"{SIDES[side]}: {flag}" for flag in reply_flags(turn.answer[side])]
@@ -221,11 +218,11 @@ class Panel:
         before = turn.saved or {"status": None}
         if status is Status.UNFINISHED:
             if before["status"] == Status.STOPPED or "reopened" in before:
-                score["reopened"] = True  # it was stopped and must now be judged further
+                score["reopened"] = True  # it was stopped, and must now be judged further
         elif status is Status.STOPPED:
-            many = f"{len(counted)} of {asked} verdicts"
+            many = f"{len(counted)} of {len(self.questions[FIRST_LOOK])} verdicts"
             score["reason"] = f"Stopped after {many}: it could reach {bounds[1]:.1f} at most."
-        elif turn.identical:
+        elif identical:
             score["reason"] = "Both replies are the same text: a draw without a call."
         elif status is Status.PARSED:
             by_judge = score["by_judge"]
@@ -237,24 +234,22 @@ class Panel:
 
     def _look_again(self, score: dict, turn: Turn) -> None:
         """Add what the second look and the reader's test say of a parsed turn."""
-        again = self.counted(turn, SECOND_LOOK)
-        if self.in_band(score) and len(again) == len(self.questions[SECOND_LOOK]):
-            score["counted_confirmed"] = [verdict["key"] for verdict in again.values()]
-            if all(map(is_read, again.values())):
-                names = [call.model for call in self.confirm]
-                second = turn_score(panel_points(again, names), names)
+        found, missing = self.look_up(turn, SECOND_LOOK)
+        if self.in_band(score) and not missing:
+            score["counted_confirmed"] = [verdict["key"] for verdict in found.values()]
+            names = [call.model for call in self.confirm]
+            second = turn_score(panel_points(found, names), names)
+            if any(verdict["calls"] is None for verdict in found.values()):
+                score["held_back"] = "a verdict of the second look could not be read"
+            else:
                 points = score["points"] + second["points"]
                 most = score["max_points"] + second["max_points"]
                 score["points_confirmed"] = points
                 score["max_points_confirmed"] = most
                 score["score_confirmed"] = 100 * (points / most)
-            else:
-                score["held_back"] = "a verdict of the second look could not be read"
-        findings = {}
-        for (_, order), verdict in self.counted(turn, READING).items():
-            if is_read(verdict):
-                findings[order] = verdict["calls"]
-        if len(findings) == len(ORDERS):
+        found, missing = self.look_up(turn, READING)
+        findings = {order: verdict["calls"] for (_, order), verdict in found.items()}
+        if self.reader and not missing and None not in findings.values():
             score["reader"] = named_sides(findings, turn.answer, turn.mode)
             if "challenger" in score["reader"] and bucket(score)[0] == "final":
                 quote = " ".join(score["reader"]["challenger"].split())[:200]
@@ -264,8 +259,3 @@ class Panel:
 def is_full(stem: str, full_share: float) -> bool:
     """Tell whether a turn belongs to the share that is always judged in full, by a hash."""
     return int(digest("full", stem)[:8], 16) < full_share * 2**32
-
-
-def is_read(verdict: dict) -> bool:
-    """Tell whether a judge's answer could be read."""
-    return verdict["calls"] is not None
