@@ -28,6 +28,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 import asyncio
 import json
 import math
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -38,12 +39,21 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
-from common.config import Config, load_config
-from common.duel.reader import CALLS, marked_prompt, parse_finding, read_object, reader_messages
+from common.config import CallSettings, Config, load_config
+from common.duel.reader import marked_prompt, parse_finding, read_object, reader_messages
 from common.duel.record import MISSING, make_duel, outlook, read_table, summary
 from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
-from common.duel.verdicts import FIRST_LOOK, READING, SCORE, SECOND_LOOK, Panel, Turn, load_turn
+from common.duel.verdicts import (
+    FIRST_LOOK,
+    READING,
+    SCORE,
+    SECOND_LOOK,
+    Panel,
+    Question,
+    Turn,
+    load_turn,
+)
 from common.environment import load_environment
 from common.files import BadFile, UserError, lock_folders, write_json
 from common.turns import METRICS, answer_files, hidden_record, read_record
@@ -120,10 +130,10 @@ def parse_verdict(text: str) -> dict | None:
         return None
     verdict = {}
     for metric in METRICS:
-        call = answer[metric]
-        verdict[metric] = CALLS.get(call) if isinstance(call, str) else call
-        if type(verdict[metric]) is not int:
+        call = str(answer[metric])
+        if call not in ("0", "1", "2"):
             return None
+        verdict[metric] = int(call)
     reason = answer.get("reason")
     return {**verdict, "reason": reason if isinstance(reason, str) else ""}
 
@@ -146,10 +156,9 @@ def survey(
         turn = load_turn(stem, path, mode, tally, write=not flags.dry_run)
         if turn is None:
             continue
-        challenger, opponent = turn.shown["challenger-first"]
-        judged[stem] = len(challenger) / len(opponent)
+        judged[stem] = len(turn.replies[0]) / len(turn.replies[1])
         score = panel.score_record(turn)
-        if (turn.saved or turn.identical) and score != turn.saved and not flags.dry_run:
+        if (turn.saved or score["parsed"]) and score != turn.saved and not flags.dry_run:
             write_json(turn.path, score)
         if panel.pending(turn, score, flags.confirm, flags.retry_failed):
             todo.append(stem)
@@ -161,7 +170,7 @@ def survey(
     return judged, todo[: flags.limit]
 
 
-async def judge_turn(llm: LLM, turn: Turn, panel: Panel, config: Config, flags) -> None:
+async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
     """Ask for what the turn still needs and save each verdict as it comes.
 
     Raises ItemFailed when one did not come: the others are kept, the turn stays unfinished. The
@@ -172,14 +181,13 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, config: Config, flags) 
     failures: list[ItemFailed] = []
     asked = set()
 
-    async def ask_in_order(questions: list) -> None:
+    async def ask_in_order(questions: list[Question]) -> None:
         for question in questions:
             try:
-                verdict = await ask_judge(llm, turn, config, question)
+                turn.verdicts.append(await ask_judge(llm, turn, panel, question))
             except ItemFailed as failure:
                 failures.append(failure)
                 continue
-            turn.verdicts.append(verdict)
             async with saving:
                 await llm.save(turn.path, panel.score_record(turn))
 
@@ -192,16 +200,16 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, config: Config, flags) 
         if not questions:
             break
         asked.update(question.key(turn) for question in questions)
-        by_judge = [list(group) for _, group in groupby(questions, key=lambda one: one.call.model)]
-        work = [ask_in_order(group) for group in by_judge]
-        for result in await asyncio.gather(*work, return_exceptions=True):
-            if result is not None:  # it ends the run, once nothing more is under way
-                raise result
+        by_judge = groupby(questions, key=lambda question: question.call.model)
+        work = [ask_in_order(list(group)) for _, group in by_judge]
+        for fault in await asyncio.gather(*work, return_exceptions=True):
+            if fault is not None:  # it ends the run, now that nothing more is under way
+                raise fault
     if pending and failures:
         raise failures[0]
 
 
-async def ask_judge(llm: LLM, turn: Turn, config: Config, question) -> dict:
+async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> dict:
     """Ask one judge in one order; return the verdict, readable or not. Raises ItemFailed."""
     judge = question.call.model
     read = parse_finding if question.look == READING else parse_verdict
@@ -210,7 +218,7 @@ async def ask_judge(llm: LLM, turn: Turn, config: Config, question) -> dict:
         return None if read(text) else "not one JSON object with the calls that were asked for"
 
     try:
-        reply = await llm.ask(question.call, prompt_of(turn, config, question), problem)
+        reply = await llm.ask(question.call, prompt_of(turn, panel, question), problem)
         calls = read(reply.text)
     except NoAcceptableReply as failure:
         reply = failure.last
@@ -233,34 +241,30 @@ async def ask_judge(llm: LLM, turn: Turn, config: Config, question) -> dict:
     }
 
 
-def prompt_of(turn: Turn, config: Config, question) -> list[dict]:
+def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
     """Return the messages of one question. Raises ItemFailed where the PR record is missing."""
     messages = turn.answer["messages"]
-    replies = turn.shown[question.order]
+    replies = turn.shown(question.order)
     if question.look != READING:
         return judge_messages(messages, *replies)
     try:
         record = read_record(turn.answer["instance_id"])
     except (UserError, BadFile) as problem:
         raise ItemFailed("no usable PR record: run prompt.py again", str(problem)) from None
-    return reader_messages(
-        messages, hidden_record(record, config.generate.max_patch_chars), *replies
-    )
+    record = hidden_record(record, panel.config.generate.max_patch_chars)
+    return reader_messages(messages, record, *replies)
 
 
-def planned(
-    todo: list[str], answers: dict[str, Path], panel: Panel, config: Config, mode: int, flags
-) -> Iterator[tuple[CallSettings, int, int]]:
+def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int, int]]:
     """Yield (judge's settings, prompt characters, 1) of each call ahead at most."""
-    for stem in todo:
-        turn = load_turn(stem, answers[stem], mode, Tally(""), write=False)
+    for turn in turns:
         score = panel.score_record(turn)
         questions = panel.pending(turn, score, flags.confirm, flags.retry_failed)
         if questions[0].look == SECOND_LOOK:  # it may bring the turn to final/
-            questions += panel.missing(turn, READING, flags.retry_failed)
+            questions += panel.look_up(turn, READING, flags.retry_failed)[1]
         for question in questions:
             try:
-                yield question.call, prompt_chars(prompt_of(turn, config, question)), 1
+                yield question.call, prompt_chars(prompt_of(turn, panel, question)), 1
             except ItemFailed:
                 continue  # the run itself fails this turn and says why
 
@@ -355,7 +359,12 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
 
 
 def main() -> int:
-    flags = _flags()
+    flags = parser(__doc__, calls=True)
+    again = "also ask again where a judge's answer could not be read"
+    flags.add_argument("--retry-failed", action="store_true", help=again)
+    second = "the second look: [confirm] models judge the turns near the edge of final/"
+    flags.add_argument("--confirm", action="store_true", help=second)
+    flags = flags.parse_args()
     config = load_config()
     check_settings(config, flags)
     panel = Panel(config, fixed_prompt())
@@ -373,9 +382,10 @@ def main() -> int:
     with lock:
         judged, todo = survey(answers, panel, mode, flags, tally)
         if flags.dry_run:
-            calls = planned(todo, answers, panel, config, mode, flags)
+            turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
+            calls = planned(turns, panel, flags)
             code = dry_run(environment, calls, tally.skipped, own_verdicts())
-            lines = outlook(*read_table(judged, panel, mode), todo, panel)
+            lines = outlook(read_table(judged, panel, mode)[0], todo, panel)
             if flags.confirm:
                 lines = ["These are the most: the reader sees only what then reaches final/."]
             print("\n".join(f"  {line}" for line in lines))
@@ -391,7 +401,7 @@ def main() -> int:
                 await cheapest_first(llm, panel)
             turn = load_turn(stem, answers[stem], mode, tally, write=True)
             if turn is not None:
-                await judge_turn(llm, turn, panel, config, flags)
+                await judge_turn(llm, turn, panel, flags)
 
         code = run_turns(
             llm,
@@ -409,14 +419,13 @@ def main() -> int:
             if not judged and not tally.failed:
                 raise UserError("no turn has both its replies yet.\nRun python ch.py first.")
             table, bills = read_table(judged, panel, mode)
-            verdicts = gate(table, panel.names, config)
-            duel = make_duel(table, bills, verdicts, panel, config, mode)
+            duel = make_duel(table, bills, gate(table, panel.names, config), panel, mode)
             write_json(SCORE / "_duel.json", duel)
             lines = [*summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
         tally.write_failed(SCORE, flags.shard)
-    follow = "python report.py"
-    if flags.shard:
-        follow = "python validate.py, once all shards are through"
+    follow = (
+        "python validate.py, once all shards are through" if flags.shard else "python report.py"
+    )
     shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
     return code or shown
 
@@ -445,21 +454,6 @@ def check_settings(config: Config, flags) -> None:
             "--confirm needs judges of its own. Write into chain.toml:\n"
             '[confirm]\nmodels = ["maker/model", "maker/model", "maker/model"]'
         )
-
-
-def _flags():
-    flags = parser(__doc__, calls=True)
-    flags.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="also ask again where a judge's answer could not be read",
-    )
-    flags.add_argument(
-        "--confirm",
-        action="store_true",
-        help="the second look: [confirm] models judge the turns near the edge of final/",
-    )
-    return flags.parse_args()
 
 
 if __name__ == "__main__":

@@ -32,7 +32,6 @@ FULL_SHARE = 0.25
 BAND = (73, 90)
 LOST = 0.1  # of the turns
 ALPHA = 0.05
-EVERYONE = [0, 1, 2]
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -237,7 +236,7 @@ def stopping(random: np.random.Generator) -> None:
             lead = panel.lead_for(mean, panel.KINDS[kind])
             turns = panel.make_turns(random, [10] * 600, lead)
             points = panel.judged(random, turns, panel.KINDS[kind])
-            saved = (1 - FULL_SHARE) * stopping_saves(points, EVERYONE, 80)
+            saved = (1 - FULL_SHARE) * stopping_saves(points, 80)
             asked = asked_until_decided(points, 80)
             replayed = (1 - FULL_SHARE) * (1 - asked.mean() / 6)
             assert abs(saved - replayed) < 1e-9, "validate.py counts what a replay counts"

@@ -9,14 +9,13 @@ import pytest
 
 import panel
 from common.config import check_config
-from common.duel.record import MISSING, bill_of, full_panel, new_table, read_table, spending
+from common.duel.record import MISSING, bill_of, read_table, spending
 from common.duel.statistics import contrasts, final_mask, judge_figures, percent_of, stopping_saves
 from common.duel.verdicts import FIRST_LOOK, SECOND_LOOK, Panel
 from common.turns import METRICS, ORDERS
 from makers import make_answer, make_prompt, make_score, make_verdict, put
 
 SETTINGS = {"alpha": 0.05, "resamples": 1000, "seed": 0}
-ORDER = [0, 1, 2]
 
 
 # ------------------------------------------------------------------------------------------ judges
@@ -96,27 +95,14 @@ def test_bills_add_up_exactly_whatever_the_order():
     assert spending(Counter())["parse_rate"] is None
 
 
-def test_the_cheapest_judge_is_first_where_all_prices_are_known():
-    names = ["dear", "cheap", "middle"]
-    panel = Panel(check_config({"judge": {"models": names}}), "")
-    bills = {
-        (FIRST_LOOK, "dear"): Counter(priced=10, nano_usd=9000),
-        (FIRST_LOOK, "cheap"): Counter(priced=10, nano_usd=1000),
-        (FIRST_LOOK, "middle"): Counter(priced=1, nano_usd=500),
-    }
-    assert full_panel(new_table(2, 3), bills, panel)[1] == [1, 2, 0]
-    unknown = dict.fromkeys(bills, Counter())
-    assert full_panel(new_table(2, 3), unknown, panel)[1] == [0, 1, 2]
-
-
 # ---------------------------------------------------------------------------------- stopping early
 
 
-def replay(points: np.ndarray, order: list[int], edge: float) -> tuple[int, int, int]:
+def replay(points: np.ndarray, edge: float) -> tuple[int, int, int]:
     """Ask verdict by verdict, as validate.py does; return (how many, their points, the most)."""
     asked = 0
     won = 0
-    verdicts = points[order].sum(axis=2).ravel()
+    verdicts = points.sum(axis=2).ravel()
     each = 2 * len(METRICS)
     most = each * len(verdicts)
     for half in verdicts:
@@ -138,26 +124,18 @@ def test_stopping_saves_what_a_replay_saves_and_changes_no_final(kind, edge):
     assert 40 < final.sum() < 400
     asked = []
     for number in range(len(points)):
-        calls, won, most = replay(points[number], [0, 1, 2], edge)
+        calls, won, most = replay(points[number], edge)
         asked.append(calls)
         reaches = calls == 6 and 100 * won >= 80 * most
         assert reaches == final[number]
         if calls < 6:
             assert panel.scores(points)[number] < edge
             assert 100 * won < 80 * most, "nor do the verdicts at hand put it into final/"
-    saves = stopping_saves(points, ORDER, edge)
+    saves = stopping_saves(points, edge)
     assert saves == pytest.approx(1 - np.mean(asked) / 6)
     if edge == 80:
         assert 0.75 * saves >= 0.24
-    assert stopping_saves(points[:0], ORDER, edge) is None
-
-
-def test_the_cheapest_judge_decides_what_stopping_asks():
-    points = np.full((4, 3, 2, len(METRICS)), 2, np.int8)
-    points[:, 2] = 0  # the third judge alone is against
-    # In the panel's order it takes all of the third judge; asked first it takes two verdicts.
-    assert stopping_saves(points, ORDER, 80) == 0
-    assert stopping_saves(points, [2, 0, 1], 80) == pytest.approx(4 / 6)
+    assert stopping_saves(points[:0], edge) is None
 
 
 # ------------------------------------------------------------------------------------- score files

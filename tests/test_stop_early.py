@@ -107,7 +107,7 @@ def test_a_turn_stops_as_soon_as_no_verdict_could_bring_it_to_final(tmp_path):
     turns = duel(tmp_path)["turns"]
     assert (turns["stopped"], turns["parsed"]) == (COUNT - len(full), len(full))
     assert f"{COUNT - len(full)} stopped early" in result.stdout
-    assert f"the duel rests on {len(full)} of {COUNT} turns" in result.stdout
+    assert f"by {len(full)} of {COUNT} turns, judged in full" in result.stdout
 
 
 def test_the_check_is_made_after_every_single_verdict(tmp_path):
@@ -221,7 +221,7 @@ def test_finals_are_identical_and_the_gate_sees_the_full_share_alone(simulated):
         dry = validate(cwd, server, "--dry-run")
         missing = sum(map(int, re.findall(r": (\d+) calls, about [\d,]+ tokens", dry.stdout)))
         assert missing == 6 * COUNT - asked
-        assert "turns that had been stopped early are judged to the end" in dry.stdout
+        assert "turns that had been stopped early are judged further" in dry.stdout
         assert calls(cwd, server) == missing
         again = duel(cwd)
         for key in ("mean_score", "lcb", "interval", "accepted", "why", "turns", "metrics"):
@@ -284,8 +284,8 @@ def test_the_lower_edge_of_a_second_look_reopens_turns(simulated):
         stop_early(cwd, confirm={"models": ["x/other"], "band": [60, 90]})
         dry = validate(cwd, server, "--dry-run")
         assert (
-            f"{len(reach)} turns that had been stopped early are reopened: "
-            "they could still reach 60 points" in dry.stdout
+            f"{len(reach)} turns that had been stopped early are judged further: "
+            "could still reach 60 points" in dry.stdout
         )
         assert len(server.chats) == sum(len(record["verdicts"]) for record in before.values())
         assert calls(cwd, server) > 0

@@ -154,7 +154,7 @@ def test_an_unread_verdict_may_still_lift_a_turn(turn):
 
 def test_the_reader_is_one_who_wrote_neither_reply():
     models = ["moonshotai/Kimi-K2.6-TEE", "x/other"]
-    assert make_panel(confirm={"models": models}).reader == "x/other"
+    assert make_panel(confirm={"models": models}).reader.model == "x/other"
     assert make_panel(confirm={"models": models[:1]}).reader is None
     assert make_panel(confirm={"models": models, "peek": False}).reader is None
     assert make_panel().reader is None and make_panel().confirm == []

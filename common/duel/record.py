@@ -6,7 +6,6 @@ from collections import Counter
 
 import numpy as np
 
-from common.config import Config
 from common.duel.statistics import (
     at_equal_length,
     contrasts,
@@ -22,12 +21,6 @@ from common.turns import METRICS, OPPONENT, ORDERS, SIDES, Status, half_points, 
 MISSING = -2  # half-points of a verdict whose call has not returned; -1 of one that cannot be read
 USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
 LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader's test"}
-STATUSES = {
-    "parsed": Status.PARSED,
-    "stopped": Status.STOPPED,
-    "parse_fail": Status.PARSE_FAIL,
-    "unfinished": Status.UNFINISHED,
-}
 
 
 # -------------------------------------------------------------------------------------- all turns
@@ -125,20 +118,21 @@ def spending(bill: Counter) -> dict:
 # --------------------------------------------------------------------------------------- the duel
 
 
-def make_duel(
-    table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, config: Config, mode: int
-) -> dict:
+def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode: int) -> dict:
     """Return the content of score/_duel.json.
 
     table, bills: as read_table returns them. verdicts: the gate's, of the whole panel by "", of the
     panel without a judge by that judge's name.
     """
-    turns = {key: int((table["status"] == status).sum()) for key, status in STATUSES.items()}
+    turns = {"answered": len(table)}
+    for status in (Status.PARSED, Status.STOPPED, Status.PARSE_FAIL, Status.UNFINISHED):
+        turns[status.name.lower()] = int((table["status"] == status).sum())
+    turns["identical"] = int(table["identical"].sum())
     verdict = dict(verdicts[""])
     if turns["unfinished"]:
         verdict["why"] += f"; {turns['unfinished']} turns are unfinished"
     without = {name: found for name, found in verdicts.items() if name}
-    duel = config.duel
+    duel = panel.config.duel
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
 
     base = table[~table["may_stop"]]
@@ -166,18 +160,18 @@ def make_duel(
         "opponent": SIDES[OPPONENT[mode]],
         **verdict,
         "alpha": duel.alpha,
-        "turns": {"answered": len(table), **turns, "identical": int(table["identical"].sum())},
+        "turns": turns,
         "metrics": metrics if None not in metrics.values() else None,
         "judges": judges,
         "agreement": agreement,
         "leave_one_out": without,
-        "without_generator": without.get(config.generate.model),
+        "without_generator": without.get(panel.config.generate.model),
         "kept_again": kept_again(points, final_mask(points)),
         "equal_length": at_equal_length(scores, parsed["length_ratio"], parsed["instance"]),
         "stop_early": {
             "on": panel.stop_early,
             "edge": panel.edge,
-            "saves": stopping_saves(*full_panel(table, bills, panel), panel.edge),
+            "saves": stopping_saves(asked_in_full(table), panel.edge),
         },
         "second_look": second_look(table, panel),
         **looks[LOOKS[FIRST_LOOK]],
@@ -185,20 +179,15 @@ def make_duel(
         "config": {
             "judges": {call.model: call.sampling() for call in panel.judges},
             "duel": vars(duel),
-            "generator": config.generate.model,
+            "generator": panel.config.generate.model,
         },
     }
 
 
-def full_panel(table: np.ndarray, bills: dict, panel: Panel) -> tuple[np.ndarray, list[int]]:
-    """Return the half-points of turns that all judges read, and the judges' places by price."""
+def asked_in_full(table: np.ndarray) -> np.ndarray:
+    """Return the half-points of the turns that the whole panel read, though nothing forced it to."""
     whole = (table["points"] >= 0).all(axis=(1, 2, 3))
-    points = table["points"][whole & ~table["identical"] & ~table["may_stop"]]
-    costs = []
-    for name in panel.names:
-        bill = bills[FIRST_LOOK, name]
-        costs.append(bill["nano_usd"] / max(1, bill["priced"]))
-    return points, sorted(range(len(costs)), key=costs.__getitem__)
+    return table["points"][whole & ~table["identical"] & ~table["may_stop"]]
 
 
 def second_look(table: np.ndarray, panel: Panel) -> dict | None:
@@ -210,11 +199,11 @@ def second_look(table: np.ndarray, panel: Panel) -> dict | None:
     named = {side: sum(side in reading for reading in readings) for side in SIDES}
     return {
         "models": [call.model for call in panel.confirm],
-        "band": panel.band,
+        "band": panel.config.confirm.band,
         "turns": len(again),
         "mean_first": float(again["score"].mean()) if len(again) else None,
         "mean_confirmed": float(again["score_confirmed"].mean()) if len(again) else None,
-        "reader": panel.reader,
+        "reader": panel.reader.model if panel.reader else None,
         "read": len(readings),
         "named": named,
     }
@@ -227,15 +216,13 @@ def summary(duel: dict) -> list[str]:
     if duel["interval"]:
         low, high = duel["interval"]
         level = f"{1 - 2 * duel['alpha']:.0%} interval {low:.2f} to {high:.2f}"
-        lines.append(f"score   {duel['mean_score']:.2f}, {level}")
+        rests = f"{duel['turns_counted']} of {turns['answered']} turns, judged in full"
+        lines.append(f"score   {duel['mean_score']:.2f}, {level}, by {rests}")
     lines.append(
         f"turns   {turns['parsed']} parsed ({turns['identical']} identical), "
         f"{turns['stopped']} stopped early, {turns['parse_fail']} parse-fail (--retry-failed asks "
         f"them again), {turns['unfinished']} unfinished"
     )
-    if duel["stop_early"]["on"]:
-        rests = f"{duel['turns_counted']} of {turns['answered']} turns, judged in full"
-        lines.append(f"        the duel rests on {rests}")
     again = duel["second_look"]
     if again and again["turns"]:
         change = f"{again['mean_first']:.1f} -> {again['mean_confirmed']:.1f}"
@@ -246,19 +233,19 @@ def summary(duel: dict) -> list[str]:
     return lines
 
 
-def outlook(table: np.ndarray, bills: dict, todo: list[str], panel: Panel) -> list[str]:
+def outlook(table: np.ndarray, todo: list[str], panel: Panel) -> list[str]:
     """Return what a dry run says besides its calls; `todo` are the stems to ask for."""
     lines = []
     stopped = table["reopened"] | (table["status"] == Status.STOPPED)
     reopened = len(set(table["stem"][stopped]) & set(todo))
-    if reopened and panel.stop_early:
-        why = f"they could still reach {panel.edge:g} points"
-        lines.append(f"{reopened} turns that had been stopped early are reopened: {why}.")
-    elif reopened:
-        lines.append(f"{reopened} turns that had been stopped early are judged to the end.")
-    points, order = full_panel(table, bills, panel)
+    if reopened:
+        why = (
+            f"could still reach {panel.edge:g} points" if panel.stop_early else "stop_early is off"
+        )
+        lines.append(f"{reopened} turns that had been stopped early are judged further: {why}.")
+    points = asked_in_full(table)
     if len(points):
-        saves = (1 - panel.full_share) * stopping_saves(points, order, panel.edge)
+        saves = (1 - panel.config.judge.full_share) * stopping_saves(points, panel.edge)
         told = f"[judge] stop_early = true would save about {saves:.0%} of a run's calls"
         if panel.stop_early:
             told = f"These are the most: stop_early saves about {saves:.0%} of a run's calls"

@@ -25,17 +25,12 @@ def bootstrap_lcb(
     ValueError for no deltas, unequal lengths, or values not finite.
 
     Instances are resampled, never turns: each resample takes every instance with chance 1/2, all
-    of its turns or none, and the bound is the alpha quantile of the resamples' means. That is the
-    wild cluster bootstrap test with Rademacher weights and the null imposed (Cameron, Gelbach &
-    Miller 2008), inverted into a bound: "mean <= m" is rejected exactly where m lies below that
-    quantile (subsample means as typical values, Hartigan 1969).
-
-    What holds: when challenger and king are equals whose names could be swapped, the false-accept
-    rate is alpha for any number and any sizes of instances, up to the grain of 2**-instances. With
-    fewer than log2(1/alpha) instances (5 at 0.05) no bound exists: -inf. What does not: rare large
-    losses among small gains (8-12 % at 5 %, simulated), and turns that are alike across repos.
-
-    The standard error is the cluster-robust one with the factor G/(G-1); inf for one instance.
+    of its turns or none, and the bound is the alpha quantile of the resamples' means: the wild
+    cluster bootstrap test with Rademacher weights and the null imposed (Cameron, Gelbach & Miller
+    2008), inverted. What holds: when challenger and king are equals whose names could be swapped,
+    the false-accept rate is alpha for any number and sizes of instances, up to the grain of
+    2**-instances; with fewer than log2(1/alpha) of them no bound exists: -inf. What does not: rare
+    large losses among small gains (8-12 % at 5 %, simulated), and turns alike across repos.
     """
     deltas = np.asarray(deltas, float)
     if deltas.ndim != 1 or not len(deltas) or len(deltas) != len(groups):
@@ -203,14 +198,14 @@ def contrasts(points: np.ndarray, instances: np.ndarray, names: list[str], setti
 # ----------------------------------------------------------------------- stopping, selection, bias
 
 
-def stopping_saves(points: np.ndarray, order: list[int], edge: float) -> float | None:
+def stopping_saves(points: np.ndarray, edge: float) -> float | None:
     """Return the share of the calls of a turn that stopping it early saves, by replay.
 
-    points: of turns judged in full; order: the judges' places as they are asked; edge: see `Panel`.
+    points: of turns judged in full, which are asked in this order; edge: see `Panel`.
     """
     if not len(points):
         return None
-    won = points[:, order].sum(axis=3, dtype=int).reshape(len(points), -1)
+    won = points.sum(axis=3, dtype=int).reshape(len(points), -1)
     verdicts = won.shape[1]
     each = 2 * points.shape[3]
     left = each * (verdicts - np.arange(1, verdicts + 1))
