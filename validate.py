@@ -302,6 +302,7 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
     bounds = [*bootstrap_bounds(sums, sizes, **settings), *bootstrap_bounds(*by_repo, **settings)]
     lower, upper, lower_by_repo, _ = 50 * np.array(bounds) / even  # score points
 
+    reopened = int(table["reopened"].sum())
     verdicts = {}
     for place, name in enumerate(panels):
         asked = parsed[~table["identical"], place]
@@ -319,39 +320,34 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
         if turns:
             verdict["margin"] = 100 * int(units[:, place].sum()) / (even * turns)
             verdict["mean_score"] = 50 + verdict["margin"] / 2
-        if instances < duel.min_instances or np.isinf(lower[place]):
-            needed = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
-            verdict["why"] = (
-                f"too few to tell: {instances} instances are judged, {needed} are needed"
-            )
+        lcb = float(lower[place])
+        if instances < duel.min_instances or math.isinf(lcb):
+            least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
+            few = f"{instances} instances are judged, {least} are needed"
+            verdict["why"] = f"too few to tell: {few}"
             continue
-        verdict["lcb"] = float(lower[place])
+        verdict["lcb"] = lcb
         verdict["se"] = 50 * cluster_error(sums[:, place], sizes[:, place]) / even
-        verdict["interval"] = [50 + float(lower[place]), 50 + float(upper[place])]
+        verdict["interval"] = [50 + lcb, 50 + float(upper[place])]
         if np.isfinite(lower_by_repo[place]):
             verdict["lcb_by_repo"] = float(lower_by_repo[place])
-        margin = f"margin {verdict['margin']:+.2f} (at least {duel.win_margin:g} asked for)"
-        bound = f"lower bound of the mean {50 + verdict['lcb']:.2f} (above 50 asked for)"
-        share = (
-            f"parsed share {verdict['parsed_frac']:.1%} "
-            f"(at least {duel.min_valid_turn_frac:.1%} asked for)"
-        )
-        demands = {
-            margin: verdict["margin"] >= duel.win_margin,
-            bound: verdict["lcb"] > 0,
-            share: verdict["parsed_frac"] >= duel.min_valid_turn_frac,
-        }
-        failed = [words for words, holds in demands.items() if not holds]
+        if reopened:  # only poor turns are ever stopped: without them the mean is too high
+            words = "turns that had been stopped early are not judged in full yet"
+            verdict["why"] = f"not decided: {reopened} {words}"
+            continue
+        margin = verdict["margin"]
+        wanted = duel.win_margin
+        share = verdict["parsed_frac"]
+        least = duel.min_valid_turn_frac
+        demands = [
+            (margin >= wanted, f"margin {margin:+.2f} (at least {wanted:g} asked for)"),
+            (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"),
+            (share >= least, f"parsed share {share:.1%} (at least {least:.1%} asked for)"),
+        ]
+        failed = [words for holds, words in demands if not holds]
         verdict["accepted"] = not failed
-        word = "not accepted" if failed else "accepted"
-        verdict["why"] = f"{word}: {', '.join(failed or demands)}"
-    left = int(table["reopened"].sum())
-    for verdict in verdicts.values():
-        if left:  # only poor turns are ever stopped: without them the mean is too high
-            verdict["accepted"] = None
-            verdict["why"] = (
-                f"not decided: {left} turns that had been stopped early are not judged in full yet"
-            )
+        told = failed or [words for _, words in demands]
+        verdict["why"] = f"{'not ' if failed else ''}accepted: {', '.join(told)}"
     return verdicts
 
 

@@ -106,7 +106,7 @@ def test_a_turn_stops_as_soon_as_no_verdict_could_bring_it_to_final(tmp_path):
         assert bucket(record)[0] == "defeat"
     turns = duel(tmp_path)["turns"]
     assert (turns["stopped"], turns["parsed"]) == (COUNT - len(full), len(full))
-    assert f"{COUNT - len(full)} stopped early" in result.stdout
+    assert f"{COUNT - len(full)} stopped" in result.stdout
     assert f"by {len(full)} of {COUNT} turns, judged in full" in result.stdout
 
 

@@ -27,27 +27,22 @@ LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader'
 
 
 def new_table(turns: int, judges: int) -> np.ndarray:
-    """Return a table with a row for each turn, none judged yet."""
-    columns = [
-        ("stem", object),
-        ("instance", object),
-        ("repo", object),
-        ("status", object),
-        ("identical", bool),
-        ("may_stop", bool),  # early, so that no mean may rest on it
-        ("reopened", bool),  # was stopped, must be judged further, and is not yet
-        ("points", np.int8, (judges, len(ORDERS), len(METRICS))),
-        ("length_ratio", float),  # challenger's characters over the opponent's
-        ("score", float),
-        ("score_confirmed", float),  # NaN without a second look
-        ("named", object),  # by the reader's test: a dict of sides, None without one
-    ]
+    """Return a table with a row for each turn, none judged yet.
+
+    may_stop: early, so that no mean may rest on it. reopened: was stopped, must be judged further,
+    and is not yet. length_ratio: challenger's characters over the opponent's. score_confirmed: NaN
+    without a second look. named: by the reader's test, a dict of sides, None without one.
+    """
+    columns = [(name, object) for name in ("stem", "instance", "repo", "status", "named")]
+    columns += [(name, bool) for name in ("identical", "may_stop", "reopened")]
+    columns += [(name, float) for name in ("length_ratio", "score", "score_confirmed")]
+    columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
     table = np.zeros(turns, columns)
     table["instance"] = table["repo"] = ""
     table["status"] = Status.UNFINISHED
-    table["points"] = MISSING
-    table["score_confirmed"] = np.nan
     table["named"] = None
+    table["score_confirmed"] = np.nan
+    table["points"] = MISSING
     return table
 
 
@@ -82,7 +77,7 @@ def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.nd
             if look != READING and verdict["key"] not in counted:
                 continue
             bills.setdefault((look, judge), Counter()).update(bill_of(verdict))
-            if look == FIRST_LOOK and judge in panel.names:
+            if look == FIRST_LOOK and judge in panel.names and verdict["order"] in ORDERS:
                 place = panel.names.index(judge), ORDERS.index(verdict["order"])
                 row["points"][place] = half_points(verdict)
         if score.get("score_confirmed") is not None:
@@ -185,7 +180,7 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
 
 
 def asked_in_full(table: np.ndarray) -> np.ndarray:
-    """Return the half-points of the turns that the whole panel read, though nothing forced it to."""
+    """Return the half-points of the turns that the whole panel read, whatever they scored."""
     whole = (table["points"] >= 0).all(axis=(1, 2, 3))
     return table["points"][whole & ~table["identical"] & ~table["may_stop"]]
 
@@ -218,18 +213,17 @@ def summary(duel: dict) -> list[str]:
         level = f"{1 - 2 * duel['alpha']:.0%} interval {low:.2f} to {high:.2f}"
         rests = f"{duel['turns_counted']} of {turns['answered']} turns, judged in full"
         lines.append(f"score   {duel['mean_score']:.2f}, {level}, by {rests}")
-    lines.append(
-        f"turns   {turns['parsed']} parsed ({turns['identical']} identical), "
-        f"{turns['stopped']} stopped early, {turns['parse_fail']} parse-fail (--retry-failed asks "
-        f"them again), {turns['unfinished']} unfinished"
-    )
-    again = duel["second_look"]
-    if again and again["turns"]:
-        change = f"{again['mean_first']:.1f} -> {again['mean_confirmed']:.1f}"
-        lines.append(f"second  {again['turns']} turns looked at again: mean score {change}")
-    if again and again["read"]:
-        named = ", ".join(f"{count} {side}s" for side, count in again["named"].items() if count)
-        lines.append(f"reader  of {again['read']} turns read: {named or 'no reply'} named")
+    counts = [f"{count} {name.replace('_', '-')}" for name, count in turns.items()]
+    lines.append(f"turns   {', '.join(counts)}")
+    if turns["parse_fail"]:
+        lines.append("        --retry-failed asks the parse-fails again")
+    look = duel["second_look"]
+    if look and look["turns"]:
+        change = f"{look['mean_first']:.1f} -> {look['mean_confirmed']:.1f}"
+        lines.append(f"second  {look['turns']} turns looked at again: mean score {change}")
+    if look and look["read"]:
+        named = ", ".join(f"{count} {side}s" for side, count in look["named"].items() if count)
+        lines.append(f"reader  of {look['read']} turns read: {named or 'no reply'} named")
     return lines
 
 

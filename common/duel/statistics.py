@@ -44,12 +44,9 @@ def bootstrap_lcb(
 
 
 def cluster_sums(values: np.ndarray, counts: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
-    """Return the sums of values and of counts, both (turns, columns), over each group of turns.
-
-    Summed in an order of their own, so that not even a last bit depends on that of the turns.
-    """
+    """Return the sums of values and of counts, both (turns, columns), over each group of turns."""
     names, group = np.unique(np.asarray(groups), return_inverse=True)
-    order = np.lexsort((*values.T, group))
+    order = np.lexsort((*values.T, group))  # so that no last bit depends on the order of turns
     starts = np.searchsorted(group[order], np.arange(len(names)))
     return np.add.reduceat(values[order], starts), np.add.reduceat(counts[order], starts)
 
@@ -155,17 +152,14 @@ def _mean(values: list[float | None]) -> float | None:
 def krippendorff_alpha(ratings: np.ndarray) -> float | None:
     """Return Krippendorff's alpha for interval data: 1 full agreement, 0 what chance gives.
 
-    ratings: (units, raters, dimensions), NaN where a rater gave none; units with one rating say
-    nothing. Nominal data is a dimension for each value, 1 where it was given, else 0. None when
-    nothing can disagree. Source: K. Krippendorff, Content Analysis, 2004, chapter 11: 1 - observed
-    / expected disagreement, over the pairs of ratings within units.
+    ratings: (units, raters, dimensions), NaN where a rater gave none. Nominal data is a dimension
+    for each value, 1 where it was given, else 0. None when nothing can disagree. Source:
+    K. Krippendorff, Content Analysis, 2004, chapter 11: 1 - observed / expected disagreement.
     """
-    given = ~np.isnan(ratings[..., 0])
-    several = given.sum(axis=1) >= 2
-    if not several.any():
+    ratings = ratings[(~np.isnan(ratings[..., 0])).sum(axis=1) >= 2]  # one alone says nothing
+    if not len(ratings):
         return None
-    ratings = ratings[several]
-    given = given[several]
+    given = ~np.isnan(ratings[..., 0])
     raters = given.sum(axis=1)
     count = raters.sum()
     apart = ratings - np.nanmean(ratings, axis=1, keepdims=True)

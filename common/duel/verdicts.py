@@ -193,9 +193,15 @@ class Panel:
         points = points_of(identical, counted, self.names)
         bounds = score_bounds(points)
         status = Status.PARSE_FAIL if unread else Status.PARSED
-        if missing:
-            decided = counted and self.may_stop(turn.stem) and bounds[1] < self.edge
-            status = Status.STOPPED if decided else Status.UNFINISHED
+        reason = ""
+        if identical:
+            reason = "Both replies are the same text: a draw without a call."
+        elif missing and counted and self.may_stop(turn.stem) and bounds[1] < self.edge:
+            status = Status.STOPPED
+            many = f"{len(counted)} of {len(self.questions[FIRST_LOOK])} verdicts"
+            reason = f"Stopped after {many}: it could reach {bounds[1]:.1f} at most."
+        elif missing:
+            status = Status.UNFINISHED
         flags = []
         for side in ("challenger", OPPONENT[turn.mode]):
             flags += [f"{SIDES[side]}: {flag}" for flag in reply_flags(turn.answer[side])]
@@ -208,7 +214,7 @@ class Panel:
             "bounds": bounds,
             "parsed": status is Status.PARSED,
             "status": status.value,
-            "reason": "",
+            "reason": reason,
             "held_back": "",
             "flags": flags,
             "sha": turn.sha,
@@ -216,15 +222,10 @@ class Panel:
             "verdicts": turn.verdicts,
         }
         before = turn.saved or {"status": None}
-        if status is Status.UNFINISHED:
-            if before["status"] == Status.STOPPED or "reopened" in before:
-                score["reopened"] = True  # it was stopped, and must now be judged further
-        elif status is Status.STOPPED:
-            many = f"{len(counted)} of {len(self.questions[FIRST_LOOK])} verdicts"
-            score["reason"] = f"Stopped after {many}: it could reach {bounds[1]:.1f} at most."
-        elif identical:
-            score["reason"] = "Both replies are the same text: a draw without a call."
-        elif status is Status.PARSED:
+        stopped = before["status"] == Status.STOPPED or "reopened" in before
+        if status is Status.UNFINISHED and stopped:
+            score["reopened"] = True  # it must now be judged further
+        if status is Status.PARSED and not identical:
             by_judge = score["by_judge"]
             nearest = min(by_judge, key=lambda name: abs(by_judge[name] - score["score"]))
             reason = counted[nearest, "challenger-first"]["reason"]
