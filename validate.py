@@ -384,7 +384,8 @@ def main() -> int:
             lines = outlook(read_table(judged, panel, mode)[0], todo, panel)
             if flags.confirm:
                 lines = ["These are the most: the reader sees only what then reaches final/."]
-            print("\n".join(f"  {line}" for line in lines))
+            for line in lines:
+                print(f"  {line}")
             return code
 
         # Step 1: ask for the verdicts that are missing.

@@ -16,6 +16,7 @@ from common.duel.statistics import (
     stopping_saves,
 )
 from common.duel.verdicts import FIRST_LOOK, READING, SCORE, SECOND_LOOK, Panel
+from common.files import BadFile
 from common.turns import METRICS, OPPONENT, ORDERS, SIDES, Status, half_points, read_score
 
 MISSING = -2  # half-points of a verdict whose call has not returned; -1 of one that cannot be read
@@ -59,7 +60,7 @@ def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.nd
         row["may_stop"] = panel.may_stop(stem)
         try:
             score = read_score(SCORE / f"{stem}.json")
-        except FileNotFoundError:
+        except (FileNotFoundError, BadFile):
             continue
         if score["mode"] != mode:
             continue
@@ -70,7 +71,7 @@ def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.nd
         row["identical"] = score["sha"]["challenger"] == score["sha"][OPPONENT[mode]]
         if row["identical"]:
             row["points"] = 1
-        counted = {*score["counted"], *score.get("counted_confirmed", [])}
+        counted = {*score.get("counted", ()), *score.get("counted_confirmed", ())}
         for verdict in {verdict["key"]: verdict for verdict in score["verdicts"]}.values():
             look = verdict["look"]
             judge = verdict["judge"]
@@ -80,9 +81,8 @@ def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.nd
             if look == FIRST_LOOK and judge in panel.names and verdict["order"] in ORDERS:
                 place = panel.names.index(judge), ORDERS.index(verdict["order"])
                 row["points"][place] = half_points(verdict)
-        if score.get("score_confirmed") is not None:
-            row["score"] = score["score"]
-            row["score_confirmed"] = score["score_confirmed"]
+        row["score"] = score["score"]
+        row["score_confirmed"] = score.get("score_confirmed")
         row["named"] = score.get("reader")
     return table, bills
 
