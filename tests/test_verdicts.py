@@ -160,6 +160,12 @@ def test_the_reader_is_one_who_wrote_neither_reply():
     assert make_panel().reader is None and make_panel().confirm == []
 
 
+def test_the_edge_of_stopping_is_the_lower_one_of_band_and_final():
+    """Or turns of 80 to 85 would be stopped, and lie in final/ on half a panel."""
+    for band, edge in (([60, 90], 60), ([95, 100], 80)):
+        assert make_panel(confirm={"models": ["x/other"], "band": band}).edge == edge
+
+
 def test_a_question_names_judge_order_and_look():
     panel = make_panel(confirm={"models": ["x/other"]})
     told = [question[:3] for question in panel.questions[SECOND_LOOK]]
