@@ -39,7 +39,8 @@ def new_table(turns: int, judges: int) -> np.ndarray:
     columns += [(name, float) for name in ("length_ratio", "score", "score_confirmed")]
     columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
     table = np.zeros(turns, columns)
-    table["instance"] = table["repo"] = ""
+    table["instance"] = ""
+    table["repo"] = ""
     table["status"] = Status.UNFINISHED
     table["named"] = None
     table["score_confirmed"] = np.nan
@@ -116,8 +117,7 @@ def spending(bill: Counter) -> dict:
 def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode: int) -> dict:
     """Return the content of score/_duel.json.
 
-    table, bills: as read_table returns them. verdicts: the gate's, of the whole panel by "", of the
-    panel without a judge by that judge's name.
+    verdicts: the gate's, of the whole panel by "", of that without a judge by the judge's name.
     """
     turns = {"answered": len(table)}
     for status in (Status.PARSED, Status.STOPPED, Status.PARSE_FAIL, Status.UNFINISHED):
@@ -211,7 +211,7 @@ def summary(duel: dict) -> list[str]:
     if duel["interval"]:
         low, high = duel["interval"]
         level = f"{1 - 2 * duel['alpha']:.0%} interval {low:.2f} to {high:.2f}"
-        rests = f"{duel['turns_counted']} of {turns['answered']} turns, judged in full"
+        rests = f"{duel['turns_counted']} of {turns['answered']} turns"
         lines.append(f"score   {duel['mean_score']:.2f}, {level}, by {rests}")
     counts = [f"{count} {name.replace('_', '-')}" for name, count in turns.items()]
     lines.append(f"turns   {', '.join(counts)}")
@@ -233,9 +233,7 @@ def outlook(table: np.ndarray, todo: list[str], panel: Panel) -> list[str]:
     stopped = table["reopened"] | (table["status"] == Status.STOPPED)
     reopened = len(set(table["stem"][stopped]) & set(todo))
     if reopened:
-        why = (
-            f"could still reach {panel.edge:g} points" if panel.stop_early else "stop_early is off"
-        )
+        why = f"could still reach {panel.edge:g} points" if panel.stop_early else "it is off"
         lines.append(f"{reopened} turns that had been stopped early are judged further: {why}.")
     points = asked_in_full(table)
     if len(points):
