@@ -66,7 +66,8 @@ def judges(random: np.random.Generator) -> None:
     for name, kind in panel.KINDS.items():
         turns = panel.make_turns(random, [10] * 400)
         points = panel.judged(random, turns, kind)
-        habits, agreement = judge_figures(points, list("abc"))
+        settings = {"alpha": ALPHA, "resamples": 100, "seed": 0}
+        habits, agreement = judge_figures(points, turns.instances, list("abc"), settings)
         same = np.mean([judge["position_consistency"] for judge in habits.values()])
         sides = one_hot(points).transpose(0, 2, 1, 3).reshape(-1, 3, 3)
         pooled = krippendorff_alpha(sides)

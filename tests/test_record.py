@@ -10,7 +10,7 @@ import pytest
 import panel
 from common.config import check_config
 from common.duel.record import MISSING, bill_of, read_table, spending
-from common.duel.statistics import contrasts, final_mask, judge_figures, percent_of, stopping_saves
+from common.duel.statistics import final_mask, judge_figures, percent_of, stopping_saves
 from common.duel.verdicts import FIRST_LOOK, SECOND_LOOK, Panel
 from common.turns import METRICS, ORDERS
 from makers import make_answer, make_prompt, make_score, make_verdict, put
@@ -21,6 +21,17 @@ SETTINGS = {"alpha": 0.05, "resamples": 1000, "seed": 0}
 # ------------------------------------------------------------------------------------------ judges
 
 
+def figures(points: np.ndarray, instances=None) -> tuple[dict, dict]:
+    """Return what the judges a, b, ... are like and agree on; every turn is an instance."""
+    instances = np.arange(len(points)) if instances is None else instances
+    return judge_figures(points, instances, list("abcd")[: points.shape[1]], SETTINGS)
+
+
+def contrasts(points: np.ndarray, instances: np.ndarray) -> dict[str, dict]:
+    judges, _ = figures(points, instances)
+    return {name: judge["contrast"] for name, judge in judges.items()}
+
+
 def test_known_habits_of_judges_are_found():
     random = np.random.default_rng(3)
     truth = random.integers(0, 3, (200, len(METRICS)))
@@ -29,14 +40,14 @@ def test_known_habits_of_judges_are_found():
     contrary = 2 - steady
     noisy = random.integers(0, 3, steady.shape)
     points = np.stack([steady, seated, contrary, noisy], axis=1).astype(np.int8)
-    habits, _ = judge_figures(points, list("abcd"))
+    habits, _ = figures(points)
     assert habits["a"]["position_consistency"] == 1 and habits["a"]["pull"] == 0
     assert habits["b"]["position_consistency"] == 0 and habits["b"]["pull"] == 1
     assert habits["c"]["position_consistency"] == 1 and habits["c"]["agreement"] < 0
     assert abs(habits["d"]["position_consistency"] - 1 / 3) < 0.1
     assert abs(habits["d"]["pull"]) < 0.1
     same = np.stack([steady, steady], axis=1).astype(np.int8)
-    pair, agreement = judge_figures(same, list("ab"))
+    pair, agreement = figures(same)
     assert agreement["value"] == agreement["interval_alpha"] == 1 and pair["a"]["agreement"] == 1
 
 
@@ -46,7 +57,7 @@ def test_a_metric_that_is_mostly_draws_is_no_agreement():
     points = random.integers(0, 3, (2000, 3, 1, len(METRICS)))
     points[..., 3] = np.where(random.random((2000, 3, 1)) < 0.95, 1, points[..., 3])
     points = np.repeat(points, len(ORDERS), axis=2).astype(np.int8)
-    _, agreement = judge_figures(points, list("abc"))
+    _, agreement = figures(points)
     assert abs(agreement["value"]) < 0.03
     assert abs(agreement["interval_alpha"]) < 0.05
 
@@ -57,14 +68,14 @@ def test_a_judge_that_favours_its_own_stands_out():
     seen = panel.views(random, turns, panel.TYPICAL)
     seen[:, 1] += 0.35  # some six points
     points = panel.ask(random, seen, panel.TYPICAL)
-    found = contrasts(points, turns.instances, list("abc"), SETTINGS)
+    found = contrasts(points, turns.instances)
     low, high = found["b"]["interval"]
     assert 2 < low < found["b"]["mean"] < high
     assert found["a"]["interval"][1] < 0 and found["c"]["interval"][1] < 0
     mean = found["a"]["mean"] + found["b"]["mean"] + found["c"]["mean"]
     assert mean == pytest.approx(0, abs=1e-9)
-    assert contrasts(points[:, :1], turns.instances, ["a"], SETTINGS) == {}
-    few = contrasts(points[::150], turns.instances[::150], list("abc"), SETTINGS)
+    assert contrasts(points[:, :1], turns.instances) == {"a": None}
+    few = contrasts(points[::150], turns.instances[::150])
     assert few["a"]["interval"] is None
 
 

@@ -178,7 +178,8 @@ def test_the_duel_says_what_its_own_verdicts_say(tmp_path):
     assert whole["kept_again"] == {key: pytest.approx(told[key]) for key in told}
     length = at_equal_length(scores, np.array(ratios), instances)
     assert whole["equal_length"] == {key: pytest.approx(length[key]) for key in length}
-    habits, agreement = judge_figures(points, JUDGES)
+    settings = {"alpha": 0.05, "resamples": 1000, "seed": 0}
+    habits, agreement = judge_figures(points, np.array(instances), JUDGES, settings)
     assert whole["agreement"] == {
         "name": agreement["name"],
         "value": pytest.approx(agreement["value"]),
@@ -188,8 +189,8 @@ def test_the_duel_says_what_its_own_verdicts_say(tmp_path):
         judge = whole["judges"][name]
         assert judge["score"] == pytest.approx(panel.scores(points[:, [place]]).mean())
         assert judge["pull"] == pytest.approx(habits[name]["pull"])
-        low, high = judge["contrast"]["interval"]
-        assert low <= judge["contrast"]["mean"] <= high
+        assert judge["contrast"]["mean"] == pytest.approx(habits[name]["contrast"]["mean"])
+        assert judge["contrast"]["interval"] == pytest.approx(habits[name]["contrast"]["interval"])
 
 
 def test_a_kill_costs_no_more_than_the_calls_in_flight(tmp_path):

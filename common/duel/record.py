@@ -8,7 +8,6 @@ import numpy as np
 
 from common.duel.statistics import (
     at_equal_length,
-    contrasts,
     final_mask,
     judge_figures,
     kept_again,
@@ -132,16 +131,10 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
 
     base = table[~table["may_stop"]]
     asked = base[~base["identical"]]
-    habits, agreement = judge_figures(asked["points"], panel.names)
-    leanings = contrasts(asked["points"], asked["instance"], panel.names, settings)
-    judges = {}
+    judges, agreement = judge_figures(asked["points"], asked["instance"], panel.names, settings)
     for place, name in enumerate(panel.names):
-        judges[name] = {
-            "score": percent_of(base["points"][:, place]),
-            **habits[name],
-            "contrast": leanings.get(name),
-            **spending(bills[FIRST_LOOK, name]),
-        }
+        score = percent_of(base["points"][:, place])
+        judges[name] = {"score": score, **judges[name], **spending(bills[FIRST_LOOK, name])}
     looks = {}
     for look, what in LOOKS.items():
         own = [bill for (of_look, _), bill in bills.items() if of_look == look]

@@ -103,39 +103,54 @@ def judge_scores(points: np.ndarray) -> np.ndarray:
     return np.where((points >= 0).all(axis=(2, 3)), scores, np.nan)
 
 
-def judge_figures(points: np.ndarray, names: list[str]) -> tuple[dict[str, dict], dict]:
-    """Return (each judge's habits, the panel's agreement); points of turns that were asked.
+def judge_figures(
+    points: np.ndarray, instances: np.ndarray, names: list[str], settings: dict
+) -> tuple[dict[str, dict], dict]:
+    """Return (what each judge is like, the panel's agreement); points of turns that were asked.
 
     position_consistency: share of calls that are the same in both orders. pull: position bias,
     toward the reply shown second (+1) or first (-1), which over both orders a true preference
     cannot cause. agreement: Krippendorff's alpha over win, draw and loss of both orders together,
     so that a common position bias is no agreement; taken metric by metric and averaged, for pooled
-    over metrics a metric that is mostly draws would pass for agreement.
+    over metrics a metric that is mostly draws would pass for agreement. contrast: how far a judge's
+    turn scores lie above the others', which shows one that favours its own kind; its interval is
+    that of the gate's bootstrap by `settings`.
     """
     both = (points >= 0).all(axis=2)  # turns, judges, metrics
     leanings = points[:, :, 1].astype(int) - points[:, :, 0]
     sides = one_hot(points)
+    scores = judge_scores(points)
+    whole = ~np.isnan(scores).any(axis=1)
+    others = (scores.sum(axis=1, keepdims=True) - scores) / max(1, len(names) - 1)
+    gaps = (scores - others)[whole]
+    sums, sizes = cluster_sums(gaps, np.ones_like(gaps), instances[whole])
+    bounds = np.stack(bootstrap_bounds(sums, sizes, **settings), axis=1)
 
     def agreement_of(judges: list[int]) -> float | None:
         metrics = range(points.shape[3])
         return _mean([krippendorff_alpha(sides[:, judges, metric]) for metric in metrics])
 
     everyone = range(len(names))
-    habits = {}
+    judges = {}
     for place, name in enumerate(names):
         leaning = leanings[:, place][both[:, place]]
         pairs = [agreement_of([place, other]) for other in everyone if other != place]
-        habits[name] = {
+        contrast = None
+        if len(gaps) and pairs:
+            interval = bounds[place].tolist() if np.isfinite(bounds[place]).all() else None
+            contrast = {"mean": float(gaps[:, place].mean()), "interval": interval}
+        judges[name] = {
             "position_consistency": float((leaning == 0).mean()) if leaning.size else None,
             "pull": float(leaning.mean() / 2) if leaning.size else None,
             "agreement": _mean(pairs),
+            "contrast": contrast,
         }
     agreement = {
         "name": "Krippendorff's alpha (nominal, mean of the metrics' own)",
         "value": agreement_of(list(everyone)),
-        "interval_alpha": krippendorff_alpha(judge_scores(points)[..., None]),
+        "interval_alpha": krippendorff_alpha(scores[..., None]),
     }
-    return habits, agreement
+    return judges, agreement
 
 
 def one_hot(points: np.ndarray) -> np.ndarray:
@@ -166,27 +181,6 @@ def krippendorff_alpha(ratings: np.ndarray) -> float | None:
     observed = (raters / (raters - 1) * np.nansum(apart**2, axis=(1, 2))).sum() / count
     expected = ratings[given].var(axis=0).sum() * count / (count - 1)
     return float(1 - observed / expected) if expected > 1e-12 else None
-
-
-def contrasts(points: np.ndarray, instances: np.ndarray, names: list[str], settings: dict) -> dict:
-    """Return how far each judge's turn scores lie above the others', with an interval.
-
-    A judge that favours its own kind shows here; `settings` are those of the gate's bootstrap.
-    """
-    scores = judge_scores(points)
-    whole = ~np.isnan(scores).any(axis=1)
-    if len(names) < 2 or not whole.any():
-        return {}
-    scores = scores[whole]
-    others = (scores.sum(axis=1, keepdims=True) - scores) / (len(names) - 1)
-    gaps = scores - others
-    sums, sizes = cluster_sums(gaps, np.ones_like(gaps), instances[whole])
-    bounds = np.stack(bootstrap_bounds(sums, sizes, **settings), axis=1)
-    found = {}
-    for place, name in enumerate(names):
-        interval = bounds[place].tolist() if np.isfinite(bounds[place]).all() else None
-        found[name] = {"mean": float(gaps[:, place].mean()), "interval": interval}
-    return found
 
 
 # ----------------------------------------------------------------------- stopping, selection, bias
