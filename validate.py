@@ -212,13 +212,14 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
 async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> dict:
     """Ask one judge in one order; return the verdict, readable or not. Raises ItemFailed."""
     judge = question.call.model
+    prompt = prompt_of(turn, panel, question)
     read = parse_finding if question.look == READING else parse_verdict
 
     def problem(text: str) -> str | None:
         return None if read(text) else "not one JSON object with the calls that were asked for"
 
     try:
-        reply = await llm.ask(question.call, prompt_of(turn, panel, question), problem)
+        reply = await llm.ask(question.call, prompt, problem)
         calls = read(reply.text)
     except NoAcceptableReply as failure:
         reply = failure.last

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import sys
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
@@ -44,20 +44,13 @@ class Turn:
     """One turn as it is judged; `verdicts` are all on file, of other panels and modes too."""
 
     stem: str
+    path: Path  # of its score file
     mode: int
     answer: dict
-    saved: dict | None  # its score file as it was found
-    verdicts: list[dict]
+    replies: tuple[str, str]  # the challenger's, and the one that it is compared with
     sha: dict[str, str]  # digests of the chat and of each reply
-
-    @property
-    def path(self) -> Path:
-        return SCORE / f"{self.stem}.json"
-
-    @property
-    def replies(self) -> tuple[str, str]:
-        """The challenger's reply and the one that it is compared with."""
-        return self.answer["challenger"], self.answer[OPPONENT[self.mode]]
+    saved: dict | None = None  # the score file as it was found
+    verdicts: list[dict] = field(default_factory=list)
 
     def shown(self, order: str) -> tuple[str, str]:
         """Return the two replies in the order in which the judge sees them."""
@@ -75,13 +68,15 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
         where = f", moved to {quarantine(path)}" if write else ""
         tally.fail(stem, "torn answer: run king.py, then ch.py", f"{bad}{where}")
         return None
-    turn = Turn(stem, mode, answer, None, [], text_digests(answer))
     if not answer["challenger"]:
         tally.skipped["no challenger yet: ch.py writes it"] += 1
         return None
-    if not answer[OPPONENT[mode]]:
-        tally.skipped[f"no {SIDES[OPPONENT[mode]]} to compare the challenger with"] += 1
+    opponent = OPPONENT[mode]
+    if not answer[opponent]:
+        tally.skipped[f"no {SIDES[opponent]} to compare the challenger with"] += 1
         return None
+    replies = (answer["challenger"], answer[opponent])
+    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, text_digests(answer))
     try:
         turn.saved = read_score(turn.path)
         turn.verdicts = list(turn.saved["verdicts"])
