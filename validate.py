@@ -295,7 +295,7 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
     counted = (points == MISSING).any(axis=(2, 3)) @ seats == 0
     parsed = (points < 0).any(axis=(2, 3)) @ seats == 0
     common = math.lcm(*np.unique(read[read > 0]).tolist())
-    even = len(METRICS) * common
+    even = len(METRICS) * common  # units of a delta of 50 score points
     units = (won - len(METRICS) * read) * (common // np.maximum(read, 1))
     units = np.where(counted, np.where(read > 0, units, -even), 0)
     sums, sizes = cluster_sums(units, counted.astype(int), table["instance"])
@@ -421,9 +421,9 @@ def main() -> int:
             write_json(SCORE / "_duel.json", duel)
             lines = [*summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
         tally.write_failed(SCORE, flags.shard)
-    follow = (
-        "python validate.py, once all shards are through" if flags.shard else "python report.py"
-    )
+    follow = "python report.py"
+    if flags.shard:
+        follow = "python validate.py, once all shards are through"
     shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
     return code or shown
 

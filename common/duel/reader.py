@@ -98,10 +98,10 @@ def read_object(text: object, keys: tuple[str, ...]) -> dict | None:
     found = None
     for pairs in objects:
         for key, value in pairs:
-            if key in keys and said.setdefault(key, value) != value:
+            if key in keys and said.setdefault(key, repr(value)) != repr(value):  # true is not 1
                 return None
         if dict(pairs).keys() >= set(keys):
-            found = dict(pairs)
+            found = {**(found or {}), **dict(pairs)}
     return found
 
 
