@@ -262,7 +262,8 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
         score = panel.score_record(turn)
         questions = panel.pending(turn, score, flags.confirm, flags.retry_failed)
         if questions[0].look == SECOND_LOOK:  # it may bring the turn to final/
-            questions += panel.look_up(turn, READING, flags.retry_failed)[1]
+            _, later = panel.look_up(turn, READING, flags.retry_failed)
+            questions += later
         for question in questions:
             try:
                 yield question.call, prompt_chars(prompt_of(turn, panel, question)), 1
@@ -382,7 +383,8 @@ def main() -> int:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
             code = dry_run(environment, calls, tally.skipped, own_verdicts())
-            lines = outlook(read_table(judged, panel, mode)[0], todo, panel)
+            table, _ = read_table(judged, panel, mode)
+            lines = outlook(table, todo, panel)
             if flags.confirm:
                 lines = ["These are the most: the reader sees only what then reaches final/."]
             for line in lines:

@@ -271,7 +271,7 @@ def test_the_lower_edge_of_a_second_look_reopens_turns(simulated):
         dry = validate(cwd, server, "--dry-run")
         assert (
             f"{len(reach)} turns that had been stopped early are judged further: "
-            "could still reach 60 points" in dry.stdout
+            "they could still reach 60 points" in dry.stdout
         )
         assert len(server.chats) == sum(len(record["verdicts"]) for record in before.values())
         assert calls(cwd, server) > 0

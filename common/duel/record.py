@@ -226,7 +226,9 @@ def outlook(table: np.ndarray, todo: list[str], panel: Panel) -> list[str]:
     stopped = table["reopened"] | (table["status"] == Status.STOPPED)
     reopened = len(set(table["stem"][stopped]) & set(todo))
     if reopened:
-        why = f"could still reach {panel.edge:g} points" if panel.stop_early else "it is off"
+        why = "stop_early is off"
+        if panel.stop_early:
+            why = f"they could still reach {panel.edge:g} points"
         lines.append(f"{reopened} turns that had been stopped early are judged further: {why}.")
     points = asked_in_full(table)
     if len(points):
