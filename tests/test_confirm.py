@@ -150,7 +150,7 @@ def test_the_band_is_judged_again_by_others_and_the_gate_never_sees_it(judged):
     assert stage("report.py", cwd=cwd).returncode == 0
     for name in ("final", "refined", "defeat"):
         inside = sorted(path.stem for path in (cwd / name).glob("p*.json"))
-        assert inside == [stem for stem, bucket in zip(stems, now) if bucket == name]
+        assert inside == [stem for stem, found in zip(stems, now) if found == name]
 
 
 def test_the_second_look_is_cached_like_every_verdict(judged):
