@@ -245,7 +245,9 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
 def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
     """Return the messages of one question. Raises ItemFailed where the PR record is missing."""
     messages = turn.answer["messages"]
-    replies = turn.shown(question.order)
+    replies = turn.replies
+    if question.order == "challenger-second":
+        replies = replies[::-1]
     if question.look != READING:
         return judge_messages(messages, *replies)
     try:

@@ -97,12 +97,6 @@ def percent_of(points: np.ndarray) -> float | None:
     return 50 * float(read.mean()) if read.size else None
 
 
-def judge_scores(points: np.ndarray) -> np.ndarray:
-    """Return each judge's score of each turn, 0-100, (turns, judges), NaN without both orders."""
-    scores = 50 * points.mean(axis=(2, 3))
-    return np.where((points >= 0).all(axis=(2, 3)), scores, np.nan)
-
-
 def judge_figures(
     points: np.ndarray, instances: np.ndarray, names: list[str], settings: dict
 ) -> tuple[dict[str, dict], dict]:
@@ -119,8 +113,9 @@ def judge_figures(
     both = (points >= 0).all(axis=2)  # turns, judges, metrics
     leanings = points[:, :, 1].astype(int) - points[:, :, 0]
     sides = one_hot(points)
-    scores = judge_scores(points)
-    whole = ~np.isnan(scores).any(axis=1)
+    read = (points >= 0).all(axis=(2, 3))
+    scores = np.where(read, 50 * points.mean(axis=(2, 3)), np.nan)  # 0-100, (turns, judges)
+    whole = read.all(axis=1)
     others = (scores.sum(axis=1, keepdims=True) - scores) / max(1, len(names) - 1)
     gaps = (scores - others)[whole]
     sums, sizes = cluster_sums(gaps, np.ones_like(gaps), instances[whole])

@@ -52,10 +52,6 @@ class Turn:
     saved: dict | None = None  # the score file as it was found
     verdicts: list[dict] = field(default_factory=list)
 
-    def shown(self, order: str) -> tuple[str, str]:
-        """Return the two replies in the order in which the judge sees them."""
-        return self.replies if order == "challenger-first" else self.replies[::-1]
-
 
 def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Turn | None:
     """Return a turn with the verdicts on file, None for one that cannot be judged yet.
