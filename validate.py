@@ -28,8 +28,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 import asyncio
 import json
 import math
-import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from itertools import groupby
 from pathlib import Path
@@ -41,23 +40,25 @@ from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
 from common.config import CallSettings, Config, load_config
-from common.duel.marks import marked_prompt
-from common.duel.outlook import outlook
-from common.duel.reader import parse_finding, reader_messages
-from common.duel.record import make_duel, summary, write_duel
-from common.duel.rows import Rows, read_rows
+from common.duel.reader import marked_prompt, parse_finding, read_object, reader_messages
+from common.duel.record import MISSING, make_duel, outlook, read_table, summary
 from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
-from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, score_record
+from common.duel.verdicts import (
+    FIRST_LOOK,
+    READING,
+    SCORE,
+    SECOND_LOOK,
+    Panel,
+    Question,
+    Turn,
+    load_turn,
+)
 from common.environment import load_environment
 from common.files import BadFile, UserError, lock_folders, write_json
-from common.replies.protocol import visible_text
 from common.turns import METRICS, answer_files, hidden_record, read_record
 
 # ------------------------------------------------------------------------------------- the rubric
-
-# What orders the judges of a turn that may be stopped early: a usual verdict's tokens.
-USUAL_VERDICT = {"prompt_tokens": 6000, "completion_tokens": 1500, "cached_tokens": 0}
 
 RUBRIC = """\
 You are a judge. Two replies of a coding agent to the same chat lie before you. Say for each of five metrics
@@ -116,64 +117,28 @@ def fixed_prompt() -> str:
 
 # ------------------------------------------------------------------------------ reading a verdict
 
-_NAMES = "|".join(METRICS)
-_OBJECT = re.compile(r'\{\s*"')
-# What a broken object leaves outside the whole ones: an opening, or a metric's name as a key.
-_BROKEN = re.compile(rf"""\{{\s*"|\{{\s*'?(?:{_NAMES}|reason)\b|["'](?:{_NAMES})["']\s*:""")
-_CALLS = {"0": 0, "1": 1, "2": 2}
-
 
 def parse_verdict(text: str) -> dict | None:
     """Return the verdict in a judge's answer, None when there is any doubt.
 
     A verdict is the five metrics as 0, 1 or 2, and "reason". Counted is a JSON object with all five
-    keys, each exactly 0, 1 or 2 as a number or a string. Prose and code fences around it are passed
-    over, reasoning in <think> is cut. None when any object that names a metric says something else
-    or contradicts another, or when an object is broken: what stands inside a broken one may be a
-    quotation. Linear in the text: the first object that does not decode ends the reading.
+    keys, each exactly 0, 1 or 2 as a number or a string. None when any object that names a metric
+    says something else, or when an object is broken: see `read_object`.
     """
-    text = visible_text(text if isinstance(text, str) else "")
-    objects: list[list[tuple]] = []
-
-    def keep_pairs(pairs: list[tuple]) -> dict:
-        objects.append(pairs)  # nested objects, and keys that stand twice, are seen here alone
-        return dict(pairs)
-
-    # Numbers stay as they are written: 1.0 is not 1.
-    decoder = json.JSONDecoder(
-        object_pairs_hook=keep_pairs, parse_int=str, parse_float=str, parse_constant=str
-    )
-    outside = []
-    position = 0
-    reason = ""
-    while match := _OBJECT.search(text, position):
-        try:
-            value, end = decoder.raw_decode(text, match.start())
-        except (ValueError, RecursionError):
+    answer = read_object(text, METRICS)
+    if answer is None:
+        return None
+    verdict = {}
+    for metric in METRICS:
+        call = str(answer[metric])
+        if call not in ("0", "1", "2"):
             return None
-        outside.append(text[position : match.start()])
-        if set(METRICS) <= value.keys() and isinstance(value.get("reason"), str):
-            reason = value["reason"]
-        position = end
-    outside.append(text[position:])
-    if _BROKEN.search(" ".join(outside)):
-        return None
-
-    calls: dict[str, int] = {}
-    whole = False
-    for pairs in objects:
-        named = [(key, value) for key, value in pairs if key in METRICS]
-        for metric, value in named:
-            call = _CALLS.get(value) if isinstance(value, str) else None
-            if call is None or calls.setdefault(metric, call) != call:
-                return None
-        whole = whole or len(dict(named)) == len(METRICS)
-    if not whole:
-        return None
-    return {**{metric: calls[metric] for metric in METRICS}, "reason": reason}
+        verdict[metric] = int(call)
+    reason = answer.get("reason")
+    return {**verdict, "reason": reason if isinstance(reason, str) else ""}
 
 
-# -------------------------------------------------------------------------------- asking
+# ----------------------------------------------------------------------------------------- asking
 
 
 def survey(
@@ -187,61 +152,67 @@ def survey(
     todo = []
     progress = Progress(len(answers), "reading")
     for stem, path in answers.items():
-        turn = load_turn(stem, path, mode, tally, write=not flags.dry_run)
-        if turn is not None:
-            challenger, opponent = turn.shown("challenger-first")
-            judged[stem] = len(challenger) / len(opponent)
-            record = score_record(turn, panel)
-            if (turn.saved or turn.identical) and record != turn.saved and not flags.dry_run:
-                write_json(turn.path, record)
-            if panel.pending(turn, flags.confirm, flags.retry_failed):
-                todo.append(stem)
-            else:
-                tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
         progress.update()
+        turn = load_turn(stem, path, mode, tally, write=not flags.dry_run)
+        if turn is None:
+            continue
+        judged[stem] = len(turn.replies[0]) / len(turn.replies[1])
+        score = panel.score_record(turn)
+        if (turn.saved or score["parsed"]) and score != turn.saved and not flags.dry_run:
+            write_json(turn.path, score)
+        if panel.pending(turn, score, flags.confirm, flags.retry_failed):
+            todo.append(stem)
+        else:
+            tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
     progress.close()
     failed = tally.last_failed(SCORE, flags.shard)
     todo.sort(key=lambda stem: stem in failed)  # others first
     return judged, todo[: flags.limit]
 
 
-async def judge_turn(llm: LLM, turn: Turn, panel: Panel, config: Config, flags) -> None:
+async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
     """Ask for what the turn still needs and save each verdict as it comes.
 
     Raises ItemFailed when one did not come: the others are kept, the turn stays unfinished. The
     judges are asked side by side, the orders of one judge one after the other: rules and chat, the
     long part of both prompts, are then in the provider's prefix cache when the second comes.
     """
-    faults: list[Exception] = []
+    saving = asyncio.Lock()
+    failures: list[ItemFailed] = []
     asked = set()
-    one_by_one = panel.may_stop(turn) and not flags.confirm
 
     async def ask_in_order(questions: list[Question]) -> None:
         for question in questions:
             try:
-                await ask_judge(llm, turn, panel, config, question)
-            except Exception as fault:  # raised again below, once nothing more is under way
-                faults.append(fault)
+                turn.verdicts.append(await ask_judge(llm, turn, panel, question))
+            except ItemFailed as failure:
+                failures.append(failure)
+                continue
+            async with saving:
+                await llm.save(turn.path, panel.score_record(turn))
 
-    while pending := panel.pending(turn, flags.confirm, flags.retry_failed):
-        questions = [question for question in pending if panel.key(question, turn) not in asked]
-        if one_by_one:
-            questions = questions[:1]
+    while True:
+        score = panel.score_record(turn)
+        pending = panel.pending(turn, score, flags.confirm, flags.retry_failed)
+        questions = [question for question in pending if question.key(turn) not in asked]
+        if panel.may_stop(turn.stem) and not flags.confirm:
+            questions = questions[:1]  # after every single verdict the turn may be decided
         if not questions:
             break
-        asked.update(panel.key(question, turn) for question in questions)
-        by_judge = [list(group) for _, group in groupby(questions, key=lambda one: one.call.model)]
-        await asyncio.gather(*(ask_in_order(group) for group in by_judge))
-        for fault in faults:
-            if not isinstance(fault, ItemFailed):  # it ends the run
+        asked.update(question.key(turn) for question in questions)
+        by_judge = groupby(questions, key=lambda question: question.call.model)
+        work = [ask_in_order(list(group)) for _, group in by_judge]
+        for fault in await asyncio.gather(*work, return_exceptions=True):
+            if fault is not None:  # it ends the run, now that nothing more is under way
                 raise fault
-    if pending and faults:
-        raise faults[0]
+    if pending and failures:
+        raise failures[0]
 
 
-async def ask_judge(llm: LLM, turn: Turn, panel: Panel, config: Config, question: Question) -> None:
-    """Ask one judge in one order and save the verdict, readable or not. Raises ItemFailed."""
-    prompt = prompt_of(turn, config, question)
+async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> dict:
+    """Ask one judge in one order; return the verdict, readable or not. Raises ItemFailed."""
+    judge = question.call.model
+    prompt = prompt_of(turn, panel, question)
     read = parse_finding if question.look == READING else parse_verdict
 
     def problem(text: str) -> str | None:
@@ -249,91 +220,64 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, config: Config, question
 
     try:
         reply = await llm.ask(question.call, prompt, problem)
-        verdict = read(reply.text)
+        calls = read(reply.text)
     except NoAcceptableReply as failure:
         reply = failure.last
-        verdict = None
+        calls = None
     except ItemFailed as failure:
-        raise ItemFailed(f"judge {question.call.model}: {failure.kind}", failure.detail) from None
-    reason = verdict.pop("reason", "") if verdict else ""
+        raise ItemFailed(f"judge {judge}: {failure.kind}", failure.detail) from None
+    reason = calls.pop("reason", "") if calls else ""
     meta = reply.meta()
     del meta["model"]
-    turn.verdicts.append(
-        {
-            "key": panel.key(question, turn),
-            "judge": question.call.model,
-            "mode": turn.mode,
-            "look": question.look,
-            "order": question.order,
-            "calls": verdict,
-            "reason": reason,
-            "text": reply.text,
-            **meta,
-        }
-    )
-    async with turn.saving:
-        await llm.save(turn.path, score_record(turn, panel))
+    return {
+        "key": question.key(turn),
+        "judge": judge,
+        "mode": turn.mode,
+        "look": question.look,
+        "order": question.order,
+        "calls": calls,
+        "reason": reason,
+        "text": reply.text,
+        **meta,
+    }
 
 
-def prompt_of(turn: Turn, config: Config, question: Question) -> list[dict]:
+def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
     """Return the messages of one question. Raises ItemFailed where the PR record is missing."""
     messages = turn.answer["messages"]
+    replies = turn.replies
+    if question.order == "challenger-second":
+        replies = replies[::-1]
     if question.look != READING:
-        return judge_messages(messages, *turn.shown(question.order))
+        return judge_messages(messages, *replies)
     try:
         record = read_record(turn.answer["instance_id"])
     except (UserError, BadFile) as problem:
         raise ItemFailed("no usable PR record: run prompt.py again", str(problem)) from None
-    shown = hidden_record(record, config.generate.max_patch_chars)
-    return reader_messages(messages, shown, *turn.shown(question.order))
+    record = hidden_record(record, panel.config.generate.max_patch_chars)
+    return reader_messages(messages, record, *replies)
 
 
-def planned(
-    todo: list[str], answers: dict[str, Path], panel: Panel, config: Config, mode: int, flags
-) -> Iterator[tuple[CallSettings, int, int]]:
+def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int, int]]:
     """Yield (judge's settings, prompt characters, 1) of each call ahead at most."""
-    for stem in todo:
-        turn = load_turn(stem, answers[stem], mode, Tally(""), write=False)
-        for question in panel.ahead(turn, flags.confirm, flags.retry_failed):
+    for turn in turns:
+        score = panel.score_record(turn)
+        questions = panel.pending(turn, score, flags.confirm, flags.retry_failed)
+        if questions[0].look == SECOND_LOOK:  # it may bring the turn to final/
+            _, later = panel.look_up(turn, READING, flags.retry_failed)
+            questions += later
+        for question in questions:
             try:
-                prompt = prompt_of(turn, config, question)
+                yield question.call, prompt_chars(prompt_of(turn, panel, question)), 1
             except ItemFailed:
                 continue  # the run itself fails this turn and says why
-            yield question.call, prompt_chars(prompt), 1
-
-
-def turns_at_once(panel: Panel, flags) -> int:
-    """Return how many turns to work on, so that every judge has as many calls as it may have."""
-    judges = panel.confirm if flags.confirm else panel.judges
-    limits = [flags.concurrency or call.concurrency for call in judges]
-    one_by_one = panel.stop_early and not flags.confirm
-    return sum(limits) if one_by_one else max(limits)
-
-
-async def order_by_price(llm: LLM, panel: Panel) -> None:
-    """Order the judges by the provider's price of a usual verdict, if all prices are known."""
-    costs = {}
-    for call in panel.judges:
-        costs[call.model] = (await llm.model(call)).cost_usd(USUAL_VERDICT)
-    if None not in costs.values():
-        panel.cheapest_first = sorted(panel.judges, key=lambda call: costs[call.model])
 
 
 # --------------------------------------------------------------------------------------- the gate
 
 
-def panels_of(names: list[str]) -> dict[str, list[int]]:
-    """Return the places of the whole panel's judges by "", and of each panel without one judge."""
-    everyone = list(range(len(names)))
-    panels = {"": everyone}
-    if len(names) > 1:
-        for place, name in enumerate(names):
-            panels[name] = [other for other in everyone if other != place]
-    return panels
-
-
-def gate(rows: Rows, panels: dict[str, list[int]], config: Config) -> dict[str, dict]:
-    """Return the duel's verdict by each panel (name: places of its judges), from one draw.
+def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]:
+    """Return the duel's verdict by the whole panel (""), and by that without each judge (its name).
 
     Counted are the turns of which all calls of the panel returned; an outage is never a score. A
     turn's delta is the mean over its readable verdicts, one without any counts as lost: so unread
@@ -344,118 +288,88 @@ def gate(rows: Rows, panels: dict[str, list[int]], config: Config) -> dict[str, 
     """
     duel = config.duel
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
-    units = [turn_units(rows, places) for places in panels.values()]
-    if not len(rows.points):
-        return {name: too_few(no_figures(rows, places), 0, duel) for name, places in panels.items()}
-    values = np.stack([value for value, _, _ in units], axis=1)
-    counts = np.stack([counted for _, counted, _ in units], axis=1).astype(np.int64)
-    by_instance = cluster_sums(values, counts, rows.instances)
-    by_repo = cluster_sums(values, counts, rows.repos)
-    lower, upper = bootstrap_bounds(*by_instance, **settings)
-    repo_lower, _ = bootstrap_bounds(*by_repo, **settings)
+    table = table[~table["may_stop"]]  # the stopped ones left out, their mean would be too high
+    points = table["points"]
+    panels = ["", *names] if len(names) > 1 else [""]
+    # (judges, panels): 1 where the judge sits on the panel. Counts by judge @ seats: by panel.
+    seats = 1 - np.eye(len(names), len(panels), k=1, dtype=int)
+    won = np.where(points >= 0, points, 0).sum(axis=(2, 3)) @ seats
+    read = (points >= 0).all(axis=3).sum(axis=2) @ seats  # verdicts
+    counted = (points == MISSING).any(axis=(2, 3)) @ seats == 0
+    parsed = (points < 0).any(axis=(2, 3)) @ seats == 0
+    common = math.lcm(*np.unique(read[read > 0]).tolist())
+    even = len(METRICS) * common  # units of a delta of 50 score points
+    units = (won - len(METRICS) * read) * (common // np.maximum(read, 1))
+    units = np.where(counted, np.where(read > 0, units, -even), 0)
+    sums, sizes = cluster_sums(units, counted.astype(int), table["instance"])
+    by_repo = cluster_sums(units, counted.astype(int), table["repo"])
+    bounds = [*bootstrap_bounds(sums, sizes, **settings), *bootstrap_bounds(*by_repo, **settings)]
+    lower, upper, lower_by_repo, _ = 50 * np.array(bounds) / even  # score points
 
-    found = {}
-    for column, (name, places) in enumerate(panels.items()):
-        whole = units[column][2]  # units of a delta of 1, which is 100 score points
-        turns = int(counts[:, column].sum())
-        instances = len(set(rows.instances[counts[:, column] > 0]))
-        result = no_figures(rows, places)
-        result |= {"instances": instances, "turns_counted": turns}
+    reopened = int(table["reopened"].sum())
+    verdicts = {}
+    for place, name in enumerate(panels):
+        asked = parsed[~table["identical"], place]
+        turns = int(counted[:, place].sum())
+        instances = len(set(table["instance"][counted[:, place]]))
+        verdict = {
+            "accepted": None,
+            "why": "",
+            **dict.fromkeys(("margin", "mean_score", "lcb", "lcb_by_repo", "se", "interval")),
+            "parsed_frac": float(asked.mean()) if len(asked) else float(len(table) > 0),
+            "instances": instances,
+            "turns_counted": turns,
+        }
+        verdicts[name] = verdict
         if turns:
-            margin = 200 * int(values[:, column].sum()) / (whole * turns)
-            result |= {"margin": margin, "mean_score": 50 + margin / 2}
-        if not turns or instances < duel.min_instances or np.isinf(lower[column]):
-            found[name] = too_few(result, instances, duel)
+            verdict["margin"] = 100 * int(units[:, place].sum()) / (even * turns)
+            verdict["mean_score"] = 50 + verdict["margin"] / 2
+        lcb = float(lower[place])
+        if instances < duel.min_instances or math.isinf(lcb):
+            least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
+            few = f"{instances} instances are judged, {least} are needed"
+            verdict["why"] = f"too few to tell: {few}"
             continue
-        sums, sizes = by_instance
-        result["se"] = 100 * cluster_error(sums[:, column], sizes[:, column]) / whole
-        result["lcb"] = 100 * float(lower[column]) / whole
-        result["interval"] = [50 + result["lcb"], 50 + 100 * float(upper[column]) / whole]
-        if np.isfinite(repo_lower[column]):
-            result["lcb_by_repo"] = 100 * float(repo_lower[column]) / whole
-        found[name] = decide(result, duel)
-    if rows.reopened.any():
-        # Only poor turns are ever stopped: without them the mean is too high.
-        left = int(rows.reopened.sum())
-        why = f"not decided: {left} turns that had been stopped early are not judged in full yet"
-        found = {name: {**verdict, "accepted": None, "why": why} for name, verdict in found.items()}
-    return found
-
-
-def no_figures(rows: Rows, places: list[int]) -> dict:
-    """Return the figures of a panel's verdict before there are any."""
-    return {
-        "margin": None,
-        "mean_score": None,
-        "lcb": None,
-        "lcb_by_repo": None,
-        "se": None,
-        "interval": None,
-        "parsed_frac": parsed_share(rows, places),
-        "instances": 0,
-        "turns_counted": 0,
-    }
-
-
-def turn_units(rows: Rows, places: list[int]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Return each turn's delta in whole units, whether it counts, and the units of a whole 1."""
-    points = rows.points[:, places]
-    read = (points >= 0).all(axis=3).sum(axis=(1, 2)).astype(np.int64)
-    won = np.where(points >= 0, points, 0).sum(axis=(1, 2, 3), dtype=np.int64)
-    counted = rows.returned[:, places].all(axis=1)
-    lost = counted & (read == 0)
-    common = math.lcm(*(int(count) for count in np.unique(read) if count))
-    above_even = won - len(METRICS) * read  # half-points
-    values = np.where(read > 0, above_even * (common // np.maximum(read, 1)), 0)
-    values[lost] = -len(METRICS) * common
-    values[~counted] = 0
-    return values, counted, 2 * len(METRICS) * common
-
-
-def parsed_share(rows: Rows, places: list[int]) -> float:
-    """Return which share of the turns that were asked this panel answered readably in full."""
-    asked = rows.points[~rows.identical][:, places]
-    if not len(asked):
-        return 1.0 if len(rows.points) else 0.0
-    return float((asked >= 0).all(axis=(1, 2, 3)).mean())
-
-
-def too_few(result: dict, instances: int, duel) -> dict:
-    """Return a verdict of too few to tell."""
-    needed = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
-    why = f"too few to tell: {instances} instances are judged, {needed} are needed"
-    return {"accepted": None, "why": why, **result}
-
-
-def decide(result: dict, duel) -> dict:
-    """Return the verdict: accepted when margin, bound and parsed share hold."""
-    margin = result["margin"]
-    bound = 50 + result["lcb"]
-    share = result["parsed_frac"]
-    least = duel.min_valid_turn_frac
-    demands = [
-        (
-            margin >= duel.win_margin,
-            f"margin {margin:+.2f} (at least {duel.win_margin:g} asked for)",
-        ),
-        (result["lcb"] > 0, f"lower bound of the mean {bound:.2f} (above 50 asked for)"),
-        (share >= least, f"parsed share {share:.1%} (at least {least:.1%} asked for)"),
-    ]
-    failed = [words for holds, words in demands if not holds]
-    held = [words for holds, words in demands if holds]
-    word = "not accepted" if failed else "accepted"
-    return {"accepted": not failed, "why": f"{word}: {', '.join(failed or held)}", **result}
+        verdict["lcb"] = lcb
+        verdict["se"] = 50 * cluster_error(sums[:, place], sizes[:, place]) / even
+        verdict["interval"] = [50 + lcb, 50 + float(upper[place])]
+        if np.isfinite(lower_by_repo[place]):
+            verdict["lcb_by_repo"] = float(lower_by_repo[place])
+        if reopened:  # only poor turns are ever stopped: without them the mean is too high
+            words = "turns that had been stopped early are not judged in full yet"
+            verdict["why"] = f"not decided: {reopened} {words}"
+            continue
+        margin = verdict["margin"]
+        wanted = duel.win_margin
+        share = verdict["parsed_frac"]
+        least = duel.min_valid_turn_frac
+        demands = [
+            (margin >= wanted, f"margin {margin:+.2f} (at least {wanted:g} asked for)"),
+            (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"),
+            (share >= least, f"parsed share {share:.1%} (at least {least:.1%} asked for)"),
+        ]
+        failed = [words for holds, words in demands if not holds]
+        verdict["accepted"] = not failed
+        told = failed or [words for _, words in demands]
+        verdict["why"] = f"{'not ' if failed else ''}accepted: {', '.join(told)}"
+    return verdicts
 
 
 # ------------------------------------------------------------------------------------------- main
 
 
 def main() -> int:
-    flags = _flags()
+    flags = parser(__doc__, calls=True)
+    again = "also ask again where a judge's answer could not be read"
+    flags.add_argument("--retry-failed", action="store_true", help=again)
+    second = "the second look: [confirm] models judge the turns near the edge of final/"
+    flags.add_argument("--confirm", action="store_true", help=second)
+    flags = flags.parse_args()
     config = load_config()
     check_settings(config, flags)
     panel = Panel(config, fixed_prompt())
-    environment = load_environment(config, panel.confirm if flags.confirm else panel.judges)
+    judges = panel.confirm if flags.confirm else panel.judges
+    environment = load_environment(config, judges)
     mode = environment.duel_mode
     tally = Tally("validate.py")
     answers = answer_files(flags.shard)
@@ -468,43 +382,47 @@ def main() -> int:
     with lock:
         judged, todo = survey(answers, panel, mode, flags, tally)
         if flags.dry_run:
-            calls = planned(todo, answers, panel, config, mode, flags)
+            turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
+            calls = planned(turns, panel, flags)
             code = dry_run(environment, calls, tally.skipped, own_verdicts())
-            for line in outlook(todo, answers, panel, mode, flags.confirm):
+            table, _ = read_table(judged, panel, mode)
+            lines = outlook(table, todo, panel)
+            if flags.confirm:
+                lines = ["These are the most: the reader sees only what then reaches final/."]
+            for line in lines:
                 print(f"  {line}")
             return code
 
         # Step 1: ask for the verdicts that are missing.
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
+        limits = [flags.concurrency or call.concurrency for call in judges]
+        one_by_one = panel.stop_early and not flags.confirm
 
         async def judge(stem: str) -> None:
-            if panel.stop_early:
-                await order_by_price(llm, panel)
+            if one_by_one:
+                await cheapest_first(llm, panel)
             turn = load_turn(stem, answers[stem], mode, tally, write=True)
             if turn is not None:
-                await judge_turn(llm, turn, panel, config, flags)
+                await judge_turn(llm, turn, panel, flags)
 
         code = run_turns(
             llm,
             todo,
             judge,
             name=str,
-            width=turns_at_once(panel, flags),
+            width=sum(limits) if one_by_one else max(limits),  # every judge as busy as it may be
             progress=Progress(len(todo), "confirm" if flags.confirm else "validate"),
             tally=tally,
         )
         lines = [f"output  {SCORE}/"]
 
-        # Step 2: make the duel from what lies in score/. With stop_early the gate rests on the
-        # turns that are always judged in full: left out, stopped ones would lift the mean.
+        # Step 2: make the duel from what lies in score/.
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
             if not judged and not tally.failed:
                 raise UserError("no turn has both its replies yet.\nRun python ch.py first.")
-            rows = read_rows(judged, panel.names, mode, config.judge.full_share)
-            base = rows.taken(rows.full) if panel.stop_early else rows
-            verdicts = gate(base, panels_of(panel.names), config)
-            duel = make_duel(rows, base, verdicts, panel, config, mode)
-            write_duel(duel)
+            table, bills = read_table(judged, panel, mode)
+            duel = make_duel(table, bills, gate(table, panel.names, config), panel, mode)
+            write_json(SCORE / "_duel.json", duel)
             lines = [*summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
         tally.write_failed(SCORE, flags.shard)
     follow = "python report.py"
@@ -512,6 +430,16 @@ def main() -> int:
         follow = "python validate.py, once all shards are through"
     shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
     return code or shown
+
+
+async def cheapest_first(llm: LLM, panel: Panel) -> None:
+    """Order the judges by the provider's price of a usual verdict, if all prices are known."""
+    usual = {"prompt_tokens": 6000, "completion_tokens": 1500, "cached_tokens": 0}
+    costs = {}
+    for call in panel.judges:
+        costs[call.model] = (await llm.model(call)).cost_usd(usual)
+    if None not in costs.values():
+        panel.questions[FIRST_LOOK].sort(key=lambda question: costs[question.call.model])
 
 
 def check_settings(config: Config, flags) -> None:
@@ -528,21 +456,6 @@ def check_settings(config: Config, flags) -> None:
             "--confirm needs judges of its own. Write into chain.toml:\n"
             '[confirm]\nmodels = ["maker/model", "maker/model", "maker/model"]'
         )
-
-
-def _flags():
-    flags = parser(__doc__, calls=True)
-    flags.add_argument(
-        "--retry-failed",
-        action="store_true",
-        help="also ask again where a judge's answer could not be read",
-    )
-    flags.add_argument(
-        "--confirm",
-        action="store_true",
-        help="the second look: [confirm] models judge the turns near the edge of final/",
-    )
-    return flags.parse_args()
 
 
 if __name__ == "__main__":

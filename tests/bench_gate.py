@@ -16,19 +16,22 @@ import time
 import numpy as np
 
 from common.config import check_config
-from common.duel.rows import final_mask, judge_figures, stopping_saves
-from common.duel.statistics import krippendorff_alpha
+from common.duel.statistics import (
+    final_mask,
+    judge_figures,
+    krippendorff_alpha,
+    one_hot,
+    stopping_saves,
+)
 from tests import panel
 from tests.malformed import malformed_verdicts
-from validate import gate, panels_of, parse_verdict
+from validate import gate, parse_verdict
 
 DESIGNS = ((60, 1), (60, 10), (20, 20), (10, 10))  # instances, turns of each
 FULL_SHARE = 0.25
 BAND = (73, 90)
 LOST = 0.1  # of the turns
 ALPHA = 0.05
-EVERYONE = [0, 1, 2]
-SAME_PRICE = {name: {"calls": 1, "unpriced": 1} for name in "abc"}
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -63,10 +66,11 @@ def judges(random: np.random.Generator) -> None:
     for name, kind in panel.KINDS.items():
         turns = panel.make_turns(random, [10] * 400)
         points = panel.judged(random, turns, kind)
-        habits, agreement = judge_figures(points, list("abc"))
+        settings = {"alpha": ALPHA, "resamples": 100, "seed": 0}
+        habits, agreement = judge_figures(points, turns.instances, list("abc"), settings)
         same = np.mean([judge["position_consistency"] for judge in habits.values()])
-        sides = np.sign(points.sum(axis=2, dtype=int) - 2) + 1
-        pooled = krippendorff_alpha(sides.transpose(0, 2, 1).reshape(-1, 3))
+        sides = one_hot(points).transpose(0, 2, 1, 3).reshape(-1, 3, 3)
+        pooled = krippendorff_alpha(sides)
         print(
             f"{name:>8} {same:>6.2f} {pooled:>7.2f} {agreement['value']:>10.2f} "
             f"{agreement['interval_alpha']:>9.2f} {panel.scores(points).std():>8.1f}",
@@ -79,7 +83,7 @@ def judges(random: np.random.Generator) -> None:
 
 def verdict(points: np.ndarray, instances: np.ndarray, config) -> dict:
     """Return the gate's verdict by the whole panel."""
-    return gate(panel.rows_of(points, instances), {"": EVERYONE}, config)[""]
+    return gate(panel.table_of(points, instances), list("abc"), config)[""]
 
 
 def full_rows(random: np.random.Generator, count: int) -> np.ndarray:
@@ -233,7 +237,7 @@ def stopping(random: np.random.Generator) -> None:
             lead = panel.lead_for(mean, panel.KINDS[kind])
             turns = panel.make_turns(random, [10] * 600, lead)
             points = panel.judged(random, turns, panel.KINDS[kind])
-            saved = stopping_saves(points, SAME_PRICE, 80, FULL_SHARE)
+            saved = (1 - FULL_SHARE) * stopping_saves(points, 80)
             asked = asked_until_decided(points, 80)
             replayed = (1 - FULL_SHARE) * (1 - asked.mean() / 6)
             assert abs(saved - replayed) < 1e-9, "validate.py counts what a replay counts"
@@ -308,9 +312,9 @@ def confirmed(first: np.ndarray, again: np.ndarray, band: np.ndarray) -> np.ndar
 def speed(random: np.random.Generator) -> None:
     """Print what the gate takes at its largest: four panels from one draw."""
     points = random.integers(0, 3, (20_000, 3, 2, 5)).astype(np.int8)
-    rows = panel.rows_of(points)
+    table = panel.table_of(points)
     started = time.process_time()
-    gate(rows, panels_of(list("abc")), check_config({}))
+    gate(table, list("abc"), check_config({}))
     took_s = time.process_time() - started
     print(f"\nThe gate over 20,000 instances, four panels, 10,000 resamples: {took_s:.1f} s of CPU")
 

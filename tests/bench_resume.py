@@ -17,7 +17,7 @@ from shutil import rmtree
 from ch import audit
 from common.cli import Tally
 from common.config import check_config
-from common.duel.verdicts import FIRST_LOOK, Panel, load_turn, score_record
+from common.duel.verdicts import FIRST_LOOK, Panel, load_turn
 from common.turns import METRICS, answer_files
 from tests.makers import (
     REPLY,
@@ -84,12 +84,12 @@ def make_finished_turns(folder: Path, count: int) -> None:
     for number, (stem, path) in enumerate(answer_files().items()):
         turn = load_turn(stem, path, 2, Tally("bench"), write=False)
         points = [(number + place) % 3 for place in range(len(METRICS))]
-        for question in panel.missing(turn, FIRST_LOOK, retry_failed=False):
-            key = panel.key(question, turn)
+        for question in panel.look_up(turn, FIRST_LOOK)[1]:
+            key = question.key(turn)
             turn.verdicts.append(
                 make_verdict(question.call.model, question.order, points, key=key, reason=REASON)
             )
-        put(turn.path, score_record(turn, panel))
+        put(turn.path, panel.score_record(turn))
 
 
 if __name__ == "__main__":

@@ -9,13 +9,11 @@ draw when the sum lies within the metric's gap. All are normal, in units of the 
 from __future__ import annotations
 
 import math
-from collections import Counter
 from dataclasses import dataclass
 
 import numpy as np
 
-from common.duel.rows import Rows
-from common.turns import Status
+from common.duel.record import new_table
 
 WEIGHTS = np.array([1.0, 0.85, 1.05, 0.3, 0.65])  # correctness to efficiency
 GAPS = np.array([0.35, 0.4, 0.28, 1.15, 0.4])
@@ -130,28 +128,16 @@ def _cdf(values: np.ndarray) -> np.ndarray:
     return 0.5 * (1 + np.vectorize(math.erf)(values / math.sqrt(2)))
 
 
-def rows_of(points: np.ndarray, instances=None) -> Rows:
+def table_of(points: np.ndarray, instances=None) -> np.ndarray:
     """Return judged turns with these half-points (turns, judges, orders, metrics).
 
-    Every call has returned; each turn is an instance and a repo of its own unless they are named.
+    Each turn is an instance and a repo of its own unless they are named.
     """
     count = len(points)
-    names = instances if instances is not None else [f"i{turn}" for turn in range(count)]
-    unread = (points < 0).any(axis=(1, 2, 3)) if count else np.zeros(0, bool)
-    statuses = [Status.PARSE_FAIL if fails else Status.PARSED for fails in unread]
-    return Rows(
-        instances=np.array(names, object),
-        repos=np.array(names, object),
-        statuses=np.array(statuses, object),
-        identical=np.zeros(count, bool),
-        full=np.zeros(count, bool),
-        reopened=np.zeros(count, bool),
-        points=points,
-        returned=np.ones(points.shape[:2], bool),
-        length_ratios=np.ones(count),
-        bills={},
-        looks={},
-        confirmed=[],
-        readings=[],
-        flags=Counter(),
-    )
+    table = new_table(count, points.shape[1])
+    table["points"] = points
+    for place in range(count):
+        table["instance"][place] = table["repo"][place] = f"i{place}"
+    if instances is not None:
+        table["instance"] = table["repo"] = instances
+    return table

@@ -28,7 +28,6 @@ from judges import (
     replies_of,
     score,
     turn_of,
-    verdict,
     write_panel,
     write_turn,
     write_turns,
@@ -40,7 +39,6 @@ OTHERS = ["x/one", "y/two", "z/three"]
 # Half-points of 60 by the first look: below the band of 73 to 90, in it, above it.
 FIRST = [30, 43, 44, 47, 48, 54, 55, 60]
 IN_BAND = [3, 4, 5, 6]  # numbers of turns: 73.3 to 90
-SCORED_FINAL = [5, 6, 7, 8]
 
 
 def validate(cwd: Path, server, *flags: str, code: int = 0, **environment: str):
@@ -65,15 +63,14 @@ def finding(one: int = 0, two: int = 0, quote_one: str = "", quote_two: str = ""
     return json.dumps({"reply_1": one, "reply_2": two, "quote_1": quote_one, "quote_2": quote_two})
 
 
-def rule(first=FIRST, second=None, reader=lambda body: finding()):
-    """Return a rule: the first panel by half-points of each turn, the others by `second`."""
-    points = np.stack([half_points(total) for total in first])
-    by_panel = planted(points, JUDGES)
+def rule(second=by_merit, reader=lambda body: finding()):
+    """Return a rule: the first panel by the half-points of FIRST, the others by `second`."""
+    by_panel = planted(np.stack([half_points(total) for total in FIRST]), JUDGES)
 
     def reply(body: dict) -> str:
         if is_reader(body):
             return reader(body)
-        return by_panel(body) if body["model"] in JUDGES else (second or by_merit)(body)
+        return by_panel(body) if body["model"] in JUDGES else second(body)
 
     return reply
 
@@ -103,10 +100,17 @@ def buckets(cwd: Path, stems: list[str]) -> list[str]:
 # ------------------------------------------------------------------------------- the second look
 
 
-def test_turns_in_the_band_are_judged_by_the_others_in_both_orders(judged):
+def test_the_band_is_judged_again_by_others_and_the_gate_never_sees_it(judged):
+    """All three others see a draw, 30 of 60 half-points; the reader names turn 8's challenger."""
     cwd, stems = judged
-    with Server(reply=rule(second=by_seat)) as server:
-        validate(cwd, server, "--confirm")
+    first = duel(cwd)
+    assert buckets(cwd, stems) == ["defeat"] + 3 * ["refined"] + 4 * ["final"]
+
+    def reader(body):
+        return names_challenger(body) if turn_of(body) == 8 else finding()
+
+    with Server(reply=rule(second=by_seat, reader=reader)) as server:
+        result = validate(cwd, server, "--confirm")
     looked = Counter()
     for chat in server.chats:
         if not is_reader(chat["body"]):
@@ -118,33 +122,15 @@ def test_turns_in_the_band_are_judged_by_the_others_in_both_orders(judged):
         looks = Counter(found["look"] for found in record["verdicts"])
         assert looks[1] == 6 and looks[2] == (6 if number in IN_BAND else 0)
         if number in IN_BAND:
-            # All three others see a draw: 30 of 60 half-points.
             assert record["points_confirmed"] == FIRST[number - 1] + 30
             assert record["max_points_confirmed"] == 120
             told = 100 * (FIRST[number - 1] + 30) / 120
             assert record["score_confirmed"] == pytest.approx(told)
         else:
             assert "score_confirmed" not in record
-    assert buckets(cwd, stems) == ["defeat", "refined", "defeat", "defeat", "defeat", "refined",
-                                   "final", "final"]  # fmt: skip
+    now = ["defeat", "refined", "defeat", "defeat", "defeat", "refined", "final", "refined"]
+    assert buckets(cwd, stems) == now
 
-
-def test_the_confirmed_score_decides_the_bucket_both_ways(judged):
-    cwd, stems = judged
-    before = buckets(cwd, stems)
-    assert before == ["defeat"] + 3 * ["refined"] + 4 * ["final"]
-    with Server(reply=rule(second=by_merit)) as server:
-        validate(cwd, server, "--confirm")
-    # 44 + 60 of 120 is 86.7: what the others all prefer comes up from refined/.
-    assert buckets(cwd, stems) == ["defeat", "refined"] + 6 * ["final"]
-    assert score(cwd, stems[2])["score_confirmed"] == pytest.approx(100 * 104 / 120)
-
-
-def test_the_gate_never_sees_the_second_look(judged):
-    cwd, stems = judged
-    first = duel(cwd)
-    with Server(reply=rule(second=lambda body: verdict(0))) as server:
-        result = validate(cwd, server, "--confirm")
     second = duel(cwd)
     for key in (
         "accepted", "why", "margin", "mean_score", "lcb", "se", "interval", "parsed_frac",
@@ -160,6 +146,12 @@ def test_the_gate_never_sees_the_second_look(judged):
     assert second["looks"]["first look"]["calls"] == 6 * len(FIRST)
     assert "4 turns looked at again: mean score 80.4 -> 65.2" in result.stdout
 
+    # report.py stands on the confirmed scores and the reader's test.
+    assert stage("report.py", cwd=cwd).returncode == 0
+    for name in ("final", "refined", "defeat"):
+        inside = sorted(path.stem for path in (cwd / name).glob("p*.json"))
+        assert inside == [stem for stem, found in zip(stems, now) if found == name]
+
 
 def test_the_second_look_is_cached_like_every_verdict(judged):
     cwd, stems = judged
@@ -172,22 +164,23 @@ def test_the_second_look_is_cached_like_every_verdict(judged):
 
         # Six turns are then final and read: in both orders by the first of the others.
         assert calls("--confirm") == 6 * len(IN_BAND) + 2 * 6
+        # 44 + 60 of 120 is 86.7: what the others all prefer comes up from refined/.
+        assert buckets(cwd, stems) == ["defeat", "refined"] + 6 * ["final"]
+        assert score(cwd, stems[2])["score_confirmed"] == pytest.approx(100 * 104 / 120)
         files = {path: path.read_bytes() for path in (cwd / "score").glob("*.json")}
         assert calls("--confirm") == calls() == 0
         assert files == {path: path.read_bytes() for path in files}
         write_turn(cwd, 4, challenger="GOOD and new.")
-        assert "score_confirmed" in score(cwd, stems[3])
         assert calls() == 6
         assert "score_confirmed" not in score(cwd, stems[3]), "of other texts"
-        assert calls("--confirm") == 6 + 2
         write_panel(cwd, confirm={"models": [*OTHERS[:2], "w/four"]})
-        assert calls("--confirm") == 2 * len(IN_BAND)
+        assert calls("--confirm") == 2 * 3 + 6 + 2
         write_panel(cwd, confirm={"models": OTHERS, "band": [70, 90]})
-        assert calls("--confirm") == 6 + 2, "turn 2 comes into the band, and then into final/"
+        assert calls("--confirm") == 2 + 6 + 2, "turn 2 comes into the band, and then into final/"
         write_panel(cwd, confirm={"models": OTHERS, "band": [73, 74]})
         assert calls("--confirm") == 0, "a narrower band costs nothing"
         assert "score_confirmed" not in score(cwd, stems[4])
-        write_panel(cwd, confirm={"models": []})
+        write_panel(cwd)
         assert calls() == 0
         assert all("score_confirmed" not in score(cwd, stem) for stem in stems)
         assert duel(cwd)["second_look"] is None
@@ -212,44 +205,34 @@ def test_a_kill_costs_no_more_than_the_calls_in_flight(judged):
     assert duel(cwd)["second_look"]["turns"] == len(IN_BAND)
 
 
-def test_a_fault_of_the_second_look_leaves_the_first_score(judged):
+def test_faults_and_unreadable_answers_of_the_second_look(judged):
+    """What does not come is asked again; what cannot be read is a result, and holds back."""
     cwd, stems = judged
 
     def refused(n, body):
         return "400-context" if body["model"] == "y/two" and "Issue 4:" in str(body) else None
 
-    with Server(reply=rule(), faults=refused) as server:
+    def mute(body):
+        return "No idea." if body["model"] == "y/two" and turn_of(body) == 5 else by_merit(body)
+
+    with Server(reply=rule(second=mute), faults=refused) as server:
         validate(cwd, server, "--confirm", code=1)
         assert "score_confirmed" not in score(cwd, stems[3])
         assert score(cwd, stems[3])["status"] == "parsed"
-        assert duel(cwd)["second_look"]["turns"] == len(IN_BAND) - 1
+        assert duel(cwd)["second_look"]["turns"] == len(IN_BAND) - 2
+        assert "score_confirmed" not in score(cwd, stems[4])
+        assert bucket(score(cwd, stems[4])) == (
+            "refined",
+            "held back from final/: a verdict of the second look could not be read",
+        )
         server.faults = None
         before = len(server.chats)
         validate(cwd, server, "--confirm")
         assert len(server.chats) - before == 2 + 2  # y/two in both orders, then the reader
         assert "score_confirmed" in score(cwd, stems[3])
-
-
-def test_an_unreadable_second_look_holds_the_turn_back(judged):
-    cwd, stems = judged
-
-    def mute(body):
-        return "No idea." if body["model"] == "y/two" and turn_of(body) == 5 else by_merit(body)
-
-    with Server(reply=rule(second=mute)) as server:
-        validate(cwd, server, "--confirm")
-        record = score(cwd, stems[4])
-        assert "score_confirmed" not in record
-        assert bucket(record) == (
-            "refined",
-            "held back from final/: a verdict of the second look could not be read",
-        )
-        before = len(server.chats)
-        validate(cwd, server, "--confirm")
-        assert len(server.chats) == before, "it is a result: asked again only on demand"
         server.reply = rule()
         validate(cwd, server, "--confirm", "--retry-failed")
-        assert len(server.chats) - before == 2 + 2
+        assert len(server.chats) - before == 4 + 2 + 2
         assert bucket(score(cwd, stems[4]))[0] == "final"
 
 
@@ -262,7 +245,7 @@ def test_confirm_without_models_says_what_to_write(judged):
     assert "chain.toml" in result.stderr and server.chats == []
 
 
-def test_the_dry_run_prices_the_second_look(judged):
+def test_the_dry_run_prices_the_second_look_and_shards_share_it(judged):
     cwd, stems = judged
     files = {path: path.read_bytes() for path in (cwd / "score").glob("*.json")}
     with Server(reply=rule(), models=OTHERS) as server:
@@ -274,42 +257,33 @@ def test_the_dry_run_prices_the_second_look(judged):
         assert "all: 36 calls, about $" in dry.stdout
         assert "These are the most" in dry.stdout
         assert files == {path: path.read_bytes() for path in files}
-        validate(cwd, server, "--confirm")
+        for number in range(2):
+            validate(cwd, server, "--confirm", "--shard", f"{number}/2")
         assert len(server.chats) == 36
         dry = validate(cwd, server, "--confirm", "--dry-run")
         assert "nothing to ask" in dry.stdout
-        # Turns 3 to 6 drop out by merit of another panel: the price is by today's settings.
+        # The price is by today's settings: all turns are in this band.
         write_panel(cwd, JUDGES[:2], confirm={"models": OTHERS, "band": [0, 100]})
         dry = validate(cwd, server, "--confirm", "--dry-run")
         assert "z/three: 8 calls" in dry.stdout
 
 
-def test_a_reply_that_the_audit_refuses_is_not_looked_at_again(judged):
-    """It cannot reach final/; what is found of it would be paid for nothing."""
+def test_what_cannot_be_final_or_has_no_record_is_not_asked_for(judged):
+    """A reply that the audit refuses cannot reach final/: what is found of it would help nobody."""
     cwd, stems = judged
     for stem in (stems[4], stems[7]):
         path = cwd / f"answer_0/{stem}.json"
         answer = get(path)
         answer["meta"]["challenger"]["refused"] = "leak (path)"
         put(path, answer)
+    (cwd / "commit/acme__widgets-7.json").unlink()
     with Server(reply=rule()) as server:
-        validate(cwd, server, "--confirm")
-    assert {turn_of(chat["body"]) for chat in server.chats} == {3, 4, 6, 7}
-    assert stage("report.py", cwd=cwd).returncode == 0
-    final = {path.stem for path in (cwd / "final").glob("p*.json")}
-    assert final == {stems[2], stems[3], stems[5], stems[6]}
-    assert (cwd / f"refined/{stems[4]}.json").exists()
-
-
-def test_second_looks_go_by_shards_too(judged):
-    cwd, _ = judged
-    with Server(reply=rule()) as server:
-        for number in range(2):
-            validate(cwd, server, "--confirm", "--shard", f"{number}/2")
-        assert len(server.chats) == 36
-        validate(cwd, server)
-    assert len(server.chats) == 36
-    assert duel(cwd)["second_look"]["turns"] == len(IN_BAND)
+        dry = validate(cwd, server, "--confirm", "--dry-run")
+        assert "x/one: 12 calls" in dry.stdout
+        result = validate(cwd, server, "--confirm", code=1)
+        assert "run prompt.py again" in result.stdout
+    assert {turn_of(chat["body"]) for chat in server.chats} == {3, 4, 6}
+    assert "reader" in score(cwd, stems[5]) and "reader" not in score(cwd, stems[6])
 
 
 # ----------------------------------------------------------------------------- the reader's test
@@ -328,75 +302,52 @@ def names_challenger(body: dict) -> str:
     return finding(two=1, quote_two=quote_of(two))
 
 
-def test_a_named_challenger_is_held_back_with_the_words(judged):
+def seat_of(body: dict) -> str:
+    """Name the reply shown first, whichever it is."""
+    return finding(one=1, quote_one=quote_of(replies_of(body)[0]))
+
+
+LESS = {  # by number of a turn, what is not enough to hold its challenger back
+    3: seat_of,
+    4: lambda body: finding(one=1, two=1, quote_one="it knows the fix", quote_two="as it does"),
+    5: lambda body: names_challenger(body) if challenger_is_first(body) else finding(),
+    6: lambda body: names_challenger(body).replace("GOOD", "BETTER"),
+    7: lambda body: "It looks fine to me.",
+}
+
+
+def test_a_challenger_is_held_back_when_both_orders_name_it_with_its_words(judged):
     cwd, stems = judged
-    with Server(reply=rule(reader=names_challenger)) as server:
+
+    def reader(body):
+        return LESS.get(turn_of(body), names_challenger)(body)
+
+    with Server(reply=rule(reader=reader)) as server:
         result = validate(cwd, server, "--confirm")
         readings = [chat["body"] for chat in server.chats if is_reader(chat["body"])]
         assert {body["model"] for body in readings} == {"x/one"}, "no judge who wrote it"
         read = Counter((turn_of(body), challenger_is_first(body)) for body in readings)
-        numbers = [3, 4, 5, 6, 7, 8]
-        assert read == {(number, first): 1 for number in numbers for first in (True, False)}
+        tries = {7: 2}  # bad_reply_tries
+        numbers = range(3, 9)
+        assert read == {
+            (number, first): tries.get(number, 1) for number in numbers for first in (True, False)
+        }
         for body in readings:
             user = body["messages"][1]["content"]
             assert f"{SECRET}_{turn_of(body)}" in user, "the record as the challenger had it"
             assert not {"king", "challenger"} & set(user.lower().replace(":", " ").split())
-        for number in numbers:
-            record = score(cwd, stems[number - 1])
-            assert record["reader"] == {"challenger": "THOUGHT: GOOD."}
-            found, why = bucket(record)
-            assert found == "refined" and "the chat does not explain 'THOUGHT: GOOD.'" in why
-        assert duel(cwd)["second_look"]["named"] == {"challenger": 6, "king": 0, "assistant": 0}
-        assert "of 6 turns read: 6 challengers named" in result.stdout
+        for number in LESS:
+            assert bucket(score(cwd, stems[number - 1]))[0] == "final"
+            assert "challenger" not in score(cwd, stems[number - 1]).get("reader", {})
+        assert score(cwd, stems[7])["reader"] == {"challenger": "THOUGHT: GOOD."}
+        found, why = bucket(score(cwd, stems[7]))
+        assert found == "refined" and "the chat does not explain 'THOUGHT: GOOD.'" in why
+        assert duel(cwd)["second_look"]["named"] == {"challenger": 1, "king": 0, "assistant": 0}
+        assert "of 5 turns read: 1 challengers named" in result.stdout
         before = len(server.chats)
         validate(cwd, server, "--confirm")
         assert len(server.chats) == before
     assert_no_key(cwd, result.stdout, result.stderr)
-
-
-@pytest.mark.parametrize(
-    "reader",
-    [
-        lambda body: finding(one=1, quote_one=quote_of(replies_of(body)[0])),  # a seat, no reply
-        lambda body: finding(one=1, two=1, quote_one="it knows the fix", quote_two="as it does"),
-        lambda body: names_challenger(body) if challenger_is_first(body) else finding(),
-        lambda body: names_challenger(body).replace("GOOD", "BETTER"),
-        lambda body: "It looks fine to me.",
-    ],
-    ids=["a seat", "words not there", "one order", "other words", "unread"],
-)
-def test_less_than_both_orders_with_its_words_holds_nothing_back(judged, reader):
-    cwd, stems = judged
-    with Server(reply=rule(reader=reader)) as server:
-        validate(cwd, server, "--confirm")
-    assert buckets(cwd, stems)[2:] == ["final"] * 6
-    assert all("challenger" not in score(cwd, stem).get("reader", {}) for stem in stems)
-
-
-def test_without_peek_or_another_judge_nobody_reads(judged):
-    cwd, _ = judged
-    for confirm in ({"models": OTHERS, "peek": False}, {"models": [JUDGES[0]]}):
-        write_panel(cwd, confirm=confirm)
-        with Server(reply=rule()) as server:
-            validate(cwd, server, "--confirm")
-        assert not any(is_reader(chat["body"]) for chat in server.chats)
-        assert duel(cwd)["second_look"]["reader"] is None
-    # The generator is no reader of its own replies: the next one is.
-    write_panel(cwd, confirm={"models": [JUDGES[0], "x/one"]})
-    with Server(reply=rule()) as server:
-        validate(cwd, server, "--confirm")
-    assert {chat["body"]["model"] for chat in server.chats if is_reader(chat["body"])} == {"x/one"}
-
-
-def test_a_turn_without_its_record_cannot_be_read(judged):
-    cwd, stems = judged
-    (cwd / "commit/acme__widgets-7.json").unlink()
-    with Server(reply=rule()) as server:
-        dry = validate(cwd, server, "--confirm", "--dry-run")
-        assert "x/one: 18 calls" in dry.stdout
-        result = validate(cwd, server, "--confirm", code=1)
-        assert "run prompt.py again" in result.stdout
-    assert "reader" in score(cwd, stems[7]) and "reader" not in score(cwd, stems[6])
 
 
 POWER = 0.7  # of the turns whose challenger peeked, those that the reader names
@@ -451,20 +402,3 @@ def test_both_rates_come_out_as_planted(tmp_path):
     assert held == [number for number in named if named[number][0]], "a king holds nothing back"
     caught = [number for number in held if peeked[number]]
     assert within(len(caught), sum(peeked.values()), POWER)
-
-
-def test_the_report_stands_on_the_confirmed_scores(judged):
-    """report.py puts into final/ what the second look confirms and the reader does not name."""
-    cwd, stems = judged
-
-    def reader(body):
-        return names_challenger(body) if turn_of(body) == 8 else finding()
-
-    with Server(reply=rule(second=by_seat, reader=reader)) as server:
-        validate(cwd, server, "--confirm")
-    assert stage("report.py", cwd=cwd).returncode == 0
-    final = sorted(path.stem for path in (cwd / "final").glob("p*.json"))
-    assert final == [stems[6]]
-    refined = {path.stem for path in (cwd / "refined").glob("p*.json")}
-    assert stems[7] in refined
-    assert get(cwd / f"final/{stems[6]}.json")["challenger"]

@@ -9,11 +9,10 @@ import numpy as np
 import pytest
 
 from common.config import check_config
+from common.duel.record import MISSING
 from common.turns import METRICS
-from panel import rows_of
-from validate import gate, panels_of, turn_units
-
-PANEL = {"": [0]}
+from panel import table_of
+from validate import gate
 
 
 def half_points(scores: list[int], judges: int = 1) -> np.ndarray:
@@ -25,10 +24,16 @@ def half_points(scores: list[int], judges: int = 1) -> np.ndarray:
     return points.reshape(len(scores), judges, 2, len(METRICS))
 
 
-def decided(points: np.ndarray, panels=PANEL, instances=None, **duel) -> dict[str, dict]:
-    """Return the gate's verdicts; every turn is an instance unless they are named."""
-    rows = rows_of(points, instances)
-    return gate(rows, panels, check_config({"duel": {"resamples": 500, **duel}}))
+def decided(points: np.ndarray, instances=None, change=None, **duel) -> dict[str, dict]:
+    """Return the gate's verdicts; every turn is an instance unless they are named.
+
+    change: what to do to the table first.
+    """
+    table = table_of(points, instances)
+    if change:
+        change(table)
+    names = list("abc")[: points.shape[1]]
+    return gate(table, names, check_config({"duel": {"resamples": 500, **duel}}))
 
 
 # ---------------------------------------------------------------------------------------- demands
@@ -87,7 +92,7 @@ def test_unread_verdicts_select_nothing():
     points[0, 0] = 0  # one judge against
     points[0, 1, 0] = -1  # and one order of the other not read: 10 of 30 half-points
     points[1] = -1
-    found = decided(points, {"": [0, 1]})[""]
+    found = decided(points)[""]
     assert found["turns_counted"] == 6
     assert found["mean_score"] == pytest.approx((100 / 3 + 0 + 4 * 100) / 6)
     assert found["parsed_frac"] == pytest.approx(4 / 6)
@@ -95,39 +100,52 @@ def test_unread_verdicts_select_nothing():
 
 def test_unfinished_turns_stay_out():
     points = half_points([20] * 5 + [0] * 5, judges=2)
-    rows = rows_of(points)
-    rows.returned[5:, 1] = False  # the second judge's calls never came back
-    rows.points[5:, 1] = -1
-    panels = panels_of(["one", "two"])
-    found = gate(rows, panels, check_config({}))
+    points[5:, 1] = MISSING  # the second judge's calls never came back
+    found = decided(points)
     assert found[""]["turns_counted"] == 5 and found[""]["mean_score"] == 100
     assert found[""]["parsed_frac"] == 0.5, "they were asked all the same"
-    assert found["two"]["turns_counted"] == 10 and found["two"]["mean_score"] == 50
-    assert found["one"]["turns_counted"] == 5
+    assert found["b"]["turns_counted"] == 10 and found["b"]["mean_score"] == 50
+    assert found["a"]["turns_counted"] == 5
 
 
 def test_the_parsed_share_leaves_identical_replies_out():
     points = half_points([10] * 8 + [16] * 4)
     points[8:11] = -1
-    rows = rows_of(points)
-    rows.identical[:8] = True
-    found = gate(rows, PANEL, check_config({}))[""]
+
+    def draws(table):
+        table["identical"][:8] = True
+
+    found = decided(points, change=draws)[""]
     assert found["parsed_frac"] == 0.25 and "parsed share 25.0%" in found["why"]
-    rows = rows_of(half_points([10] * 8))
-    rows.identical[:] = True
-    assert gate(rows, PANEL, check_config({}))[""]["parsed_frac"] == 1
+    assert decided(half_points([10] * 8), change=draws)[""]["parsed_frac"] == 1
 
 
-def test_units_are_whole_whatever_could_be_read():
+def test_a_mean_is_that_of_what_could_be_read():
     random = np.random.default_rng(1)
     points = random.integers(0, 3, (200, 3, 2, len(METRICS))).astype(np.int8)
     points[random.random((200, 3, 2)) < 0.3] = -1
-    values, counted, whole = turn_units(rows_of(points), [0, 1, 2])
-    assert values.dtype == np.int64 and counted.all()
-    for turn in range(200):
-        read = points[turn][points[turn] >= 0]
-        delta = read.mean() / 2 - 0.5 if read.size else -0.5
-        assert values[turn] / whole == pytest.approx(delta, abs=1e-12)
+    scores = []
+    for turn in points:
+        scores.append(50 * turn[turn >= 0].mean() if (turn >= 0).any() else 0)
+    found = decided(points)[""]
+    assert found["turns_counted"] == 200
+    assert found["mean_score"] == pytest.approx(np.mean(scores), abs=1e-12)
+    assert found["se"] == pytest.approx(np.std(scores, ddof=1) / math.sqrt(200))
+
+
+def test_turns_that_may_be_stopped_and_reopened_ones():
+    """The others' mean alone is not too high; reopened ones are poor, and not judged yet."""
+
+    def stopped(table):
+        table["may_stop"][5:] = True
+
+    def reopened(table):
+        table["reopened"][5:] = True
+
+    points = half_points([16] * 5 + [0] * 5)
+    assert decided(points, change=stopped)[""]["mean_score"] == 80
+    found = decided(points, change=reopened)[""]
+    assert found["accepted"] is None and "5 turns that had been stopped early" in found["why"]
 
 
 def test_equals_who_lose_their_worst_verdicts_gain_nothing():
@@ -136,12 +154,12 @@ def test_equals_who_lose_their_worst_verdicts_gain_nothing():
     worth = random.standard_normal((4000, 1, 1, 1))
     noise = random.standard_normal((4000, 3, 2, len(METRICS)))
     points = np.where(worth + noise > 0.4, 2, np.where(worth + noise < -0.4, 0, 1)).astype(np.int8)
-    before = decided(points, {"": [0, 1, 2]})[""]["mean_score"]
+    before = decided(points)[""]["mean_score"]
     each = points.sum(axis=3).reshape(4000, 6)
     losing = np.flatnonzero(each.mean(axis=1) < np.quantile(each.mean(axis=1), 0.1))
     for turn in losing:
         points.reshape(4000, 6, -1)[turn, each[turn].argmin()] = -1
-    whole = decided(points, {"": [0, 1, 2]})[""]
+    whole = decided(points)[""]
     assert abs(whole["mean_score"] - before) < 0.5
     dropped = np.delete(points, losing, axis=0)
     assert dropped.mean() * 50 - before > 3, "leaving these turns out would have lifted the mean"
@@ -154,36 +172,41 @@ def test_panels_without_a_judge_come_from_the_same_draw():
     random = np.random.default_rng(6)
     points = random.integers(0, 3, (60, 3, 2, len(METRICS))).astype(np.int8)
     points[:, 2] = 2
-    names = ["a", "b", "c"]
-    assert panels_of(names) == {"": [0, 1, 2], "a": [1, 2], "b": [0, 2], "c": [0, 1]}
-    assert panels_of(["a"]) == {"": [0]}
     instances = [f"i{turn % 12}" for turn in range(60)]
-    found = decided(points, panels_of(names), instances)
-    for name, places in panels_of(names).items():
-        alone = decided(points[:, places], {"": list(range(len(places)))}, instances)[""]
-        assert found[name] == alone
+    found = decided(points, instances)
+    panels = {"": [0, 1, 2], "a": [1, 2], "b": [0, 2], "c": [0, 1]}
+    assert list(found) == list(panels)
+    for name, places in panels.items():
+        alone = decided(points[:, places], instances)[""]
+        assert found[name]["why"] == alone["why"]
+        for key in ("mean_score", "lcb", "se", "interval"):
+            assert found[name][key] == pytest.approx(alone[key])
+    assert list(decided(points[:, :1], instances)) == [""]
     assert found["c"]["mean_score"] < found[""]["mean_score"]
 
 
 def test_the_bound_by_repo_stands_beside_that_by_instance():
+    def repos(count):
+        def change(table):
+            table["repo"] = [f"r{turn % count}" for turn in range(60)]
+
+        return change
+
     points = half_points([20, 20, 6, 6] * 15)
-    rows = rows_of(points)
-    rows.repos[:] = [f"r{turn % 12}" for turn in range(60)]
-    found = gate(rows, PANEL, check_config({"duel": {"resamples": 2000}}))[""]
+    found = decided(points, change=repos(12), resamples=2000)[""]
     assert found["instances"] == 60 and found["lcb_by_repo"] < found["lcb"] < 15
-    rows.repos[:] = [f"r{turn % 4}" for turn in range(60)]
-    few = gate(rows, PANEL, check_config({"duel": {"resamples": 2000}}))[""]
+    few = decided(points, change=repos(4), resamples=2000)[""]
     assert few["lcb_by_repo"] is None and few["lcb"] == found["lcb"]
 
 
 def test_twenty_thousand_instances_by_four_panels_take_seconds():
     random = np.random.default_rng(9)
     points = random.integers(0, 3, (20_000, 3, 2, len(METRICS))).astype(np.int8)
-    rows = rows_of(points)
-    rows.repos[:] = [f"r{turn % 500}" for turn in range(20_000)]
+    table = table_of(points)
+    table["repo"] = [f"r{turn % 500}" for turn in range(20_000)]
     config = check_config({"duel": {"resamples": 1000}})
     started = time.thread_time()
-    found = gate(rows, panels_of(["a", "b", "c"]), config)
+    found = gate(table, list("abc"), config)
     # A tenth of the resamples; all of them must take 5 s.
     assert time.thread_time() - started < 2
     assert len(found) == 4 and math.isfinite(found[""]["lcb"])

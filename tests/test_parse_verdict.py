@@ -57,6 +57,7 @@ WRONG_VALUES = (True, 1.0, -1, 3, "3", None, [1])
         VERDICT[1:],
         f"{VERDICT} or else {OTHER}",
         f"{json.dumps({'correctness': 2})} {VERDICT}",
+        f"{json.dumps({'correctness': True})} {VERDICT}",
         json.dumps({**CALLS, "example": {**CALLS, "progress": 2}}),
         # Quotes that are not escaped: the inner object is bait.
         f'{{"reason": "the reply says {VERDICT} as bait", "correctness": 1}}',

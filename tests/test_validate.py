@@ -14,8 +14,7 @@ import pytest
 
 import panel
 from common.demo.server import Server
-from common.duel.rows import judge_figures
-from common.duel.statistics import at_equal_length, kept_again
+from common.duel.statistics import at_equal_length, judge_figures, kept_again
 from common.turns import METRICS
 from judges import (
     JUDGES,
@@ -127,7 +126,8 @@ def test_only_what_an_edit_touches_is_asked_again(tmp_path):
 
         write_panel(tmp_path, JUDGES[1:], duel={"win_margin": 100})
         assert calls() == 0
-        assert duel(tmp_path)["accepted"] is True and duel(tmp_path)["win_margin"] == 100
+        assert duel(tmp_path)["accepted"] is True
+        assert duel(tmp_path)["config"]["duel"]["win_margin"] == 100
         assert score(tmp_path, stems[0])["max_points"] == 40
         assert len(score(tmp_path, stems[0])["verdicts"]) == 6
 
@@ -178,7 +178,8 @@ def test_the_duel_says_what_its_own_verdicts_say(tmp_path):
     assert whole["kept_again"] == {key: pytest.approx(told[key]) for key in told}
     length = at_equal_length(scores, np.array(ratios), instances)
     assert whole["equal_length"] == {key: pytest.approx(length[key]) for key in length}
-    habits, agreement = judge_figures(points, JUDGES)
+    settings = {"alpha": 0.05, "resamples": 1000, "seed": 0}
+    habits, agreement = judge_figures(points, np.array(instances), JUDGES, settings)
     assert whole["agreement"] == {
         "name": agreement["name"],
         "value": pytest.approx(agreement["value"]),
@@ -188,8 +189,8 @@ def test_the_duel_says_what_its_own_verdicts_say(tmp_path):
         judge = whole["judges"][name]
         assert judge["score"] == pytest.approx(panel.scores(points[:, [place]]).mean())
         assert judge["pull"] == pytest.approx(habits[name]["pull"])
-        low, high = judge["contrast"]["interval"]
-        assert low <= judge["contrast"]["mean"] <= high
+        assert judge["contrast"]["mean"] == pytest.approx(habits[name]["contrast"]["mean"])
+        assert judge["contrast"]["interval"] == pytest.approx(habits[name]["contrast"]["interval"])
 
 
 def test_a_kill_costs_no_more_than_the_calls_in_flight(tmp_path):
@@ -277,23 +278,6 @@ def test_an_unreadable_judge_is_counted_and_asked_again_only_on_demand(tmp_path)
         assert duel(tmp_path)["turns"]["parsed"] == 6
 
 
-def test_a_turn_with_no_readable_verdict_is_lost(tmp_path):
-    """Five clear wins and one turn on which no judge says anything that can be read."""
-    stems = write_turns(tmp_path, 6)
-    write_panel(tmp_path)
-
-    def mute(body):
-        return "I cannot say." if "Issue 3:" in str(body) else by_merit(body)
-
-    with Server(reply=mute) as server:
-        validate(tmp_path, server)
-    assert score(tmp_path, stems[2])["status"] == "parse-fail"
-    whole = duel(tmp_path)
-    assert whole["turns_counted"] == 6
-    assert whole["mean_score"] == pytest.approx(100 * 5 / 6)
-    assert whole["parsed_frac"] == pytest.approx(5 / 6)
-
-
 def test_identical_flagged_torn_and_pending_turns(tmp_path):
     write_turns(tmp_path, 6)
     same = write_turn(tmp_path, 1, king="GOOD.")
@@ -320,7 +304,6 @@ def test_identical_flagged_torn_and_pending_turns(tmp_path):
             "challenger: invisible character",
         ]
         whole = duel(tmp_path)
-        assert whole["flags"]["challenger: fake delimiter"] == 1
         assert whole["turns"]["identical"] == 1
         assert whole["accepted"] is None and whole["lcb"] is None
         assert "too few to tell: 4 instances" in whole["why"]
@@ -359,7 +342,6 @@ def test_a_rerun_changes_no_file(tmp_path):
     with Server(reply=mixed(second=by_seat)) as server:
         validate(tmp_path, server)
         before = {path: path.read_bytes() for path in (tmp_path / "score").glob("*.json")}
-        time.sleep(1.1)  # `made_at` tells seconds
         validate(tmp_path, server)
     assert before == {path: path.read_bytes() for path in (tmp_path / "score").glob("*.json")}
 

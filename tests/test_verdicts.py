@@ -16,7 +16,6 @@ from common.duel.verdicts import (
     Question,
     is_full,
     load_turn,
-    score_record,
 )
 from common.turns import ORDERS
 from makers import make_answer, make_verdict, put
@@ -45,13 +44,17 @@ def make_turn(mode: int = 2, **fields):
 
 
 def keys(panel: Panel, turn, look: int = FIRST_LOOK) -> list[str]:
-    return [panel.key(question, turn) for question in panel.questions(look)]
+    return [question.key(turn) for question in panel.questions[look]]
+
+
+def pending(panel: Panel, turn, retry_failed: bool = False) -> list[Question]:
+    return panel.pending(turn, panel.score_record(turn), False, retry_failed)
 
 
 def give(panel: Panel, turn, *halves: list[int] | None, look: int = FIRST_LOOK) -> None:
     """Add verdicts with these half-points in the order of asking; None for one not read."""
-    for question, half in zip(panel.questions(look), halves):
-        key = panel.key(question, turn)
+    for question, half in zip(panel.questions[look], halves):
+        key = question.key(turn)
         model = question.call.model
         turn.verdicts.append(make_verdict(model, question.order, half, key=key, look=look))
 
@@ -107,32 +110,32 @@ def test_the_full_share_is_drawn_by_the_stem_alone():
 
 def test_a_turn_through_its_states(turn):
     panel = make_panel()
-    assert score_record(turn, panel)["status"] == "unfinished"
-    assert len(panel.pending(turn, False, False)) == 4
+    assert panel.score_record(turn)["status"] == "unfinished"
+    assert len(pending(panel, turn)) == 4
     give(panel, turn, [2] * 5, [2] * 5, [2] * 5)
-    record = score_record(turn, panel)
+    record = panel.score_record(turn)
     assert record["status"] == "unfinished" and record["score"] is None
     assert record["bounds"] == [75, 100]
-    (question,) = panel.pending(turn, False, False)
+    (question,) = pending(panel, turn)
     assert (question.call.model, question.order) == ("b/two", ORDERS[1])
     give(panel, turn, *[[2] * 5] * 3, None)
-    record = score_record(turn, panel)
+    record = panel.score_record(turn)
     assert record["status"] == "parse-fail" and record["score"] is None
-    assert panel.pending(turn, False, False) == []
-    assert panel.pending(turn, False, True) == [question]
+    assert pending(panel, turn) == []
+    assert pending(panel, turn, retry_failed=True) == [question]
     give(panel, turn, *[[2] * 5] * 3, [1] * 5)
-    record = score_record(turn, panel)
+    record = panel.score_record(turn)
     assert record["status"] == "parsed" and record["score"] == 87.5
     assert len(record["counted"]) == 4 and len(record["verdicts"]) == 11, "nothing paid is lost"
     smaller = make_panel(judge={"models": ["b/two"]})
-    assert score_record(turn, smaller)["score"] == 75
+    assert smaller.score_record(turn)["score"] == 75
 
 
 def test_identical_replies_are_a_draw_without_a_call(turn):
     same = make_turn(challenger="x", king="x")
     panel = make_panel(judge={"models": JUDGES, "stop_early": True})
-    assert panel.pending(same, False, False) == []
-    record = score_record(same, panel)
+    assert pending(panel, same) == []
+    record = panel.score_record(same)
     assert (record["status"], record["score"], record["points"]) == ("parsed", 50, 20)
     assert make_turn(challenger="", king="x") is None
 
@@ -140,11 +143,11 @@ def test_identical_replies_are_a_draw_without_a_call(turn):
 def test_an_unread_verdict_may_still_lift_a_turn(turn):
     """--retry-failed may bring it: a turn is not decided by what nobody could read."""
     panel = make_panel(judge={"models": JUDGES, "stop_early": True, "full_share": 0.01})
-    assert panel.may_stop(turn)
+    assert panel.may_stop(turn.stem)
     give(panel, turn, None, [2] * 5)
-    assert not panel.is_decided(turn) and len(panel.pending(turn, False, False)) == 2
+    assert len(pending(panel, turn)) == 2
     give(panel, turn, None, [2] * 5, [0] * 5)
-    record = score_record(turn, panel)
+    record = panel.score_record(turn)
     assert record["status"] == "stopped" and record["bounds"] == [25, 75]
     assert (record["points"], record["max_points"]) == (10, 20)
 
@@ -157,10 +160,15 @@ def test_the_reader_is_one_who_wrote_neither_reply():
     assert make_panel().reader is None and make_panel().confirm == []
 
 
+def test_the_edge_of_stopping_is_the_lower_one_of_band_and_final():
+    """Or turns of 80 to 85 would be stopped, and lie in final/ on half a panel."""
+    for band, edge in (([60, 90], 60), ([95, 100], 80)):
+        assert make_panel(confirm={"models": ["x/other"], "band": band}).edge == edge
+
+
 def test_a_question_names_judge_order_and_look():
     panel = make_panel(confirm={"models": ["x/other"]})
-    assert panel.questions(SECOND_LOOK) == [
-        Question(panel.confirm[0], order, SECOND_LOOK) for order in ORDERS
-    ]
-    orders = [question.order for question in panel.questions(FIRST_LOOK)]
+    told = [question[:3] for question in panel.questions[SECOND_LOOK]]
+    assert told == [(panel.confirm[0], order, SECOND_LOOK) for order in ORDERS]
+    orders = [question.order for question in panel.questions[FIRST_LOOK]]
     assert orders == [*ORDERS, *ORDERS], "a judge's two orders lie side by side"

@@ -1,133 +1,200 @@
-"""score/_duel.json: the whole duel, made from all turns and the gate's verdicts."""
+"""score/_duel.json: the whole duel, made from what lies in score/, and how it is told."""
 
 from __future__ import annotations
 
-import json
 from collections import Counter
-from datetime import datetime, timezone
 
 import numpy as np
 
-from common.config import Config
-from common.duel.rows import (
-    Rows,
-    contrasts,
+from common.duel.statistics import (
+    at_equal_length,
     final_mask,
     judge_figures,
+    kept_again,
     percent_of,
-    spending,
     stopping_saves,
 )
-from common.duel.statistics import at_equal_length, kept_again
-from common.duel.verdicts import SCORE, Panel
-from common.files import BadFile, read_json, write_json
-from common.turns import METRICS, OPPONENT, SIDES, Status
+from common.duel.verdicts import FIRST_LOOK, READING, SCORE, SECOND_LOOK, Panel
+from common.files import BadFile
+from common.turns import METRICS, OPPONENT, ORDERS, SIDES, Status, half_points, read_score
+
+MISSING = -2  # half-points of a verdict whose call has not returned; -1 of one that cannot be read
+USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
+LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader's test"}
 
 
-def make_duel(
-    rows: Rows, base: Rows, verdicts: dict[str, dict], panel: Panel, config: Config, mode: int
-) -> dict:
+# -------------------------------------------------------------------------------------- all turns
+
+
+def new_table(turns: int, judges: int) -> np.ndarray:
+    """Return a table with a row for each turn, none judged yet.
+
+    may_stop: early, so that no mean may rest on it. reopened: was stopped, must be judged further,
+    and is not yet. length_ratio: challenger's characters over the opponent's. score_confirmed: NaN
+    without a second look. named: by the reader's test, a dict of sides, None without one.
+    """
+    columns = [(name, object) for name in ("stem", "instance", "repo", "status", "named")]
+    columns += [(name, bool) for name in ("identical", "may_stop", "reopened")]
+    columns += [(name, float) for name in ("length_ratio", "score", "score_confirmed")]
+    columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
+    table = np.zeros(turns, columns)
+    table["instance"] = ""
+    table["repo"] = ""
+    table["status"] = Status.UNFINISHED
+    table["named"] = None
+    table["score_confirmed"] = np.nan
+    table["points"] = MISSING
+    return table
+
+
+def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.ndarray, dict]:
+    """Return all turns with both replies (stem: length ratio) as a table, in the order of stems.
+
+    With it comes what their verdicts that count have cost, by (look, judge).
+    """
+    table = new_table(len(judged), len(panel.names))
+    bills: dict[tuple[int, str], Counter] = {(FIRST_LOOK, name): Counter() for name in panel.names}
+    for row, stem in zip(table, sorted(judged)):
+        row["stem"] = stem
+        row["length_ratio"] = judged[stem]
+        row["may_stop"] = panel.may_stop(stem)
+        try:
+            score = read_score(SCORE / f"{stem}.json")
+        except (FileNotFoundError, BadFile):
+            continue
+        if score["mode"] != mode:
+            continue
+        row["instance"] = score["instance_id"]
+        row["repo"] = score["repo"] or score["instance_id"]
+        row["status"] = score["status"]
+        row["reopened"] = "reopened" in score
+        row["identical"] = score["sha"]["challenger"] == score["sha"][OPPONENT[mode]]
+        if row["identical"]:
+            row["points"] = 1
+        counted = {*score.get("counted", ()), *score.get("counted_confirmed", ())}
+        for verdict in {verdict["key"]: verdict for verdict in score["verdicts"]}.values():
+            look = verdict["look"]
+            judge = verdict["judge"]
+            if look != READING and verdict["key"] not in counted:
+                continue
+            bills.setdefault((look, judge), Counter()).update(bill_of(verdict))
+            if look == FIRST_LOOK and judge in panel.names and verdict["order"] in ORDERS:
+                place = panel.names.index(judge), ORDERS.index(verdict["order"])
+                row["points"][place] = half_points(verdict)
+        row["score"] = score["score"]
+        row["score_confirmed"] = score.get("score_confirmed")
+        row["named"] = score.get("reader")
+    return table, bills
+
+
+def bill_of(verdict: dict) -> dict[str, int]:
+    """Return what one verdict cost, in whole numbers: nano-dollars, so that sums are exact."""
+    cost_usd = verdict["cost_usd"]
+    usage = verdict.get("usage_all_tries") or verdict["usage"] or {}
+    return {
+        "calls": 1,
+        "readable": int(verdict["calls"] is not None),
+        "priced": int(cost_usd is not None),
+        "nano_usd": round((cost_usd or 0) * 1e9),
+        **{name: usage.get(name) or 0 for name in USAGE},
+    }
+
+
+def spending(bill: Counter) -> dict:
+    """Return calls, parse rate, usage and dollars; dollars are null when no price is known."""
+    return {
+        "calls": bill["calls"],
+        "parse_rate": bill["readable"] / bill["calls"] if bill["calls"] else None,
+        "usage": {name: bill[name] for name in USAGE},
+        "cost_usd": bill["nano_usd"] / 1e9 if bill["priced"] else None,
+    }
+
+
+# --------------------------------------------------------------------------------------- the duel
+
+
+def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode: int) -> dict:
     """Return the content of score/_duel.json.
 
-    rows: all turns; base: those that gate, judges and agreement rest on; verdicts: the gate's, of
-    the whole panel by "", of the panel without a judge by that judge's name.
+    verdicts: the gate's, of the whole panel by "", of that without a judge by the judge's name.
     """
-    names = panel.names
-    statuses = Counter(rows.statuses)
+    turns = {"answered": len(table)}
+    for status in (Status.PARSED, Status.STOPPED, Status.PARSE_FAIL, Status.UNFINISHED):
+        turns[status.name.lower()] = int((table["status"] == status).sum())
+    turns["identical"] = int(table["identical"].sum())
     verdict = dict(verdicts[""])
+    if turns["unfinished"]:
+        verdict["why"] += f"; {turns['unfinished']} turns are unfinished"
     without = {name: found for name, found in verdicts.items() if name}
-    if statuses[Status.UNFINISHED]:
-        verdict["why"] += f"; {statuses[Status.UNFINISHED]} turns are unfinished"
-
-    duel = config.duel
+    duel = panel.config.duel
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
-    habits, agreement = judge_figures(base.points[~base.identical], names)
-    leanings = contrasts(base, names, settings)
-    judges = {}
-    for place, name in enumerate(names):
-        score = percent_of(base.points[:, place])
-        own = {"contrast": leanings.get(name)}
-        judges[name] = {"score": score, **habits[name], **own, **spending(rows.bills[name])}
-    metrics = {name: percent_of(base.points[..., place]) for place, name in enumerate(METRICS)}
-    parsed = base.taken(base.statuses == Status.PARSED)
-    asked = parsed.points[~parsed.identical]
+
+    base = table[~table["may_stop"]]
+    asked = base[~base["identical"]]
+    judges, agreement = judge_figures(asked["points"], asked["instance"], panel.names, settings)
+    for place, name in enumerate(panel.names):
+        score = percent_of(base["points"][:, place])
+        judges[name] = {"score": score, **judges[name], **spending(bills[FIRST_LOOK, name])}
+    looks = {}
+    for look, what in LOOKS.items():
+        own = [bill for (of_look, _), bill in bills.items() if of_look == look]
+        looks[what] = spending(sum(own, Counter()))
+    metrics = {name: percent_of(base["points"][..., place]) for place, name in enumerate(METRICS)}
+    parsed = base[(base["points"] >= 0).all(axis=(1, 2, 3))]
+    points = parsed["points"]
+    scores = 50 * points.mean(axis=(1, 2, 3))
     return {
         "mode": mode,
         "opponent": SIDES[OPPONENT[mode]],
         **verdict,
-        "win_margin": duel.win_margin,
         "alpha": duel.alpha,
-        "turns": {
-            "answered": len(rows.statuses),
-            "parsed": statuses[Status.PARSED],
-            "stopped": statuses[Status.STOPPED],
-            "parse_fail": statuses[Status.PARSE_FAIL],
-            "unfinished": statuses[Status.UNFINISHED],
-            "identical": int(rows.identical.sum()),
-        },
-        "metrics": metrics if metrics[METRICS[0]] is not None else None,
+        "turns": turns,
+        "metrics": metrics if None not in metrics.values() else None,
         "judges": judges,
         "agreement": agreement,
         "leave_one_out": without,
-        "without_generator": without.get(config.generate.model),
-        "kept_again": kept_again(parsed.points, final_mask(parsed.points)),
-        "equal_length": equal_length(parsed),
+        "without_generator": without.get(panel.config.generate.model),
+        "kept_again": kept_again(points, final_mask(points)),
+        "equal_length": at_equal_length(scores, parsed["length_ratio"], parsed["instance"]),
         "stop_early": {
             "on": panel.stop_early,
             "edge": panel.edge,
-            "full_share": panel.full_share,
-            "saves": stopping_saves(asked, rows.bills, panel.edge, panel.full_share),
+            "saves": stopping_saves(asked_in_full(table), panel.edge),
         },
-        "second_look": second_look(rows, panel),
-        "looks": {name: spending(bill) for name, bill in rows.looks.items() if bill},
-        "flags": dict(rows.flags),
-        **spending(sum(rows.bills.values(), Counter())),
+        "second_look": second_look(table, panel),
+        **looks[LOOKS[FIRST_LOOK]],
+        "looks": {what: bill for what, bill in looks.items() if bill["calls"]},
         "config": {
             "judges": {call.model: call.sampling() for call in panel.judges},
             "duel": vars(duel),
-            "generator": config.generate.model,
+            "generator": panel.config.generate.model,
         },
-        "made_at": datetime.now(timezone.utc).isoformat(timespec="seconds"),
     }
 
 
-def equal_length(parsed: Rows) -> dict | None:
-    """Return the mean score at equal length of the turns whose lengths are known."""
-    if not len(parsed.points):
-        return None
-    scores = 100 * parsed.points.mean(axis=(1, 2, 3)) / 2
-    return at_equal_length(scores, parsed.length_ratios, parsed.instances)
+def asked_in_full(table: np.ndarray) -> np.ndarray:
+    """Return the half-points of the turns that the whole panel read, whatever they scored."""
+    whole = (table["points"] >= 0).all(axis=(1, 2, 3))
+    return table["points"][whole & ~table["identical"] & ~table["may_stop"]]
 
 
-def second_look(rows: Rows, panel: Panel) -> dict | None:
+def second_look(table: np.ndarray, panel: Panel) -> dict | None:
     """Return what the second look and the reader's test have found; None without one."""
     if not panel.confirm:
         return None
-    scores = np.array(rows.confirmed).reshape(-1, 2)
-    named = {}
-    for side in ("challenger", "king", "assistant"):
-        named[side] = sum(side in reading for reading in rows.readings)
+    again = table[~np.isnan(table["score_confirmed"])]
+    readings = [named for named in table["named"] if named is not None]
+    named = {side: sum(side in reading for reading in readings) for side in SIDES}
     return {
         "models": [call.model for call in panel.confirm],
-        "band": panel.band,
-        "turns": len(scores),
-        "mean_first": float(scores[:, 0].mean()) if len(scores) else None,
-        "mean_confirmed": float(scores[:, 1].mean()) if len(scores) else None,
+        "band": panel.config.confirm.band,
+        "turns": len(again),
+        "mean_first": float(again["score"].mean()) if len(again) else None,
+        "mean_confirmed": float(again["score_confirmed"].mean()) if len(again) else None,
         "reader": panel.reader.model if panel.reader else None,
-        "read": len(rows.readings),
+        "read": len(readings),
         "named": named,
     }
-
-
-def write_duel(duel: dict) -> None:
-    """Write score/_duel.json; its date is that of the last change, so that a report stays true."""
-    path = SCORE / "_duel.json"
-    try:
-        before = read_json(path, ("made_at",))
-    except (FileNotFoundError, BadFile):
-        before = {}
-    if {**before, "made_at": None} != {**json.loads(json.dumps(duel)), "made_at": None}:
-        write_json(path, duel)
 
 
 def summary(duel: dict) -> list[str]:
@@ -137,32 +204,37 @@ def summary(duel: dict) -> list[str]:
     if duel["interval"]:
         low, high = duel["interval"]
         level = f"{1 - 2 * duel['alpha']:.0%} interval {low:.2f} to {high:.2f}"
-        mean = f"{duel['mean_score']:.2f}"
-        lines.append(f"score   {mean}, {level}, over {duel['instances']} instances")
-    stopped = f"{turns['stopped']} stopped early, " if turns["stopped"] else ""
-    lines.append(
-        f"turns   {turns['parsed']} parsed ({turns['identical']} identical), {stopped}"
-        f"{turns['parse_fail']} parse-fail, {turns['unfinished']} unfinished"
-    )
-    if duel["stop_early"]["on"]:
-        rests = f"{duel['turns_counted']} of {turns['answered']} turns, judged in full"
-        lines.append(f"        the duel rests on {rests}")
-    for name, judge in duel["judges"].items():
-        if judge["position_consistency"] is not None and judge["score"] is not None:
-            lines.append(
-                f"judge   {name}: score {judge['score']:.1f}, same call in both orders "
-                f"{judge['position_consistency']:.0%}, position bias {judge['pull']:+.2f}"
-            )
-    again = duel["second_look"]
-    if again and again["turns"]:
-        change = f"{again['mean_first']:.1f} -> {again['mean_confirmed']:.1f}"
-        lines.append(f"second  {again['turns']} turns looked at again: mean score {change}")
-    if again and again["read"]:
-        named = ", ".join(f"{count} {side}s" for side, count in again["named"].items() if count)
-        lines.append(f"reader  of {again['read']} turns read: {named or 'no reply'} named")
+        rests = f"{duel['turns_counted']} of {turns['answered']} turns"
+        lines.append(f"score   {duel['mean_score']:.2f}, {level}, by {rests}")
+    counts = [f"{count} {name.replace('_', '-')}" for name, count in turns.items()]
+    lines.append(f"turns   {', '.join(counts)}")
     if turns["parse_fail"]:
         lines.append("        --retry-failed asks the parse-fails again")
-    if duel["flags"]:
-        named = ", ".join(f"{count} {flag}" for flag, count in duel["flags"].items())
-        lines.append(f"flags   {named}")
+    look = duel["second_look"]
+    if look and look["turns"]:
+        change = f"{look['mean_first']:.1f} -> {look['mean_confirmed']:.1f}"
+        lines.append(f"second  {look['turns']} turns looked at again: mean score {change}")
+    if look and look["read"]:
+        named = ", ".join(f"{count} {side}s" for side, count in look["named"].items() if count)
+        lines.append(f"reader  of {look['read']} turns read: {named or 'no reply'} named")
+    return lines
+
+
+def outlook(table: np.ndarray, todo: list[str], panel: Panel) -> list[str]:
+    """Return what a dry run says besides its calls; `todo` are the stems to ask for."""
+    lines = []
+    stopped = table["reopened"] | (table["status"] == Status.STOPPED)
+    reopened = len(set(table["stem"][stopped]) & set(todo))
+    if reopened:
+        why = "stop_early is off"
+        if panel.stop_early:
+            why = f"they could still reach {panel.edge:g} points"
+        lines.append(f"{reopened} turns that had been stopped early are judged further: {why}.")
+    points = asked_in_full(table)
+    if len(points):
+        saves = (1 - panel.config.judge.full_share) * stopping_saves(points, panel.edge)
+        told = f"[judge] stop_early = true would save about {saves:.0%} of a run's calls"
+        if panel.stop_early:
+            told = f"These are the most: stop_early saves about {saves:.0%} of a run's calls"
+        lines.append(f"{told}, by the scores of the {len(points)} turns judged in full so far.")
     return lines

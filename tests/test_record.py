@@ -1,4 +1,4 @@
-"""Score files as arrays, and what they say of each judge."""
+"""All turns as a table, and what they say of each judge."""
 
 from __future__ import annotations
 
@@ -8,26 +8,28 @@ import numpy as np
 import pytest
 
 import panel
-from common.duel.rows import (
-    bill_of,
-    cheapest_first,
-    contrasts,
-    final_mask,
-    judge_figures,
-    percent_of,
-    read_rows,
-    spending,
-    stopping_saves,
-)
+from common.config import check_config
+from common.duel.record import MISSING, bill_of, read_table, spending
+from common.duel.statistics import final_mask, judge_figures, percent_of, stopping_saves
+from common.duel.verdicts import FIRST_LOOK, SECOND_LOOK, Panel
 from common.turns import METRICS, ORDERS
 from makers import make_answer, make_prompt, make_score, make_verdict, put
-from panel import rows_of
 
 SETTINGS = {"alpha": 0.05, "resamples": 1000, "seed": 0}
-BILLS = {name: Counter(calls=10, nano_usd=10_000) for name in ("a", "b", "c")}
 
 
 # ------------------------------------------------------------------------------------------ judges
+
+
+def figures(points: np.ndarray, instances=None) -> tuple[dict, dict]:
+    """Return what the judges a, b, ... are like and agree on; every turn is an instance."""
+    instances = np.arange(len(points)) if instances is None else instances
+    return judge_figures(points, instances, list("abcd")[: points.shape[1]], SETTINGS)
+
+
+def contrasts(points: np.ndarray, instances: np.ndarray) -> dict[str, dict]:
+    judges, _ = figures(points, instances)
+    return {name: judge["contrast"] for name, judge in judges.items()}
 
 
 def test_known_habits_of_judges_are_found():
@@ -38,14 +40,14 @@ def test_known_habits_of_judges_are_found():
     contrary = 2 - steady
     noisy = random.integers(0, 3, steady.shape)
     points = np.stack([steady, seated, contrary, noisy], axis=1).astype(np.int8)
-    habits, _ = judge_figures(points, list("abcd"))
+    habits, _ = figures(points)
     assert habits["a"]["position_consistency"] == 1 and habits["a"]["pull"] == 0
     assert habits["b"]["position_consistency"] == 0 and habits["b"]["pull"] == 1
     assert habits["c"]["position_consistency"] == 1 and habits["c"]["agreement"] < 0
     assert abs(habits["d"]["position_consistency"] - 1 / 3) < 0.1
     assert abs(habits["d"]["pull"]) < 0.1
     same = np.stack([steady, steady], axis=1).astype(np.int8)
-    pair, agreement = judge_figures(same, list("ab"))
+    pair, agreement = figures(same)
     assert agreement["value"] == agreement["interval_alpha"] == 1 and pair["a"]["agreement"] == 1
 
 
@@ -55,7 +57,7 @@ def test_a_metric_that_is_mostly_draws_is_no_agreement():
     points = random.integers(0, 3, (2000, 3, 1, len(METRICS)))
     points[..., 3] = np.where(random.random((2000, 3, 1)) < 0.95, 1, points[..., 3])
     points = np.repeat(points, len(ORDERS), axis=2).astype(np.int8)
-    _, agreement = judge_figures(points, list("abc"))
+    _, agreement = figures(points)
     assert abs(agreement["value"]) < 0.03
     assert abs(agreement["interval_alpha"]) < 0.05
 
@@ -66,14 +68,14 @@ def test_a_judge_that_favours_its_own_stands_out():
     seen = panel.views(random, turns, panel.TYPICAL)
     seen[:, 1] += 0.35  # some six points
     points = panel.ask(random, seen, panel.TYPICAL)
-    found = contrasts(rows_of(points, turns.instances), list("abc"), SETTINGS)
+    found = contrasts(points, turns.instances)
     low, high = found["b"]["interval"]
     assert 2 < low < found["b"]["mean"] < high
     assert found["a"]["interval"][1] < 0 and found["c"]["interval"][1] < 0
     mean = found["a"]["mean"] + found["b"]["mean"] + found["c"]["mean"]
     assert mean == pytest.approx(0, abs=1e-9)
-    assert contrasts(rows_of(points[:, :1]), ["a"], SETTINGS) == {}
-    few = contrasts(rows_of(points[:4], list("wxyz")), list("abc"), SETTINGS)
+    assert contrasts(points[:, :1], turns.instances) == {"a": None}
+    few = contrasts(points[::150], turns.instances[::150])
     assert few["a"]["interval"] is None
 
 
@@ -104,25 +106,14 @@ def test_bills_add_up_exactly_whatever_the_order():
     assert spending(Counter())["parse_rate"] is None
 
 
-def test_the_cheapest_judge_is_first_where_all_prices_are_known():
-    bills = {
-        "dear": Counter(calls=10, nano_usd=9000),
-        "cheap": Counter(calls=20, unpriced=10, nano_usd=1000),
-        "middle": Counter(calls=1, nano_usd=500),
-    }
-    assert cheapest_first(bills) == [1, 2, 0]
-    bills["free"] = Counter(calls=5, unpriced=5)
-    assert cheapest_first(bills) == [0, 1, 2, 3]
-
-
 # ---------------------------------------------------------------------------------- stopping early
 
 
-def replay(points: np.ndarray, order: list[int], edge: float) -> tuple[int, int, int]:
+def replay(points: np.ndarray, edge: float) -> tuple[int, int, int]:
     """Ask verdict by verdict, as validate.py does; return (how many, their points, the most)."""
     asked = 0
     won = 0
-    verdicts = points[order].sum(axis=2).ravel()
+    verdicts = points.sum(axis=2).ravel()
     each = 2 * len(METRICS)
     most = each * len(verdicts)
     for half in verdicts:
@@ -144,27 +135,18 @@ def test_stopping_saves_what_a_replay_saves_and_changes_no_final(kind, edge):
     assert 40 < final.sum() < 400
     asked = []
     for number in range(len(points)):
-        calls, won, most = replay(points[number], [0, 1, 2], edge)
+        calls, won, most = replay(points[number], edge)
         asked.append(calls)
         reaches = calls == 6 and 100 * won >= 80 * most
         assert reaches == final[number]
         if calls < 6:
             assert panel.scores(points)[number] < edge
             assert 100 * won < 80 * most, "nor do the verdicts at hand put it into final/"
-    saves = stopping_saves(points, BILLS, edge, 0.25)
-    assert saves == pytest.approx(0.75 * (1 - np.mean(asked) / 6))
+    saves = stopping_saves(points, edge)
+    assert saves == pytest.approx(1 - np.mean(asked) / 6)
     if edge == 80:
-        assert saves >= 0.24
-    assert stopping_saves(points[:0], BILLS, edge, 0.25) is None
-
-
-def test_the_cheapest_judge_decides_what_stopping_asks():
-    points = np.full((4, 3, 2, len(METRICS)), 2, np.int8)
-    points[:, 2] = 0  # the third judge alone is against
-    dear_last = {**BILLS, "c": Counter(calls=10, nano_usd=50)}
-    # In the panel's order it takes all of the third judge; asked first it takes two verdicts.
-    assert stopping_saves(points, BILLS, 80, 0.0) == 0
-    assert stopping_saves(points, dear_last, 80, 0.0) == pytest.approx(4 / 6)
+        assert 0.75 * saves >= 0.24
+    assert stopping_saves(points[:0], edge) is None
 
 
 # ------------------------------------------------------------------------------------- score files
@@ -184,13 +166,15 @@ def test_rows_hold_what_counts_and_no_second_look(tmp_path, monkeypatch):
         score["score_confirmed"] = 33.0
         put(tmp_path / f"score/{stem}.json", score)
     stems = {f"prompts_3_1_{number}": 1.5 for number in (1, 2, 3, 4)}
-    rows = read_rows(stems, judges, 2, 0.25)
-    assert rows.points.shape == (4, 2, 2, 5)
-    assert [int(turn.sum()) for turn in rows.points] == [40, 39, 38, -20]
-    assert [str(status) for status in rows.statuses] == ["parsed"] * 3 + ["unfinished"]
-    assert rows.returned.all(axis=1).tolist() == [True, True, True, False]
-    assert rows.instances[1] == "acme__widgets-1" and rows.repos[1] == "acme/widgets"
-    assert rows.bills["a/one"]["calls"] == 6 and rows.looks["second look"]["calls"] == 3
-    assert rows.confirmed == [(100.0, 33.0), (97.5, 33.0), (95.0, 33.0)]
-    taken = rows.taken(np.array([False, True, False, False]))
-    assert taken.points.sum() == 39 and taken.bills is rows.bills
+    judging = Panel(check_config({"judge": {"models": judges}}), "")
+    table, bills = read_table(stems, judging, 2)
+    assert table["points"].shape == (4, 2, 2, 5)
+    assert [int(points.sum()) for points in table["points"]] == [40, 39, 38, 20 * MISSING]
+    assert [str(status) for status in table["status"]] == ["parsed"] * 3 + ["unfinished"]
+    assert table["instance"][1] == "acme__widgets-1" and table["repo"][1] == "acme/widgets"
+    assert bills[FIRST_LOOK, "a/one"]["calls"] == 6
+    assert bills[SECOND_LOOK, "z/other"]["calls"] == 3
+    assert table["score"][:3].tolist() == [100.0, 97.5, 95.0]
+    assert table["score_confirmed"][:3].tolist() == [33.0] * 3
+    other_mode, _ = read_table(stems, judging, 1)
+    assert (other_mode["points"] == MISSING).all(), "verdicts of the other mode are none"
