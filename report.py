@@ -39,13 +39,12 @@ from common.files import (
     turn_files,
 )
 from common.outputs import Outputs
-from common.page import details, numbers, overview, points
-from common.page.card import CARD, card_flags, dataset_card
+from common.page.card import CARD, card_flags, dataset_card, export_text
 from common.page.check import show_check
-from common.page.export_words import export_words, length_words, split_words
 from common.page.figures import NEXT_STEP, Facts, next_command, stale_reason, verdict_word
 from common.page.labels import Agreement, compare_labels, read_labels
 from common.page.left_out import huge_pr_page, read_left_out
+from common.page.report_page import report_page
 from common.page.rows import Row, read_row, turns_csv
 from common.page.turns_data import turns_data
 from common.page.turns_page import turns_page, unpacked_part
@@ -62,13 +61,6 @@ from common.turns import (
 )
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
-
-REPORT_SECTIONS = (
-    overview.verdict, overview.next_steps, points.points_to_look_at, overview.results,
-    numbers.numbers, numbers.second_look, numbers.control, numbers.labels,
-    details.judges, details.groups, details.leak_audit, details.unfinished,
-    details.turns_to_read, details.all_turns,
-)  # fmt: skip
 
 
 def main() -> int:
@@ -289,12 +281,6 @@ def write_pages(facts: Facts, outputs: Outputs) -> None:
     outputs.put("report/turns.html", turns_page(turns_data(facts)), essence=unpacked_part)
 
 
-def report_page(facts: Facts) -> str:
-    """Return report.md, for a reader in a hurry."""
-    sections = [section(facts) for section in REPORT_SECTIONS]
-    return "\n\n".join(section for section in sections if section) + "\n"
-
-
 # ------------------------------------------------------------------------------------------ tally
 
 
@@ -312,10 +298,7 @@ def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
     else:
         filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
         lines.append("buckets " + ", ".join(filled))
-        lines.append(f"export  {export_words(facts.export)}")
-        for words in (split_words(facts.export), length_words(facts.export)):
-            if words:
-                lines.append(f"        {words}")
+        lines.append("export  " + export_text(facts.export).replace("\n", "\n          "))
     for path in outputs.quarantined:
         lines.append(f"aside   {path} was in the way and is not ours")
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")

@@ -9,7 +9,7 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Tally
 from common.files import UserError, natural_key, turn_files
 from common.outputs import Outputs
 from common.page.figures import NEXT_STEP, Facts, stale_reason
-from common.page.markdown import count
+from common.page.markdown import written
 from common.turns import (
     BUCKETS,
     OPPONENT,
@@ -28,9 +28,10 @@ FAULTS_SHOWN = 20  # of each kind
 
 def show_check(facts: Facts, outputs: Outputs, tally: Tally) -> int:
     """Print what is torn, stale or out of place and which stage fixes it; return the exit code."""
-    has_run = any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS))
     faults = find_faults(facts, tally)
-    if has_run and outputs.stale:
+    if not any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS)):
+        print("note: report.py has not run here yet")
+    elif outputs.stale:
         kind = "stale bucket, export or report, mended by: python report.py"
         faults[kind] = sorted(outputs.stale, key=natural_key)
     for kind, found in faults.items():
@@ -39,11 +40,12 @@ def show_check(facts: Facts, outputs: Outputs, tally: Tally) -> int:
             print(f"  {line}")
         if len(found) > FAULTS_SHOWN:
             print(f"  and {len(found) - FAULTS_SHOWN:,} more")
-    for note in find_notes(facts, has_run):
-        print(f"note: {note}")
+    for status in (Status.NO_CHALLENGER, Status.NOT_JUDGED, Status.UNFINISHED, Status.PARSE_FAIL):
+        if facts.statuses[status]:
+            print(f"note: {written(facts.statuses[status], 'turn')} {status}: {NEXT_STEP[status]}")
     if faults:
         return EXIT_SOME_FAILED
-    turns = count(len(facts.rows), "turn")
+    turns = written(len(facts.rows), "turn")
     print(f"report.py --check: {turns}, all that is here is whole and consistent.")
     return EXIT_DONE
 
@@ -68,34 +70,30 @@ def find_faults(facts: Facts, tally: Tally) -> dict[str, list[str]]:
     for paths in places.values():
         if len(paths) > 1:
             faults["answered twice, mended by: delete one"].append(" and ".join(paths))
-    for line in changed_prompts(facts):
-        faults["prompt gone or changed since its king, mended by: bring it back"].append(line)
+    kind = "prompt gone or changed since its king, mended by: bring it back"
+    chats = prompt_chats()
+    for row in facts.rows if chats else ():
+        if row.instance_id and row.stem not in chats:
+            faults[kind].append(f"{row.path}: prompt/ has no such prompt")
+        elif row.instance_id and chats[row.stem] != chat_digest(read_answer(row.path)["messages"]):
+            faults[kind].append(f"{row.path}: its prompt has another chat now")
     stale = stale_reason(facts)
     if stale:
         faults["stale verdict, mended by: python validate.py"] = [f"score/_duel.json: {stale}"]
     return faults
 
 
-def changed_prompts(facts: Facts) -> list[str]:
-    """List the answers whose prompt is gone or has another chat now; none where prompt/ is gone."""
+def prompt_chats() -> dict[str, str]:
+    """Return the digest of each prompt's chat by stem; {} where a file of prompts is torn."""
     chats = {}
     for path in turn_files("prompt"):
         try:
             prompts = read_prompts(path)
         except UserError:
-            return []  # told already: a torn file of prompts
+            return {}  # the tally has it
         for order, prompt in enumerate(prompts, 1):
             chats[f"{path.stem}_{order}"] = chat_digest(prompt["messages"])
-    if not chats:
-        return []
-    changed = []
-    for row in facts.rows:
-        if row.path and row.status != Status.BROKEN:
-            if row.stem not in chats:
-                changed.append(f"{row.path}: prompt/ has no such prompt")
-            elif chats[row.stem] != chat_digest(read_answer(row.path)["messages"]):
-                changed.append(f"{row.path}: its prompt has another chat now")
-    return changed
+    return chats
 
 
 def follows_from_verdicts(score: dict) -> bool:
@@ -116,23 +114,3 @@ def follows_from_verdicts(score: dict) -> bool:
     points = points_of(identical, counted, judges)
     expected = turn_score(points, judges)
     return all(score[key] == expected[key] for key in expected)
-
-
-def find_notes(facts: Facts, has_run: bool) -> list[str]:
-    """Return what is no fault, yet good to know."""
-    notes = []
-    if not has_run:
-        notes.append("report.py has not run here yet")
-    if not facts.duel:
-        notes.append("score/_duel.json is not there yet: python validate.py")
-    for status in (Status.NO_CHALLENGER, Status.NOT_JUDGED, Status.UNFINISHED, Status.PARSE_FAIL):
-        if facts.statuses[status]:
-            turns = count(facts.statuses[status], "turn")
-            notes.append(f"{turns} {status}: {NEXT_STEP[status]}")
-    answered = {row.stem for row in facts.rows if row.path}
-    for name in BUCKETS:
-        others = [path for path in turn_files(name) if path.stem not in answered]
-        if others:
-            files = count(len(others), "file")
-            notes.append(f"{name}/ holds {files} that belong to no answer, such as {others[0]}")
-    return notes

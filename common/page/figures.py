@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
@@ -14,10 +16,11 @@ from common.config import Config
 from common.duel.statistics import bootstrap_bounds, cluster_sums
 from common.duel.verdicts import is_full
 from common.exports import Export
-from common.page.labels import Agreement
+from common.files import BadFile, natural_key, turn_files
+from common.page.labels import Agreement, clopper_pearson
 from common.page.left_out import LeftOut
 from common.page.rows import Row
-from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
+from common.turns import OPPONENT, SIDES, Status, read_score
 
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
@@ -29,6 +32,7 @@ NEXT_STEP = {
     Status.STALE: "python validate.py",
     Status.PARSE_FAIL: "python validate.py --retry-failed",
 }
+RESAMPLES = 2000  # enough for an interval that decides nothing
 
 
 @dataclass
@@ -79,15 +83,13 @@ def stale_reason(facts: Facts) -> str:
     duel = facts.duel
     if not duel or facts.limit:
         return ""
-    stale = facts.statuses[Status.STALE]
-    if stale:
-        return f"{stale} of its turns have changed since they were judged"
+    if facts.statuses[Status.STALE]:
+        return f"{facts.statuses[Status.STALE]} of its turns have changed since they were judged"
     others = sum(row.mode != duel["mode"] for row in facts.parsed)
     if others:
         return f"it is of DUEL_MODE={duel['mode']}, {others} of the scores are of the other one"
-    turns = duel["turns"] or {}
-    for status, key in ((Status.PARSED, "parsed"), (Status.STOPPED, "stopped")):
-        counted = turns.get(key) or 0
+    for status in (Status.PARSED, Status.STOPPED):
+        counted = (duel["turns"] or {}).get(str(status)) or 0
         if counted != facts.statuses[status]:
             return f"it counts {counted} {status} turns, here are {facts.statuses[status]}"
     told = duel.get("mean_score")
@@ -96,9 +98,8 @@ def stale_reason(facts: Facts) -> str:
     if told is not None and abs(told - mean) > 0.01 and not facts.statuses[Status.PARSE_FAIL]:
         return f"it gives a mean score of {told:.2f}, here it is {mean:.2f}"
     then = duel.get("config") or {}
-    sampling = {}
-    for model in facts.config.judge.models:
-        sampling[model] = facts.config.judge_call(model).sampling()
+    judge = facts.config.judge
+    sampling = {model: facts.config.judge_call(model).sampling() for model in judge.models}
     if then.get("judges", sampling) != sampling:
         return "the judges in chain.toml, or their sampling, are not those that were asked"
     if then.get("duel", vars(facts.config.duel)) != vars(facts.config.duel):
@@ -116,185 +117,6 @@ def next_command(facts: Facts) -> str:
     return ""
 
 
-def mean(values: Iterable[float]) -> float:
-    """Return the mean; 0 of nothing."""
-    values = list(values)
-    return sum(values) / len(values) if values else 0.0
-
-
-def mean_score(rows: list[Row]) -> float:
-    """Return the mean score of parsed rows."""
-    return mean(row.score for row in rows)
-
-
-def dataset_name(plan: dict) -> str:
-    """Return the dataset as one may publish it: a Hub id, or of a local path only its last part."""
-    name = str(plan.get("dataset") or "not known")
-    local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "*" in name
-    if local or Path(name).exists():
-        return f"local files {Path(name).name}"
-    return name
-
-
-# ----------------------------------------------------------------------------------------- models
-
-
-@dataclass
-class Spent:
-    """What calls took, as far as it was told."""
-
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost_usd: float = 0.0
-    priced: int = 0  # sums of which the price is known
-    unpriced: int = 0
-
-    @property
-    def cost(self) -> str:
-        """The cost in words, as far as the prices are known."""
-        if not self.priced:
-            return "not known"
-        at_least = "at least " if self.unpriced else ""
-        return f"{at_least}{self.cost_usd:,.2f} USD"
-
-    @property
-    def cells(self) -> tuple[int | None, int | None, str]:
-        """Tokens in, tokens out and cost; None where the provider told no tokens."""
-        return self.tokens_in or None, self.tokens_out or None, self.cost
-
-
-def spent(metas: Iterable[dict]) -> Spent:
-    """Add up what a list of objects with `usage` and `cost_usd` tells, of all tries."""
-    total = Spent()
-    for meta in metas:
-        usage = meta.get("usage_all_tries") or meta.get("usage")
-        if isinstance(usage, dict):
-            total.tokens_in += _whole(usage.get("prompt_tokens"))
-            total.tokens_out += _whole(usage.get("completion_tokens"))
-        cost = meta.get("cost_usd")
-        if isinstance(cost, (int, float)):
-            total.cost_usd += cost
-            total.priced += 1
-        else:
-            total.unpriced += 1
-    return total
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def side_metas(rows: list[Row], side: str) -> list[dict]:
-    """Return what the answers say of how one side was written."""
-    return [row.meta[side] for row in rows if row.meta.get(side)]
-
-
-def models_of(metas: list[dict]) -> list[tuple[str, str]]:
-    """Return the models that were asked, each with who answered in its name ("" if itself)."""
-    found = {}
-    for meta in metas:
-        asked = str(meta.get("model"))
-        answered = str(meta.get("model_answered") or "")
-        found[asked, "" if answered == asked else answered] = True
-    return list(found)
-
-
-def answered_for(rows: list[Row]) -> dict[str, set[str]]:
-    """Return, by judge, which other models answered in its name."""
-    others = defaultdict(set)
-    for row in rows:
-        for judge, other in row.answered.items():
-            others[judge].add(other)
-    return others
-
-
-# ------------------------------------------------------------------------------------- leak audit
-
-
-@dataclass
-class Audit:
-    """One side's leak audit, in turns."""
-
-    audited: int = 0
-    hit: int = 0
-    kinds: Counter = field(default_factory=Counter)
-
-
-def audit_of(rows: list[Row], side: str) -> Audit:
-    """Count the turns whose reply was audited, those with a hit, and these by kind of leak."""
-    audit = Audit()
-    for row in rows:
-        hits = row.leaks.get(side)
-        if hits is None:
-            continue
-        audit.audited += 1
-        if hits:
-            audit.hit += 1
-            audit.kinds.update({str(hit.get("kind")) for hit in hits})
-    return audit
-
-
-def refused_replies(rows: list[Row]) -> Counter:
-    """Count the challenger's replies that were refused, by kind."""
-    refused: Counter = Counter()
-    for row in rows:
-        counts = row.meta.get("challenger", {}).get("rejected")
-        if isinstance(counts, dict):
-            for kind, number in counts.items():
-                refused[kind] += _whole(number)
-    return refused
-
-
-# ------------------------------------------------------------------------------------------ scores
-
-# Score ranges of the histogram, best first: (from, up to but without). 100 falls into the first.
-SCORE_RANGES = (
-    (90, 101), (FINAL_MIN, 90), (70, FINAL_MIN), (DEFEAT_MIN, 70), (60, DEFEAT_MIN), (50, 60),
-    (40, 50), (30, 40), (20, 30), (10, 20), (0, 10),
-)  # fmt: skip
-RESAMPLES = 2000  # enough for an interval that decides nothing
-
-
-def score_histogram(rows: list[Row]) -> list[int]:
-    """Count the scored rows in each of SCORE_RANGES, by the score that decides their bucket."""
-    scores = [round(row.deciding_score, 9) for row in rows]  # 57.99999999999999 is 58
-    return [sum(low <= score < high for score in scores) for low, high in SCORE_RANGES]
-
-
-@dataclass
-class Mean:
-    """A mean with its interval; bounds are None where there are too few instances for any."""
-
-    value: float
-    bounds: list[float] | None
-    turns: int
-
-
-def means(columns: dict[str, list[float | None]], rows: list[Row], config: Config) -> dict:
-    """Return the Mean of each column of values (one a row, or None), clustered by instance."""
-    if not rows:
-        return {}
-    values = np.array(list(columns.values()), float).T
-    counts = (~np.isnan(values)).astype(np.int64)
-    instances = np.array([row.instance_id for row in rows])
-    sums, sizes = cluster_sums(np.nan_to_num(values), counts, instances)
-    duel = config.duel
-    alpha = max(duel.alpha, 1 / RESAMPLES)
-    lower, upper = bootstrap_bounds(sums, sizes, alpha=alpha, resamples=RESAMPLES, seed=duel.seed)
-    found = {}
-    for place, name in enumerate(columns):
-        turns = int(sizes[:, place].sum())
-        if turns:
-            bounds = [float(lower[place]), float(upper[place])]
-            known = all(np.isfinite(bounds))
-            value = float(sums[:, place].sum()) / turns
-            found[name] = Mean(value, bounds if known else None, turns)
-    return found
-
-
-# --------------------------------------------------------------------------------------- failures
-
-
 def failed_items() -> dict[tuple[str, str], list[dict]]:
     """Return what the last run of each stage says it could not do, by stage and kind."""
     found = defaultdict(list)
@@ -309,3 +131,155 @@ def failed_items() -> dict[tuple[str, str], list[dict]]:
                     kind = row.get("kind") or row.get("reason") or ""
                     found[str(row.get("stage") or ""), str(kind)].append(row)
     return dict(sorted(found.items()))
+
+
+# ------------------------------------------------------------------------------------------ scores
+
+
+def mean_score(rows: list[Row], of: str = "score") -> float:
+    """Return the mean score of rows, or of another score of theirs; NaN of none."""
+    return fmean(getattr(row, of) for row in rows) if rows else math.nan
+
+
+def most_disputed(facts: Facts) -> list[Row]:
+    """Return the turns on which the judges are apart, the furthest first."""
+    apart = [row for row in facts.parsed if row.spread]
+    return sorted(apart, key=lambda row: (-row.spread, natural_key(row.stem)))
+
+
+def means(columns: dict[str, list], rows: list[Row], config: Config) -> dict[str, dict]:
+    """Return of each column of values (one a row, or None) its value, interval and turns.
+
+    The interval is over instances; its ends are NaN where there are too few of them for any.
+    """
+    if not rows:
+        return {}
+    values = np.array(list(columns.values()), float).T
+    counts = (~np.isnan(values)).astype(np.int64)
+    instances = np.array([row.instance_id for row in rows])
+    sums, sizes = cluster_sums(np.nan_to_num(values), counts, instances)
+    alpha = max(config.duel.alpha, 1 / RESAMPLES)
+    bounds = bootstrap_bounds(sums, sizes, alpha=alpha, resamples=RESAMPLES, seed=config.duel.seed)
+    found = {}
+    for place, name in enumerate(columns):
+        turns = int(sizes[:, place].sum())
+        if turns:
+            value = float(sums[:, place].sum()) / turns
+            interval = [float(bound[place]) for bound in bounds]
+            found[name] = {"value": value, "interval": interval, "turns": turns}
+    return found
+
+
+def control_split(facts: Facts) -> dict[str, dict]:
+    """Return the margin of the turns that control/ holds too: `whole` = `prompt` + `record`.
+
+    control/ holds the same turns, the challenger written with the rule and the advice, yet without
+    the record: `prompt` is its margin. {} where control/ is not judged. A turn counts where one
+    full panel has judged both against one king.
+    """
+    folder = Path("control", "score")
+    if not (folder / "_duel.json").exists():
+        return {}
+    paths = {path.stem: path for path in turn_files(folder)}
+    rows = []
+    columns: dict[str, list] = {"whole": [], "prompt": [], "record": []}
+    for row in facts.base:
+        try:
+            score = read_score(paths[row.stem])
+        except (KeyError, BadFile):
+            continue  # a torn file is mended by validate.py, run in control/
+        judged = (score["sha"]["chat"], score["sha"][row.opponent])
+        if (
+            score["status"] == Status.PARSED
+            and score["mode"] == row.mode
+            and list(score["by_judge"]) == list(row.by_judge)
+            and judged == row.judged_against
+        ):
+            rows.append(row)
+            columns["whole"].append(2 * row.score - 100)
+            columns["prompt"].append(2 * score["score"] - 100)
+            columns["record"].append(2 * (row.score - score["score"]))
+    return means(columns, rows, facts.config)
+
+
+# ---------------------------------------------------------------------------- models, audit, reader
+
+
+def dataset(plan: dict) -> dict:
+    """Return name, revision and seed of the sample; of a local path only its last part."""
+    name = str(plan.get("dataset") or "not known")
+    local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "*" in name
+    if local or Path(name).exists():
+        name = f"local files {Path(name).name}"
+    return {
+        "name": name,
+        "revision": str(plan.get("revision") or "not known"),
+        "seed": str(plan.get("seed", "not known")),
+    }
+
+
+def bill(metas: Iterable[dict]) -> tuple[int | None, int | None, str]:
+    """Return tokens in, tokens out and cost of what has `usage` and `cost_usd`, of all tries.
+
+    Tokens are None where the provider told none.
+    """
+    tokens: Counter = Counter()
+    costs = []
+    for meta in metas:
+        usage = meta.get("usage_all_tries") or meta.get("usage")
+        for kind in ("prompt_tokens", "completion_tokens"):
+            told = usage.get(kind) if isinstance(usage, dict) else None
+            tokens[kind] += told if isinstance(told, int) else 0
+        costs.append(meta.get("cost_usd"))
+    known = [cost for cost in costs if isinstance(cost, (int, float))]
+    at_least = "at least " if len(known) < len(costs) else ""
+    cost = f"{at_least}{sum(known):,.2f} USD" if known else "not known"
+    return tokens["prompt_tokens"] or None, tokens["completion_tokens"] or None, cost
+
+
+def writers(rows: list[Row], side: str) -> list[str]:
+    """Return the models that were asked to write one side, each with who answered for it."""
+    metas = [row.meta[side] for row in rows if row.meta.get(side)]
+    pairs = [(str(meta.get("model")), str(meta.get("model_answered") or "")) for meta in metas]
+    return model_names(pairs)
+
+
+def model_names(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Return each model that was asked, with who else answered in its name; pairs of the two."""
+    others = defaultdict(set)
+    for asked, answered in pairs:
+        others[asked] |= {answered} - {asked, ""}
+    names = []
+    for asked, answered in others.items():
+        note = f" (answered by: {', '.join(sorted(answered))})" if answered else ""
+        names.append(asked + note)
+    return names
+
+
+def leak_audit(rows: list[Row], side: str) -> dict | None:
+    """Count one side's replies that were audited, those with a hit, and these by kind of leak."""
+    audited = [row.leaks[side] for row in rows if side in row.leaks]
+    if not audited:
+        return None
+    kinds: Counter = Counter()
+    for hits in audited:
+        kinds.update({str(hit.get("kind")) for hit in hits})
+    hit = sum(bool(hits) for hits in audited)
+    return {"audited": len(audited), "hit": hit, "share": hit / len(audited), "kinds": kinds}
+
+
+def readers_test(facts: Facts) -> dict | None:
+    """Return whom the reader's test named, with 90 % intervals; None where it was not run.
+
+    The opponent cannot have leaked: his rate is the test's false alarm.
+    """
+    look = facts.duel.get("second_look") or {}
+    read = look.get("read")
+    if not read:
+        return None
+    found = {"model": look["reader"], "turns": read}
+    for name, side in (("challenger", "challenger"), ("opponent", OPPONENT[facts.mode])):
+        named = look["named"].get(side) or 0
+        interval = clopper_pearson(named, read)
+        found[name] = {"named": named, "share": named / read, "interval": interval}
+    return found

@@ -1,6 +1,9 @@
-"""Markdown: text from outside shown as it is, numbers, tables, and templates.
+"""Markdown: templates, tables, and text from outside that cannot break them.
 
-A template file holds blocks, each under a line `<!-- name -->`; its $names are filled in.
+A template is a Markdown file beside this module. `{name}` in it stands for a figure, `{name.key}`
+for a part of one, `{name:form}` for one in a form that `written` knows. A line with a missing
+figure (None, False or empty) is left out, and so is a heading that has nothing under it. A figure
+that only decides whether its line stands there is `{name:if}`, or `{name:unless}` for the reverse.
 """
 
 from __future__ import annotations
@@ -9,13 +12,15 @@ import math
 import re
 import unicodedata
 from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
-from string import Template
 
 from common.files import clean_text
 
 NOTHING = "–"  # in place of a figure that there is not
+
+
+class Markdown(str):
+    """Text that is Markdown already; any other text is escaped where it is filled in."""
 
 
 # ------------------------------------------------------------------------------------------- text
@@ -24,13 +29,13 @@ NOTHING = "–"  # in place of a figure that there is not
 _CHARACTER_KINDS = {"Cc": " ", "Zl": " ", "Zp": " ", "Cf": ""}
 _MARKS = re.compile(r"([\\`*\[\]|~])")
 _OUTER_UNDERSCORES = re.compile(r"(?<!\w)_+|_+(?!\w)")  # inside a word they mark nothing
-_LIST_NUMBER = re.compile(r"^(\d+)([.)])")
+_LIST_NUMBER = re.compile(r"^(\d+)([.)])(?=\s|$)")
 _LINE_MARK = re.compile(r"^([#+=-])")
 _SCHEME = re.compile(r"(https?|ftp):(?=//)", re.IGNORECASE)
 _WWW = re.compile(r"\bwww\.", re.IGNORECASE)
 
 
-def shown(text: object, limit: int = 200) -> str:
+def shown(text: object, limit: int = 200) -> Markdown:
     """Return text from outside as one line that every Markdown viewer shows as it is.
 
     Nothing in it works as Markdown, HTML, GitHub's math, a link or an @mention.
@@ -50,38 +55,41 @@ def shown(text: object, limit: int = 200) -> str:
     line = line.replace("$", "&#36;")
     line = _SCHEME.sub(r"\1&#58;", line)
     line = _WWW.sub("www&#46;", line)
-    return line.replace("@", "@\u2060")
+    return Markdown(line.replace("@", "@\u2060"))
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """Return a number with thousands' commas; a whole number without decimals."""
+def written(value: object, form: str = "") -> Markdown:
+    """Return a value as a page shows it.
+
+    Numbers take Python's forms (`+.1f`), `%` for a share, or a noun (`turn`) to be counted; of text
+    the form is the most characters. A list of two numbers is an interval, a list of texts is told
+    with commas, and so is a dict, each name before its value.
+    """
+    if isinstance(value, Markdown):
+        return value
+    if isinstance(value, dict):
+        pairs = [f"{written(name)} {written(part, form)}" for name, part in value.items()]
+        return Markdown(", ".join(pairs))
+    if isinstance(value, (list, tuple)):
+        parts = [written(part, form) for part in value]
+        if all(isinstance(part, str) for part in value):
+            return Markdown(", ".join(parts))
+        return Markdown(NOTHING if NOTHING in parts else " to ".join(parts))
+    if isinstance(value, str):
+        return shown(value, int(form) if form.isdecimal() else 200)
     if value is None or not math.isfinite(value):
-        return NOTHING
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+        return Markdown(NOTHING)
+    if form == "%":
+        return Markdown(f"{100 * value:.0f} %")
+    if re.fullmatch("[a-z][a-z -]+", form):
+        return Markdown(f"{value:,} {form}" if value == 1 else f"{value:,} {form}s")
+    return Markdown(format(value, form or ("," if isinstance(value, int) else ",.1f")))
 
 
-def percent(part: float | None, whole: float = 1) -> str:
-    """Return a share as a whole percentage."""
-    if part is None or not whole:
-        return NOTHING
-    return f"{100 * part / whole:.0f} %"
+def table(headers: str, rows: Iterable[Iterable[object]]) -> Markdown | None:
+    """Return a Markdown table; None without rows.
 
-
-def span(bounds: Iterable[float | None] | None, digits: int = 1) -> str:
-    """Return an interval as "low to high"; nothing where it has no end."""
-    ends = [number(bound, digits) for bound in bounds or [None]]
-    return NOTHING if NOTHING in ends else " to ".join(ends)
-
-
-def count(n: int, what: str) -> str:
-    """Return a number with its noun: 1 turn, 2 turns."""
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
-def table(headers: str, rows: Iterable[Iterable[object]]) -> str:
-    """Return a Markdown table. Headers are parted by |; one that ends in # is over numbers.
-
-    Cells are numbers, None, or text that is Markdown already.
+    Headers are parted by |; one that ends in # is over numbers.
     """
     names = []
     rules = []
@@ -89,37 +97,62 @@ def table(headers: str, rows: Iterable[Iterable[object]]) -> str:
         header = header.strip()
         names.append(header.rstrip("# "))
         rules.append("---:" if header.endswith("#") else "---")
-    lines = [names, rules]
-    for row in rows:
-        lines.append([cell if isinstance(cell, str) else number(cell) for cell in row])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    lines = [[written(cell) for cell in row] for row in rows]
+    if not lines:
+        return None
+    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in [names, rules, *lines]))
 
 
 # -------------------------------------------------------------------------------------- templates
 
-
-@cache
-def blocks(file_name: str) -> dict[str, Template]:
-    """Return the named blocks of a template file of this folder."""
-    text = Path(__file__).with_name(file_name).read_text(encoding="utf-8")
-    parts = re.split(r"^<!-- (\w+) -->\n", text, flags=re.MULTILINE)
-    found = {}
-    for name, block in zip(parts[1::2], parts[2::2], strict=True):
-        found[name] = Template(block.strip())
-    return found
+_FIELD = re.compile(r"\{([a-z_]+(?:\.\w+)*)(?::([^{}]+))?\}")
+_HEADING = re.compile("#+ ")
 
 
-def fill(template: Template, /, **values: object) -> str:
-    """Return a template with its $names filled in; paragraphs that stay empty close up."""
-    text = template.substitute(values)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+class _MissingFigure(Exception):
+    pass
 
 
-def say(name: str, /, **values: object) -> str:
-    """Return one of the sentences of sentences.md, as one line."""
-    return " ".join(fill(blocks("sentences.md")[name], **values).split("\n"))
+def fill(file_name: str, /, **figures: object) -> Markdown:
+    """Return a template filled in. Raises KeyError for a name that is not among the figures."""
+
+    def figure(field: re.Match) -> str:
+        name, *keys = field[1].split(".")
+        value = figures[name]
+        for key in keys:
+            if isinstance(value, dict):
+                value = value.get(key)
+            elif value is not None:
+                value = getattr(value, key)
+        form = field[2] or ""
+        missing = value is None or value is False or value in ("", [], {})
+        if missing != (form == "unless"):
+            raise _MissingFigure
+        return "" if form in ("if", "unless") else written(value, form)
+
+    lines = []
+    step = 0
+    for line in Path(__file__).with_name(file_name).read_text(encoding="utf-8").splitlines():
+        try:
+            line = _FIELD.sub(figure, line)
+        except _MissingFigure:
+            continue
+        if line.startswith("1. "):  # the steps of a list, of which some may be left out
+            step += 1
+            line = f"{step}.{line[2:]}"
+        lines.append(line)
+    text = "\n".join(_without_bare_headings(lines))
+    return Markdown(re.sub(r"\n{3,}", "\n\n", text).strip())
 
 
-def report_block(name: str, /, **values: object) -> str:
-    """Return a block of report.md, filled in."""
-    return fill(blocks("report.md")[name], **values)
+def _without_bare_headings(lines: list[str]) -> list[str]:
+    """Leave out each heading that is followed by one of its own level or a higher one, or none."""
+    kept: list[str] = []
+    below = "# "  # the next line that is not blank; what follows the page ends every section
+    for line in reversed(lines):
+        heading = _HEADING.match(line)
+        if heading and _HEADING.match(below) and below.index(" ") <= heading.end() - 1:
+            continue
+        kept.append(line)
+        below = line if line.strip() else below
+    return kept[::-1]
