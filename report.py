@@ -39,9 +39,16 @@ from common.files import (
     turn_files,
 )
 from common.outputs import Outputs
-from common.page.card import CARD, card_flags, dataset_card, export_text
+from common.page.card import CARD, card_flags, dataset_card
 from common.page.check import show_check
-from common.page.figures import NEXT_STEP, Facts, next_command, stale_reason, verdict_word
+from common.page.figures import (
+    NEXT_STEP,
+    Facts,
+    export_text,
+    next_command,
+    stale_reason,
+    verdict_word,
+)
 from common.page.labels import Agreement, compare_labels, read_labels
 from common.page.left_out import huge_pr_page, read_left_out
 from common.page.report_page import report_page

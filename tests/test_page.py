@@ -7,7 +7,7 @@ import math
 import pytest
 
 from common.page import markdown
-from common.page.markdown import Markdown, fill, shown, table, written
+from common.page.markdown import Markdown, fill, shown, written
 
 
 @pytest.mark.parametrize(
@@ -59,23 +59,13 @@ def test_long_text_is_cut():
         ([None, 1.0], "", "–"),
         (["a", "*b*"], "", r"a, \*b\*"),
         ({"<a>": 0.5, "b": None}, "%", "&lt;a&gt; 50 %, b –"),
-        ("a word", "3", "a…"),
+        ("a word", "4", "a w…"),
         ("text for a number", ".1f", "text for a number"),
         (Markdown("*ours*"), "", "*ours*"),
     ],
 )
 def test_each_value_has_one_way_to_be_written(value, form, as_written):
     assert written(value, form) == as_written
-
-
-def test_table():
-    assert table("name | score # |", [("a|", 1.25, ""), ("b", None, "few")]).splitlines() == [
-        "| name | score |  |",
-        "| --- | ---: | --- |",
-        r"| a\| | 1.2 |  |",
-        "| b | – | few |",
-    ]
-    assert table("name", []) is None
 
 
 @pytest.fixture
@@ -101,8 +91,16 @@ def test_a_line_with_a_missing_figure_goes(page):
 
 
 def test_a_figure_may_decide_on_its_line(page):
-    text = "{a:if}a\n{a:unless}no a\n{b:if}b\n{b:unless}no b\n{c:if}c\n1. {b}x\n1. y\n1. z"
+    text = "{if a}a\n{unless a}no a\n{if b}b\n{unless b}no b\n{if c}c\n1. {b}x\n1. y\n1. z"
     assert page(text, a=True, b=[], c=0) == "a\nno b\nc\n1. y\n2. z"
+
+
+def test_a_line_is_written_for_each_of_many(page):
+    line = "{each one of of}- {one.x:.1f} {one.y} of {all}"
+    text = f"{{of:thing}}\n{line}\n{{if none}}| a |\n{{each one of none}}{{one.x}}"
+    things = [{"x": 1, "y": "|"}, {"x": None, "y": "b"}]
+    assert page(text, of=things, all=2, none=[]) == "2 things\n- 1.0 \\| of 2\n- – b of 2"
+    assert page("{none:thing}", none=[]) == "0 things"
 
 
 def test_a_heading_with_nothing_under_it_goes(page):

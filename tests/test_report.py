@@ -345,9 +345,8 @@ def test_a_large_run_says_where_the_rest_is(tmp_path, monkeypatch):
     data = turns_data.turns_data(facts)
     assert len(data["turns"]) == 3
     assert "Here are the first 3 turns; turns.csv lists 1 more." in data["facts"]
-    assert "Here are the first 3; [turns.csv](turns.csv) has 1 more." in report_page.report_page(
-        facts
-    )
+    text = report_page.report_page(facts)
+    assert "Here are the first 3 turns; [turns.csv](turns.csv) has 1 more." in text
 
 
 def read_facts():

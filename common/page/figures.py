@@ -1,8 +1,7 @@
-"""What the pages speak of: all that a run has left, and the figures that are computed from it."""
+"""What the pages speak of: all that a run has left, and the figures that report and card share."""
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
@@ -10,17 +9,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
-import numpy as np
-
 from common.config import Config
-from common.duel.statistics import bootstrap_bounds, cluster_sums
 from common.duel.verdicts import is_full
-from common.exports import Export
-from common.files import BadFile, natural_key, turn_files
+from common.exports import MIN_REPOS_TO_VALIDATE, SPLITS, Export
 from common.page.labels import Agreement, clopper_pearson
 from common.page.left_out import LeftOut
-from common.page.rows import Row
-from common.turns import OPPONENT, SIDES, Status, read_score
+from common.page.markdown import Markdown, fill, written
+from common.page.rows import CHARS_PER_TOKEN, Row
+from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
 
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
@@ -32,7 +28,8 @@ NEXT_STEP = {
     Status.STALE: "python validate.py",
     Status.PARSE_FAIL: "python validate.py --retry-failed",
 }
-RESAMPLES = 2000  # enough for an interval that decides nothing
+MAX_LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens
+SMALL_SPLIT = 30  # rows
 
 
 @dataclass
@@ -83,27 +80,25 @@ def stale_reason(facts: Facts) -> str:
     duel = facts.duel
     if not duel or facts.limit:
         return ""
-    if facts.statuses[Status.STALE]:
-        return f"{facts.statuses[Status.STALE]} of its turns have changed since they were judged"
-    others = sum(row.mode != duel["mode"] for row in facts.parsed)
-    if others:
-        return f"it is of DUEL_MODE={duel['mode']}, {others} of the scores are of the other one"
-    for status in (Status.PARSED, Status.STOPPED):
-        counted = (duel["turns"] or {}).get(str(status)) or 0
-        if counted != facts.statuses[status]:
-            return f"it counts {counted} {status} turns, here are {facts.statuses[status]}"
-    told = duel.get("mean_score")
-    mean = mean_score(facts.base)
-    # A parse-fail's readable verdicts are in its mean, and not in ours.
-    if told is not None and abs(told - mean) > 0.01 and not facts.statuses[Status.PARSE_FAIL]:
-        return f"it gives a mean score of {told:.2f}, here it is {mean:.2f}"
+    turns = duel["turns"] or {}
     then = duel.get("config") or {}
-    judge = facts.config.judge
-    sampling = {model: facts.config.judge_call(model).sampling() for model in judge.models}
-    if then.get("judges", sampling) != sampling:
-        return "the judges in chain.toml, or their sampling, are not those that were asked"
-    if then.get("duel", vars(facts.config.duel)) != vars(facts.config.duel):
-        return "[duel] in chain.toml has changed since"
+    panel = facts.config.judge.models
+    sampling = {model: facts.config.judge_call(model).sampling() for model in panel}
+    for what, told, here in (
+        ("DUEL_MODE", [duel["mode"]], list({duel["mode"], *(row.mode for row in facts.parsed)})),
+        ("number of parsed turns", turns.get("parsed", 0), facts.statuses[Status.PARSED]),
+        ("number of stopped turns", turns.get("stopped", 0), facts.statuses[Status.STOPPED]),
+        ("panel in chain.toml", then.get("judges"), sampling),
+        ("[duel] in chain.toml", then.get("duel"), vars(facts.config.duel)),
+    ):
+        if told is not None and told != here:
+            return f"it is of another {what}"
+    # A parse-fail's readable verdicts are in its mean, and not in ours.
+    mean = duel.get("mean_score")
+    if mean is not None and not facts.statuses[Status.PARSE_FAIL]:
+        here = mean_score(facts.base)
+        if abs(mean - here) > 0.01:
+            return f"it gives a mean score of {mean:.2f}, here it is {here:.2f}"
     return ""
 
 
@@ -117,92 +112,27 @@ def next_command(facts: Facts) -> str:
     return ""
 
 
-def failed_items() -> dict[tuple[str, str], list[dict]]:
-    """Return what the last run of each stage says it could not do, by stage and kind."""
-    found = defaultdict(list)
-    for folder in ("prompt", "answer_*", "score"):
-        for path in sorted(Path().glob(f"{folder}/_failed*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict):
-                    kind = row.get("kind") or row.get("reason") or ""
-                    found[str(row.get("stage") or ""), str(kind)].append(row)
-    return dict(sorted(found.items()))
-
-
-# ------------------------------------------------------------------------------------------ scores
-
-
 def mean_score(rows: list[Row], of: str = "score") -> float:
     """Return the mean score of rows, or of another score of theirs; NaN of none."""
     return fmean(getattr(row, of) for row in rows) if rows else math.nan
 
 
-def most_disputed(facts: Facts) -> list[Row]:
-    """Return the turns on which the judges are apart, the furthest first."""
-    apart = [row for row in facts.parsed if row.spread]
-    return sorted(apart, key=lambda row: (-row.spread, natural_key(row.stem)))
+# ----------------------------------------------------------------------- what report and card share
 
 
-def means(columns: dict[str, list], rows: list[Row], config: Config) -> dict[str, dict]:
-    """Return of each column of values (one a row, or None) its value, interval and turns.
-
-    The interval is over instances; its ends are NaN where there are too few of them for any.
-    """
-    if not rows:
-        return {}
-    values = np.array(list(columns.values()), float).T
-    counts = (~np.isnan(values)).astype(np.int64)
-    instances = np.array([row.instance_id for row in rows])
-    sums, sizes = cluster_sums(np.nan_to_num(values), counts, instances)
-    alpha = max(config.duel.alpha, 1 / RESAMPLES)
-    bounds = bootstrap_bounds(sums, sizes, alpha=alpha, resamples=RESAMPLES, seed=config.duel.seed)
-    found = {}
-    for place, name in enumerate(columns):
-        turns = int(sizes[:, place].sum())
-        if turns:
-            value = float(sums[:, place].sum()) / turns
-            interval = [float(bound[place]) for bound in bounds]
-            found[name] = {"value": value, "interval": interval, "turns": turns}
-    return found
-
-
-def control_split(facts: Facts) -> dict[str, dict]:
-    """Return the margin of the turns that control/ holds too: `whole` = `prompt` + `record`.
-
-    control/ holds the same turns, the challenger written with the rule and the advice, yet without
-    the record: `prompt` is its margin. {} where control/ is not judged. A turn counts where one
-    full panel has judged both against one king.
-    """
-    folder = Path("control", "score")
-    if not (folder / "_duel.json").exists():
-        return {}
-    paths = {path.stem: path for path in turn_files(folder)}
-    rows = []
-    columns: dict[str, list] = {"whole": [], "prompt": [], "record": []}
-    for row in facts.base:
-        try:
-            score = read_score(paths[row.stem])
-        except (KeyError, BadFile):
-            continue  # a torn file is mended by validate.py, run in control/
-        judged = (score["sha"]["chat"], score["sha"][row.opponent])
-        if (
-            score["status"] == Status.PARSED
-            and score["mode"] == row.mode
-            and list(score["by_judge"]) == list(row.by_judge)
-            and judged == row.judged_against
-        ):
-            rows.append(row)
-            columns["whole"].append(2 * row.score - 100)
-            columns["prompt"].append(2 * score["score"] - 100)
-            columns["record"].append(2 * (row.score - score["score"]))
-    return means(columns, rows, facts.config)
-
-
-# ---------------------------------------------------------------------------- models, audit, reader
+def shared_figures(facts: Facts) -> dict:
+    """Return the figures that both templates name."""
+    return {
+        "facts": facts,
+        "verdict": verdict_word(facts.duel),
+        "interval": facts.duel.get("interval") or [None],
+        "final_min": FINAL_MIN,
+        "defeat_min": DEFEAT_MIN,
+        "dataset": dataset(facts.plan),
+        "challenger_audit": leak_audit(facts.rows, "challenger"),
+        "king_audit": leak_audit(facts.rows, "king"),
+        "reader": readers_test(facts),
+    }
 
 
 def dataset(plan: dict) -> dict:
@@ -211,37 +141,8 @@ def dataset(plan: dict) -> dict:
     local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "*" in name
     if local or Path(name).exists():
         name = f"local files {Path(name).name}"
-    return {
-        "name": name,
-        "revision": str(plan.get("revision") or "not known"),
-        "seed": str(plan.get("seed", "not known")),
-    }
-
-
-def bill(metas: Iterable[dict]) -> tuple[int | None, int | None, str]:
-    """Return tokens in, tokens out and cost of what has `usage` and `cost_usd`, of all tries.
-
-    Tokens are None where the provider told none.
-    """
-    tokens: Counter = Counter()
-    costs = []
-    for meta in metas:
-        usage = meta.get("usage_all_tries") or meta.get("usage")
-        for kind in ("prompt_tokens", "completion_tokens"):
-            told = usage.get(kind) if isinstance(usage, dict) else None
-            tokens[kind] += told if isinstance(told, int) else 0
-        costs.append(meta.get("cost_usd"))
-    known = [cost for cost in costs if isinstance(cost, (int, float))]
-    at_least = "at least " if len(known) < len(costs) else ""
-    cost = f"{at_least}{sum(known):,.2f} USD" if known else "not known"
-    return tokens["prompt_tokens"] or None, tokens["completion_tokens"] or None, cost
-
-
-def writers(rows: list[Row], side: str) -> list[str]:
-    """Return the models that were asked to write one side, each with who answered for it."""
-    metas = [row.meta[side] for row in rows if row.meta.get(side)]
-    pairs = [(str(meta.get("model")), str(meta.get("model_answered") or "")) for meta in metas]
-    return model_names(pairs)
+    revision = str(plan.get("revision") or "not known")
+    return {"name": name, "revision": revision, "seed": str(plan.get("seed", "not known"))}
 
 
 def model_names(pairs: Iterable[tuple[str, str]]) -> list[str]:
@@ -254,6 +155,14 @@ def model_names(pairs: Iterable[tuple[str, str]]) -> list[str]:
         note = f" (answered by: {', '.join(sorted(answered))})" if answered else ""
         names.append(asked + note)
     return names
+
+
+def writers(rows: list[Row], side: str) -> list[str]:
+    """Return the models that were asked to write one side, each with who answered for it."""
+    metas = [row.meta[side] for row in rows if row.meta.get(side)]
+    return model_names(
+        (str(meta.get("model")), str(meta.get("model_answered") or "")) for meta in metas
+    )
 
 
 def leak_audit(rows: list[Row], side: str) -> dict | None:
@@ -283,3 +192,34 @@ def readers_test(facts: Facts) -> dict | None:
         interval = clopper_pearson(named, read)
         found[name] = {"named": named, "share": named / read, "interval": interval}
     return found
+
+
+def export_text(export: Export) -> Markdown:
+    """Return in a few sentences what export/ holds, for report, card and tally."""
+    rows = export.all_rows
+    lengths = sorted(row.prompt_tokens for row in rows) or [0]
+    last = len(lengths) - 1
+    splits = []
+    small = {}
+    for split in SPLITS:
+        repos = {row.repo for row in export.rows[split]}
+        size = len(export.rows[split])
+        splits.append(f"{split} {written(size, 'row')} of {written(len(repos), 'repo')}")
+        small[split] = 0 < size < SMALL_SPLIT or len(repos) == 1
+    return fill(
+        "export.md",
+        export=export,
+        rows=len(rows),
+        splits=splits,
+        held_back=export.held_back or None,
+        too_long=export.too_long if export.max_tokens else None,
+        empty=[split for split in SPLITS if rows and not export.rows[split]],
+        least_repos=MIN_REPOS_TO_VALIDATE,
+        small=small,
+        median=lengths[round(0.5 * last)],
+        ninetieth=lengths[round(0.9 * last)],
+        most=lengths[-1],
+        guessed=sum(row.tokens_from == "guess" for row in rows) or None,
+        chars_per_token=CHARS_PER_TOKEN,
+        lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},
+    )

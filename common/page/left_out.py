@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from common.cli import Tally
 from common.config import Config
 from common.files import BadFile, UserError, is_safe_name, turn_files
-from common.page.markdown import fill, table
+from common.page.markdown import fill
 from common.turns import SAMPLING_LISTS, exclusion_reason, read_prompts, read_record, record_chars
 
 
@@ -19,7 +19,7 @@ class LeftOut:
     instances: dict[str, str] = field(default_factory=dict)  # by stem, of every prompt
     repos: dict[str, str] = field(default_factory=dict)  # by instance
     licences: dict[str, str] = field(default_factory=dict)  # by instance, where its record has one
-    # Instances without a turn: instance_id, repo, why; record_chars and patch_chars where known.
+    # Instances without a turn: instance_id, repo, why, prompts; record_chars, patch_chars if known.
     rows: list[dict] = field(default_factory=list)
     sampling: list[dict] = field(default_factory=list)  # the plan's: instance_id, repo, reason
 
@@ -44,8 +44,9 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
             instance = str(prompt["instance_id"] or "")
             left_out.instances[f"{path.stem}_{order}"] = instance
             left_out.repos.setdefault(instance, str(prompt.get("repo") or ""))
+    prompts_of = Counter(left_out.instances.values())
     for instance, repo in left_out.repos.items():
-        row = {"instance_id": instance, "repo": repo}
+        row = {"instance_id": instance, "repo": repo, "prompts": prompts_of[instance]}
         try:
             if not is_safe_name(instance):
                 raise UserError("a name that cannot be a file name")
@@ -70,23 +71,7 @@ def dicts(value: object) -> list[dict]:
 
 def huge_pr_page(left_out: LeftOut, max_record_chars: int) -> str:
     """Return hugePR.md; sizes are in characters."""
-    prompts = Counter(left_out.instances.values())
-    instances = []
-    for row in left_out.rows:
-        sizes = [row.get("record_chars"), row.get("patch_chars")]
-        names = [row["instance_id"], row["repo"], row["why"]]
-        instances.append([*names, *sizes, prompts[row["instance_id"]]])
-    sampling = []
-    for row in left_out.sampling:
-        sampling.append([str(row.get(key) or "") for key in ("instance_id", "repo", "reason")])
     text = fill(
-        "hugePR.md",
-        prompts=len(left_out.instances),
-        left_out=len(left_out.stems()),
-        max_record_chars=max_record_chars,
-        instances=table(
-            "instance | repo | why | record chars # | of them patch # | prompts #", instances
-        ),
-        sampling=table("instance | repo | why", sampling),
+        "hugePR.md", left_out=left_out, out=len(left_out.stems()), max_record_chars=max_record_chars
     )
     return f"{text}\n"

@@ -1,9 +1,10 @@
-"""Markdown: templates, tables, and text from outside that cannot break them.
+"""Markdown: templates, and text from outside that cannot break them.
 
-A template is a Markdown file beside this module. `{name}` in it stands for a figure, `{name.key}`
+A template is a Markdown file beside this module. In it stand `{name}` for a figure, `{name.key}`
 for a part of one, `{name:form}` for one in a form that `written` knows. A line with a missing
-figure (None, False or empty) is left out, and so is a heading that has nothing under it. A figure
-that only decides whether its line stands there is `{name:if}`, or `{name:unless}` for the reverse.
+figure (None, False or empty) is left out, and so is a heading with nothing under it. A line may
+start with `{if name}`, `{unless name}`, or `{each turn of turns}`: then it is written for each of
+them, and shows what is missing as a sign.
 """
 
 from __future__ import annotations
@@ -11,7 +12,6 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
 from pathlib import Path
 
 from common.files import clean_text
@@ -81,61 +81,36 @@ def written(value: object, form: str = "") -> Markdown:
         return Markdown(NOTHING)
     if form == "%":
         return Markdown(f"{100 * value:.0f} %")
-    if re.fullmatch("[a-z][a-z -]+", form):
+    if _NOUN.fullmatch(form):
         return Markdown(f"{value:,} {form}" if value == 1 else f"{value:,} {form}s")
     return Markdown(format(value, form or ("," if isinstance(value, int) else ",.1f")))
 
 
-def table(headers: str, rows: Iterable[Iterable[object]]) -> Markdown | None:
-    """Return a Markdown table; None without rows.
-
-    Headers are parted by |; one that ends in # is over numbers.
-    """
-    names = []
-    rules = []
-    for header in headers.split("|"):
-        header = header.strip()
-        names.append(header.rstrip("# "))
-        rules.append("---:" if header.endswith("#") else "---")
-    lines = [[written(cell) for cell in row] for row in rows]
-    if not lines:
-        return None
-    return Markdown("\n".join(f"| {' | '.join(line)} |" for line in [names, rules, *lines]))
-
-
 # -------------------------------------------------------------------------------------- templates
 
+_START = re.compile(r"\{(if|unless|each (\w+) of) ([\w.]+)\}")
 _FIELD = re.compile(r"\{([a-z_]+(?:\.\w+)*)(?::([^{}]+))?\}")
+_NOUN = re.compile("[a-z][a-z -]+")  # a list in this form is counted, and 0 is not missing
 _HEADING = re.compile("#+ ")
-
-
-class _MissingFigure(Exception):
-    pass
 
 
 def fill(file_name: str, /, **figures: object) -> Markdown:
     """Return a template filled in. Raises KeyError for a name that is not among the figures."""
-
-    def figure(field: re.Match) -> str:
-        name, *keys = field[1].split(".")
-        value = figures[name]
-        for key in keys:
-            if isinstance(value, dict):
-                value = value.get(key)
-            elif value is not None:
-                value = getattr(value, key)
-        form = field[2] or ""
-        missing = value is None or value is False or value in ("", [], {})
-        if missing != (form == "unless"):
-            raise _MissingFigure
-        return "" if form in ("if", "unless") else written(value, form)
-
-    lines = []
+    lines: list[str] = []
     step = 0
     for line in Path(__file__).with_name(file_name).read_text(encoding="utf-8").splitlines():
-        try:
-            line = _FIELD.sub(figure, line)
-        except _MissingFigure:
+        start = _START.match(line)
+        if start:
+            line = line[start.end() :]
+            value = _look_up(start[3], figures)
+            if start[2]:
+                for item in value or ():
+                    lines.append(_fill_line(line, {**figures, start[2]: item})[0])
+                continue
+            if _is_missing(value) == (start[1] == "if"):
+                continue
+        line, is_whole = _fill_line(line, figures)
+        if not is_whole:
             continue
         if line.startswith("1. "):  # the steps of a list, of which some may be left out
             step += 1
@@ -143,6 +118,37 @@ def fill(file_name: str, /, **figures: object) -> Markdown:
         lines.append(line)
     text = "\n".join(_without_bare_headings(lines))
     return Markdown(re.sub(r"\n{3,}", "\n\n", text).strip())
+
+
+def _fill_line(line: str, figures: dict) -> tuple[str, bool]:
+    """Return the line filled in, and whether no figure of it is missing."""
+    is_whole = True
+
+    def fill_field(field: re.Match) -> str:
+        nonlocal is_whole
+        form = field[2] or ""
+        value = _look_up(field[1], figures)
+        if isinstance(value, (dict, list)) and _NOUN.fullmatch(form):
+            value = len(value)
+        is_whole = is_whole and not _is_missing(value)
+        return written(value, form)
+
+    return _FIELD.sub(fill_field, line), is_whole
+
+
+def _look_up(path: str, figures: dict) -> object:
+    name, *keys = path.split(".")
+    value = figures[name]
+    for key in keys:
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif value is not None:
+            value = getattr(value, key)
+    return value
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is False or value in ("", [], {})
 
 
 def _without_bare_headings(lines: list[str]) -> list[str]:

@@ -1,24 +1,40 @@
-"""report/report.md: its text is the template report.md, its figures and tables are made here."""
+"""report/report.md: its text is the template report.md, its figures are made here."""
 
 from __future__ import annotations
 
+import json
 import math
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable
+from pathlib import Path
 
-from common.files import natural_key
-from common.page import figures
-from common.page.card import export_text, stated_licence
-from common.page.figures import NEXT_STEP, Facts, mean_score, verdict_word
-from common.page.markdown import NOTHING, Markdown, fill, shown, table, written
+import numpy as np
+
+from common.config import Config
+from common.duel.statistics import bootstrap_bounds, cluster_sums
+from common.files import BadFile, natural_key, turn_files
+from common.page.card import stated_licence
+from common.page.figures import (
+    NEXT_STEP,
+    Facts,
+    export_text,
+    mean_score,
+    model_names,
+    next_command,
+    shared_figures,
+    stale_reason,
+    verdict_word,
+    writers,
+)
+from common.page.markdown import NOTHING, Markdown, fill, written
 from common.page.rows import Row
 from common.page.turns_data import MOST_TURNS
-from common.replies.protocol import bash_blocks
-from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, METRICS, Status
+from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, METRICS, Status, read_score
 
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
 TURNS_TO_READ = 3
 TURNS_SHOWN = 5  # of the best, the worst, the most disputed
+RESAMPLES = 2000  # enough for an interval that decides nothing
 
 # When a point is raised. Chosen to speak up early: a point asks for a look, no more.
 FEW_INSTANCES = 20  # below, intervals over resampled instances are rough
@@ -33,15 +49,16 @@ MANY_IDENTICAL = 0.1  # of the parsed turns
 
 def report_page(facts: Facts) -> str:
     """Return report.md, for a reader in a hurry."""
-    export = export_text(facts.export) if facts.export else ""
     text = fill(
         "report.md",
-        facts=facts,
-        export=Markdown(export.replace("\n", "\n  ")),
+        **shared_figures(facts),
         **first_screen(facts),
+        **points(facts),
         **numbers(facts),
         **second_look_and_labels(facts),
-        **judges_and_groups(facts),
+        control=control_split(facts),
+        judges=judges(facts),
+        groups=groups(facts),
         **unfinished(facts),
         **turns(facts),
     )
@@ -55,8 +72,9 @@ def first_screen(facts: Facts) -> dict:
     """Return what the verdict, the next steps and the results are told with."""
     duel = facts.duel
     verdict = verdict_word(duel)
-    command = figures.next_command(facts)
+    command = next_command(facts)
     look = duel.get("second_look") or {}
+    export = export_text(facts.export) if facts.export else ""
     has_rows = facts.export is not None and bool(facts.export.all_rows)
     labels = facts.labels.labels if facts.labels else 0
     buckets = []
@@ -64,28 +82,23 @@ def first_screen(facts: Facts) -> dict:
         share = written(facts.buckets[name] / len(facts.scored), "%")
         buckets.append(Markdown(f"[{name}/](../{name}) {facts.buckets[name]:,} ({share})"))
     return {
-        "rows": len(facts.rows),
-        "verdict": verdict,
         "word": verdict.capitalize(),
         "why": str(duel.get("why")).removeprefix(f"{verdict}: "),
         "turns_counted": duel.get("turns_counted") if facts.stops_early else None,
-        "stale": figures.stale_reason(facts),
+        "stale": stale_reason(facts),
         "command": Markdown(command),
-        "to_read": [row.link for row in figures.most_disputed(facts)[:TURNS_TO_READ]],
         "label": bool(facts.scored) and labels < ENOUGH_LABELS,
         "confirm": facts.buckets["final"] > 0 and not (look.get("turns") or look.get("read")),
         "state_licence": has_rows and stated_licence()["license"] == "unknown",
         "train_length": facts.export.fitting_length if has_rows and not command else None,
-        "points": points(facts),
         "buckets": buckets,
-        "final_min": FINAL_MIN,
-        "defeat_min": DEFEAT_MIN,
+        "export": Markdown(export.replace("\n", "\n  ")),
         "histogram": histogram(facts.scored),
     }
 
 
-def points(facts: Facts) -> Markdown:
-    """Return whether to trust the run and what to change: only what its figures give reason for."""
+def points(facts: Facts) -> dict:
+    """Return whether to trust the run and what to change: of each point what it is raised by."""
     duel = facts.duel
     judges = duel.get("judges") or {}
 
@@ -112,247 +125,241 @@ def points(facts: Facts) -> Markdown:
     slope = abs(figure("equal_length", "per_doubling"))
     instances = len({row.instance_id for row in facts.parsed})
     leaking = [row for row in facts.parsed if row.bucket == "final" and row.leaks.get("challenger")]
-    return fill(
-        "points.md",
-        duel=duel,
-        unreadable=judges_with("parse_rate", lambda rate: rate < LOW_PARSE_RATE),
-        unsteady=judges_with("position_consistency", lambda rate: rate < LOW_CONSISTENCY),
-        biased=judges_with("pull", lambda bias: abs(bias) > STRONG_POSITION_BIAS),
-        deciding=deciding,
-        generator=facts.generator,
-        leaning=None if low <= 0 <= high else leaning,
-        low_agreement=figure("agreement", "value") < LOW_AGREEMENT,
-        least_agreement=LOW_AGREEMENT,
-        fails_by_repo=bool(duel.get("accepted")) and figure("lcb_by_repo") <= 0,
-        bound_by_repo=50 + figure("lcb_by_repo"),
-        length_tells=slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
-        few_parsed=figure("parsed_frac") < LOW_PARSE_RATE,
-        few_instances=0 < instances < FEW_INSTANCES,
-        instances=instances,
-        enough_instances=FEW_INSTANCES,
-        many_identical=figure("turns", "identical") > MANY_IDENTICAL * len(facts.parsed),
-        flagged=some([row for row in facts.rows if row.flags]),
-        leaking=some(leaking),
-        held_back=some([row for row in facts.rows if row.held_back]),
-        apart=len(facts.labels.differences) or None if facts.labels else None,
-    )
+    raised = {
+        "unreadable": judges_with("parse_rate", lambda rate: rate < LOW_PARSE_RATE),
+        "unsteady": judges_with("position_consistency", lambda rate: rate < LOW_CONSISTENCY),
+        "biased": judges_with("pull", lambda bias: abs(bias) > STRONG_POSITION_BIAS),
+        "deciding": deciding,
+        "leaning": None if low <= 0 <= high else leaning,
+        "low_agreement": figure("agreement", "value") < LOW_AGREEMENT,
+        "fails_by_repo": bool(duel.get("accepted")) and figure("lcb_by_repo") <= 0,
+        "length_tells": slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
+        "few_parsed": figure("parsed_frac") < LOW_PARSE_RATE,
+        "few_instances": instances if 0 < instances < FEW_INSTANCES else None,
+        "identical": figure("turns", "identical") > MANY_IDENTICAL * len(facts.parsed),
+        "flagged": some([row for row in facts.rows if row.flags]),
+        "leaking": some(leaking),
+        "held_back": some([row for row in facts.rows if row.held_back]),
+        "far_apart": facts.labels.differences if facts.labels else [],
+    }
+    edges = {"least_agreement": LOW_AGREEMENT, "enough_instances": FEW_INSTANCES}
+    return {**raised, **edges, "nothing_stands_out": not any(raised.values())}
 
 
 def histogram(rows: list[Row]) -> Markdown | None:
     """Return the number of turns by range of the score that decides, a line at each threshold."""
     if not rows:
         return None
-    edges = [100, 90, FINAL_MIN, 70, DEFEAT_MIN, 60, 50, 40, 30, 20, 10, 0]
-    ranges = list(zip(edges[1:], edges))
     scores = [round(row.deciding_score, 9) for row in rows]  # 57.99999999999999 is 58
-    counts = {}
-    for low, high in ranges:
-        counts[low] = sum(low <= score < high or score == high == 100 for score in scores)
+    edges = [0, 10, 20, 30, 40, 50, 60, DEFEAT_MIN, 70, FINAL_MIN, 90, 100]
+    counts, _ = np.histogram(scores, edges)  # the last range holds its upper end
     marks = {FINAL_MIN: "final above", DEFEAT_MIN: "refined above, defeat below"}
-    lines = ["```text", "score        turns"]
-    for low, high in ranges:
-        bar = "█" * round(30 * counts[low] / max(counts.values())) or ("▏" if counts[low] else "")
-        lines.append(f"{low:>3} to {high:<3}  {counts[low]:>6}  {bar}".rstrip())
+    lines = []
+    for n, low, high in zip(counts, edges, edges[1:]):
         if low in marks:
             lines.append(f"----- {low} --- {marks[low]} ".ljust(50, "-"))
-    return Markdown("\n".join([*lines, "```"]))
+        bar = "█" * round(30 * n / max(counts)) or ("▏" if n else "")
+        lines.append(f"{low:>3} to {high:<3}  {n:>6}  {bar}".rstrip())
+    return Markdown("\n".join(["```text", "score        turns", *reversed(lines), "```"]))
 
 
-# ------------------------------------------------------------------------------ scores and spending
+# ------------------------------------------------------------------------------------- the numbers
 
 
 def numbers(facts: Facts) -> dict:
-    """Return the figures of the whole run."""
+    """Return the figures of the whole run, and what it took."""
     duel = facts.duel
-    alpha = duel.get("alpha")
     bound = duel.get("lcb_by_repo")
     saves = (duel.get("stop_early") or {}).get("saves")
     full_share = facts.config.judge.full_share
-    others = [status for status in Status if status != Status.PARSED and facts.statuses[status]]
+    others = Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED)
     return {
         "answered": sum(row.path is not None for row in facts.rows),
         "parsed": len(facts.parsed),
-        "not_parsed": {str(status): facts.statuses[status] for status in others},
-        "instances": len({row.instance_id for row in facts.parsed}),
-        "repos": len({row.repo for row in facts.parsed}),
-        "level": 100 - 200 * alpha if alpha else None,
-        "interval": duel.get("interval") or [None],
+        "others": others,
+        "level": 100 - 200 * duel["alpha"] if duel.get("alpha") else None,
         "bound_by_repo": None if bound is None else 50 + bound,
         "saves": None if saves is None else saves * (1 - full_share),
         "full_share": full_share,
-        "dataset": figures.dataset(facts.plan),
         "spent": spent(facts),
     }
 
 
-def spent(facts: Facts) -> Markdown | None:
+def spent(facts: Facts) -> list[dict]:
     """Return replies, tokens and cost of each writer and judge, and of all together."""
-    rows = []
-    all_metas = []
+    bills = []
     for side in ("king", "challenger"):
         metas = [row.meta[side] for row in facts.rows if row.meta.get(side)]
         if side == "challenger":
             metas += [old for row in facts.rows for old in row.meta.get("retired") or []]
-        all_metas += metas
-        names = ", ".join(figures.writers(facts.rows, side))
-        rows.append((f"{side} by {names or NOTHING}", len(metas), *figures.bill(metas)))
-    pairs = [pair for row in facts.rows for pair in row.answered.items()]
-    bills = {}
-    for judge, judged in (facts.duel.get("judges") or {}).items():
-        (name,) = figures.model_names([(judge, ""), *(pair for pair in pairs if pair[0] == judge)])
-        bills[f"judge {name}"] = judged
-    bills |= facts.duel.get("looks") or {}
-    bills.pop("first look", None)  # that is the judges
-    for name, judged in bills.items():
-        rows.append((name, judged.get("calls") or 0, *figures.bill([judged])))
-    all_metas += bills.values()
-    rows.append(("together", sum(row[1] for row in rows), *figures.bill(all_metas)))
-    return table("model | replies # | tokens in # | tokens out # | cost #", rows)
+        names = ", ".join(writers(facts.rows, side)) or NOTHING
+        bills.append((f"{side} by {names}", len(metas), metas))
+    for judge, asked in (facts.duel.get("judges") or {}).items():
+        others = [(judge, row.answered.get(judge, "")) for row in facts.rows]
+        (name,) = model_names([(judge, ""), *others])
+        bills.append((f"judge {name}", asked.get("calls") or 0, [asked]))
+    for look, asked in (facts.duel.get("looks") or {}).items():
+        if look != "first look":  # that is the judges, above
+            bills.append((look, asked.get("calls") or 0, [asked]))
+    everything = [meta for _, _, metas in bills for meta in metas]
+    bills.append(("together", sum(replies for _, replies, _ in bills), everything))
+    return [{"model": name, "replies": replies, **bill(metas)} for name, replies, metas in bills]
+
+
+def bill(metas: list[dict]) -> dict:
+    """Return tokens in, tokens out and cost of what has `usage` and `cost_usd`, of all tries."""
+    tokens: Counter = Counter()
+    for meta in metas:
+        usage = meta.get("usage_all_tries") or meta.get("usage")
+        for kind in ("prompt_tokens", "completion_tokens"):
+            told = usage.get(kind) if isinstance(usage, dict) else None
+            tokens[kind] += told if isinstance(told, int) else 0
+    costs = [meta.get("cost_usd") for meta in metas]
+    known = [cost for cost in costs if isinstance(cost, (int, float))]
+    at_least = "at least " if len(known) < len(costs) else ""
+    return {
+        "tokens_in": tokens["prompt_tokens"] or None,  # the provider told none
+        "tokens_out": tokens["completion_tokens"] or None,
+        "cost": f"{at_least}{sum(known):,.2f} USD" if known else "not known",
+    }
 
 
 def second_look_and_labels(facts: Facts) -> dict:
-    """Return what the second look, the control and a person's labels say of the first look."""
+    """Return what the second look and a person's labels say of the first look."""
     before = [row for row in facts.scored if row.score >= FINAL_MIN]
-    after = [row for row in facts.scored if row.passes]
+    after = [row for row in facts.scored if row.bucket == "final" or row.held_back]
     cost = (facts.duel.get("looks") or {}).get("second look")
     labels = facts.labels
-    links = {row.stem: row.link for row in facts.rows}
+    rows = {row.stem: row for row in facts.rows}
     apart = []
     for stem, preferred, score in labels.differences if labels else ():
-        apart.append(f"- {links[stem]}: you {preferred}, the panel {written(score)}")
+        apart.append({"row": rows[stem], "preferred": preferred, "score": score})
     return {
         "look": facts.duel.get("second_look"),
         "before": {"turns": len(before), "mean": mean_score(before)},
         "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},
-        "look_cost": figures.bill([cost] if cost else [])[2],
-        "reader": figures.readers_test(facts),
-        "control": figures.control_split(facts),
+        "look_bill": bill([cost] if cost else []),
         "correlations": {"the panel": labels.panel, **labels.judges} if labels else None,
         "not_worse": labels.not_worse / labels.final if labels and labels.final else math.nan,
-        "apart": Markdown("\n".join(apart)),
+        "apart": apart,
     }
 
 
-# --------------------------------------------------------------------------------- judges, metrics
+def judges(facts: Facts) -> list[dict]:
+    """Return what the duel says of each judge, and of the panel without it."""
+    found = []
+    for name, judge in (facts.duel.get("judges") or {}).items():
+        without = (facts.duel.get("leave_one_out") or {}).get(name) or {}
+        writer = " (the writer)" if name == facts.generator else ""
+        word = verdict_word(without) if without else None
+        found.append({**judge, "name": name + writer, "without": without, "word_without": word})
+    return found
 
 
-def judges_and_groups(facts: Facts) -> dict:
-    """Return the judges beside each other, the scores by metric and style, and the leak audit."""
-    duel = facts.duel
-    judges = []
-    for judge, of in (duel.get("judges") or {}).items():
-        without = (duel.get("leave_one_out") or {}).get(judge) or {}
-        contrast = of.get("contrast") or {}
-        above = f"{written(contrast.get('mean'), '+.1f')} ({written(contrast.get('interval'))})"
-        rest = f"{written(without.get('mean_score'))}, {verdict_word(without)}"
-        judges.append(
-            (
-                judge + (" (the writer)" if judge == facts.generator else ""),
-                of.get("score"),
-                Markdown(above if contrast else NOTHING),
-                written(of.get("parse_rate"), "%"),
-                written(of.get("position_consistency"), "%"),
-                written(of.get("pull"), "+.2f"),
-                written(of.get("agreement"), ".2f"),
-                rest if without else NOTHING,
-            )
-        )
+def groups(facts: Facts) -> list[dict]:
+    """Return the mean scores by metric and by action style."""
     columns = {name: [row.metrics.get(name) for row in facts.base] for name in METRICS}
     for style in sorted({row.style for row in facts.base}):
         scores = [row.score if row.style == style else None for row in facts.base]
         columns[f"style {style}"] = scores
-    groups = []
-    for name, of in figures.means(columns, facts.base, facts.config).items():
-        bar = "█" * round(of["value"] / 5)
-        groups.append((name, of["turns"], of["value"], written(of["interval"]), bar))
-    refused: Counter = Counter()
-    for row in facts.rows:
-        counts = row.meta.get("challenger", {}).get("rejected")
-        if isinstance(counts, dict):
-            refused.update({kind: n for kind, n in counts.items() if isinstance(n, int) and n})
-    refused.pop("protocol", None)  # no leak
-    return {
-        "judges": table(
-            "judge | score # | above the others # | parsed # | same in both orders # | "
-            "position bias # | agreement # | panel without it",
-            judges,
-        ),
-        "interval_alpha": (duel.get("agreement") or {}).get("interval_alpha", math.nan),
-        "groups": table("what | turns # | mean score # | interval # | of 100", groups),
-        "challenger_audit": figures.leak_audit(facts.rows, "challenger"),
-        "king_audit": figures.leak_audit(facts.rows, "king"),
-        "refused": refused,
-    }
+    found = means(columns, facts.base, facts.config)
+    return [{"name": name, **of} for name, of in found.items()]
+
+
+def means(columns: dict[str, list], rows: list[Row], config: Config) -> dict[str, dict]:
+    """Return of each column of values (one a row, or None) its mean, interval and turns.
+
+    The interval is over instances; its ends are NaN where there are too few of them for any.
+    """
+    if not rows:
+        return {}
+    values = np.array(list(columns.values()), float).T
+    counts = (~np.isnan(values)).astype(np.int64)
+    instances = np.array([row.instance_id for row in rows])
+    sums, sizes = cluster_sums(np.nan_to_num(values), counts, instances)
+    alpha = max(config.duel.alpha, 1 / RESAMPLES)
+    bounds = bootstrap_bounds(sums, sizes, alpha=alpha, resamples=RESAMPLES, seed=config.duel.seed)
+    found = {}
+    for place, name in enumerate(columns):
+        turns = int(sizes[:, place].sum())
+        mean = float(sums[:, place].sum()) / turns if turns else math.nan
+        interval = [float(bound[place]) for bound in bounds]
+        found[name] = {"mean": mean, "interval": interval, "turns": turns}
+    return found
+
+
+def control_split(facts: Facts) -> dict[str, dict]:
+    """Return the margin of the turns that control/ holds too: `whole` = `prompt` + `record`.
+
+    control/ holds the same turns, the challenger written with the rule and the advice, yet without
+    the record: `prompt` is its margin. {} where control/ is not judged. A turn counts where one
+    full panel has judged both against one king.
+    """
+    folder = Path("control", "score")
+    if not (folder / "_duel.json").exists():
+        return {}
+    paths = {path.stem: path for path in turn_files(folder)}
+    rows = []
+    columns: dict[str, list] = {"whole": [], "prompt": [], "record": []}
+    for row in facts.base:
+        try:
+            score = read_score(paths[row.stem])
+        except (KeyError, BadFile):
+            continue  # a torn file is mended by validate.py, run in control/
+        texts = (score["sha"]["chat"], score["sha"][row.opponent])
+        judged = (score["status"], score["mode"], list(score["by_judge"]), texts)
+        if judged == (Status.PARSED, row.mode, list(row.by_judge), row.judged_against):
+            rows.append(row)
+            columns["whole"].append(2 * row.score - 100)
+            columns["prompt"].append(2 * score["score"] - 100)
+            columns["record"].append(2 * (row.score - score["score"]))
+    return means(columns, rows, facts.config)
 
 
 # ---------------------------------------------------------------------- what is left, and the turns
 
 
 def unfinished(facts: Facts) -> dict:
-    """Return what is not done and what to run next."""
-    rows = []
+    """Return what is not done, and what to run next."""
     out = facts.left_out.stems()
     settled = out | {row.stem for row in facts.rows if row.path}
     waiting = [stem for stem in facts.left_out.instances if stem not in settled]
+    left = []
     if waiting and not facts.limit:
-        rows.append(("no king", len(waiting), waiting[0], Markdown("`python king.py`")))
-    for status, command in NEXT_STEP.items():
-        turns = [row for row in facts.rows if row.status == status]
-        if turns:
-            why = f": {shown(turns[0].why)}" if turns[0].why else ""
-            step = Markdown(f"`{command}`") if command.startswith("python") else command
-            rows.append((status, len(turns), Markdown(turns[0].link + why), step))
-    failures = []
-    for (stage, kind), items in figures.failed_items().items():
-        example = f"{items[0].get('item')}: {items[0].get('reason')}"
-        failures.append((stage, kind, len(items), shown(example, 160)))
-    return {
-        "not_done": table("turns | number # | such as | run", rows),
-        "failures": table("stage | what | number # | such as", failures),
-        "left_out": len(out),
-        "passed_over": len(facts.left_out.sampling),
-    }
+        left.append({"status": "no king", "turns": waiting, "step": "python king.py"})
+    for status, step in NEXT_STEP.items():
+        rows = [row for row in facts.rows if row.status == status]
+        if rows:
+            example = {"example": rows[0].link, "why": rows[0].why}
+            left.append({"status": status, "turns": rows, "step": step, **example})
+    failures = defaultdict(list)
+    for folder in ("prompt", "answer_*", "score"):
+        for path in sorted(Path().glob(f"{folder}/_failed*.jsonl")):
+            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+                try:
+                    item = json.loads(line)
+                    failures[str(item["stage"]), str(item["kind"])].append(item)
+                except (ValueError, KeyError, TypeError):
+                    continue  # a list of another program
+    failed = []
+    for (stage, kind), items in sorted(failures.items()):
+        failed.append({**items[0], "stage": stage, "kind": kind, "items": items})
+    return {"not_done": left, "failures": failed, "out": len(out)}
 
 
 def turns(facts: Facts) -> dict:
     """Return the best, the worst, the most disputed turns, and the table of all."""
     best_first = sorted(facts.scored, key=lambda row: (-row.deciding_score, natural_key(row.stem)))
+    apart = [row for row in facts.parsed if row.spread]
+    disputed = sorted(apart, key=lambda row: (-row.spread, natural_key(row.stem)))
     some = min(TURNS_SHOWN, len(best_first) // 3 or 1)
     listed = facts.rows[:MOST_TURNS]
-    more = len(facts.rows) - len(listed)
-    lines = []
-    for row in sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1):
-        metrics = [written(row.metrics.get(metric), ".0f") for metric in METRICS]
-        lines.append((score_words(row), row.link, row.style or NOTHING, *metrics))
-    headers = " | ".join(["score #", "file", "style", *(f"{metric} #" for metric in METRICS)])
     return {
-        "disputed": reason_table(figures.most_disputed(facts)[:some]),
-        "best": reason_table(best_first[:some]),
-        "worst": reason_table(best_first[::-1][:some]),
-        "listed": len(listed) if more else None,
-        "more": more,
+        "to_read": [row.link for row in disputed[:TURNS_TO_READ]],
+        "disputed": disputed[:some],
+        "best": best_first[:some],
+        "worst": best_first[::-1][:some],
+        "listed": sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
+        "more": len(facts.rows) - len(listed) or None,
         "stopped": facts.statuses[Status.STOPPED] > 0,
-        "all_turns": table(headers, lines),
     }
-
-
-def score_words(row: Row) -> str:
-    """Return a score with what the second look made of it, or what stopping it left open."""
-    if not row.bucket:
-        return str(row.status)
-    words = written(row.score)
-    if row.bounds:
-        words += f" ({row.bounds[0]:.0f}–{row.bounds[1]:.0f})"
-    if row.score_confirmed is not None:
-        words += f" → {written(row.score_confirmed)}"
-    return words
-
-
-def reason_table(rows: list[Row]) -> Markdown | None:
-    """Return the turns with the challenger's command and one judge's reason."""
-    lines = []
-    for row in rows:
-        command = shown(" ; ".join(bash_blocks(row.challenger)), 90)
-        apart = written(row.spread, ".0f")
-        lines.append((score_words(row), row.link, apart, command, shown(row.reason, 160)))
-    return table("score # | turn | judges apart # | challenger's command | a judge's reason", lines)

@@ -13,7 +13,7 @@ from common.cli import Tally
 from common.files import BadFile
 from common.page.labels import label_sha
 from common.page.markdown import Markdown, shown, written
-from common.replies.protocol import action_style, protocol_problem
+from common.replies.protocol import action_style, bash_blocks, protocol_problem
 from common.turns import METRICS, OPPONENT, Status, bucket, read_answer, read_score, text_digests
 
 _FORMULA_STARTS = tuple("=+-@\t\r\n")
@@ -80,6 +80,23 @@ class Row:
     def passes(self) -> bool:
         """Whether its score is enough for final/, by the whole panel that decides it."""
         return self.bucket == "final" or self.held_back
+
+    @property
+    def score_words(self) -> str:
+        """The score with what stopping it left open, or what the second look made of it."""
+        if not self.bucket:
+            return str(self.status)
+        words = written(self.score)
+        if self.bounds:
+            words += f" ({self.bounds[0]:.0f}–{self.bounds[1]:.0f})"
+        if self.score_confirmed is not None:
+            words += f" → {written(self.score_confirmed)}"
+        return words
+
+    @property
+    def command(self) -> str:
+        """What the challenger would run."""
+        return " ; ".join(bash_blocks(self.challenger))
 
     @property
     def link(self) -> Markdown:
