@@ -103,12 +103,6 @@ def test_a_line_is_written_for_each_of_many(page):
     assert page("{none:thing}", none=[]) == "0 things"
 
 
-def test_a_heading_with_nothing_under_it_goes(page):
-    text = "# All\n\n## A\n\n{x}\n\n### AA\n\n{y}\n\n### AB\n\n{x}\n\n## B\n\n{x}\n"
-    assert page(text, x=None, y="y") == "# All\n\n## A\n\n### AA\n\ny"
-    assert page(text, x="x", y=None) == "# All\n\n## A\n\nx\n\n### AB\n\nx\n\n## B\n\nx"
-
-
 def test_what_is_filled_in_is_text_and_no_template(page):
     assert page("{odd}", odd="{turn} # <b>") == "{turn} # &lt;b&gt;"
     assert page("{ours}", ours=Markdown("{turn} <b>")) == "{turn} <b>"

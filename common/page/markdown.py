@@ -2,9 +2,8 @@
 
 A template is a Markdown file beside this module. In it stand `{name}` for a figure, `{name.key}`
 for a part of one, `{name:form}` for one in a form that `written` knows. A line with a missing
-figure (None, False or empty) is left out, and so is a heading with nothing under it. A line may
-start with `{if name}`, `{unless name}`, or `{each turn of turns}`: then it is written for each of
-them, and shows what is missing as a sign.
+figure (None, False or empty) is left out. A line may start with `{if name}`, `{unless name}`, or
+`{each turn of turns}`: then it is written for each of them, with a sign for what is missing.
 """
 
 from __future__ import annotations
@@ -91,7 +90,6 @@ def written(value: object, form: str = "") -> Markdown:
 _START = re.compile(r"\{(if|unless|each (\w+) of) ([\w.]+)\}")
 _FIELD = re.compile(r"\{([a-z_]+(?:\.\w+)*)(?::([^{}]+))?\}")
 _NOUN = re.compile("[a-z][a-z -]+")  # a list in this form is counted, and 0 is not missing
-_HEADING = re.compile("#+ ")
 
 
 def fill(file_name: str, /, **figures: object) -> Markdown:
@@ -116,8 +114,7 @@ def fill(file_name: str, /, **figures: object) -> Markdown:
             step += 1
             line = f"{step}.{line[2:]}"
         lines.append(line)
-    text = "\n".join(_without_bare_headings(lines))
-    return Markdown(re.sub(r"\n{3,}", "\n\n", text).strip())
+    return Markdown(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip())
 
 
 def _fill_line(line: str, figures: dict) -> tuple[str, bool]:
@@ -149,16 +146,3 @@ def _look_up(path: str, figures: dict) -> object:
 
 def _is_missing(value: object) -> bool:
     return value is None or value is False or value in ("", [], {})
-
-
-def _without_bare_headings(lines: list[str]) -> list[str]:
-    """Leave out each heading that is followed by one of its own level or a higher one, or none."""
-    kept: list[str] = []
-    below = "# "  # the next line that is not blank; what follows the page ends every section
-    for line in reversed(lines):
-        heading = _HEADING.match(line)
-        if heading and _HEADING.match(below) and below.index(" ") <= heading.end() - 1:
-            continue
-        kept.append(line)
-        below = line if line.strip() else below
-    return kept[::-1]
