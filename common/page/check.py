@@ -14,7 +14,6 @@ from common.turns import (
     BUCKETS,
     OPPONENT,
     Status,
-    answer_folders,
     chat_digest,
     points_of,
     read_answer,
@@ -63,13 +62,6 @@ def find_faults(facts: Facts, tally: Tally) -> dict[str, list[str]]:
         elif row.bucket and not follows_from_verdicts(read_score(path)):
             kind = "points that do not follow from the verdicts, mended by: python validate.py"
             faults[kind].append(f"{path}: {row.points} of {row.max_points}")
-    places = defaultdict(list)
-    for folder in answer_folders():
-        for path in turn_files(folder):
-            places[path.stem].append(str(path))
-    for paths in places.values():
-        if len(paths) > 1:
-            faults["answered twice, mended by: delete one"].append(" and ".join(paths))
     kind = "prompt gone or changed since its king, mended by: bring it back"
     chats = prompt_chats()
     for row in facts.rows if chats else ():

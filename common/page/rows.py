@@ -41,7 +41,7 @@ class Row:
     metrics: dict = field(default_factory=dict)
     by_judge: dict = field(default_factory=dict)
     reason: str = ""  # of one judge
-    answered: dict = field(default_factory=dict)  # judge: the other model that answered for it
+    answered: dict = field(default_factory=dict)  # by judge: the model that answered in its name
     label_sha: str = ""  # of both replies, as labels name them
     judged_against: tuple = ()  # digests of the chat and of the opponent's reply
     flags: list = field(default_factory=list)  # text aimed at the judges
@@ -75,11 +75,6 @@ class Row:
         """How far the judges are apart, in score points."""
         scores = [score for score in self.by_judge.values() if score is not None]
         return max(scores) - min(scores) if scores else 0.0
-
-    @property
-    def passes(self) -> bool:
-        """Whether its score is enough for final/, by the whole panel that decides it."""
-        return self.bucket == "final" or self.held_back
 
     @property
     def score_words(self) -> str:
@@ -177,12 +172,8 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
         return
     row.status = Status(score["status"])
     refused = row.meta["challenger"].get("refused")
-    if row.protocol_problem:
-        row.unfit = row.protocol_problem
-    elif refused:
-        row.unfit = f"the audit refuses it: {refused}"
-    else:
-        row.unfit = score.get("held_back") or ""
+    audit = f"the audit refuses it: {refused}" if refused else ""
+    row.unfit = row.protocol_problem or audit or score.get("held_back") or ""
     row.bucket, row.why = bucket(score, row.unfit)
     row.held_back = row.bucket == "refined" and row.why.startswith("held back")
     row.opponent_chars = len(answer[row.opponent])
@@ -201,9 +192,8 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
     row.judged_against = (now["chat"], now[row.opponent])
     row.label_sha = label_sha(answer[row.opponent], answer["challenger"])
     for verdict in score["verdicts"]:
-        other = verdict.get("model_answered")
-        if other and other != verdict["judge"]:
-            row.answered[verdict["judge"]] = str(other)
+        if verdict.get("model_answered"):
+            row.answered[verdict["judge"]] = str(verdict["model_answered"])
 
 
 # ------------------------------------------------------------------------------------------ write
