@@ -433,8 +433,10 @@ def test_the_card_says_which_benchmarks_were_kept_out(tmp_path):
     missing = {"name": "some/SWE-bench_Pro", "state": "not checked", "why": "HTTP 503"}
     edit(tmp_path / "prompt/_plan.json", benchmarks={"lists": [checked, missing]})
     report(tmp_path)
-    assert "| princeton-nlp/SWE-bench | 0123abc | 2,294 | 2 | 5 |" in read(tmp_path / CARD)
-    assert "**Overlap with some/SWE-bench_Pro (HTTP 503) was not checked**" in card(tmp_path)
+    assert "| princeton-nlp/SWE-bench | 0123abc | 2,294 | 2 instances | 5 |" in read(
+        tmp_path / CARD
+    )
+    assert "**Overlap with some/SWE-bench_Pro was not checked** (HTTP 503)" in card(tmp_path)
 
 
 def test_no_cell_of_the_table_is_a_formula(tmp_path):

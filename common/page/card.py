@@ -106,16 +106,6 @@ def card_text(facts: Facts) -> str:
         command += f" --max-tokens {export.max_tokens}"
     benchmarks = facts.plan.get("benchmarks")
     lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
-    checked = []
-    unchecked = []
-    for entry in lists:
-        overlaps = entry.get("overlaps")
-        if entry.get("state") == "checked":
-            passed_over = len(overlaps) if isinstance(overlaps, list) else 0
-            checked.append({**entry, "passed_over": passed_over})
-        else:
-            why = f" ({entry['why']})" if entry.get("why") else ""
-            unchecked.append(f"{entry.get('name')}{why}")
     licences = Counter(row.license for row in export.all_rows)
     return fill(
         "card.md",
@@ -133,8 +123,8 @@ def card_text(facts: Facts) -> str:
         challenger=writers(facts.rows, "challenger"),
         judged=len(facts.parsed),
         benchmarks=lists,
-        checked=checked,
-        unchecked=unchecked,
+        checked=[entry for entry in lists if entry.get("state") == "checked"],
+        unchecked=[entry for entry in lists if entry.get("state") != "checked"],
         unknown_licences=licences[""],
         licences=[{"name": name or "not known", "rows": n} for name, n in licences.most_common()],
     )

@@ -56,10 +56,7 @@ class Facts:
         if self.stops_early:
             share = self.config.judge.full_share
             self.base = [row for row in self.parsed if is_full(row.stem, share)]
-        if self.parsed:
-            self.mode = self.parsed[0].mode
-        else:
-            self.mode = 1 if self.duel.get("mode") == 1 else 2
+        self.mode = (self.parsed or self.rows)[0].mode
         self.opponent = SIDES[OPPONENT[self.mode]]
         self.generator = (self.duel.get("config") or {}).get("generator")
         self.judges = list(self.duel.get("judges") or {})

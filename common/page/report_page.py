@@ -13,19 +13,9 @@ import numpy as np
 from common.config import Config
 from common.duel.statistics import bootstrap_bounds, cluster_sums
 from common.files import BadFile, natural_key, turn_files
+from common.page import figures
 from common.page.card import stated_licence
-from common.page.figures import (
-    NEXT_STEP,
-    Facts,
-    export_text,
-    mean_score,
-    model_names,
-    next_command,
-    shared_figures,
-    stale_reason,
-    verdict_word,
-    writers,
-)
+from common.page.figures import NEXT_STEP, Facts, mean_score, verdict_word
 from common.page.markdown import NOTHING, Markdown, fill, written
 from common.page.rows import Row
 from common.page.turns_data import MOST_TURNS
@@ -51,10 +41,10 @@ def report_page(facts: Facts) -> str:
     """Return report.md, for a reader in a hurry."""
     text = fill(
         "report.md",
-        **shared_figures(facts),
-        **first_screen(facts),
+        **figures.shared_figures(facts),
+        **figures_of_the_run(facts),
         **points(facts),
-        **numbers(facts),
+        spent=spent(facts),
         **second_look_and_labels(facts),
         control=control_split(facts),
         judges=judges(facts),
@@ -65,35 +55,44 @@ def report_page(facts: Facts) -> str:
     return f"{text}\n"
 
 
-# ------------------------------------------------------------------------------------ first screen
+# ------------------------------------------------------------------------------------ the whole run
 
 
-def first_screen(facts: Facts) -> dict:
-    """Return what the verdict, the next steps and the results are told with."""
+def figures_of_the_run(facts: Facts) -> dict:
+    """Return what verdict, next steps, results and numbers are told with."""
     duel = facts.duel
     verdict = verdict_word(duel)
-    command = next_command(facts)
+    command = figures.next_command(facts)
     look = duel.get("second_look") or {}
-    export = export_text(facts.export) if facts.export else ""
+    bound = duel.get("lcb_by_repo")
+    saves = (duel.get("stop_early") or {}).get("saves")
+    full_share = facts.config.judge.full_share
     has_rows = facts.export is not None and bool(facts.export.all_rows)
     labels = facts.labels.labels if facts.labels else 0
-    buckets = []
+    buckets = {}
     for name in BUCKETS if facts.scored else ():
-        share = written(facts.buckets[name] / len(facts.scored), "%")
-        buckets.append(Markdown(f"[{name}/](../{name}) {facts.buckets[name]:,} ({share})"))
+        turns = facts.buckets[name]
+        buckets[name] = {"turns": turns, "share": turns / len(facts.scored)}
     return {
         "word": verdict.capitalize(),
         "why": str(duel.get("why")).removeprefix(f"{verdict}: "),
         "turns_counted": duel.get("turns_counted") if facts.stops_early else None,
-        "stale": stale_reason(facts),
+        "stale": figures.stale_reason(facts),
         "command": Markdown(command),
         "label": bool(facts.scored) and labels < ENOUGH_LABELS,
         "confirm": facts.buckets["final"] > 0 and not (look.get("turns") or look.get("read")),
         "state_licence": has_rows and stated_licence()["license"] == "unknown",
         "train_length": facts.export.fitting_length if has_rows and not command else None,
         "buckets": buckets,
-        "export": Markdown(export.replace("\n", "\n  ")),
+        "export": figures.export_text(facts.export) if facts.export else None,
         "histogram": histogram(facts.scored),
+        "answered": sum(row.path is not None for row in facts.rows),
+        "parsed": len(facts.parsed),
+        "others": Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED),
+        "level": 100 - 200 * duel["alpha"] if duel.get("alpha") else None,
+        "bound_by_repo": None if bound is None else 50 + bound,
+        "saves": None if saves is None else saves * (1 - full_share),
+        "full_share": full_share,
     }
 
 
@@ -163,26 +162,7 @@ def histogram(rows: list[Row]) -> Markdown | None:
     return Markdown("\n".join(["```text", "score        turns", *reversed(lines), "```"]))
 
 
-# ------------------------------------------------------------------------------------- the numbers
-
-
-def numbers(facts: Facts) -> dict:
-    """Return the figures of the whole run, and what it took."""
-    duel = facts.duel
-    bound = duel.get("lcb_by_repo")
-    saves = (duel.get("stop_early") or {}).get("saves")
-    full_share = facts.config.judge.full_share
-    others = Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED)
-    return {
-        "answered": sum(row.path is not None for row in facts.rows),
-        "parsed": len(facts.parsed),
-        "others": others,
-        "level": 100 - 200 * duel["alpha"] if duel.get("alpha") else None,
-        "bound_by_repo": None if bound is None else 50 + bound,
-        "saves": None if saves is None else saves * (1 - full_share),
-        "full_share": full_share,
-        "spent": spent(facts),
-    }
+# ------------------------------------------------------------------------------------ what it took
 
 
 def spent(facts: Facts) -> list[dict]:
@@ -192,11 +172,11 @@ def spent(facts: Facts) -> list[dict]:
         metas = [row.meta[side] for row in facts.rows if row.meta.get(side)]
         if side == "challenger":
             metas += [old for row in facts.rows for old in row.meta.get("retired") or []]
-        names = ", ".join(writers(facts.rows, side)) or NOTHING
+        names = ", ".join(figures.writers(facts.rows, side)) or NOTHING
         bills.append((f"{side} by {names}", len(metas), metas))
     for judge, asked in (facts.duel.get("judges") or {}).items():
         others = [(judge, row.answered.get(judge, "")) for row in facts.rows]
-        (name,) = model_names([(judge, ""), *others])
+        (name,) = figures.model_names([(judge, ""), *others])
         bills.append((f"judge {name}", asked.get("calls") or 0, [asked]))
     for look, asked in (facts.duel.get("looks") or {}).items():
         if look != "first look":  # that is the judges, above
@@ -326,7 +306,9 @@ def unfinished(facts: Facts) -> dict:
     waiting = [stem for stem in facts.left_out.instances if stem not in settled]
     left = []
     if waiting and not facts.limit:
-        left.append({"status": "no king", "turns": waiting, "step": "python king.py"})
+        left.append(
+            {"status": "no king", "turns": waiting, "example": waiting[0], "step": "python king.py"}
+        )
     for status, step in NEXT_STEP.items():
         rows = [row for row in facts.rows if row.status == status]
         if rows:
