@@ -16,7 +16,7 @@ from common.files import BadFile, natural_key, turn_files
 from common.page import figures
 from common.page.card import stated_licence
 from common.page.figures import NEXT_STEP, Facts, mean_score, verdict_word
-from common.page.markdown import NOTHING, Markdown, fill, written
+from common.page.markdown import NOTHING, Markdown, fill
 from common.page.rows import Row
 from common.page.turns_data import MOST_TURNS
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, METRICS, Status, read_score
