@@ -216,7 +216,7 @@ def remove_misplaced(rows: list[Row], outputs: Outputs) -> None:
     for row in rows:
         for name in BUCKETS:
             path = Path(name, f"{row.stem}.json")
-            answer_is_whole = bool(row.instance_id)
+            answer_is_whole = bool(row.sha)
             if name != row.bucket and answer_is_whole and path.exists() and is_bucket_copy(path):
                 outputs.remove(path, "lies in the wrong bucket")
 

@@ -554,8 +554,7 @@ def test_points_to_look_at_are_raised_by_the_figures_alone(tmp_path):
     odd = {**duel["judges"][JUDGES[0]], "parse_rate": 0.5, "position_consistency": 0.3, "pull": 0.4}
     duel["judges"][JUDGES[0]] = odd
     duel["leave_one_out"][JUDGES[1]] = {**duel["without_generator"], "accepted": False}
-    duel["turns"]["identical"] = 9
-    put(tmp_path / "score/_duel.json", {**duel, "parsed_frac": 0.5})
+    put(tmp_path / "score/_duel.json", duel)
     for stem in stems[:12]:
         rewrite(tmp_path, stem, king="x")
         rejudge(tmp_path, stem, 60)
@@ -566,12 +565,8 @@ def test_points_to_look_at_are_raised_by_the_figures_alone(tmp_path):
     report(tmp_path)
     points = read(tmp_path / "report/report.md").split("## Points to look at")[1].split("\n## ")[0]
     for said in (
-        f"Often unreadable**: {JUDGES[0]} 50 % parsed",
-        f"same call in both orders: {JUDGES[0]} 30 %.",
-        f"toward the second +1): {JUDGES[0]} +0.40.",
+        f"drawn to one position: {JUDGES[0]}.",
         f"hangs on a judge**; what it would be without: {JUDGES[1]} not accepted.",
-        "Turns without a full verdict**: 50 %",
-        "9 turns with identical replies",
         "1 turn with text aimed at the judges**, such as [prompts_30_1_4]",
     ):
         assert said in points, (said, points)

@@ -6,21 +6,11 @@ from collections import defaultdict
 from pathlib import Path
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Tally
-from common.files import UserError, natural_key, turn_files
+from common.files import natural_key
 from common.outputs import Outputs
 from common.page.figures import NEXT_STEP, Facts, stale_reason
 from common.page.markdown import written
-from common.turns import (
-    BUCKETS,
-    OPPONENT,
-    Status,
-    chat_digest,
-    points_of,
-    read_answer,
-    read_prompts,
-    read_score,
-    turn_score,
-)
+from common.turns import BUCKETS, OPPONENT, Status, points_of, read_score, turn_score
 
 FAULTS_SHOWN = 20  # of each kind
 
@@ -63,29 +53,15 @@ def find_faults(facts: Facts, tally: Tally) -> dict[str, list[str]]:
             kind = "points that do not follow from the verdicts, mended by: python validate.py"
             faults[kind].append(f"{path}: {row.points} of {row.max_points}")
     kind = "prompt gone or changed since its king, mended by: bring it back"
-    chats = prompt_chats()
-    for row in facts.rows if chats else ():
-        if row.instance_id and row.stem not in chats:
+    for row in facts.rows if facts.left_out.chats else ():
+        if row.sha and row.stem not in facts.left_out.chats:
             faults[kind].append(f"{row.path}: prompt/ has no such prompt")
-        elif row.instance_id and chats[row.stem] != chat_digest(read_answer(row.path)["messages"]):
+        elif row.sha and facts.left_out.chats[row.stem] != row.sha["chat"]:
             faults[kind].append(f"{row.path}: its prompt has another chat now")
     stale = stale_reason(facts)
     if stale:
         faults["stale verdict, mended by: python validate.py"] = [f"score/_duel.json: {stale}"]
     return faults
-
-
-def prompt_chats() -> dict[str, str]:
-    """Return the digest of each prompt's chat by stem; {} where a file of prompts is torn."""
-    chats = {}
-    for path in turn_files("prompt"):
-        try:
-            prompts = read_prompts(path)
-        except UserError:
-            return {}  # the tally has it
-        for order, prompt in enumerate(prompts, 1):
-            chats[f"{path.stem}_{order}"] = chat_digest(prompt["messages"])
-    return chats
 
 
 def follows_from_verdicts(score: dict) -> bool:

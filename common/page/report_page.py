@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter, defaultdict
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -34,7 +33,6 @@ STRONG_POSITION_BIAS = 0.15  # in one order alone, this accepts most duels betwe
 # Simulated panels of alpha 0.48, 0.31 and 0.15 keep 2, 4 and 9 % of turns that are not worth it.
 LOW_AGREEMENT = 0.4
 LENGTH_ERRORS = 2  # of the slope by length, from 0
-MANY_IDENTICAL = 0.1  # of the parsed turns
 
 
 def report_page(facts: Facts) -> str:
@@ -108,13 +106,16 @@ def points(facts: Facts) -> dict:
             value = (value or {}).get(key)
         return math.nan if value is None else value
 
-    def judges_with(key: str, is_odd: Callable[[float], bool]) -> dict[str, float]:
-        values = {name: figure("judges", name, key) for name in judges}
-        return {name: value for name, value in values.items() if is_odd(value)}
-
     def some(rows: list[Row]) -> dict | None:
         return {"turns": len(rows), "example": rows[0]} if rows else None
 
+    doubtful = []
+    for name in judges:
+        is_unreadable = figure("judges", name, "parse_rate") < LOW_PARSE_RATE
+        is_unsteady = figure("judges", name, "position_consistency") < LOW_CONSISTENCY
+        is_biased = abs(figure("judges", name, "pull")) > STRONG_POSITION_BIAS
+        if is_unreadable or is_unsteady or is_biased:
+            doubtful.append(name)
     deciding = {}
     for name, without in (duel.get("leave_one_out") or {}).items():
         if without.get("accepted") != duel.get("accepted"):
@@ -125,17 +126,13 @@ def points(facts: Facts) -> dict:
     instances = len({row.instance_id for row in facts.parsed})
     leaking = [row for row in facts.parsed if row.bucket == "final" and row.leaks.get("challenger")]
     raised = {
-        "unreadable": judges_with("parse_rate", lambda rate: rate < LOW_PARSE_RATE),
-        "unsteady": judges_with("position_consistency", lambda rate: rate < LOW_CONSISTENCY),
-        "biased": judges_with("pull", lambda bias: abs(bias) > STRONG_POSITION_BIAS),
+        "doubtful": doubtful,
         "deciding": deciding,
         "leaning": None if low <= 0 <= high else leaning,
         "low_agreement": figure("agreement", "value") < LOW_AGREEMENT,
         "fails_by_repo": bool(duel.get("accepted")) and figure("lcb_by_repo") <= 0,
         "length_tells": slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
-        "few_parsed": figure("parsed_frac") < LOW_PARSE_RATE,
         "few_instances": instances if 0 < instances < FEW_INSTANCES else None,
-        "identical": figure("turns", "identical") > MANY_IDENTICAL * len(facts.parsed),
         "flagged": some([row for row in facts.rows if row.flags]),
         "leaking": some(leaking),
         "held_back": some([row for row in facts.rows if row.held_back]),
@@ -286,9 +283,9 @@ def control_split(facts: Facts) -> dict[str, dict]:
             score = read_score(paths[row.stem])
         except (KeyError, BadFile):
             continue  # a torn file is mended by validate.py, run in control/
-        texts = (score["sha"]["chat"], score["sha"][row.opponent])
-        judged = (score["status"], score["mode"], list(score["by_judge"]), texts)
-        if judged == (Status.PARSED, row.mode, list(row.by_judge), row.judged_against):
+        same_texts = all(score["sha"][text] == row.sha[text] for text in ("chat", row.opponent))
+        judged = (score["status"], score["mode"], list(score["by_judge"]))
+        if same_texts and judged == (Status.PARSED, row.mode, list(row.by_judge)):
             rows.append(row)
             columns["whole"].append(2 * row.score - 100)
             columns["prompt"].append(2 * score["score"] - 100)

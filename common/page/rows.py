@@ -43,7 +43,7 @@ class Row:
     reason: str = ""  # of one judge
     answered: dict = field(default_factory=dict)  # by judge: the model that answered in its name
     label_sha: str = ""  # of both replies, as labels name them
-    judged_against: tuple = ()  # digests of the chat and of the opponent's reply
+    sha: dict = field(default_factory=dict)  # digests of the chat and of each reply
     flags: list = field(default_factory=list)  # text aimed at the judges
     challenger: str = ""
     king_chars: int = 0
@@ -137,6 +137,7 @@ def take_answer(row: Row, answer: dict) -> None:
     messages = answer["messages"]
     row.instance_id = answer["instance_id"]
     row.meta = answer["meta"]
+    row.sha = text_digests(answer)
     row.repo = str(row.meta.get("repo") or "")
     row.step = 1 + sum(message["role"] == "assistant" for message in messages)
     row.king_chars = len(answer["king"])
@@ -163,9 +164,8 @@ def take_answer(row: Row, answer: dict) -> None:
 def take_score(row: Row, answer: dict, score: dict) -> None:
     """Fill in what the judges said, unless they judged other texts than the answer holds now."""
     row.mode = score["mode"]
-    now = text_digests(answer)
     judged = ("chat", "challenger", row.opponent)
-    changed = [name for name in judged if score["sha"][name] != now[name]]
+    changed = [name for name in judged if score["sha"][name] != row.sha[name]]
     if changed:
         row.status = Status.STALE
         row.why = f"judged before its {' and '.join(changed)} changed"
@@ -189,7 +189,6 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
     row.by_judge = score["by_judge"] or {}
     row.reason = str(score["reason"] or "")
     row.flags = list(map(str, score["flags"]))
-    row.judged_against = (now["chat"], now[row.opponent])
     row.label_sha = label_sha(answer[row.opponent], answer["challenger"])
     for verdict in score["verdicts"]:
         if verdict.get("model_answered"):
