@@ -9,14 +9,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
 
+import numpy as np
+
 from common.config import Config
+from common.duel.statistics import bootstrap_bounds, cluster_sums
 from common.duel.verdicts import is_full
 from common.exports import MIN_REPOS_TO_VALIDATE, SPLITS, Export
+from common.files import BadFile, turn_files
 from common.page.labels import Agreement, clopper_pearson
 from common.page.left_out import LeftOut
 from common.page.markdown import Markdown, fill, written
 from common.page.rows import CHARS_PER_TOKEN, Row
-from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
+from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status, read_score
 
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
@@ -30,6 +34,7 @@ NEXT_STEP = {
 }
 MAX_LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens
 SMALL_SPLIT = 30  # rows
+RESAMPLES = 2000  # enough for an interval that decides nothing
 
 
 @dataclass
@@ -60,8 +65,6 @@ class Facts:
         self.opponent = SIDES[OPPONENT[self.mode]]
         self.generator = (self.duel.get("config") or {}).get("generator")
         self.judges = list(self.duel.get("judges") or {})
-        if not self.judges:
-            self.judges = list(dict.fromkeys(name for row in self.parsed for name in row.by_judge))
 
 
 def verdict_word(figures: dict) -> str:
@@ -220,3 +223,74 @@ def export_text(export: Export) -> Markdown:
         chars_per_token=CHARS_PER_TOKEN,
         lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},
     )
+
+
+# ------------------------------------------------------------------------------ means and spending
+
+
+def means(columns: dict[str, list], rows: list[Row], config: Config) -> dict[str, dict]:
+    """Return of each column of values (one a row, or None) its mean, interval and turns.
+
+    The interval is over instances; its ends are NaN where there are too few of them for any.
+    """
+    if not rows:
+        return {}
+    values = np.array(list(columns.values()), float).T
+    counts = (~np.isnan(values)).astype(np.int64)
+    instances = np.array([row.instance_id for row in rows])
+    sums, sizes = cluster_sums(np.nan_to_num(values), counts, instances)
+    alpha = max(config.duel.alpha, 1 / RESAMPLES)
+    bounds = bootstrap_bounds(sums, sizes, alpha=alpha, resamples=RESAMPLES, seed=config.duel.seed)
+    found = {}
+    for place, name in enumerate(columns):
+        turns = int(sizes[:, place].sum())
+        mean = float(sums[:, place].sum()) / turns if turns else math.nan
+        interval = [float(bound[place]) for bound in bounds]
+        found[name] = {"mean": mean, "interval": interval, "turns": turns}
+    return found
+
+
+def control_split(facts: Facts) -> dict[str, dict]:
+    """Return the margin of the turns that control/ holds too: `whole` = `prompt` + `record`.
+
+    control/ holds the same turns, the challenger written with the rule and the advice, yet without
+    the record: `prompt` is its margin. {} where control/ is not judged. A turn counts where one
+    full panel has judged both against one king.
+    """
+    folder = Path("control", "score")
+    if not (folder / "_duel.json").exists():
+        return {}
+    paths = {path.stem: path for path in turn_files(folder)}
+    rows = []
+    columns: dict[str, list] = {"whole": [], "prompt": [], "record": []}
+    for row in facts.base:
+        try:
+            score = read_score(paths[row.stem])
+        except (KeyError, BadFile):
+            continue  # a torn file is mended by validate.py, run in control/
+        same_texts = all(score["sha"][text] == row.sha[text] for text in ("chat", row.opponent))
+        judged = (score["status"], score["mode"], list(score["by_judge"]))
+        if same_texts and judged == (Status.PARSED, row.mode, list(row.by_judge)):
+            rows.append(row)
+            columns["whole"].append(2 * row.score - 100)
+            columns["prompt"].append(2 * score["score"] - 100)
+            columns["record"].append(2 * (row.score - score["score"]))
+    return means(columns, rows, facts.config)
+
+
+def bill(metas: list[dict]) -> dict:
+    """Return tokens in, tokens out and cost of what has `usage` and `cost_usd`, of all tries."""
+    tokens: Counter = Counter()
+    for meta in metas:
+        usage = meta.get("usage_all_tries") or meta.get("usage")
+        for kind in ("prompt_tokens", "completion_tokens"):
+            told = usage.get(kind) if isinstance(usage, dict) else None
+            tokens[kind] += told if isinstance(told, int) else 0
+    costs = [meta.get("cost_usd") for meta in metas]
+    known = [cost for cost in costs if isinstance(cost, (int, float))]
+    at_least = "at least " if len(known) < len(costs) else ""
+    return {
+        "tokens_in": tokens["prompt_tokens"] or None,  # the provider told none
+        "tokens_out": tokens["completion_tokens"] or None,
+        "cost": f"{at_least}{sum(known):,.2f} USD" if known else "not known",
+    }

@@ -9,21 +9,18 @@ from pathlib import Path
 
 import numpy as np
 
-from common.config import Config
-from common.duel.statistics import bootstrap_bounds, cluster_sums
-from common.files import BadFile, natural_key, turn_files
+from common.files import natural_key
 from common.page import figures
 from common.page.card import stated_licence
 from common.page.figures import NEXT_STEP, Facts, mean_score, verdict_word
 from common.page.markdown import NOTHING, Markdown, fill
 from common.page.rows import Row
 from common.page.turns_data import MOST_TURNS
-from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, METRICS, Status, read_score
+from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, METRICS, Status
 
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
 TURNS_TO_READ = 3
 TURNS_SHOWN = 5  # of the best, the worst, the most disputed
-RESAMPLES = 2000  # enough for an interval that decides nothing
 
 # When a point is raised. Chosen to speak up early: a point asks for a look, no more.
 FEW_INSTANCES = 20  # below, intervals over resampled instances are rough
@@ -44,7 +41,7 @@ def report_page(facts: Facts) -> str:
         **points(facts),
         spent=spent(facts),
         **second_look_and_labels(facts),
-        control=control_split(facts),
+        control=figures.control_split(facts),
         judges=judges(facts),
         groups=groups(facts),
         **unfinished(facts),
@@ -180,25 +177,9 @@ def spent(facts: Facts) -> list[dict]:
             bills.append((look, asked.get("calls") or 0, [asked]))
     everything = [meta for _, _, metas in bills for meta in metas]
     bills.append(("together", sum(replies for _, replies, _ in bills), everything))
-    return [{"model": name, "replies": replies, **bill(metas)} for name, replies, metas in bills]
-
-
-def bill(metas: list[dict]) -> dict:
-    """Return tokens in, tokens out and cost of what has `usage` and `cost_usd`, of all tries."""
-    tokens: Counter = Counter()
-    for meta in metas:
-        usage = meta.get("usage_all_tries") or meta.get("usage")
-        for kind in ("prompt_tokens", "completion_tokens"):
-            told = usage.get(kind) if isinstance(usage, dict) else None
-            tokens[kind] += told if isinstance(told, int) else 0
-    costs = [meta.get("cost_usd") for meta in metas]
-    known = [cost for cost in costs if isinstance(cost, (int, float))]
-    at_least = "at least " if len(known) < len(costs) else ""
-    return {
-        "tokens_in": tokens["prompt_tokens"] or None,  # the provider told none
-        "tokens_out": tokens["completion_tokens"] or None,
-        "cost": f"{at_least}{sum(known):,.2f} USD" if known else "not known",
-    }
+    return [
+        {"model": name, "replies": replies, **figures.bill(metas)} for name, replies, metas in bills
+    ]
 
 
 def second_look_and_labels(facts: Facts) -> dict:
@@ -215,7 +196,7 @@ def second_look_and_labels(facts: Facts) -> dict:
         "look": facts.duel.get("second_look"),
         "before": {"turns": len(before), "mean": mean_score(before)},
         "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},
-        "look_bill": bill([cost] if cost else []),
+        "look_bill": figures.bill([cost] if cost else []),
         "correlations": {"the panel": labels.panel, **labels.judges} if labels else None,
         "not_worse": labels.not_worse / labels.final if labels and labels.final else math.nan,
         "apart": apart,
@@ -239,58 +220,8 @@ def groups(facts: Facts) -> list[dict]:
     for style in sorted({row.style for row in facts.base}):
         scores = [row.score if row.style == style else None for row in facts.base]
         columns[f"style {style}"] = scores
-    found = means(columns, facts.base, facts.config)
+    found = figures.means(columns, facts.base, facts.config)
     return [{"name": name, **of} for name, of in found.items()]
-
-
-def means(columns: dict[str, list], rows: list[Row], config: Config) -> dict[str, dict]:
-    """Return of each column of values (one a row, or None) its mean, interval and turns.
-
-    The interval is over instances; its ends are NaN where there are too few of them for any.
-    """
-    if not rows:
-        return {}
-    values = np.array(list(columns.values()), float).T
-    counts = (~np.isnan(values)).astype(np.int64)
-    instances = np.array([row.instance_id for row in rows])
-    sums, sizes = cluster_sums(np.nan_to_num(values), counts, instances)
-    alpha = max(config.duel.alpha, 1 / RESAMPLES)
-    bounds = bootstrap_bounds(sums, sizes, alpha=alpha, resamples=RESAMPLES, seed=config.duel.seed)
-    found = {}
-    for place, name in enumerate(columns):
-        turns = int(sizes[:, place].sum())
-        mean = float(sums[:, place].sum()) / turns if turns else math.nan
-        interval = [float(bound[place]) for bound in bounds]
-        found[name] = {"mean": mean, "interval": interval, "turns": turns}
-    return found
-
-
-def control_split(facts: Facts) -> dict[str, dict]:
-    """Return the margin of the turns that control/ holds too: `whole` = `prompt` + `record`.
-
-    control/ holds the same turns, the challenger written with the rule and the advice, yet without
-    the record: `prompt` is its margin. {} where control/ is not judged. A turn counts where one
-    full panel has judged both against one king.
-    """
-    folder = Path("control", "score")
-    if not (folder / "_duel.json").exists():
-        return {}
-    paths = {path.stem: path for path in turn_files(folder)}
-    rows = []
-    columns: dict[str, list] = {"whole": [], "prompt": [], "record": []}
-    for row in facts.base:
-        try:
-            score = read_score(paths[row.stem])
-        except (KeyError, BadFile):
-            continue  # a torn file is mended by validate.py, run in control/
-        same_texts = all(score["sha"][text] == row.sha[text] for text in ("chat", row.opponent))
-        judged = (score["status"], score["mode"], list(score["by_judge"]))
-        if same_texts and judged == (Status.PARSED, row.mode, list(row.by_judge)):
-            rows.append(row)
-            columns["whole"].append(2 * row.score - 100)
-            columns["prompt"].append(2 * score["score"] - 100)
-            columns["record"].append(2 * (row.score - score["score"]))
-    return means(columns, rows, facts.config)
 
 
 # ---------------------------------------------------------------------- what is left, and the turns
