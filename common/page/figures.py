@@ -12,10 +12,10 @@ from statistics import fmean
 import numpy as np
 
 from common.config import Config
-from common.duel.statistics import bootstrap_bounds, cluster_sums
+from common.duel.statistics import bootstrap_lcb
 from common.duel.verdicts import is_full
 from common.exports import MIN_REPOS_TO_VALIDATE, SPLITS, Export
-from common.files import BadFile, turn_files
+from common.files import BadFile
 from common.page.labels import Agreement, clopper_pearson
 from common.page.left_out import LeftOut
 from common.page.markdown import Markdown, fill, written
@@ -34,7 +34,7 @@ NEXT_STEP = {
 }
 MAX_LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens
 SMALL_SPLIT = 30  # rows
-RESAMPLES = 2000  # enough for an interval that decides nothing
+RESAMPLES = 1000  # enough for an interval that decides nothing
 
 
 @dataclass
@@ -228,26 +228,21 @@ def export_text(export: Export) -> Markdown:
 # ------------------------------------------------------------------------------ means and spending
 
 
-def means(columns: dict[str, list], rows: list[Row], config: Config) -> dict[str, dict]:
-    """Return of each column of values (one a row, or None) its mean, interval and turns.
+def mean_of(pairs: list[tuple[Row, float | None]], config: Config) -> dict | None:
+    """Return mean, turns and interval of one value a row, None left out; None without any value.
 
-    The interval is over instances; its ends are NaN where there are too few of them for any.
+    The interval is over instances; its ends are infinite where there are too few of them for any.
     """
-    if not rows:
-        return {}
-    values = np.array(list(columns.values()), float).T
-    counts = (~np.isnan(values)).astype(np.int64)
-    instances = np.array([row.instance_id for row in rows])
-    sums, sizes = cluster_sums(np.nan_to_num(values), counts, instances)
+    known = [(row.instance_id, value) for row, value in pairs if value is not None]
+    if not known:
+        return None
+    instances, values = zip(*known)
+    values = np.array(values, float)
     alpha = max(config.duel.alpha, 1 / RESAMPLES)
-    bounds = bootstrap_bounds(sums, sizes, alpha=alpha, resamples=RESAMPLES, seed=config.duel.seed)
-    found = {}
-    for place, name in enumerate(columns):
-        turns = int(sizes[:, place].sum())
-        mean = float(sums[:, place].sum()) / turns if turns else math.nan
-        interval = [float(bound[place]) for bound in bounds]
-        found[name] = {"mean": mean, "interval": interval, "turns": turns}
-    return found
+    settings = {"alpha": alpha, "resamples": RESAMPLES, "seed": config.duel.seed}
+    mean, low, _ = bootstrap_lcb(values, instances, **settings)
+    _, minus_high, _ = bootstrap_lcb(-values, instances, **settings)
+    return {"mean": mean, "interval": [low, -minus_high], "turns": len(values)}
 
 
 def control_split(facts: Facts) -> dict[str, dict]:
@@ -260,22 +255,19 @@ def control_split(facts: Facts) -> dict[str, dict]:
     folder = Path("control", "score")
     if not (folder / "_duel.json").exists():
         return {}
-    paths = {path.stem: path for path in turn_files(folder)}
-    rows = []
-    columns: dict[str, list] = {"whole": [], "prompt": [], "record": []}
+    splits: dict[str, list] = {"whole": [], "prompt": [], "record": []}
     for row in facts.base:
         try:
-            score = read_score(paths[row.stem])
-        except (KeyError, BadFile):
+            score = read_score(folder / f"{row.stem}.json")
+        except (FileNotFoundError, BadFile):
             continue  # a torn file is mended by validate.py, run in control/
         same_texts = all(score["sha"][text] == row.sha[text] for text in ("chat", row.opponent))
         judged = (score["status"], score["mode"], list(score["by_judge"]))
         if same_texts and judged == (Status.PARSED, row.mode, list(row.by_judge)):
-            rows.append(row)
-            columns["whole"].append(2 * row.score - 100)
-            columns["prompt"].append(2 * score["score"] - 100)
-            columns["record"].append(2 * (row.score - score["score"]))
-    return means(columns, rows, facts.config)
+            splits["whole"].append((row, 2 * row.score - 100))
+            splits["prompt"].append((row, 2 * score["score"] - 100))
+            splits["record"].append((row, 2 * (row.score - score["score"])))
+    return {name: mean_of(pairs, facts.config) for name, pairs in splits.items() if pairs}
 
 
 def bill(metas: list[dict]) -> dict:

@@ -140,20 +140,18 @@ def points(facts: Facts) -> dict:
 
 
 def histogram(rows: list[Row]) -> Markdown | None:
-    """Return the number of turns by range of the score that decides, a line at each threshold."""
+    """Return the number of turns by range of the score that decides their bucket."""
     if not rows:
         return None
     scores = [round(row.deciding_score, 9) for row in rows]  # 57.99999999999999 is 58
     edges = [0, 10, 20, 30, 40, 50, 60, DEFEAT_MIN, 70, FINAL_MIN, 90, 100]
     counts, _ = np.histogram(scores, edges)  # the last range holds its upper end
-    marks = {FINAL_MIN: "final above", DEFEAT_MIN: "refined above, defeat below"}
-    lines = []
-    for n, low, high in zip(counts, edges, edges[1:]):
-        if low in marks:
-            lines.append(f"----- {low} --- {marks[low]} ".ljust(50, "-"))
+    lines = ["```text", "score      bucket    turns"]
+    for low, high, n in reversed(list(zip(edges, edges[1:], counts))):
+        bucket = "final" if low >= FINAL_MIN else "refined" if low >= DEFEAT_MIN else "defeat"
         bar = "█" * round(30 * n / max(counts)) or ("▏" if n else "")
-        lines.append(f"{low:>3} to {high:<3}  {n:>6}  {bar}".rstrip())
-    return Markdown("\n".join(["```text", "score        turns", *reversed(lines), "```"]))
+        lines.append(f"{low:>3} to {high:<3} {bucket:<8} {n:>6}  {bar}".rstrip())
+    return Markdown("\n".join([*lines, "```"]))
 
 
 # ------------------------------------------------------------------------------------ what it took
@@ -216,12 +214,15 @@ def judges(facts: Facts) -> list[dict]:
 
 def groups(facts: Facts) -> list[dict]:
     """Return the mean scores by metric and by action style."""
-    columns = {name: [row.metrics.get(name) for row in facts.base] for name in METRICS}
+    columns = {name: [(row, row.metrics.get(name)) for row in facts.base] for name in METRICS}
     for style in sorted({row.style for row in facts.base}):
-        scores = [row.score if row.style == style else None for row in facts.base]
-        columns[f"style {style}"] = scores
-    found = figures.means(columns, facts.base, facts.config)
-    return [{"name": name, **of} for name, of in found.items()]
+        columns[f"style {style}"] = [(row, row.score) for row in facts.base if row.style == style]
+    found = []
+    for name, pairs in columns.items():
+        mean = figures.mean_of(pairs, facts.config)
+        if mean:
+            found.append({"name": name, **mean})
+    return found
 
 
 # ---------------------------------------------------------------------- what is left, and the turns
