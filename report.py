@@ -39,16 +39,10 @@ from common.files import (
     turn_files,
 )
 from common.outputs import Outputs
+from common.page import figures
 from common.page.card import CARD, card_flags, dataset_card
 from common.page.check import show_check
-from common.page.figures import (
-    NEXT_STEP,
-    Facts,
-    export_text,
-    next_command,
-    stale_reason,
-    verdict_word,
-)
+from common.page.figures import NEXT_STEP, Facts
 from common.page.labels import compare_labels, read_labels
 from common.page.left_out import huge_pr_page, read_left_out
 from common.page.report_page import report_page
@@ -71,12 +65,12 @@ from common.turns import FINAL_MIN as _FINAL_MIN
 
 
 def main() -> int:
-    flags = parser(__doc__)
-    add = flags.add_argument
+    options = parser(__doc__)
+    add = options.add_argument
     add("--with-refined", action="store_true", help="export refined/ as well as final/")
     add("--max-tokens", type=whole_number, metavar="N", help="export no row longer than that")
     add("--check", action="store_true", help="verify all that lies here, write nothing")
-    flags = flags.parse_args()
+    flags = options.parse_args()
     if flags.check and flags.limit:
         raise UserError("--check looks at everything: leave out --limit.")
     tally = Tally("report.py")
@@ -96,7 +90,12 @@ def main() -> int:
             facts.export = export_options(flags)
             export_training(facts.rows, facts.export, outputs)
             outputs.put(CARD, dataset_card(facts))  # last, for it speaks of the others
-        write_pages(facts, outputs)
+        outputs.put("report/turns.csv", turns_csv(facts.rows, facts.judges))
+        outputs.put(
+            "report/hugePR.md", huge_pr_page(facts.left_out, config.generate.max_record_chars)
+        )
+        outputs.put("report/report.md", report_page(facts))
+        outputs.put("report/turns.html", turns_page(turns_data(facts)), essence=unpacked_part)
         if flags.check:
             return show_check(facts, outputs, tally)
         tally.write_failed("report")
@@ -230,16 +229,7 @@ def is_bucket_copy(path: Path) -> bool:
     return True
 
 
-# ------------------------------------------------------------------------------------------ pages
-
-
-def write_pages(facts: Facts, outputs: Outputs) -> None:
-    """Write report/."""
-    left_out = huge_pr_page(facts.left_out, facts.config.generate.max_record_chars)
-    outputs.put("report/turns.csv", turns_csv(facts.rows, facts.judges))
-    outputs.put("report/hugePR.md", left_out)
-    outputs.put("report/report.md", report_page(facts))
-    outputs.put("report/turns.html", turns_page(turns_data(facts)), essence=unpacked_part)
+# ------------------------------------------------------------------------------------------ tally
 
 
 def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
@@ -248,19 +238,19 @@ def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
     for status, step in NEXT_STEP.items():
         if status != Status.BROKEN:  # those have failed
             tally.skipped[f"{status}: {step}"] = facts.statuses[status]
-    lines = [f"verdict {verdict_word(facts.duel)}"]
-    stale = stale_reason(facts)
+    lines = [f"verdict {figures.verdict_word(facts.duel)}"]
+    stale = figures.stale_reason(facts)
     if stale:
         lines.append(f"stale   score/_duel.json: {stale}")
     if facts.export:
         filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
         lines.append("buckets " + ", ".join(filled))
-        lines.append("export  " + export_text(facts.export).replace("\n", "\n          "))
+        lines.append("export  " + figures.export_text(facts.export).replace("\n", "\n          "))
     for path in outputs.quarantined:
         lines.append(f"aside   {path} was in the way and is not ours")
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
     lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
-    return tally.show(*lines, next_command=next_command(facts))
+    return tally.show(*lines, next_command=figures.next_command(facts))
 
 
 if __name__ == "__main__":
