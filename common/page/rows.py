@@ -7,7 +7,6 @@ import io
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
 from common.cli import Tally
 from common.files import BadFile
@@ -46,7 +45,6 @@ class Row:
     sha: dict = field(default_factory=dict)  # digests of the chat and of each reply
     flags: list = field(default_factory=list)  # text aimed at the judges
     challenger: str = ""
-    king_chars: int = 0
     opponent_chars: int = 0
     prompt_chars: int = 0
     prompt_tokens: int = 0
@@ -95,11 +93,9 @@ class Row:
 
     @property
     def link(self) -> Markdown:
-        """The stem as a Markdown link from report/ to the page, or to an answer not shown there."""
-        if self.path is None:
-            return shown(self.stem)
-        target = f"turns.html#{self.stem}" if self.challenger else f"../{self.path.as_posix()}"
-        return Markdown(f"[{shown(self.stem)}]({quote(target, safe='/#')})")
+        """The stem as a Markdown link to the page, which shows the turns that have both replies."""
+        name = shown(self.stem)
+        return Markdown(f"[{name}](turns.html#{self.stem})") if self.challenger else name
 
 
 # ------------------------------------------------------------------------------------------- read
@@ -140,7 +136,6 @@ def take_answer(row: Row, answer: dict) -> None:
     row.sha = text_digests(answer)
     row.repo = str(row.meta.get("repo") or "")
     row.step = 1 + sum(message["role"] == "assistant" for message in messages)
-    row.king_chars = len(answer["king"])
     row.prompt_chars = sum(len(message["content"]) for message in messages)
     usage = row.meta["king"].get("usage")
     told = usage.get("prompt_tokens") if isinstance(usage, dict) else None
@@ -200,7 +195,7 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
 _CSV_FIELDS = (
     "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
     "points", "max_points", "style", "step", "prompt_chars", "prompt_tokens", "tokens_from",
-    "king_chars", "spread", "protocol_problem", "reason", "why",
+    "spread", "protocol_problem", "reason", "why",
 )  # fmt: skip
 
 
@@ -212,7 +207,6 @@ def turns_csv(rows: list[Row], judges: list[str]) -> str:
         cells = {name: getattr(row, name) for name in _CSV_FIELDS}
         cells["file"] = row.path.as_posix() if row.path else ""
         cells["score_low"], cells["score_high"] = row.bounds or (row.score, row.score)
-        cells["challenger_chars"] = len(row.challenger)
         cells |= {metric: row.metrics.get(metric) for metric in METRICS}
         cells |= {f"judge {judge}": row.by_judge.get(judge) for judge in judges}
         cells["leak_hits"] = len(row.leaks.get("challenger", []))
