@@ -39,11 +39,9 @@ def front_matter(export: Export) -> str:
     """Return the card's YAML; a licence that the user stated in the card there is kept."""
     rows = len(export.all_rows)
     configs = []
-    for config in CONFIGS if rows else ():
-        files = []
-        for split in SPLITS:
-            if export.rows[split]:
-                files.append({"split": split, "path": file_name(config, split)})
+    splits = [split for split in SPLITS if export.rows[split]]
+    for config in CONFIGS if splits else ():
+        files = [{"split": split, "path": file_name(config, split)} for split in splits]
         default = {"default": True} if config == "sft" else {}
         configs.append({"config_name": config, **default, "data_files": files})
     data = DatasetCardData(
@@ -59,19 +57,16 @@ def front_matter(export: Export) -> str:
 
 def stated_licence() -> dict:
     """Return what the card there says under license, license_name and license_link."""
-    stated = {"license": "unknown"}
     text = card_there()
     if not text.lstrip().startswith("---"):
-        return stated
+        return {"license": "unknown"}
     try:
         front = DatasetCard(text).data.to_dict()
     except Exception as error:  # of the YAML parser, which this project does not import
         first_line = str(error).split("\n")[0]
         raise BadFile(CARD, f"cannot read its front matter ({first_line})") from None
-    for key, value in front.items():
-        if key.startswith("license") and value:
-            stated[key] = value
-    return stated
+    stated = {key: value for key, value in front.items() if key.startswith("license") and value}
+    return {"license": "unknown", **stated}
 
 
 def card_there() -> str:
@@ -132,16 +127,11 @@ def card_text(facts: Facts) -> str:
 
 def train_text(export: Export) -> Markdown:
     """Return what the files are, what their columns hold and how to train on them."""
-    rows = len(export.all_rows)
-    lengths = []
-    for length in MAX_LENGTHS:
-        lost = export.lost_at(length)
-        lengths.append({"tokens": length, "lost": lost, "share": lost / rows})
     return fill(
         "train.md",
+        rows=export.all_rows,
         files=[{"name": name, "rows": n} for name, n in export.files.items()],
-        rows=rows,
-        lengths=lengths,
-        lost_default=lengths[0]["lost"],
+        lengths=[{"tokens": length, "lost": export.lost_at(length)} for length in MAX_LENGTHS],
+        lost_default=export.lost_at(1024),  # TRL's
         fit=export.fitting_length,
     )
