@@ -197,8 +197,8 @@ def readers_test(facts: Facts) -> dict | None:
 def export_text(export: Export) -> Markdown:
     """Return in a few sentences what export/ holds, for report, card and tally."""
     rows = export.all_rows
-    lengths = sorted(row.prompt_tokens for row in rows) or [0]
-    last = len(lengths) - 1
+    lengths = [row.prompt_tokens for row in rows] or [0]
+    median, ninetieth, most = np.percentile(lengths, (50, 90, 100), method="nearest").tolist()
     splits = []
     small = {}
     for split in SPLITS:
@@ -216,9 +216,9 @@ def export_text(export: Export) -> Markdown:
         empty=[split for split in SPLITS if rows and not export.rows[split]],
         least_repos=MIN_REPOS_TO_VALIDATE,
         small=small,
-        median=lengths[round(0.5 * last)],
-        ninetieth=lengths[round(0.9 * last)],
-        most=lengths[-1],
+        median=median,
+        ninetieth=ninetieth,
+        most=most,
         guessed=sum(row.tokens_from == "guess" for row in rows) or None,
         chars_per_token=CHARS_PER_TOKEN,
         lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},

@@ -135,8 +135,7 @@ def points(facts: Facts) -> dict:
         "held_back": some([row for row in facts.rows if row.held_back]),
         "far_apart": facts.labels.differences if facts.labels else [],
     }
-    edges = {"least_agreement": LOW_AGREEMENT, "enough_instances": FEW_INSTANCES}
-    return {**raised, **edges, "nothing_stands_out": not any(raised.values())}
+    return {**raised, "nothing_stands_out": not any(raised.values())}
 
 
 def histogram(rows: list[Row]) -> Markdown | None:
