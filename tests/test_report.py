@@ -691,7 +691,7 @@ def test_check_names_a_prompt_that_is_gone_or_has_another_chat(checked_run):
     prompts = sorted((checked_run / "prompt").glob("prompts_*.json"))
     rows = get(prompts[0])
     put(prompts[0], rows[:-1])
-    check_finds(checked_run, "prompt gone or changed since its king", "prompt/ has no such prompt")
+    check_finds(checked_run, "prompt gone or changed since its king", "has no prompt")
     rows[0]["messages"][-1]["content"] += " now"
     put(prompts[0], rows)
     check_finds(checked_run, "prompt gone or changed since its king", "another chat now")

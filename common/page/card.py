@@ -27,11 +27,6 @@ _OPPONENT_WORDS = {1: "the source data's own next turn (the reference)", 2: "the
 _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))  # of the Hub
 
 
-def dataset_card(facts: Facts) -> str:
-    """Return the card of what facts.export says. Raises BadFile if the card there is torn."""
-    return f"---\n{front_matter(facts.export)}\n---\n\n{card_text(facts)}\n"
-
-
 # ------------------------------------------------------------------------------------ front matter
 
 
@@ -90,8 +85,8 @@ def card_flags() -> tuple[bool, int | None]:
 # -------------------------------------------------------------------------------------------- text
 
 
-def card_text(facts: Facts) -> str:
-    """Return the card below its front matter."""
+def dataset_card(facts: Facts) -> str:
+    """Return the card of what facts.export says. Raises BadFile if the card there is torn."""
     export = facts.export
     look = facts.duel.get("second_look") or {}
     command = "python report.py"
@@ -102,7 +97,7 @@ def card_text(facts: Facts) -> str:
     benchmarks = facts.plan.get("benchmarks")
     lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
     licences = Counter(row.license for row in export.all_rows)
-    return fill(
+    text = fill(
         "card.md",
         **shared_figures(facts),
         export=export,
@@ -123,6 +118,7 @@ def card_text(facts: Facts) -> str:
         unknown_licences=licences[""],
         licences=[{"name": name or "not known", "rows": n} for name, n in licences.most_common()],
     )
+    return f"---\n{front_matter(export)}\n---\n\n{text}\n"
 
 
 def train_text(export: Export) -> Markdown:
