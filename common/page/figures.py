@@ -85,7 +85,7 @@ def stale_reason(facts: Facts) -> str:
     panel = facts.config.judge.models
     sampling = {model: facts.config.judge_call(model).sampling() for model in panel}
     for what, told, here in (
-        ("DUEL_MODE", {duel["mode"]}, {duel["mode"], *(row.mode for row in facts.parsed)}),
+        ("DUEL_MODE", True, all(row.mode == duel["mode"] for row in facts.parsed)),
         ("number of parsed turns", turns.get("parsed", 0), facts.statuses[Status.PARSED]),
         ("number of stopped turns", turns.get("stopped", 0), facts.statuses[Status.STOPPED]),
         ("panel in chain.toml", then.get("judges"), sampling),
