@@ -581,6 +581,9 @@ def test_a_missing_or_outdated_verdict_is_said(tmp_path):
     for section in ({"judge": {"temperature": 0.1}}, {"duel": {"win_margin": 9.0}}):
         write_settings(tmp_path, **section)
         assert "chain.toml" in report(tmp_path, "--check", code=1).stdout
+    edit(tmp_path / "score/_duel.json", mean_score=None, accepted=None, why="no turn is judged")
+    report(tmp_path)
+    assert "**Too few to tell.** no turn is judged." in read(tmp_path / "report/report.md")
     (tmp_path / "score/_duel.json").unlink()
     report(tmp_path)
     assert "no verdict yet" in read(tmp_path / "report/report.md").splitlines()[0]
@@ -673,28 +676,24 @@ def test_check_finds_all_that_is_wrong(tmp_path):
     check_finds(tmp_path, *TOLD)
 
 
-def test_check_finds_buckets_that_are_not_of_the_present_scores(checked_run):
-    rejudge(checked_run, STEM, DEFEAT)
-    check_finds(checked_run, "mended by: python report.py", f"defeat/{STEM}.json is missing")
-
-
-def test_check_counts_the_points_again(checked_run):
+def test_check_counts_points_again_and_names_changed_prompts(checked_run):
     path = checked_run / f"score/{STEM}.json"
     score = get(path)
     calls = score["verdicts"][0]["calls"]
     calls["correctness"] = 3 - calls["correctness"]  # the opposite, the points left as they are
     put(path, score)
-    check_finds(checked_run, "points that do not follow from the verdicts", "54 of 60")
-
-
-def test_check_names_a_prompt_that_is_gone_or_has_another_chat(checked_run):
-    prompts = sorted((checked_run / "prompt").glob("prompts_*.json"))
-    rows = get(prompts[0])
-    put(prompts[0], rows[:-1])
-    check_finds(checked_run, "prompt gone or changed since its king", "has no prompt")
+    (prompts,) = (checked_run / "prompt").glob("prompts_*.json")
+    rows = get(prompts)
     rows[0]["messages"][-1]["content"] += " now"
-    put(prompts[0], rows)
-    check_finds(checked_run, "prompt gone or changed since its king", "another chat now")
+    put(prompts, rows[:-1])
+    check_finds(
+        checked_run,
+        "points that do not follow from the verdicts",
+        "54 of 60",
+        "prompt gone or changed since its king, mended by: bring it back: 2",
+        "prompts_6_1_1.json: its prompt has another chat now",
+        "prompts_6_1_6.json: has no prompt",
+    )
 
 
 def test_check_takes_identical_replies_and_scores_of_older_versions(checked_run):

@@ -70,7 +70,7 @@ def figures_of_the_run(facts: Facts) -> dict:
         buckets[name] = {"turns": turns, "share": turns / len(facts.scored)}
     return {
         "word": verdict.capitalize(),
-        "why": str(duel.get("why")).removeprefix(f"{verdict}: "),
+        "why": str(duel["why"]).removeprefix(f"{verdict}: ") if duel else None,
         "turns_counted": duel.get("turns_counted") if facts.stops_early else None,
         "stale": figures.stale_reason(facts),
         "command": Markdown(command),
@@ -183,6 +183,7 @@ def second_look_and_labels(facts: Facts) -> dict:
     """Return what the second look and a person's labels say of the first look."""
     before = [row for row in facts.scored if row.score >= FINAL_MIN]
     after = [row for row in facts.scored if row.bucket == "final" or row.held_back]
+    look = facts.duel.get("second_look") or {}
     cost = (facts.duel.get("looks") or {}).get("second look")
     labels = facts.labels
     rows = {row.stem: row for row in facts.rows}
@@ -190,7 +191,7 @@ def second_look_and_labels(facts: Facts) -> dict:
     for stem, preferred, score in labels.differences if labels else ():
         apart.append({"row": rows[stem], "preferred": preferred, "score": score})
     return {
-        "look": facts.duel.get("second_look"),
+        "look": look if look.get("turns") or look.get("read") else None,
         "before": {"turns": len(before), "mean": mean_score(before)},
         "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},
         "look_bill": figures.bill([cost] if cost else []),
