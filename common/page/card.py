@@ -100,7 +100,6 @@ def dataset_card(facts: Facts) -> str:
     text = fill(
         "card.md",
         **shared_figures(facts),
-        export=export,
         export_text=export_text(export),
         train=train_text(export) if export.all_rows else None,
         command=Markdown(command),
@@ -111,7 +110,6 @@ def dataset_card(facts: Facts) -> str:
         validation_percent=VALIDATION_PERCENT,
         king=writers(facts.rows, "king"),
         challenger=writers(facts.rows, "challenger"),
-        judged=len(facts.parsed),
         benchmarks=lists,
         checked=[entry for entry in lists if entry.get("state") == "checked"],
         unchecked=[entry for entry in lists if entry.get("state") != "checked"],

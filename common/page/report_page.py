@@ -61,7 +61,6 @@ def figures_of_the_run(facts: Facts) -> dict:
     look = duel.get("second_look") or {}
     bound = duel.get("lcb_by_repo")
     saves = (duel.get("stop_early") or {}).get("saves")
-    full_share = facts.config.judge.full_share
     has_rows = facts.export is not None and bool(facts.export.all_rows)
     labels = facts.labels.labels if facts.labels else 0
     buckets = {}
@@ -86,8 +85,7 @@ def figures_of_the_run(facts: Facts) -> dict:
         "others": Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED),
         "level": 100 - 200 * duel["alpha"] if duel.get("alpha") else None,
         "bound_by_repo": None if bound is None else 50 + bound,
-        "saves": None if saves is None else saves * (1 - full_share),
-        "full_share": full_share,
+        "saves": None if saves is None else saves * (1 - facts.config.judge.full_share),
     }
 
 
