@@ -249,8 +249,8 @@ def test_tally_report_and_card_say_what_is_lost_at_each_length(lengths_run):
     assert "1 of 11 guessed at 3.6 characters a token" in text
     for length, rows in lost.items():
         assert f"| {length:,} | {rows} |" in text
-    given = {int(n) for n in re.findall(r"(?:max_length=|cutoff_len: |sequence_len: )(\d+)", text)}
-    assert len(given) == 1 and 10_000 < given.pop() < 16_384
+    given = re.findall(r"(?:max_length=|cutoff_len: |sequence_len: )(\d+)\b", text)
+    assert len(given) == 6 and len(set(given)) == 1 and 10_000 < int(given[0]) < 16_384
 
 
 def test_max_tokens_leaves_longer_rows_out_and_counts_them(lengths_run):

@@ -127,5 +127,5 @@ def train_text(export: Export) -> Markdown:
         files=[{"name": name, "rows": n} for name, n in export.files.items()],
         lengths=[{"tokens": length, "lost": export.lost_at(length)} for length in MAX_LENGTHS],
         lost_default=export.lost_at(1024),  # TRL's
-        fit=export.fitting_length,
+        fit=Markdown(export.fitting_length),  # without a comma, for it stands in code
     )
