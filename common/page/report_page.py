@@ -143,11 +143,11 @@ def histogram(rows: list[Row]) -> Markdown | None:
     scores = [round(row.deciding_score, 9) for row in rows]  # 57.99999999999999 is 58
     edges = [0, 10, 20, 30, 40, 50, 60, DEFEAT_MIN, 70, FINAL_MIN, 90, 100]
     counts, _ = np.histogram(scores, edges)  # the last range holds its upper end
-    lines = ["```text", "score      bucket    turns"]
+    marks = {FINAL_MIN: "final from here up", DEFEAT_MIN: "refined from here up, defeat below"}
+    lines = ["```text", "score        turns"]
     for low, high, n in reversed(list(zip(edges, edges[1:], counts))):
-        bucket = "final" if low >= FINAL_MIN else "refined" if low >= DEFEAT_MIN else "defeat"
-        bar = "█" * round(30 * n / max(counts)) or ("▏" if n else "")
-        lines.append(f"{low:>3} to {high:<3} {bucket:<8} {n:>6}  {bar}".rstrip())
+        bar = "█" * math.ceil(30 * n / max(counts))  # a single turn shows, too
+        lines.append(f"{low:>3} to {high:<3}  {n:>6}  {bar:<30}  {marks.get(low, '')}".rstrip())
     return Markdown("\n".join([*lines, "```"]))
 
 
