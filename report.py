@@ -39,13 +39,13 @@ from common.files import (
     turn_files,
 )
 from common.outputs import Outputs
-from common.page import details, numbers, overview, points
+from common.page import figures
 from common.page.card import CARD, card_flags, dataset_card
 from common.page.check import show_check
-from common.page.export_words import export_words, length_words, split_words
-from common.page.figures import NEXT_STEP, Facts, next_command, stale_reason, verdict_word
-from common.page.labels import Agreement, compare_labels, read_labels
+from common.page.figures import NEXT_STEP, Facts
+from common.page.labels import compare_labels, read_labels
 from common.page.left_out import huge_pr_page, read_left_out
+from common.page.report_page import report_page
 from common.page.rows import Row, read_row, turns_csv
 from common.page.turns_data import turns_data
 from common.page.turns_page import turns_page, unpacked_part
@@ -63,16 +63,16 @@ from common.turns import (
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
 
-REPORT_SECTIONS = (
-    overview.verdict, overview.next_steps, points.points_to_look_at, overview.results,
-    numbers.numbers, numbers.second_look, numbers.control, numbers.labels,
-    details.judges, details.groups, details.leak_audit, details.unfinished,
-    details.turns_to_read, details.all_turns,
-)  # fmt: skip
-
 
 def main() -> int:
-    flags = parse_flags()
+    options = parser(__doc__)
+    add = options.add_argument
+    add("--with-refined", action="store_true", help="export refined/ as well as final/")
+    add("--max-tokens", type=whole_number, metavar="N", help="export no row longer than that")
+    add("--check", action="store_true", help="verify all that lies here, write nothing")
+    flags = options.parse_args()
+    if flags.check and flags.limit:
+        raise UserError("--check looks at everything: leave out --limit.")
     tally = Tally("report.py")
     outputs = Outputs(check=flags.check)
     config = load_config()
@@ -83,40 +83,23 @@ def main() -> int:
             locks.enter_context(lock_folders([Path(folder) for folder in folders], "report"))
         facts = read_run(stems, config, flags.limit, tally)
         if not flags.limit:
-            export_final(facts.rows, outputs, tally)
-            export_refined(facts.rows, outputs, tally)
-            export_defeat(facts.rows, outputs, tally)
-            remove_unplaced(facts.rows, outputs)
+            export_final(facts.rows, outputs)
+            export_refined(facts.rows, outputs)
+            export_defeat(facts.rows, outputs)
+            remove_misplaced(facts.rows, outputs)
             facts.export = export_options(flags)
             export_training(facts.rows, facts.export, outputs)
             outputs.put(CARD, dataset_card(facts))  # last, for it speaks of the others
-        write_pages(facts, outputs)
+        outputs.put("report/turns.csv", turns_csv(facts.rows, facts.judges))
+        outputs.put(
+            "report/hugePR.md", huge_pr_page(facts.left_out, config.generate.max_record_chars)
+        )
+        outputs.put("report/report.md", report_page(facts))
+        outputs.put("report/turns.html", turns_page(turns_data(facts)), essence=unpacked_part)
         if flags.check:
             return show_check(facts, outputs, tally)
         tally.write_failed("report")
     return show_tally(facts, outputs, tally)
-
-
-def parse_flags():
-    flags = parser(__doc__)
-    flags.add_argument(
-        "--with-refined", action="store_true", help="export refined/ as well as final/"
-    )
-    flags.add_argument(
-        "--max-tokens",
-        type=whole_number,
-        metavar="N",
-        help="export no row that is longer, reply and all",
-    )
-    flags.add_argument(
-        "--check",
-        action="store_true",
-        help="verify answers, scores, buckets and exports; write nothing; exit 0 or 1",
-    )
-    given = flags.parse_args()
-    if given.check and given.limit:
-        raise UserError("--check looks at everything: leave out --limit.")
-    return given
 
 
 def export_options(flags) -> Export:
@@ -158,113 +141,83 @@ def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) 
         rows.append(read_row(stem, _find_answer(stem, folders), tally))
         progress.update(failed=len(tally.failed))
     progress.close()
+    duel = {}
+    plan = {}
     try:
         duel = read_duel() or {}
     except BadFile as bad:
-        duel = {}
         tally.fail("_duel", "torn or foreign file, mended by python validate.py", str(bad))
     try:
         plan = read_plan("prompt") or {}
     except BadFile as bad:
-        plan = {}
         tally.fail("_plan", "torn or foreign file, mended by python prompt.py", str(bad))
     left_out = read_left_out(plan, config, tally)
     for row in rows:
         row.license = left_out.licences.get(row.instance_id, "")
         # An answer may not name its repo, though its prompt does.
         row.repo = row.repo or left_out.repos.get(row.instance_id) or row.instance_id
-    return Facts(rows, left_out, duel, plan, config, limit, labels=read_agreement(rows))
-
-
-def read_agreement(rows: list[Row]) -> Agreement | None:
-    """Compare the panel with the labels in report/; None without any. Raises UserError."""
     labels = read_labels("report")
     if not labels:
-        return None
-    turns = {}
+        return Facts(rows, left_out, duel, plan, config, limit)
+    scored = {}
     for row in rows:
         if row.bucket:
-            turns[row.stem] = {
-                "sha": row.label_sha,
-                "bucket": row.bucket,
-                "score": row.score,
-                "by_judge": row.by_judge,
-            }
-    return compare_labels(labels, turns)
+            said = {"bucket": row.bucket, "score": row.score, "by_judge": row.by_judge}
+            scored[row.stem] = {"sha": row.label_sha, **said}
+    agreement = compare_labels(labels, scored)
+    return Facts(rows, left_out, duel, plan, config, limit, labels=agreement)
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
     """Return the answer file of a turn; of several folders see `first_filled`."""
-    paths = []
-    for folder in answer_folders() if folders is None else folders:
-        path = folder / f"{stem}.json"
-        if path.is_file():
-            paths.append(path)
+    folders = answer_folders() if folders is None else folders
+    paths = [folder / f"{stem}.json" for folder in folders]
+    paths = [path for path in paths if path.is_file()]
     return first_filled(paths) if paths else None
 
 
 # ---------------------------------------------------------------------------------------- buckets
 
 
-def export_final(rows: list[Row], outputs: Outputs, tally: Tally) -> None:
+def export_final(rows: list[Row], outputs: Outputs) -> None:
     """Fill final/: what the panel reliably prefers, and what keeps its chat's protocol."""
-    fill_bucket("final", rows, outputs, tally)
+    fill_bucket("final", rows, outputs)
 
 
-def export_refined(rows: list[Row], outputs: Outputs, tally: Tally) -> None:
+def export_refined(rows: list[Row], outputs: Outputs) -> None:
     """Fill refined/: preferred less clearly, or held back from final/."""
-    fill_bucket("refined", rows, outputs, tally)
+    fill_bucket("refined", rows, outputs)
 
 
-def export_defeat(rows: list[Row], outputs: Outputs, tally: Tally) -> None:
+def export_defeat(rows: list[Row], outputs: Outputs) -> None:
     """Fill defeat/: the rest of what was judged."""
-    fill_bucket("defeat", rows, outputs, tally)
+    fill_bucket("defeat", rows, outputs)
 
 
-def fill_bucket(name: str, rows: list[Row], outputs: Outputs, tally: Tally) -> None:
-    """Copy the bucket's turns into its folder, and take each out of the other two right after.
-
-    A kill between the two leaves a turn in both, for the next run to fix, and never in none.
-    """
-    chosen = [row for row in rows if row.bucket == name]
-    others = [other for other in BUCKETS if other != name]
-    copies = {other: {path.stem for path in turn_files(other)} for other in others}
-    progress = Progress(len(chosen), f"{name}/")
-    for row in chosen:
-        path = Path(name, f"{row.stem}.json")
-        outputs.put(path, json_bytes(bucket_copy(row)), is_ours=is_bucket_copy)
-        for other in others:
-            if row.stem in copies[other]:
-                remove_copy(Path(other, path.name), outputs)
-        tally.done += 1
-        progress.update()
-    progress.close()
+def fill_bucket(name: str, rows: list[Row], outputs: Outputs) -> None:
+    """Copy the bucket's answers into its folder, with score, metrics and reason."""
+    for row in rows:
+        if row.bucket == name:
+            reason = row.reason
+            if row.held_back:
+                reason = f"Held back from final/: {row.unfit}. {reason}"
+            judged = {"score": row.score, "metrics": row.metrics, "reason": reason}
+            copy = json_bytes({**read_answer(row.path), **judged})
+            outputs.put(Path(name, f"{row.stem}.json"), copy, is_ours=is_bucket_copy)
 
 
-def bucket_copy(row: Row) -> dict:
-    """Return the answer with score, metrics and reason."""
-    reason = row.reason
-    if row.held_back:
-        reason = f"Held back from final/: {row.unfit}. {reason}"
-    return {**read_answer(row.path), "score": row.score, "metrics": row.metrics, "reason": reason}
+def remove_misplaced(rows: list[Row], outputs: Outputs) -> None:
+    """Take out of each bucket what belongs into another one, or is no judged turn any more.
 
-
-def remove_unplaced(rows: list[Row], outputs: Outputs) -> None:
-    """Take out of all buckets what is no judged turn any more.
-
-    A copy whose answer is gone or torn stays: it may be the last.
+    This comes last: a kill leaves a turn in two, for the next run to fix, and never in none. A copy
+    whose answer is gone or torn stays: it may be the last.
     """
     for row in rows:
-        answer_is_whole = row.path is not None and row.instance_id
-        if row.bucket is None and answer_is_whole:
-            for name in BUCKETS:
-                remove_copy(Path(name, f"{row.stem}.json"), outputs)
-
-
-def remove_copy(path: Path, outputs: Outputs) -> None:
-    """Remove a bucket's copy; a file that is not ours stays."""
-    if path.exists() and is_bucket_copy(path):
-        outputs.remove(path, "lies in the wrong bucket")
+        for name in BUCKETS:
+            path = Path(name, f"{row.stem}.json")
+            answer_is_whole = bool(row.sha)
+            if name != row.bucket and answer_is_whole and path.exists() and is_bucket_copy(path):
+                outputs.remove(path, "lies in the wrong bucket")
 
 
 def is_bucket_copy(path: Path) -> bool:
@@ -276,51 +229,28 @@ def is_bucket_copy(path: Path) -> bool:
     return True
 
 
-# ------------------------------------------------------------------------------------------ pages
-
-
-def write_pages(facts: Facts, outputs: Outputs) -> None:
-    """Write report/ from the rows and what else there is to say."""
-    outputs.put("report/turns.csv", turns_csv(facts.rows, facts.judges))
-    outputs.put(
-        "report/hugePR.md", huge_pr_page(facts.left_out, facts.config.generate.max_record_chars)
-    )
-    outputs.put("report/report.md", report_page(facts))
-    outputs.put("report/turns.html", turns_page(turns_data(facts)), essence=unpacked_part)
-
-
-def report_page(facts: Facts) -> str:
-    """Return report.md, for a reader in a hurry."""
-    sections = [section(facts) for section in REPORT_SECTIONS]
-    return "\n\n".join(section for section in sections if section) + "\n"
-
-
 # ------------------------------------------------------------------------------------------ tally
 
 
 def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
     """Print what was done and what to run next; return the exit code."""
-    for row in facts.rows:
-        if row.status in NEXT_STEP and row.status != Status.BROKEN:
-            tally.skipped[f"{row.status}: {NEXT_STEP[row.status]}"] += 1
-    stale = stale_reason(facts)
-    lines = [f"verdict {verdict_word(facts.duel)}"]
+    tally.done = len(facts.parsed if facts.limit else facts.scored)
+    for status, step in NEXT_STEP.items():
+        if status != Status.BROKEN:  # those have failed
+            tally.skipped[f"{status}: {step}"] = facts.statuses[status]
+    lines = [f"verdict {figures.verdict_word(facts.duel)}"]
+    stale = figures.stale_reason(facts)
     if stale:
         lines.append(f"stale   score/_duel.json: {stale}")
-    if facts.limit:
-        tally.done = len(facts.parsed)
-    else:
+    if facts.export:
         filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
         lines.append("buckets " + ", ".join(filled))
-        lines.append(f"export  {export_words(facts.export)}")
-        for words in (split_words(facts.export), length_words(facts.export)):
-            if words:
-                lines.append(f"        {words}")
+        lines.append("export  " + figures.export_text(facts.export).replace("\n", "\n          "))
     for path in outputs.quarantined:
         lines.append(f"aside   {path} was in the way and is not ours")
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
     lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
-    return tally.show(*lines, next_command=next_command(facts))
+    return tally.show(*lines, next_command=figures.next_command(facts))
 
 
 if __name__ == "__main__":

@@ -6,50 +6,17 @@ from collections import defaultdict
 from pathlib import Path
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Tally
-from common.files import UserError, natural_key, turn_files
+from common.files import natural_key
 from common.outputs import Outputs
 from common.page.figures import NEXT_STEP, Facts, stale_reason
-from common.page.markdown import count
-from common.turns import (
-    BUCKETS,
-    OPPONENT,
-    Status,
-    answer_folders,
-    chat_digest,
-    points_of,
-    read_answer,
-    read_prompts,
-    read_score,
-    turn_score,
-)
+from common.page.markdown import written
+from common.turns import BUCKETS, OPPONENT, Status, points_of, read_score, turn_score
 
 FAULTS_SHOWN = 20  # of each kind
 
 
 def show_check(facts: Facts, outputs: Outputs, tally: Tally) -> int:
     """Print what is torn, stale or out of place and which stage fixes it; return the exit code."""
-    has_run = any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS))
-    faults = find_faults(facts, tally)
-    if has_run and outputs.stale:
-        kind = "stale bucket, export or report, mended by: python report.py"
-        faults[kind] = sorted(outputs.stale, key=natural_key)
-    for kind, found in faults.items():
-        print(f"{kind}: {len(found):,}")
-        for line in found[:FAULTS_SHOWN]:
-            print(f"  {line}")
-        if len(found) > FAULTS_SHOWN:
-            print(f"  and {len(found) - FAULTS_SHOWN:,} more")
-    for note in find_notes(facts, has_run):
-        print(f"note: {note}")
-    if faults:
-        return EXIT_SOME_FAILED
-    turns = count(len(facts.rows), "turn")
-    print(f"report.py --check: {turns}, all that is here is whole and consistent.")
-    return EXIT_DONE
-
-
-def find_faults(facts: Facts, tally: Tally) -> dict[str, list[str]]:
-    """Return what is wrong in answers, scores and the duel, by kind."""
     faults = defaultdict(list)
     for failed in tally.failed:
         faults[failed["kind"]].append(failed["reason"])
@@ -61,41 +28,34 @@ def find_faults(facts: Facts, tally: Tally) -> dict[str, list[str]]:
         elif row.bucket and not follows_from_verdicts(read_score(path)):
             kind = "points that do not follow from the verdicts, mended by: python validate.py"
             faults[kind].append(f"{path}: {row.points} of {row.max_points}")
-    places = defaultdict(list)
-    for folder in answer_folders():
-        for path in turn_files(folder):
-            places[path.stem].append(str(path))
-    for paths in places.values():
-        if len(paths) > 1:
-            faults["answered twice, mended by: delete one"].append(" and ".join(paths))
-    for line in changed_prompts(facts):
-        faults["prompt gone or changed since its king, mended by: bring it back"].append(line)
-    stale = stale_reason(facts)
-    if stale:
-        faults["stale verdict, mended by: python validate.py"] = [f"score/_duel.json: {stale}"]
-    return faults
-
-
-def changed_prompts(facts: Facts) -> list[str]:
-    """List the answers whose prompt is gone or has another chat now; none where prompt/ is gone."""
-    chats = {}
-    for path in turn_files("prompt"):
-        try:
-            prompts = read_prompts(path)
-        except UserError:
-            return []  # told already: a torn file of prompts
-        for order, prompt in enumerate(prompts, 1):
-            chats[f"{path.stem}_{order}"] = chat_digest(prompt["messages"])
-    if not chats:
-        return []
-    changed = []
+    chats = facts.left_out.chats
     for row in facts.rows:
-        if row.path and row.status != Status.BROKEN:
-            if row.stem not in chats:
-                changed.append(f"{row.path}: prompt/ has no such prompt")
-            elif chats[row.stem] != chat_digest(read_answer(row.path)["messages"]):
-                changed.append(f"{row.path}: its prompt has another chat now")
-    return changed
+        if chats and row.sha and chats.get(row.stem) != row.sha["chat"]:
+            what = "its prompt has another chat now" if row.stem in chats else "has no prompt"
+            kind = "prompt gone or changed since its king, mended by: bring it back"
+            faults[kind].append(f"{row.path}: {what}")
+    if stale_reason(facts):
+        kind = "stale verdict, mended by: python validate.py"
+        faults[kind].append(f"score/_duel.json: {stale_reason(facts)}")
+    if not any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS)):
+        print("note: report.py has not run here yet")
+    elif outputs.stale:
+        kind = "stale bucket, export or report, mended by: python report.py"
+        faults[kind] = sorted(outputs.stale, key=natural_key)
+    for status in (Status.NO_CHALLENGER, Status.NOT_JUDGED, Status.UNFINISHED, Status.PARSE_FAIL):
+        if facts.statuses[status]:
+            print(f"note: {written(facts.statuses[status], 'turn')} {status}: {NEXT_STEP[status]}")
+    for kind, found in faults.items():
+        print(f"{kind}: {len(found):,}")
+        for line in found[:FAULTS_SHOWN]:
+            print(f"  {line}")
+        if len(found) > FAULTS_SHOWN:
+            print(f"  and {len(found) - FAULTS_SHOWN:,} more")
+    if faults:
+        return EXIT_SOME_FAILED
+    turns = written(len(facts.rows), "turn")
+    print(f"report.py --check: {turns}, all that is here is whole and consistent.")
+    return EXIT_DONE
 
 
 def follows_from_verdicts(score: dict) -> bool:
@@ -116,23 +76,3 @@ def follows_from_verdicts(score: dict) -> bool:
     points = points_of(identical, counted, judges)
     expected = turn_score(points, judges)
     return all(score[key] == expected[key] for key in expected)
-
-
-def find_notes(facts: Facts, has_run: bool) -> list[str]:
-    """Return what is no fault, yet good to know."""
-    notes = []
-    if not has_run:
-        notes.append("report.py has not run here yet")
-    if not facts.duel:
-        notes.append("score/_duel.json is not there yet: python validate.py")
-    for status in (Status.NO_CHALLENGER, Status.NOT_JUDGED, Status.UNFINISHED, Status.PARSE_FAIL):
-        if facts.statuses[status]:
-            turns = count(facts.statuses[status], "turn")
-            notes.append(f"{turns} {status}: {NEXT_STEP[status]}")
-    answered = {row.stem for row in facts.rows if row.path}
-    for name in BUCKETS:
-        others = [path for path in turn_files(name) if path.stem not in answered]
-        if others:
-            files = count(len(others), "file")
-            notes.append(f"{name}/ holds {files} that belong to no answer, such as {others[0]}")
-    return notes

@@ -1,23 +1,26 @@
-"""What the pages speak of: all that a run has left, and the figures that are computed from it."""
+"""What the pages speak of: all that a run has left, and the figures that report and card share."""
 
 from __future__ import annotations
 
-import json
+import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
 from common.config import Config
-from common.duel.statistics import bootstrap_bounds, cluster_sums
+from common.duel.statistics import bootstrap_lcb
 from common.duel.verdicts import is_full
-from common.exports import Export
-from common.page.labels import Agreement
+from common.exports import MIN_REPOS_TO_VALIDATE, SPLITS, Export
+from common.files import BadFile
+from common.page.labels import Agreement, clopper_pearson
 from common.page.left_out import LeftOut
-from common.page.rows import Row
-from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
+from common.page.markdown import Markdown, fill, written
+from common.page.rows import CHARS_PER_TOKEN, Row
+from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status, read_score
 
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
@@ -29,6 +32,9 @@ NEXT_STEP = {
     Status.STALE: "python validate.py",
     Status.PARSE_FAIL: "python validate.py --retry-failed",
 }
+MAX_LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens
+SMALL_SPLIT = 30  # rows
+RESAMPLES = 1000  # enough for an interval that decides nothing
 
 
 @dataclass
@@ -55,15 +61,10 @@ class Facts:
         if self.stops_early:
             share = self.config.judge.full_share
             self.base = [row for row in self.parsed if is_full(row.stem, share)]
-        if self.parsed:
-            self.mode = self.parsed[0].mode
-        else:
-            self.mode = 1 if self.duel.get("mode") == 1 else 2
+        self.mode = (self.parsed or self.rows)[0].mode
         self.opponent = SIDES[OPPONENT[self.mode]]
         self.generator = (self.duel.get("config") or {}).get("generator")
         self.judges = list(self.duel.get("judges") or {})
-        if not self.judges:
-            self.judges = list(dict.fromkeys(name for row in self.parsed for name in row.by_judge))
 
 
 def verdict_word(figures: dict) -> str:
@@ -79,30 +80,25 @@ def stale_reason(facts: Facts) -> str:
     duel = facts.duel
     if not duel or facts.limit:
         return ""
-    stale = facts.statuses[Status.STALE]
-    if stale:
-        return f"{stale} of its turns have changed since they were judged"
-    others = sum(row.mode != duel["mode"] for row in facts.parsed)
-    if others:
-        return f"it is of DUEL_MODE={duel['mode']}, {others} of the scores are of the other one"
     turns = duel["turns"] or {}
-    for status, key in ((Status.PARSED, "parsed"), (Status.STOPPED, "stopped")):
-        counted = turns.get(key) or 0
-        if counted != facts.statuses[status]:
-            return f"it counts {counted} {status} turns, here are {facts.statuses[status]}"
-    told = duel.get("mean_score")
-    mean = mean_score(facts.base)
-    # A parse-fail's readable verdicts are in its mean, and not in ours.
-    if told is not None and abs(told - mean) > 0.01 and not facts.statuses[Status.PARSE_FAIL]:
-        return f"it gives a mean score of {told:.2f}, here it is {mean:.2f}"
     then = duel.get("config") or {}
-    sampling = {}
-    for model in facts.config.judge.models:
-        sampling[model] = facts.config.judge_call(model).sampling()
-    if then.get("judges", sampling) != sampling:
-        return "the judges in chain.toml, or their sampling, are not those that were asked"
-    if then.get("duel", vars(facts.config.duel)) != vars(facts.config.duel):
-        return "[duel] in chain.toml has changed since"
+    panel = facts.config.judge.models
+    sampling = {model: facts.config.judge_call(model).sampling() for model in panel}
+    for what, told, here in (
+        ("DUEL_MODE", True, all(row.mode == duel["mode"] for row in facts.parsed)),
+        ("number of parsed turns", turns.get("parsed", 0), facts.statuses[Status.PARSED]),
+        ("number of stopped turns", turns.get("stopped", 0), facts.statuses[Status.STOPPED]),
+        ("panel in chain.toml", then.get("judges"), sampling),
+        ("[duel] in chain.toml", then.get("duel"), vars(facts.config.duel)),
+    ):
+        if told is not None and told != here:
+            return f"it is of another {what}"
+    # A parse-fail's readable verdicts are in its mean, and not in ours.
+    mean = duel.get("mean_score")
+    if mean is not None and not facts.statuses[Status.PARSE_FAIL]:
+        here = mean_score(facts.base)
+        if abs(mean - here) > 0.01:
+            return f"it gives a mean score of {mean:.2f}, here it is {here:.2f}"
     return ""
 
 
@@ -116,196 +112,177 @@ def next_command(facts: Facts) -> str:
     return ""
 
 
-def mean(values: Iterable[float]) -> float:
-    """Return the mean; 0 of nothing."""
-    values = list(values)
-    return sum(values) / len(values) if values else 0.0
+def mean_score(rows: list[Row], of: str = "score") -> float:
+    """Return the mean score of rows, or of another score of theirs; NaN of none."""
+    return fmean(getattr(row, of) for row in rows) if rows else math.nan
 
 
-def mean_score(rows: list[Row]) -> float:
-    """Return the mean score of parsed rows."""
-    return mean(row.score for row in rows)
+# ----------------------------------------------------------------------- what report and card share
 
 
-def dataset_name(plan: dict) -> str:
-    """Return the dataset as one may publish it: a Hub id, or of a local path only its last part."""
+def shared_figures(facts: Facts) -> dict:
+    """Return the figures that both templates name."""
+    return {
+        "facts": facts,
+        "verdict": verdict_word(facts.duel),
+        "interval": facts.duel.get("interval") or [None],
+        "final_min": FINAL_MIN,
+        "defeat_min": DEFEAT_MIN,
+        "dataset": dataset(facts.plan),
+        "challenger_audit": leak_audit(facts.rows, "challenger"),
+        "king_audit": leak_audit(facts.rows, "king"),
+        "reader": readers_test(facts),
+    }
+
+
+def dataset(plan: dict) -> dict:
+    """Return name, revision and seed of the sample; of a local path only its last part."""
     name = str(plan.get("dataset") or "not known")
     local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "*" in name
     if local or Path(name).exists():
-        return f"local files {Path(name).name}"
-    return name
+        name = f"local files {Path(name).name}"
+    revision = str(plan.get("revision") or "not known")
+    return {"name": name, "revision": revision, "seed": str(plan.get("seed", "not known"))}
 
 
-# ----------------------------------------------------------------------------------------- models
-
-
-@dataclass
-class Spent:
-    """What calls took, as far as it was told."""
-
-    tokens_in: int = 0
-    tokens_out: int = 0
-    cost_usd: float = 0.0
-    priced: int = 0  # sums of which the price is known
-    unpriced: int = 0
-
-    @property
-    def cost(self) -> str:
-        """The cost in words, as far as the prices are known."""
-        if not self.priced:
-            return "not known"
-        at_least = "at least " if self.unpriced else ""
-        return f"{at_least}{self.cost_usd:,.2f} USD"
-
-    @property
-    def cells(self) -> tuple[int | None, int | None, str]:
-        """Tokens in, tokens out and cost; None where the provider told no tokens."""
-        return self.tokens_in or None, self.tokens_out or None, self.cost
-
-
-def spent(metas: Iterable[dict]) -> Spent:
-    """Add up what a list of objects with `usage` and `cost_usd` tells, of all tries."""
-    total = Spent()
-    for meta in metas:
-        usage = meta.get("usage_all_tries") or meta.get("usage")
-        if isinstance(usage, dict):
-            total.tokens_in += _whole(usage.get("prompt_tokens"))
-            total.tokens_out += _whole(usage.get("completion_tokens"))
-        cost = meta.get("cost_usd")
-        if isinstance(cost, (int, float)):
-            total.cost_usd += cost
-            total.priced += 1
-        else:
-            total.unpriced += 1
-    return total
-
-
-def _whole(value: object) -> int:
-    return value if isinstance(value, int) else 0
-
-
-def side_metas(rows: list[Row], side: str) -> list[dict]:
-    """Return what the answers say of how one side was written."""
-    return [row.meta[side] for row in rows if row.meta.get(side)]
-
-
-def models_of(metas: list[dict]) -> list[tuple[str, str]]:
-    """Return the models that were asked, each with who answered in its name ("" if itself)."""
-    found = {}
-    for meta in metas:
-        asked = str(meta.get("model"))
-        answered = str(meta.get("model_answered") or "")
-        found[asked, "" if answered == asked else answered] = True
-    return list(found)
-
-
-def answered_for(rows: list[Row]) -> dict[str, set[str]]:
-    """Return, by judge, which other models answered in its name."""
+def model_names(pairs: Iterable[tuple[str, str]]) -> list[str]:
+    """Return each model that was asked, with who else answered in its name; pairs of the two."""
     others = defaultdict(set)
-    for row in rows:
-        for judge, other in row.answered.items():
-            others[judge].add(other)
-    return others
+    for asked, answered in pairs:
+        others[asked] |= {answered} - {asked, ""}
+    names = []
+    for asked, answered in others.items():
+        note = f" (answered by: {', '.join(sorted(answered))})" if answered else ""
+        names.append(asked + note)
+    return names
 
 
-# ------------------------------------------------------------------------------------- leak audit
+def writers(rows: list[Row], side: str) -> list[str]:
+    """Return the models that were asked to write one side, each with who answered for it."""
+    metas = [row.meta[side] for row in rows if row.meta.get(side)]
+    return model_names(
+        (str(meta.get("model")), str(meta.get("model_answered") or "")) for meta in metas
+    )
 
 
-@dataclass
-class Audit:
-    """One side's leak audit, in turns."""
-
-    audited: int = 0
-    hit: int = 0
-    kinds: Counter = field(default_factory=Counter)
-
-
-def audit_of(rows: list[Row], side: str) -> Audit:
-    """Count the turns whose reply was audited, those with a hit, and these by kind of leak."""
-    audit = Audit()
-    for row in rows:
-        hits = row.leaks.get(side)
-        if hits is None:
-            continue
-        audit.audited += 1
-        if hits:
-            audit.hit += 1
-            audit.kinds.update({str(hit.get("kind")) for hit in hits})
-    return audit
+def leak_audit(rows: list[Row], side: str) -> dict | None:
+    """Count one side's replies that were audited, those with a hit, and these by kind of leak."""
+    audited = [row.leaks[side] for row in rows if side in row.leaks]
+    if not audited:
+        return None
+    kinds: Counter = Counter()
+    for hits in audited:
+        kinds.update({str(hit.get("kind")) for hit in hits})
+    hit = sum(bool(hits) for hits in audited)
+    return {"audited": len(audited), "hit": hit, "share": hit / len(audited), "kinds": kinds}
 
 
-def refused_replies(rows: list[Row]) -> Counter:
-    """Count the challenger's replies that were refused, by kind."""
-    refused: Counter = Counter()
-    for row in rows:
-        counts = row.meta.get("challenger", {}).get("rejected")
-        if isinstance(counts, dict):
-            for kind, number in counts.items():
-                refused[kind] += _whole(number)
-    return refused
+def readers_test(facts: Facts) -> dict | None:
+    """Return whom the reader's test named, with 90 % intervals; None where it was not run.
 
-
-# ------------------------------------------------------------------------------------------ scores
-
-# Score ranges of the histogram, best first: (from, up to but without). 100 falls into the first.
-SCORE_RANGES = (
-    (90, 101), (FINAL_MIN, 90), (70, FINAL_MIN), (DEFEAT_MIN, 70), (60, DEFEAT_MIN), (50, 60),
-    (40, 50), (30, 40), (20, 30), (10, 20), (0, 10),
-)  # fmt: skip
-RESAMPLES = 2000  # enough for an interval that decides nothing
-
-
-def score_histogram(rows: list[Row]) -> list[int]:
-    """Count the scored rows in each of SCORE_RANGES, by the score that decides their bucket."""
-    scores = [round(row.deciding_score, 9) for row in rows]  # 57.99999999999999 is 58
-    return [sum(low <= score < high for score in scores) for low, high in SCORE_RANGES]
-
-
-@dataclass
-class Mean:
-    """A mean with its interval; bounds are None where there are too few instances for any."""
-
-    value: float
-    bounds: list[float] | None
-    turns: int
-
-
-def means(columns: dict[str, list[float | None]], rows: list[Row], config: Config) -> dict:
-    """Return the Mean of each column of values (one a row, or None), clustered by instance."""
-    if not rows:
-        return {}
-    values = np.array(list(columns.values()), float).T
-    counts = (~np.isnan(values)).astype(np.int64)
-    instances = np.array([row.instance_id for row in rows])
-    sums, sizes = cluster_sums(np.nan_to_num(values), counts, instances)
-    duel = config.duel
-    alpha = max(duel.alpha, 1 / RESAMPLES)
-    lower, upper = bootstrap_bounds(sums, sizes, alpha=alpha, resamples=RESAMPLES, seed=duel.seed)
-    found = {}
-    for place, name in enumerate(columns):
-        turns = int(sizes[:, place].sum())
-        if turns:
-            bounds = [float(lower[place]), float(upper[place])]
-            known = all(np.isfinite(bounds))
-            value = float(sums[:, place].sum()) / turns
-            found[name] = Mean(value, bounds if known else None, turns)
+    The opponent cannot have leaked: his rate is the test's false alarm.
+    """
+    look = facts.duel.get("second_look") or {}
+    read = look.get("read")
+    if not read:
+        return None
+    found = {"model": look["reader"], "turns": read}
+    for name, side in (("challenger", "challenger"), ("opponent", OPPONENT[facts.mode])):
+        named = look["named"].get(side) or 0
+        interval = clopper_pearson(named, read)
+        found[name] = {"named": named, "share": named / read, "interval": interval}
     return found
 
 
-# --------------------------------------------------------------------------------------- failures
+def export_text(export: Export) -> Markdown:
+    """Return in a few sentences what export/ holds, for report, card and tally."""
+    rows = export.all_rows
+    lengths = [row.prompt_tokens for row in rows] or [0]
+    median, ninetieth, most = np.percentile(lengths, (50, 90, 100), method="nearest").tolist()
+    splits = []
+    small = {}
+    for split in SPLITS:
+        repos = {row.repo for row in export.rows[split]}
+        size = len(export.rows[split])
+        splits.append(f"{split} {written(size, 'row')} of {written(len(repos), 'repo')}")
+        small[split] = 0 < size < SMALL_SPLIT or len(repos) == 1
+    return fill(
+        "export.md",
+        export=export,
+        rows=len(rows),
+        splits=splits,
+        held_back=export.held_back or None,
+        too_long=export.too_long if export.max_tokens else None,
+        empty=[split for split in SPLITS if rows and not export.rows[split]],
+        least_repos=MIN_REPOS_TO_VALIDATE,
+        small=small,
+        median=median,
+        ninetieth=ninetieth,
+        most=most,
+        guessed=sum(row.tokens_from == "guess" for row in rows) or None,
+        chars_per_token=CHARS_PER_TOKEN,
+        lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},
+    )
 
 
-def failed_items() -> dict[tuple[str, str], list[dict]]:
-    """Return what the last run of each stage says it could not do, by stage and kind."""
-    found = defaultdict(list)
-    for folder in ("prompt", "answer_*", "score"):
-        for path in sorted(Path().glob(f"{folder}/_failed*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    row = json.loads(line)
-                except ValueError:
-                    continue
-                if isinstance(row, dict):
-                    kind = row.get("kind") or row.get("reason") or ""
-                    found[str(row.get("stage") or ""), str(kind)].append(row)
-    return dict(sorted(found.items()))
+# ------------------------------------------------------------------------------ means and spending
+
+
+def mean_of(pairs: list[tuple[Row, float | None]], config: Config) -> dict | None:
+    """Return mean, turns and interval of one value a row, None left out; None without any value.
+
+    The interval is over instances; its ends are infinite where there are too few of them for any.
+    """
+    known = [(row.instance_id, value) for row, value in pairs if value is not None]
+    if not known:
+        return None
+    instances, values = zip(*known)
+    values = np.array(values, float)
+    alpha = max(config.duel.alpha, 1 / RESAMPLES)
+    settings = {"alpha": alpha, "resamples": RESAMPLES, "seed": config.duel.seed}
+    mean, low, _ = bootstrap_lcb(values, instances, **settings)
+    _, minus_high, _ = bootstrap_lcb(-values, instances, **settings)
+    return {"mean": mean, "interval": [low, -minus_high], "turns": len(values)}
+
+
+def control_split(facts: Facts) -> dict[str, dict]:
+    """Return the margin of the turns that control/ holds too: `whole` = `prompt` + `record`.
+
+    control/ holds the same turns, the challenger written with the rule and the advice, yet without
+    the record: `prompt` is its margin. {} where control/ is not judged. A turn counts where one
+    full panel has judged both against one king.
+    """
+    folder = Path("control", "score")
+    if not (folder / "_duel.json").exists():
+        return {}
+    splits: dict[str, list] = {"whole": [], "prompt": [], "record": []}
+    for row in facts.base:
+        try:
+            score = read_score(folder / f"{row.stem}.json")
+        except (FileNotFoundError, BadFile):
+            continue  # a torn file is mended by validate.py, run in control/
+        same_texts = all(score["sha"][text] == row.sha[text] for text in ("chat", row.opponent))
+        judged = (score["status"], score["mode"], list(score["by_judge"]))
+        if same_texts and judged == (Status.PARSED, row.mode, list(row.by_judge)):
+            splits["whole"].append((row, 2 * row.score - 100))
+            splits["prompt"].append((row, 2 * score["score"] - 100))
+            splits["record"].append((row, 2 * (row.score - score["score"])))
+    return {name: mean_of(pairs, facts.config) for name, pairs in splits.items() if pairs}
+
+
+def bill(metas: list[dict]) -> dict:
+    """Return tokens in, tokens out and cost of what has `usage` and `cost_usd`, of all tries."""
+    tokens: Counter = Counter()
+    for meta in metas:
+        usage = meta.get("usage_all_tries") or meta.get("usage")
+        for kind in ("prompt_tokens", "completion_tokens"):
+            told = usage.get(kind) if isinstance(usage, dict) else None
+            tokens[kind] += told if isinstance(told, int) else 0
+    costs = [meta.get("cost_usd") for meta in metas]
+    known = [cost for cost in costs if isinstance(cost, (int, float))]
+    at_least = "at least " if len(known) < len(costs) else ""
+    return {
+        "tokens_in": tokens["prompt_tokens"] or None,  # the provider told none
+        "tokens_out": tokens["completion_tokens"] or None,
+        "cost": f"{at_least}{sum(known):,.2f} USD" if known else "not known",
+    }

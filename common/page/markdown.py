@@ -1,6 +1,9 @@
-"""Markdown: text from outside shown as it is, numbers, tables, and templates.
+"""Markdown: templates, and text from outside that cannot break them.
 
-A template file holds blocks, each under a line `<!-- name -->`; its $names are filled in.
+A template is a Markdown file beside this module. In it stand `{name}` for a figure, `{name.key}`
+for a part of one, `{name:form}` for one in a form that `written` knows. A line with a missing
+figure (None, False or empty) is left out. A line may start with `{if name}`, `{unless name}`, or
+`{each turn of turns}`: then it is written for each of them, with a sign for what is missing.
 """
 
 from __future__ import annotations
@@ -8,14 +11,15 @@ from __future__ import annotations
 import math
 import re
 import unicodedata
-from collections.abc import Iterable
-from functools import cache
 from pathlib import Path
-from string import Template
 
 from common.files import clean_text
 
 NOTHING = "–"  # in place of a figure that there is not
+
+
+class Markdown(str):
+    """Text that is Markdown already; any other text is escaped where it is filled in."""
 
 
 # ------------------------------------------------------------------------------------------- text
@@ -24,13 +28,13 @@ NOTHING = "–"  # in place of a figure that there is not
 _CHARACTER_KINDS = {"Cc": " ", "Zl": " ", "Zp": " ", "Cf": ""}
 _MARKS = re.compile(r"([\\`*\[\]|~])")
 _OUTER_UNDERSCORES = re.compile(r"(?<!\w)_+|_+(?!\w)")  # inside a word they mark nothing
-_LIST_NUMBER = re.compile(r"^(\d+)([.)])")
+_LIST_NUMBER = re.compile(r"^(\d+)([.)])(?=\s|$)")
 _LINE_MARK = re.compile(r"^([#+=-])")
 _SCHEME = re.compile(r"(https?|ftp):(?=//)", re.IGNORECASE)
 _WWW = re.compile(r"\bwww\.", re.IGNORECASE)
 
 
-def shown(text: object, limit: int = 200) -> str:
+def shown(text: object, limit: int = 200) -> Markdown:
     """Return text from outside as one line that every Markdown viewer shows as it is.
 
     Nothing in it works as Markdown, HTML, GitHub's math, a link or an @mention.
@@ -50,76 +54,95 @@ def shown(text: object, limit: int = 200) -> str:
     line = line.replace("$", "&#36;")
     line = _SCHEME.sub(r"\1&#58;", line)
     line = _WWW.sub("www&#46;", line)
-    return line.replace("@", "@\u2060")
+    return Markdown(line.replace("@", "@\u2060"))
 
 
-def number(value: float | None, digits: int = 1) -> str:
-    """Return a number with thousands' commas; a whole number without decimals."""
-    if value is None or not math.isfinite(value):
-        return NOTHING
-    return f"{value:,}" if isinstance(value, int) else f"{value:,.{digits}f}"
+def written(value: object, form: str = "") -> Markdown:
+    """Return a value as a page shows it.
 
-
-def percent(part: float | None, whole: float = 1) -> str:
-    """Return a share as a whole percentage."""
-    if part is None or not whole:
-        return NOTHING
-    return f"{100 * part / whole:.0f} %"
-
-
-def span(bounds: Iterable[float | None] | None, digits: int = 1) -> str:
-    """Return an interval as "low to high"; nothing where it has no end."""
-    ends = [number(bound, digits) for bound in bounds or [None]]
-    return NOTHING if NOTHING in ends else " to ".join(ends)
-
-
-def count(n: int, what: str) -> str:
-    """Return a number with its noun: 1 turn, 2 turns."""
-    return f"{n:,} {what}" if n == 1 else f"{n:,} {what}s"
-
-
-def table(headers: str, rows: Iterable[Iterable[object]]) -> str:
-    """Return a Markdown table. Headers are parted by |; one that ends in # is over numbers.
-
-    Cells are numbers, None, or text that is Markdown already.
+    Numbers take Python's forms (`+.1f`), `%` for a share, or a noun (`turn`) to be counted; of text
+    the form is the most characters. A list of two numbers is an interval, a list of texts is told
+    with commas, and so is a dict, each name before its value.
     """
-    names = []
-    rules = []
-    for header in headers.split("|"):
-        header = header.strip()
-        names.append(header.rstrip("# "))
-        rules.append("---:" if header.endswith("#") else "---")
-    lines = [names, rules]
-    for row in rows:
-        lines.append([cell if isinstance(cell, str) else number(cell) for cell in row])
-    return "\n".join(f"| {' | '.join(line)} |" for line in lines)
+    if isinstance(value, Markdown):
+        return value
+    if isinstance(value, dict):
+        pairs = [f"{written(name)} {written(part, form)}" for name, part in value.items()]
+        return Markdown(", ".join(pairs))
+    if isinstance(value, (list, tuple)):
+        parts = [written(part, form) for part in value]
+        if all(isinstance(part, str) for part in value):
+            return Markdown(", ".join(parts))
+        return Markdown(NOTHING if NOTHING in parts else " to ".join(parts))
+    if isinstance(value, str):
+        return shown(value, int(form) if form.isdecimal() else 200)
+    if value is None or not math.isfinite(value):
+        return Markdown(NOTHING)
+    if form == "%":
+        return Markdown(f"{100 * value:.0f} %")
+    if _NOUN.fullmatch(form):
+        return Markdown(f"{value:,} {form}" if value == 1 else f"{value:,} {form}s")
+    return Markdown(format(value, form or ("," if isinstance(value, int) else ",.1f")))
 
 
 # -------------------------------------------------------------------------------------- templates
 
-
-@cache
-def blocks(file_name: str) -> dict[str, Template]:
-    """Return the named blocks of a template file of this folder."""
-    text = Path(__file__).with_name(file_name).read_text(encoding="utf-8")
-    parts = re.split(r"^<!-- (\w+) -->\n", text, flags=re.MULTILINE)
-    found = {}
-    for name, block in zip(parts[1::2], parts[2::2], strict=True):
-        found[name] = Template(block.strip())
-    return found
+_START = re.compile(r"\{(if|unless|each (\w+) of) ([\w.]+)\}")
+_FIELD = re.compile(r"\{([a-z_]+(?:\.\w+)*)(?::([^{}]+))?\}")
+_NOUN = re.compile("[a-z][a-z -]+")  # a list in this form is counted, and 0 is not missing
 
 
-def fill(template: Template, /, **values: object) -> str:
-    """Return a template with its $names filled in; paragraphs that stay empty close up."""
-    text = template.substitute(values)
-    return re.sub(r"\n{3,}", "\n\n", text).strip()
+def fill(file_name: str, /, **figures: object) -> Markdown:
+    """Return a template filled in. Raises KeyError for a name that is not among the figures."""
+    lines: list[str] = []
+    step = 0
+    for line in Path(__file__).with_name(file_name).read_text(encoding="utf-8").splitlines():
+        start = _START.match(line)
+        if start:
+            line = line[start.end() :]
+            value = _look_up(start[3], figures)
+            if start[2]:
+                for item in value or ():
+                    lines.append(_fill_line(line, {**figures, start[2]: item})[0])
+                continue
+            if _is_missing(value) == (start[1] == "if"):
+                continue
+        line, is_whole = _fill_line(line, figures)
+        if not is_whole:
+            continue
+        if line.startswith("1. "):  # the steps of a list, of which some may be left out
+            step += 1
+            line = f"{step}.{line[2:]}"
+        lines.append(line)
+    return Markdown(re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip())
 
 
-def say(name: str, /, **values: object) -> str:
-    """Return one of the sentences of sentences.md, as one line."""
-    return " ".join(fill(blocks("sentences.md")[name], **values).split("\n"))
+def _fill_line(line: str, figures: dict) -> tuple[str, bool]:
+    """Return the line filled in, and whether no figure of it is missing."""
+    is_whole = True
+
+    def fill_field(field: re.Match) -> str:
+        nonlocal is_whole
+        form = field[2] or ""
+        value = _look_up(field[1], figures)
+        if isinstance(value, (dict, list)) and _NOUN.fullmatch(form):
+            value = len(value)
+        is_whole = is_whole and not _is_missing(value)
+        return written(value, form)
+
+    return _FIELD.sub(fill_field, line), is_whole
 
 
-def report_block(name: str, /, **values: object) -> str:
-    """Return a block of report.md, filled in."""
-    return fill(blocks("report.md")[name], **values)
+def _look_up(path: str, figures: dict) -> object:
+    name, *keys = path.split(".")
+    value = figures[name]
+    for key in keys:
+        if isinstance(value, dict):
+            value = value.get(key)
+        elif value is not None:
+            value = getattr(value, key)
+    return value
+
+
+def _is_missing(value: object) -> bool:
+    return value is None or value is False or value in ("", [], {})

@@ -7,13 +7,12 @@ import io
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-from urllib.parse import quote
 
 from common.cli import Tally
 from common.files import BadFile
 from common.page.labels import label_sha
-from common.page.markdown import number, shown
-from common.replies.protocol import action_style, protocol_problem
+from common.page.markdown import Markdown, shown, written
+from common.replies.protocol import action_style, bash_blocks, protocol_problem
 from common.turns import METRICS, OPPONENT, Status, bucket, read_answer, read_score, text_digests
 
 _FORMULA_STARTS = tuple("=+-@\t\r\n")
@@ -41,12 +40,11 @@ class Row:
     metrics: dict = field(default_factory=dict)
     by_judge: dict = field(default_factory=dict)
     reason: str = ""  # of one judge
-    answered: dict = field(default_factory=dict)  # judge: the other model that answered for it
+    answered: dict = field(default_factory=dict)  # by judge: the model that answered in its name
     label_sha: str = ""  # of both replies, as labels name them
-    judged_against: tuple = ()  # digests of the chat and of the opponent's reply
+    sha: dict = field(default_factory=dict)  # digests of the chat and of each reply
     flags: list = field(default_factory=list)  # text aimed at the judges
     challenger: str = ""
-    king_chars: int = 0
     opponent_chars: int = 0
     prompt_chars: int = 0
     prompt_tokens: int = 0
@@ -56,7 +54,7 @@ class Row:
     protocol_problem: str | None = None  # what the challenger breaks of its chat's protocol
     unfit: str = ""  # why it must be in neither final/ nor export/, whatever its score
     held_back: bool = False  # from final/, for that reason
-    leaks: dict = field(default_factory=dict)  # by side the audit's hits; None: never audited
+    leaks: dict = field(default_factory=dict)  # the audit's hits by side, of those audited
     meta: dict = field(default_factory=dict)  # the answer's
     exported: str = ""  # train, validation, or why not
 
@@ -77,29 +75,27 @@ class Row:
         return max(scores) - min(scores) if scores else 0.0
 
     @property
-    def passes(self) -> bool:
-        """Whether its score is enough for final/, by the whole panel that decides it."""
-        return self.bucket == "final" or self.held_back
-
-    @property
     def score_words(self) -> str:
-        """The score with what the second look made of it, or what stopping it left open."""
+        """The score with what stopping it left open, or what the second look made of it."""
         if not self.bucket:
             return str(self.status)
-        words = number(self.score)
+        words = written(self.score)
         if self.bounds:
-            words += f" ({number(self.bounds[0], 0)}–{number(self.bounds[1], 0)})"
+            words += f" ({self.bounds[0]:.0f}–{self.bounds[1]:.0f})"
         if self.score_confirmed is not None:
-            words += f" → {number(self.score_confirmed)}"
+            words += f" → {written(self.score_confirmed)}"
         return words
 
     @property
-    def link(self) -> str:
-        """The stem as a Markdown link from report/ to the page, or to an answer not shown there."""
-        if self.path is None:
-            return shown(self.stem)
-        target = f"turns.html#{self.stem}" if self.challenger else f"../{self.path.as_posix()}"
-        return f"[{shown(self.stem)}]({quote(target, safe='/#')})"
+    def command(self) -> str:
+        """What the challenger would run."""
+        return " ; ".join(bash_blocks(self.challenger))
+
+    @property
+    def link(self) -> Markdown:
+        """The stem as a Markdown link to the page, which shows the turns that have both replies."""
+        name = shown(self.stem)
+        return Markdown(f"[{name}](turns.html#{self.stem})") if self.challenger else name
 
 
 # ------------------------------------------------------------------------------------------- read
@@ -129,25 +125,17 @@ def read_row(stem: str, path: Path | None, tally: Tally) -> Row:
 
 
 def take_answer(row: Row, answer: dict) -> None:
-    """Fill in what the answer says of the turn."""
+    """Fill in what the answer says of the turn.
+
+    The chat's tokens are the king's, whose prompt was the chat alone; the challenger's held the
+    record too.
+    """
+    messages = answer["messages"]
     row.instance_id = answer["instance_id"]
     row.meta = answer["meta"]
+    row.sha = text_digests(answer)
     row.repo = str(row.meta.get("repo") or "")
-    row.step = 1 + sum(message["role"] == "assistant" for message in answer["messages"])
-    row.king_chars = len(answer["king"])
-    take_length(row, answer["messages"])
-    row.leaks = {side: leak_hits(row.meta[side]) for side in ("king", "challenger")}
-    if answer["challenger"]:
-        row.challenger = answer["challenger"]
-        row.style = action_style(answer["challenger"])
-        row.protocol_problem = protocol_problem(answer["challenger"], answer["messages"])
-
-
-def take_length(row: Row, messages: list[dict]) -> None:
-    """Fill in the length of the chat.
-
-    Tokens are the king's, whose prompt was the chat alone; the challenger's held the record too.
-    """
+    row.step = 1 + sum(message["role"] == "assistant" for message in messages)
     row.prompt_chars = sum(len(message["content"]) for message in messages)
     usage = row.meta["king"].get("usage")
     told = usage.get("prompt_tokens") if isinstance(usage, dict) else None
@@ -157,20 +145,30 @@ def take_length(row: Row, messages: list[dict]) -> None:
     else:
         row.prompt_tokens = round(row.prompt_chars / CHARS_PER_TOKEN)
         row.tokens_from = "guess"
+    for side in ("king", "challenger"):
+        audit = row.meta[side].get("leaks")
+        hits = audit.get("hits") if isinstance(audit, dict) else None
+        if isinstance(hits, list):
+            row.leaks[side] = [hit for hit in hits if isinstance(hit, dict)]
+    if answer["challenger"]:
+        row.challenger = answer["challenger"]
+        row.style = action_style(answer["challenger"])
+        row.protocol_problem = protocol_problem(answer["challenger"], messages)
 
 
 def take_score(row: Row, answer: dict, score: dict) -> None:
     """Fill in what the judges said, unless they judged other texts than the answer holds now."""
     row.mode = score["mode"]
-    now = text_digests(answer)
     judged = ("chat", "challenger", row.opponent)
-    changed = [name for name in judged if score["sha"][name] != now[name]]
+    changed = [name for name in judged if score["sha"][name] != row.sha[name]]
     if changed:
         row.status = Status.STALE
         row.why = f"judged before its {' and '.join(changed)} changed"
         return
     row.status = Status(score["status"])
-    row.unfit = unfit_reason(row, score)
+    refused = row.meta["challenger"].get("refused")
+    audit = f"the audit refuses it: {refused}" if refused else ""
+    row.unfit = row.protocol_problem or audit or score.get("held_back") or ""
     row.bucket, row.why = bucket(score, row.unfit)
     row.held_back = row.bucket == "refined" and row.why.startswith("held back")
     row.opponent_chars = len(answer[row.opponent])
@@ -181,38 +179,24 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
         row.score_confirmed = score.get("score_confirmed")
     if row.status == Status.STOPPED:
         row.bounds = score["bounds"]
-        row.why += f"; stopped early, {number(row.bounds[0])} to {number(row.bounds[1])} possible"
+        row.why += f"; stopped early, {written(row.bounds, '.1f')} possible"
     row.metrics = score["metrics"] or {}
     row.by_judge = score["by_judge"] or {}
     row.reason = str(score["reason"] or "")
-    row.flags = score["flags"]
-    row.judged_against = (now["chat"], now[row.opponent])
+    row.flags = list(map(str, score["flags"]))
     row.label_sha = label_sha(answer[row.opponent], answer["challenger"])
     for verdict in score["verdicts"]:
-        other = verdict.get("model_answered")
-        if other and other != verdict["judge"]:
-            row.answered[verdict["judge"]] = str(other)
-
-
-def unfit_reason(row: Row, score: dict) -> str:
-    """Return why a turn must not be trained on whatever it scored; "" when it may."""
-    if row.protocol_problem:
-        return row.protocol_problem
-    refused = row.meta["challenger"].get("refused")
-    if refused:
-        return f"the audit refuses it: {refused}"
-    return score.get("held_back") or ""
-
-
-def leak_hits(meta: dict) -> list[dict] | None:
-    """Return the hits of one side's stored leak audit; None when it was never audited."""
-    audit = meta.get("leaks")
-    if not isinstance(audit, dict) or not isinstance(audit.get("hits"), list):
-        return None
-    return [hit for hit in audit["hits"] if isinstance(hit, dict)]
+        if verdict.get("model_answered"):
+            row.answered[verdict["judge"]] = str(verdict["model_answered"])
 
 
 # ------------------------------------------------------------------------------------------ write
+
+_CSV_FIELDS = (
+    "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
+    "points", "max_points", "style", "step", "prompt_chars", "prompt_tokens", "tokens_from",
+    "spread", "protocol_problem", "reason", "why",
+)  # fmt: skip
 
 
 def turns_csv(rows: list[Row], judges: list[str]) -> str:
@@ -220,50 +204,22 @@ def turns_csv(rows: list[Row], judges: list[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for place, row in enumerate(rows):
-        cells = csv_cells(row, judges)
+        cells = {name: getattr(row, name) for name in _CSV_FIELDS}
+        cells["file"] = row.path.as_posix() if row.path else ""
+        cells["score_low"], cells["score_high"] = row.bounds or (row.score, row.score)
+        cells |= {metric: row.metrics.get(metric) for metric in METRICS}
+        cells |= {f"judge {judge}": row.by_judge.get(judge) for judge in judges}
+        cells["leak_hits"] = len(row.leaks.get("challenger", []))
+        cells["king_leak_hits"] = len(row.leaks.get("king", []))
+        cells["flags"] = ", ".join(row.flags)
+        cells["export"] = row.exported
         if place == 0:
-            writer.writerow([csv_cell(name) for name in cells])
-        writer.writerow([csv_cell(value) for value in cells.values()])
+            writer.writerow([_csv_cell(name) for name in cells])
+        writer.writerow([_csv_cell(value) for value in cells.values()])
     return text.getvalue()
 
 
-def csv_cells(row: Row, judges: list[str]) -> dict[str, object]:
-    """Return a row's cells by column."""
-    return {
-        "stem": row.stem,
-        "file": row.path.as_posix() if row.path else "",
-        "instance_id": row.instance_id,
-        "repo": row.repo,
-        "license": row.license,
-        "status": row.status,
-        "bucket": row.bucket,
-        "score": row.score,
-        "score_confirmed": row.score_confirmed,
-        "score_low": row.bounds[0] if row.bounds else row.score,
-        "score_high": row.bounds[1] if row.bounds else row.score,
-        "points": row.points,
-        "max_points": row.max_points,
-        "style": row.style,
-        "step": row.step,
-        "prompt_chars": row.prompt_chars,
-        "prompt_tokens": row.prompt_tokens,
-        "tokens_from": row.tokens_from,
-        "king_chars": row.king_chars,
-        "challenger_chars": len(row.challenger),
-        **{metric: row.metrics.get(metric) for metric in METRICS},
-        **{f"judge {judge}": row.by_judge.get(judge) for judge in judges},
-        "spread": row.spread,
-        "leak_hits": len(row.leaks.get("challenger") or []),
-        "king_leak_hits": len(row.leaks.get("king") or []),
-        "flags": ", ".join(map(str, row.flags)),
-        "protocol_problem": row.protocol_problem,
-        "export": row.exported,
-        "reason": row.reason,
-        "why": row.why,
-    }
-
-
-def csv_cell(value: object) -> str:
+def _csv_cell(value: object) -> str:
     """Return a cell's text. What a spreadsheet would run as a formula starts with an apostrophe."""
     if value is None:
         return ""
