@@ -7,82 +7,60 @@ from html import escape
 from common.turns import BUCKETS, ORDERS
 
 BIN = 10  # score points
+ROW = 18  # pixels
+LEFT = 44  # pixels for a bar's label
 
 
 def score_chart(turns: list[dict]) -> str:
     """Return a histogram of the scores, each bar divided by bucket."""
-    counts = {}
+    counts = [dict.fromkeys(BUCKETS, 0) for _ in range(0, 100, BIN)]
     for turn in turns:
         if turn["bucket"] in BUCKETS:
-            place = min(int(turn["score"] // BIN), 100 // BIN - 1)
-            counts[place, turn["bucket"]] = counts.get((place, turn["bucket"]), 0) + 1
-    columns = range(100 // BIN)
-    highest = max((sum(counts.get((c, b), 0) for b in BUCKETS) for c in columns), default=0) or 1
+            place = min(int(turn["score"] // BIN), len(counts) - 1)
+            counts[place][turn["bucket"]] += 1
+    bars = [(f"{place * BIN}–{place * BIN + BIN}", row) for place, row in enumerate(counts)]
+    return bar_chart("Turns by score and bucket", bars[::-1])
+
+
+def verdict_chart(judges: list[str], turns: list[dict]) -> str:
+    """Return the challenger's wins, draws and losses in the first look, by judge and order."""
+    counts = {}
+    for judge in judges:
+        for order in ORDERS:
+            counts[judge, order] = {"win": 0, "level": 0, "loss": 0}
+    for turn in turns:
+        for verdict in turn["texts"]["verdicts"]:
+            row = counts.get((verdict["judge"], verdict["order"]))
+            if row is None or not verdict["calls"] or verdict["look"] > 1:
+                continue
+            challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
+            for call in verdict["calls"].values():
+                row[{0: "level", challenger: "win"}.get(call, "loss")] += 1
+    bars = []
+    for judge in judges:
+        bars.append((judge, {}))
+        bars.append(("1st", counts[judge, ORDERS[0]]))
+        bars.append(("2nd", counts[judge, ORDERS[1]]))
+    title = "Win, level and loss of the challenger by judge, shown first (1st) and second (2nd)"
+    return bar_chart(title, bars)
+
+
+def bar_chart(title: str, bars: list[tuple[str, dict[str, int]]]) -> str:
+    """Return bars under one another, each divided by name; one without counts is a heading."""
+    longest = max((sum(counts.values()) for _, counts in bars), default=0) or 1
     parts = []
-    for column in columns:
-        x = 6 + column * 34
-        y = 104.0
-        for name in BUCKETS[::-1]:
-            height = 84 * counts.get((column, name), 0) / highest
-            y -= height
-            if height:
-                box = f'x="{x}" y="{y:.1f}" width="30" height="{height:.1f}"'
-                parts.append(f'<rect class="{name}" {box}/>')
-            if height > 13:
-                parts.append(f'<text x="{x + 15}" y="{y + 11:.1f}" class="middle">{name[0]}</text>')
-        total = sum(counts.get((column, name), 0) for name in BUCKETS)
-        if total:
-            parts.append(f'<text x="{x + 15}" y="{y - 4:.1f}" class="middle">{total}</text>')
-        parts.append(f'<text x="{x}" y="118">{column * BIN}</text>')
-    legend = []
-    for place, name in enumerate(BUCKETS):
-        total = sum(counts.get((column, name), 0) for column in columns)
-        x = 6 + place * 110
-        legend.append(f'<rect class="{name}" x="{x}" y="127" width="12" height="12"/>')
-        legend.append(f'<text x="{x + 18}" y="137">{name} {total}</text>')
-    return svg("Turns by score and bucket", 352, 142, [*parts, *legend])
-
-
-def verdict_chart(judges: list[str], counts: dict[tuple[str, str], dict[str, int]]) -> str:
-    """Return win, level and loss of the challenger by judge and order: counts by (judge, order)."""
-    parts = []
-    y = 14
-    for name in judges:
-        parts.append(f'<text x="6" y="{y}">{escape(short(name))}</text>')
-        y += 6
-        for order, place in zip(ORDERS, ("1st", "2nd"), strict=True):
-            parts += verdict_bar(y, place, counts.get((name, order), {}))
-            y += 19
-        y += 14
-    words = "Win, level and loss of the challenger by judge, shown first (1st) and second (2nd)"
-    return svg(words, 352, max(y - 8, 20), parts)
-
-
-def verdict_bar(y: int, place: str, counts: dict[str, int]) -> list[str]:
-    """Return one bar: three parts of 300 units together, each with its share in words."""
-    parts = [f'<text x="6" y="{y + 12}">{place}</text>']
-    total = sum(counts.values())
-    x = 38.0
-    for name in ("win", "level", "loss"):
-        share = counts.get(name, 0) / total if total else 0
-        width = 308 * share
-        if width:
-            box = f'x="{x:.1f}" y="{y}" width="{width:.1f}" height="16"'
-            parts.append(f'<rect class="{name}" {box}/>')
-        label = f"{name} {100 * share:.0f} %" if width > 70 else f"{100 * share:.0f} %"
-        if width > 30:
-            parts.append(f'<text x="{x + 4:.1f}" y="{y + 12}">{label}</text>')
-        x += width
-    return parts
-
-
-def short(name: str, most: int = 52) -> str:
-    """Return a judge's name, cut to fit its line."""
-    return name if len(name) <= most else name[: most - 1] + "…"
-
-
-def svg(words: str, width: int, height: int, parts: list[str]) -> str:
-    """Return one picture with its title."""
-    box = f'role="img" aria-label="{escape(words)}" viewBox="0 0 {width} {height}"'
+    for place, (label, counts) in enumerate(bars):
+        y = place * ROW
+        parts.append(f'<text x="0" y="{y + 13}">{escape(label)}</text>')
+        x = LEFT
+        for name, count in counts.items():
+            width = 300 * count / longest
+            words = f"{name} {count}"
+            box = f'x="{x:.1f}" y="{y + 1}" width="{width:.1f}" height="{ROW - 2}"'
+            parts.append(f'<rect class="{name}" {box}><title>{words}</title></rect>')
+            if width > 8 * len(words):
+                parts.append(f'<text x="{x + 4:.1f}" y="{y + 13}">{words}</text>')
+            x += width
+    box = f'role="img" aria-label="{escape(title)}" viewBox="0 0 352 {len(bars) * ROW}"'
     picture = f"<svg {box}>{''.join(parts)}</svg>"
-    return f"<figure><figcaption>{escape(words)}</figcaption>{picture}</figure>"
+    return f"<figure><figcaption>{escape(title)}</figcaption>{picture}</figure>"
