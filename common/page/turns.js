@@ -388,6 +388,7 @@ $("label").addEventListener("click", startLabelling);
 $("stop").addEventListener("click", () => stopLabelling());
 $("save").addEventListener("click", saveLabels);
 $("ask").addEventListener("click", () => $("help").showModal());
+$("overview").open = window.innerWidth > 960;
 document.addEventListener("keydown", onKey);
 window.addEventListener("hashchange", showLinked);
 showLinked();

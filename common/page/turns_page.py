@@ -20,7 +20,7 @@ from common.page.charts import score_chart, verdict_chart
 
 HERE = Path(__file__).parent
 PLAIN_CHARS = 1_500_000  # of texts: from here they are packed with gzip, a third of the size
-TURN_BYTES = 2_400  # of the file for each turn, so that 2,000 give some 5 MB ...
+TURN_BYTES = 2_800  # of the file for each turn, so that 2,000 give some 5 MB ...
 SMALL_RUN = 500  # ... but a run of fewer turns may take as much as one of these
 CONTEXT_CHARS = (4000, 2000, 1000, 500)  # of task and observation, as far as the size allows
 REPLY_CHARS = 20_000
