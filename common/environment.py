@@ -44,7 +44,7 @@ def load_environment(
     """
     values = environment_values()
     providers = {}
-    for name in {call.provider for call in calls}:
+    for name in dict.fromkeys(call.provider for call in calls):
         if name:
             base_url = config.provider[name].base_url
             url_place = f"[provider.{name}] base_url in chain.toml"
@@ -64,7 +64,7 @@ def load_environment(
         if not api_key and name and key_name:
             what = f"is not set: [provider.{name}] key_env in chain.toml names it"
             raise UserError(f"{key_name} {what}.\nWrite it into .env here.")
-        if not api_key and base_url == DEFAULT_BASE_URL:
+        if not api_key and not name and base_url == DEFAULT_BASE_URL:
             raise UserError(
                 "CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
                 "or set CHUTES_BASE_URL to a server that needs no key."

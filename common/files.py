@@ -97,11 +97,8 @@ def write_json(path: Path | str, value: object) -> None:
 
 def json_bytes(value: object) -> bytes:
     """Return `value` as write_json writes it: text stays readable, lone surrogates are escaped."""
-    try:
-        data = json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
-    except UnicodeEncodeError:
-        data = json.dumps(value, ensure_ascii=True, indent=1).encode("utf-8")
-    return data + b"\n"
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    return text.encode("utf-8", "backslashreplace") + b"\n"  # its escapes are JSON's as well
 
 
 def _writer() -> str:

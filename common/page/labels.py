@@ -12,6 +12,7 @@ import re
 from bisect import bisect_left
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
@@ -23,11 +24,11 @@ LABEL_SCORE = {"challenger": 100, "level": 50, "king": 0, "reference": 0}
 PREFERRED = [*LABEL_SCORE, "skip"]
 SHA_CHARS = 16
 LEVEL = 0.9  # of the interval
+SHARES = 10**10  # among which the interval's ends are looked for
 MOST_DIFFERENCES = 5  # turns that are named
 
 
-@dataclass
-class Label:
+class Label(NamedTuple):
     """What a person said of one turn."""
 
     stem: str
@@ -151,22 +152,20 @@ def correlation(said: list[float], scores: list[float | None]) -> float | None:
 def clopper_pearson(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
     """Return the exact interval of a share: `hits` of `count`; (0, 1) when count is 0."""
     tail = (1 - level) / 2
-    steps = 10**10  # the interval's ends are looked for among so many shares
+    shares = range(1, SHARES)
     draws = np.arange(1, count + 1)
     log_ways = np.cumsum([0, *np.log((count + 1 - draws) / draws)])  # logarithms: none overflows
 
-    def at_most(most: int, share: float) -> float:
+    def at_most(most: int, share: int) -> float:
         """Return the chance of at most so many hits."""
         k = np.arange(most + 1)
-        logs = log_ways[: most + 1] + k * np.log(share) + (count - k) * np.log1p(-share)
-        return np.exp(logs).sum()
+        log_hit, log_miss = np.log([share / SHARES, 1 - share / SHARES])
+        return np.exp(log_ways[: most + 1] + k * log_hit + (count - k) * log_miss).sum()
 
-    low = 0.0
+    low = 0
     if hits > 0:  # the share at which this many hits or more are as rare as the tail
-        shares = range(1, steps)
-        low = bisect_left(shares, tail, key=lambda s: 1 - at_most(hits - 1, s / steps)) / steps
-    high = 1.0
+        low = bisect_left(shares, tail, key=lambda share: 1 - at_most(hits - 1, share))
+    high = SHARES
     if hits < count:  # the share at which this few hits or fewer are as rare as the tail
-        shares = range(1, steps)
-        high = bisect_left(shares, -tail, key=lambda s: -at_most(hits, s / steps)) / steps
-    return low, high
+        high = bisect_left(shares, -tail, key=lambda share: -at_most(hits, share))
+    return low / SHARES, high / SHARES

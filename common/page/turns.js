@@ -38,39 +38,44 @@ function drawList() {
     turn.choices = { // by the name of the filter
       bucket: [turn.bucket || turn.status],
       style: [turn.style],
-      export: [turn.export],
+      export: [turn.exported],
       mark: turn.marks.length ? ["any", ...turn.marks] : [],
     };
     const flags = turn.marks.length ? `⚑${turn.marks.length} ` : "";
-    turn.entry = el("a", { class: `entry ${turn.bucket}`, href: link(turn), "data-turn": turn.stem, tabindex: -1 },
+    const its = { class: `entry ${turn.bucket ?? ""}`, "data-turn": turn.stem, tabindex: -1 };
+    turn.entry = el("a", { ...its, href: link(turn) },
       el("b", {}, points(turn.score)), el("span", {}, turn.bucket || turn.status),
-      dim(turn.style), dim(`${flags}↕${turn.spread}`),
-      el("span", { class: "instance", title: turn.instance }, turn.instance));
+      dim(turn.style), dim(`${flags}↕${points(turn.spread, 0)}`),
+      el("span", { class: "instance", title: turn.instance_id }, turn.instance_id));
   });
   $("list").append(...turns.map((turn) => turn.entry));
   for (const name of ["bucket", "style", "mark", "export"]) {
-    const values = new Set(turns.flatMap((turn) => turn.choices[name]).filter(Boolean));
-    $("filters").elements[name].append(...[...values].sort().map((value) => el("option", { value }, value)));
+    const values = [...new Set(turns.flatMap((turn) => turn.choices[name]).filter(Boolean))].sort();
+    $("filters").elements[name].append(...values.map((value) => el("option", { value }, value)));
   }
 }
 
 function findWords() { // what the filter looks through
   for (const turn of turns) {
-    const { observation = "", replies = {}, verdicts = [] } = turn.texts ?? {};
-    turn.words = [turn.stem, turn.instance, turn.repo, turn.why, ...Object.values(turn.choices).flat(),
-      observation, ...Object.values(replies), ...verdicts.map((verdict) => verdict.reason),
-    ].join("\n").toLowerCase();
+    const words = [turn.stem, turn.instance_id, turn.repo, turn.why];
+    words.push(...Object.values(turn.choices).flat());
+    if (turn.texts) {
+      words.push(turn.texts.observation, ...turn.texts.verdicts.map((verdict) => verdict.reason));
+      words.push(...Object.values(turn.texts.replies).map((parts) => parts.join("")));
+    }
+    turn.words = words.join("\n").toLowerCase();
   }
 }
 
 function applyFilters() {
-  const { text, spread, sort, ...wanted } = Object.fromEntries(new FormData($("filters")));
+  const { text, spread, sort, ...chosen } = Object.fromEntries(new FormData($("filters")));
   const words = text.toLowerCase().split(/\s+/);
   const far = Number(spread); // negative: at most so far apart
+  const wanted = Object.entries(chosen).filter(([, value]) => value);
   let shown = 0;
   for (const turn of turns) {
     const passes = (far < 0 ? turn.spread <= -far : turn.spread >= far)
-      && Object.entries(wanted).every(([name, value]) => !value || turn.choices[name].includes(value))
+      && wanted.every(([name, value]) => turn.choices[name].includes(value))
       && words.every((word) => turn.words.includes(word));
     if (turn.entry.hidden === passes) turn.entry.hidden = !passes;
     if (passes) shown += 1;
@@ -122,24 +127,27 @@ function drawTurn() {
   if (!turn || labelling) return;
   document.title = `${turn.stem} · turns`;
   if (!turn.texts) return $("turn").replaceChildren("Unpacking …");
-  const facts = [`reply ${turn.step}`, turn.style, `judges ${turn.spread} points apart`];
-  if (turn.confirmed !== null) facts.push(`with the second look ${points(turn.confirmed)}`);
-  if (turn.export) facts.push(`export: ${turn.export}`);
+  const facts = [`reply ${turn.step}`, turn.style, `judges ${points(turn.spread, 0)} points apart`];
+  const confirmed = turn.score_confirmed;
+  if (confirmed !== null) facts.push(`with the second look ${points(confirmed)}`);
+  if (turn.exported) facts.push(`export: ${turn.exported}`);
   if (labels.has(turn)) facts.push(`your label: ${labels.get(turn).preferred}`);
   if (turn.marks.length) facts.push(`⚑ ${turn.marks.join(", ")}`);
+  const file = turn.file.split("/").map(encodeURIComponent).join("/");
   $("turn").replaceChildren(
     el("header", {},
       el("p", { class: "head" }, el("b", { class: "score" }, points(turn.score)),
-        el("b", {}, turn.bucket || turn.status), dim(turn.why), el("a", { href: link(turn) }, turn.stem),
-        el("a", { href: `../${turn.file.split("/").map(encodeURIComponent).join("/")}` }, "whole chat")),
-      el("p", {}, [turn.instance, turn.repo].filter(Boolean).join(" · ")),
+        el("b", {}, turn.bucket || turn.status), dim(turn.why),
+        el("a", { href: link(turn) }, turn.stem), el("a", { href: `../${file}` }, "whole chat")),
+      el("p", {}, [turn.instance_id, turn.repo].filter(Boolean).join(" · ")),
       el("p", { class: "dim" }, facts.filter(Boolean).join(" · "))),
     context(turn), pair(turn, [turn.opponent, "challenger"]), panel(turn, 1), panel(turn, 2));
 }
 
 function context(turn) {
-  const parts = { "The task": turn.texts.task, "What the agent had just seen": turn.texts.observation };
-  const boxes = Object.entries(parts).filter((part) => part[1]).map(([title, text]) => (
+  const { task, observation } = turn.texts;
+  const parts = [["The task", task], ["What the agent had just seen", observation]];
+  const boxes = parts.filter((part) => part[1]).map(([title, text]) => (
     el("section", {}, el("h2", {}, title), el("pre", { tabindex: 0 }, text),
       el("details", { class: "more" }, el("summary", {}, "more")))));
   return el("div", { class: "context pair" }, ...boxes);
@@ -193,27 +201,31 @@ function reply(side, parts, findings) {
 // ------------------------------------------------------------------------------------ the judges
 
 const ORDERS = ["challenger-first", "challenger-second"];
+const initial = (turn) => turn.opponent[0].toUpperCase();
 
 function panel(turn, look) {
   const verdicts = turn.texts.verdicts.filter((verdict) => verdict.look === look);
   if (!verdicts.length) return look === 1 ? el("p", { class: "dim" }, "No verdict yet.") : "";
   const rows = [...new Set(verdicts.map((verdict) => verdict.judge))].flatMap((judge) => {
-    const both = ORDERS.map((order) => verdicts.find((each) => each.judge === judge && each.order === order));
+    const its = verdicts.filter((verdict) => verdict.judge === judge);
+    const both = ORDERS.map((order) => its.find((verdict) => verdict.order === order));
     const reasons = both.filter((verdict) => verdict?.reason).map((verdict) => (
       el("p", {}, dim(`${verdict.order.replace("-", " ")}: `), verdict.reason)));
     return [
-      el("tr", {}, el("th", { scope: "row" }, judge), ...metrics.map((metric) => callCell(turn, both, metric)),
+      el("tr", {}, el("th", { scope: "row" }, judge),
+        ...metrics.map((metric) => callCell(turn, both, metric)),
         el("td", {}, look === 1 ? points(turn.texts.by_judge[judge]) : "")),
       el("tr", {}, el("td", { class: "reasons", colspan: metrics.length + 2 }, ...reasons))];
   });
   if (look === 1) {
     const means = metrics.map((metric) => el("td", {}, points(turn.texts.metrics[metric], 0)));
-    rows.push(el("tr", {}, el("th", { scope: "row" }, "all"), ...means, el("td", {}, points(turn.score))));
+    const name = el("th", { scope: "row" }, "all");
+    rows.push(el("tr", {}, name, ...means, el("td", {}, points(turn.score))));
   }
   const names = ["", ...metrics, "score"].map((name) => el("th", { scope: "col" }, name));
   return el("section", {}, el("h2", {}, look === 1 ? "The judges" : "The second look"),
     el("p", { class: "dim" }, "Two calls each: with the challenger shown first, then second. "
-      + `C: challenger better, ${turn.opponent[0].toUpperCase()}: ${turn.opponent} better, =: level.`),
+      + `C: challenger better, ${initial(turn)}: ${turn.opponent} better, =: level.`),
     el("table", {}, el("thead", {}, el("tr", {}, ...names)), el("tbody", {}, ...rows)));
 }
 
@@ -223,13 +235,14 @@ function callCell(turn, both, metric) {
     if (call === undefined) return ["none", "?", "no verdict"];
     if (call === 0) return ["level", "=", "level"];
     if (call === order + 1) return ["win", "C", "challenger better"];
-    return ["loss", turn.opponent[0].toUpperCase(), `${turn.opponent} better`];
+    return ["loss", initial(turn), `${turn.opponent} better`];
   });
   const [first, second] = calls.map((call) => call[0]);
   const flip = first !== second && first !== "none" && second !== "none" ? "flip" : "";
   return el("td", {}, ...calls.map(([kind, letter, words], order) => {
     const title = `${metric}, ${ORDERS[order].replace("-", " ")}: ${words}`;
-    return el("span", { class: `call ${kind} ${flip}`, role: "img", "aria-label": title, title }, letter);
+    const attributes = { class: `call ${kind} ${flip}`, role: "img", "aria-label": title, title };
+    return el("span", attributes, letter);
   }));
 }
 
@@ -238,7 +251,8 @@ function callCell(turn, both, metric) {
 const BATCH = 60;
 const NEXT = "Save labels.csv into report/, then run: python report.py";
 const CHOICES = {
-  left: "← left is better", level: "level (=)", right: "right is better →", skip: "skip (s)", undo: "undo (u)",
+  left: "← left is better", level: "level (=)", right: "right is better →",
+  skip: "skip (s)", undo: "undo (u)",
 };
 const labels = new Map(); // turn -> what a person said of its replies, in the order of saying
 let labelling = null; // {drawn, turn, sides, since} while it runs
@@ -306,8 +320,11 @@ function nextLabel() {
   if (parseInt(turn.sha[7], 16) % 2) sides.reverse();
   Object.assign(labelling, { turn, sides, since: performance.now() });
   document.title = `Turn ${done + 1} of ${drawn.length}`;
-  const buttons = Object.entries(CHOICES).map(([name, words]) => el("button", { "data-choice": name }, words));
-  for (const button of buttons) button.addEventListener("click", () => choose(button.dataset.choice));
+  const buttons = Object.entries(CHOICES).map(([name, words]) => {
+    const button = el("button", { "data-choice": name }, words);
+    button.addEventListener("click", () => choose(name));
+    return button;
+  });
   $("turn").replaceChildren(
     el("h2", { role: "status" }, `${document.title}: which reply is the better next step?`),
     el("progress", { max: drawn.length, value: done, "aria-label": "labelled" }),
@@ -337,9 +354,10 @@ function showButtons() {
 }
 
 function saveLabels() {
-  const lines = [...labels].map(([turn, { preferred, seconds }]) => [turn.stem, preferred, seconds, turn.sha].join());
-  const text = ["stem,preferred,seconds,sha", ...lines, ""].join("\n");
-  const url = URL.createObjectURL(new Blob([text], { type: "text/csv" }));
+  const rows = [["stem", "preferred", "seconds", "sha"]];
+  for (const [turn, label] of labels) rows.push([turn.stem, label.preferred, label.seconds, turn.sha]);
+  const csv = rows.map((row) => `${row.join(",")}\n`);
+  const url = URL.createObjectURL(new Blob(csv, { type: "text/csv" }));
   el("a", { href: url, download: "labels.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
   say(NEXT);
@@ -369,7 +387,8 @@ async function readTexts(block) {
   let text = block.textContent;
   if (block.type === "application/gzip") {
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    text = await new Response(new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"))).text();
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    text = await new Response(stream).text();
   }
   JSON.parse(text).forEach((texts, place) => Object.assign(turns[place], { texts }));
 }

@@ -11,6 +11,10 @@ from common.replies.protocol import protocol_problem
 from common.turns import BUCKETS, METRICS, SIDES, read_answer, read_score
 
 MOST_TURNS = 5000  # of a page: some 12 MB, and a list that a browser still scrolls with ease
+# What the page's list has of a row, under the row's own names.
+ENTRY = (
+    "stem instance_id repo status bucket why score score_confirmed style step spread exported"
+).split()
 
 
 def turns_data(facts: Facts) -> dict:
@@ -66,21 +70,10 @@ def turn_data(row: Row) -> dict:
             marks.append(f"{side}: protocol")
     said = [message["content"] for message in answer["messages"] if message["role"] == "user"]
     return {
-        "stem": row.stem,
+        **{name: getattr(row, name) for name in ENTRY},
         "file": row.path.as_posix(),
-        "instance": row.instance_id,
-        "repo": row.repo,
-        "status": str(row.status),
-        "bucket": row.bucket or "",
-        "why": row.why,
-        "score": row.score,
-        "confirmed": row.score_confirmed,
-        "style": row.style,
-        "step": row.step,
-        "spread": round(row.spread, 1),
-        "marks": marks,
-        "export": row.exported,
         "opponent": opponent,
+        "marks": marks,
         "length": len(replies["challenger"]),
         # Identical replies are not put before a person, nor those that were never judged.
         "sha": row.label_sha if row.bucket and len(set(replies.values())) == 2 else "",

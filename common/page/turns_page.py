@@ -23,8 +23,8 @@ PLAIN_CHARS = 1_500_000  # of texts: from here they are packed with gzip, a thir
 TURN_BYTES = 2_800  # of the file for each turn, so that 2,000 give some 5 MB ...
 SMALL_RUN = 500  # ... but a run of fewer turns may take as much as one of these
 CONTEXT_CHARS = (4000, 2000, 1000, 500)  # of task and observation, as far as the size allows
-REPLY_CHARS = 20_000
-REASON_CHARS = 1_000
+TEXT_CHARS = 20_000  # of a reply, and of all else
+MOST_WORDS = 3_000  # of a reply that is compared: hostile ones take 0.5 s at most
 LEAST_SHARED = 0.3  # of the shorter reply's words; below, the marks would cover everything
 
 # What a screen would obey instead of showing: controls, zero-width and direction marks, tags, half
@@ -74,32 +74,24 @@ def turns_page(data: dict) -> str:
 
 def texts_of(turn: dict, chars: int) -> dict:
     """Return a turn's texts as the script shows them, task and observation cut to `chars`."""
-    where = f"the whole chat is in {turn['file']}"
-    texts = dict(turn["texts"])
-    texts["task"] = cut(texts["task"], chars, where)
-    texts["observation"] = cut(texts["observation"], chars, where)
-    replies = texts["replies"].items()
-    texts["replies"] = {side: cut(reply, REPLY_CHARS, where) for side, reply in replies}
-    where = "the whole reason is in score/"
-    texts["verdicts"] = [
-        {**verdict, "reason": cut(verdict["reason"], REASON_CHARS, where)}
-        for verdict in texts["verdicts"]
-    ]
-    texts = visible(texts)
-    opponent, challenger = compared(
-        texts["replies"][turn["opponent"]], texts["replies"]["challenger"]
-    )
-    texts["replies"] = {turn["opponent"]: opponent, "challenger": challenger}
-    return texts
+    texts = turn["texts"]
+    context = {name: visible(texts[name], chars) for name in ("task", "observation")}
+    texts = visible({**texts, **context})
+    opponent = turn["opponent"]
+    parts = compared(texts["replies"][opponent], texts["replies"]["challenger"])
+    return {**texts, "replies": dict(zip((opponent, "challenger"), parts))}
 
 
 def compared(first: str, second: str) -> tuple[list[str], list[str]]:
     """Return each text in parts: by turns what it alone holds, and what both hold.
 
-    Of texts that have little in common all is said to be held by both.
+    Of texts that are long, or have little in common, all is said to be held by both.
     """
     one = re.findall(r"\s*\S+|\s+", first)
     two = re.findall(r"\s*\S+|\s+", second)
+    whole = (["", first], ["", second])
+    if max(len(one), len(two)) > MOST_WORDS:
+        return whole
     parts = ([], [])
     from_one = 0
     from_two = 0
@@ -114,17 +106,8 @@ def compared(first: str, second: str) -> tuple[list[str], list[str]]:
         from_two = at_two + size
         shared += size
     if shared < LEAST_SHARED * min(len(one), len(two)):
-        return ["", first], ["", second]
+        return whole
     return parts
-
-
-def cut(text: str, chars: int, where: str) -> str:
-    """Return text of at most `chars` characters: its start and its end, and what is left out."""
-    if len(text) <= chars:
-        return text
-    head = chars * 2 // 3
-    left_out = f"{len(text) - chars:,} characters left out; {where}"
-    return f"{text[:head]}\n⋯ {left_out} ⋯\n{text[head - chars :]}"
 
 
 def unpacked_part(page: bytes) -> bytes:
@@ -132,9 +115,16 @@ def unpacked_part(page: bytes) -> bytes:
     return re.sub(rb'(<script type="application/gzip" id="texts">)[^<]*', rb"\1", page)
 
 
-def visible(value):
-    """Return a value of JSON in which each text shows its control and direction marks."""
+def visible(value, chars: int = TEXT_CHARS):
+    """Return a value of JSON in which each text shows its control and direction marks.
+
+    Of texts that are longer than `chars` it holds the start and the end.
+    """
     if isinstance(value, str):
+        if len(value) > chars:
+            head = chars * 2 // 3
+            left_out = f"{len(value) - chars:,} characters left out: the file holds the whole"
+            value = f"{value[:head]}\n⋯ {left_out} ⋯\n{value[head - chars :]}"
         return OBEYED.sub(lambda marks: "".join(f"⟨U+{ord(m):04X}⟩" for m in marks[0]), value)
     if isinstance(value, list):
         return [visible(item) for item in value]
