@@ -23,7 +23,6 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SCRIPTS_FOLDER = Path(__file__).resolve().parent.parent
 DEFAULT_BASE_URL = "https://llm.chutes.ai/v1"
 
 
@@ -146,7 +145,7 @@ class Confirm(_Section):
 
     provider: str = Field("", description=_PROVIDER)  # "": as [judge] has it
     models: _Models = Field(
-        [], description="a list of model ids, none twice, or []: no second look"
+        [], description="a list of model ids, none twice; [] for no second look"
     )
     band: Annotated[
         list[float],
@@ -178,22 +177,18 @@ class Config(_Section):
         """Return how king and challenger are asked for."""
         return self.generate
 
-    def judge_call(self, model: str) -> CallSettings:
-        """Return how one judge is asked: its own table over [judge]."""
+    def judge_call(self, model: str, provider: str = "") -> CallSettings:
+        """Return how one judge is asked: its own table over `provider` over [judge]."""
         values = {key: getattr(self.judge, key) for key in _Call.model_fields}
-        override = self.judge.override.get(model)
-        if override is not None:
-            values |= override.model_dump(exclude_unset=True)
+        if provider:
+            values["provider"] = provider
+        if model in self.judge.override:
+            values |= self.judge.override[model].model_dump(exclude_unset=True)
         return CallSettings(model=model, **values)
 
     def confirm_call(self, model: str) -> CallSettings:
         """Return how a judge of the second look is asked: as a judge, perhaps elsewhere."""
-        call = self.judge_call(model)
-        override = self.judge.override.get(model)
-        own = override is not None and "provider" in override.model_fields_set
-        if not self.confirm.provider or own:
-            return call
-        return call.model_copy(update={"provider": self.confirm.provider})
+        return self.judge_call(model, self.confirm.provider)
 
 
 def load_config() -> Config:
@@ -293,7 +288,7 @@ def check_address(base_url: str, place: str, key_place: str) -> None:
 
 def find_setting_file(name: str) -> Path | None:
     """Return the file of this name here, one folder up, or beside the scripts."""
-    for folder in (Path("."), Path(".."), SCRIPTS_FOLDER):
+    for folder in (Path("."), Path(".."), Path(__file__).resolve().parent.parent):
         if (folder / name).is_file():
             return folder / name
     return None

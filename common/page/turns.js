@@ -165,7 +165,7 @@ function pair(turn, sides, blind = false) {
       }
       const problem = turn.texts.problems[side];
       if (problem) box.append(el("p", { class: "alert" }, `Protocol: ${problem}`));
-      findings.push(...problem.match(/(?<=`)[^`\s]+(?=`)/g) ?? []);
+      findings.push(...[...problem.matchAll(/`([^`\s]+)`/g)].map((match) => match[1]));
     }
     box.append(reply(side, turn.texts.replies[side], findings.filter(Boolean)));
     return box;

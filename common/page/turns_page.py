@@ -41,8 +41,12 @@ def turns_page(data: dict) -> str:
     turns = data["turns"]
     entries = [{name: turn[name] for name in turn if name != "texts"} for turn in turns]
     facts = as_json(visible({"metrics": data["metrics"], "turns": entries}))
+    rows = [texts_of(turn) for turn in turns]
     for chars in CONTEXT_CHARS:
-        texts = as_json([texts_of(turn, chars) for turn in turns])
+        for row, turn in zip(rows, turns):
+            row["task"] = visible(turn["texts"]["task"], chars)
+            row["observation"] = visible(turn["texts"]["observation"], chars)
+        texts = as_json(rows)
         kind = "application/json"
         if len(texts) > PLAIN_CHARS:
             packed = gzip.compress(texts.encode("ascii"), compresslevel=6, mtime=0)
@@ -72,14 +76,12 @@ def turns_page(data: dict) -> str:
     return page
 
 
-def texts_of(turn: dict, chars: int) -> dict:
-    """Return a turn's texts as the script shows them, task and observation cut to `chars`."""
-    texts = turn["texts"]
-    context = {name: visible(texts[name], chars) for name in ("task", "observation")}
-    texts = visible({**texts, **context})
-    opponent = turn["opponent"]
-    parts = compared(texts["replies"][opponent], texts["replies"]["challenger"])
-    return {**texts, "replies": dict(zip((opponent, "challenger"), parts))}
+def texts_of(turn: dict) -> dict:
+    """Return a turn's texts as the script shows them, but for task and observation."""
+    texts = visible({**turn["texts"], "task": "", "observation": ""})
+    sides = (turn["opponent"], "challenger")
+    parts = compared(*[texts["replies"][side] for side in sides])
+    return {**texts, "replies": dict(zip(sides, parts))}
 
 
 def compared(first: str, second: str) -> tuple[list[str], list[str]]:
