@@ -301,7 +301,7 @@ def test_labels_blind_and_saves_them(open_page):
 
     page.click("#label")
     for _ in range(11):
-        page.click("[data-choice=level]")
+        page.click(".choices [value=level]")
     assert "All 30 are labelled" in page.inner_text("#message")
     assert page.locator("#label").is_disabled()
     assert len(listed(page)) == 30

@@ -131,7 +131,7 @@ function drawTurn() {
   const confirmed = turn.score_confirmed;
   if (confirmed !== null) facts.push(`with the second look ${points(confirmed)}`);
   if (turn.exported) facts.push(`export: ${turn.exported}`);
-  if (labels.has(turn)) facts.push(`your label: ${labels.get(turn).preferred}`);
+  if (labels.has(turn)) facts.push(`your label: ${labels.get(turn)} s`);
   if (turn.marks.length) facts.push(`⚑ ${turn.marks.join(", ")}`);
   const file = turn.file.split("/").map(encodeURIComponent).join("/");
   $("turn").replaceChildren(
@@ -254,7 +254,7 @@ const CHOICES = {
   left: "← left is better", level: "level (=)", right: "right is better →",
   skip: "skip (s)", undo: "undo (u)",
 };
-const labels = new Map(); // turn -> what a person said of its replies, in the order of saying
+const labels = new Map(); // turn -> "preferred seconds", in the order of labelling
 let labelling = null; // {drawn, turn, sides, since} while it runs
 
 // By the digest of the replies, which knows no score and no name: two thirds from final/.
@@ -275,8 +275,8 @@ const storageKey = (turn) => `turns.html label ${turn.stem} ${turn.sha}`;
 function loadLabels() {
   try {
     for (const turn of turns) {
-      const [preferred, seconds] = localStorage.getItem(storageKey(turn))?.split(" ") ?? [];
-      if (preferred) labels.set(turn, { preferred, seconds });
+      const label = localStorage.getItem(storageKey(turn));
+      if (label) labels.set(turn, label);
     }
   } catch {
     // Some browsers refuse it to files: `keep` says so.
@@ -287,7 +287,7 @@ function keep(turn, label) {
   if (label) labels.set(turn, label);
   else labels.delete(turn);
   try {
-    if (label) localStorage.setItem(storageKey(turn), `${label.preferred} ${label.seconds}`);
+    if (label) localStorage.setItem(storageKey(turn), label);
     else localStorage.removeItem(storageKey(turn));
   } catch {
     say("This browser keeps no labels: save labels.csv before you close the page.");
@@ -320,11 +320,7 @@ function nextLabel() {
   if (parseInt(turn.sha[7], 16) % 2) sides.reverse();
   Object.assign(labelling, { turn, sides, since: performance.now() });
   document.title = `Turn ${done + 1} of ${drawn.length}`;
-  const buttons = Object.entries(CHOICES).map(([name, words]) => {
-    const button = el("button", { "data-choice": name }, words);
-    button.addEventListener("click", () => choose(name));
-    return button;
-  });
+  const buttons = Object.entries(CHOICES).map((choice) => el("button", { value: choice[0] }, choice[1]));
   $("turn").replaceChildren(
     el("h2", { role: "status" }, `${document.title}: which reply is the better next step?`),
     el("progress", { max: drawn.length, value: done, "aria-label": "labelled" }),
@@ -340,7 +336,7 @@ function choose(name) {
     if (last) keep(last, null);
   } else {
     const preferred = { left: sides[0], right: sides[1] }[name] ?? name;
-    keep(turn, { preferred, seconds: ((performance.now() - since) / 1000).toFixed(1) });
+    keep(turn, `${preferred} ${((performance.now() - since) / 1000).toFixed(1)}`);
   }
   nextLabel();
 }
@@ -354,9 +350,8 @@ function showButtons() {
 }
 
 function saveLabels() {
-  const rows = [["stem", "preferred", "seconds", "sha"]];
-  for (const [turn, label] of labels) rows.push([turn.stem, label.preferred, label.seconds, turn.sha]);
-  const csv = rows.map((row) => `${row.join(",")}\n`);
+  const csv = ["stem,preferred,seconds,sha\n"];
+  for (const [turn, label] of labels) csv.push(`${turn.stem},${label.replace(" ", ",")},${turn.sha}\n`);
   const url = URL.createObjectURL(new Blob(csv, { type: "text/csv" }));
   el("a", { href: url, download: "labels.csv" }).click();
   setTimeout(() => URL.revokeObjectURL(url), 10_000);
@@ -404,6 +399,9 @@ $("filters").addEventListener("input", (event) => {
 });
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("label").addEventListener("click", startLabelling);
+$("turn").addEventListener("click", (event) => {
+  if (event.target.value) choose(event.target.value);
+});
 $("stop").addEventListener("click", () => stopLabelling());
 $("save").addEventListener("click", saveLabels);
 $("ask").addEventListener("click", () => $("help").showModal());

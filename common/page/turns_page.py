@@ -12,11 +12,12 @@ import gzip
 import hashlib
 import json
 import re
+from collections import Counter
 from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
 
-from common.page.charts import score_chart, verdict_chart
+from common.turns import BUCKETS, ORDERS
 
 HERE = Path(__file__).parent
 PLAIN_CHARS = 1_500_000  # of texts: from here they are packed with gzip, a third of the size
@@ -41,7 +42,7 @@ def turns_page(data: dict) -> str:
     turns = data["turns"]
     entries = [{name: turn[name] for name in turn if name != "texts"} for turn in turns]
     facts = as_json(visible({"metrics": data["metrics"], "turns": entries}))
-    rows = [texts_of(turn) for turn in turns]
+    rows = [shown_texts(turn) for turn in turns]
     for chars in CONTEXT_CHARS:
         for row, turn in zip(rows, turns):
             row["task"] = visible(turn["texts"]["task"], chars)
@@ -76,7 +77,7 @@ def turns_page(data: dict) -> str:
     return page
 
 
-def texts_of(turn: dict) -> dict:
+def shown_texts(turn: dict) -> dict:
     """Return a turn's texts as the script shows them, but for task and observation."""
     texts = visible({**turn["texts"], "task": "", "observation": ""})
     sides = (turn["opponent"], "challenger")
@@ -147,3 +148,66 @@ def source_hash(text: str) -> str:
     """Return the policy's name of an inline script or style."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+# --------------------------------------------------------------------------------- the pictures
+
+BIN = 10  # score points
+
+
+def score_chart(turns: list[dict]) -> str:
+    """Return a histogram of the scores, each bar divided by bucket."""
+    counts = Counter()
+    for turn in turns:
+        if turn["bucket"]:
+            counts[min(int(turn["score"]), 99) // BIN * BIN, turn["bucket"]] += 1
+    bars = []
+    for low in range(100 - BIN, -1, -BIN):
+        bars.append((f"{low}–{low + BIN}", {name: counts[low, name] for name in BUCKETS}))
+    return bar_chart("Turns by score and bucket", bars)
+
+
+def verdict_chart(judges: list[str], turns: list[dict]) -> str:
+    """Return the challenger's wins, draws and losses in the first look, by judge and order."""
+    counts = Counter()
+    for turn in turns:
+        for verdict in turn["texts"]["verdicts"]:
+            if verdict["look"] > 1 or not verdict["calls"]:
+                continue
+            challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
+            for call in verdict["calls"].values():
+                word = {0: "draw", challenger: "win"}.get(call, "loss")
+                counts[verdict["judge"], verdict["order"], word] += 1
+    bars = []
+    for judge in judges:
+        bars.append((judge, {}))
+        for order, place in zip(ORDERS, ("1st", "2nd")):
+            words = ("win", "draw", "loss")
+            bars.append((place, {word: counts[judge, order, word] for word in words}))
+    title = "Win, draw and loss of the challenger by judge, shown first (1st) and second (2nd)"
+    return bar_chart(title, bars)
+
+
+def bar_chart(title: str, bars: list[tuple[str, dict[str, int]]]) -> str:
+    """Return SVG of bars under one another, each divided by name; one without counts is a heading.
+
+    Colours are in turns.css, by name; each part also tells its name and count in words.
+    """
+    longest = max((sum(counts.values()) for _, counts in bars), default=0) or 1
+    parts = []
+    y = 0
+    for label, counts in bars:
+        parts.append(f'<text x="0" y="{y + 13}">{escape(label)}</text>')
+        x = 44
+        for name, count in counts.items():
+            width = 300 * count / longest
+            words = f"{name} {count}"
+            box = f'x="{x:.1f}" y="{y + 1}" width="{width:.1f}" height="16"'
+            parts.append(f'<rect class="{name}" {box}><title>{words}</title></rect>')
+            if width > 8 * len(words):
+                parts.append(f'<text x="{x + 4:.1f}" y="{y + 13}">{words}</text>')
+            x += width
+        y += 18
+    box = f'role="img" aria-label="{escape(title)}" viewBox="0 0 352 {y}"'
+    picture = f"<svg {box}>{''.join(parts)}</svg>"
+    return f"<figure><figcaption>{escape(title)}</figcaption>{picture}</figure>"
