@@ -400,7 +400,7 @@ $("filters").addEventListener("input", (event) => {
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("label").addEventListener("click", startLabelling);
 $("turn").addEventListener("click", (event) => {
-  if (event.target.value) choose(event.target.value);
+  if (event.target.matches(".choices button")) choose(event.target.value);
 });
 $("stop").addEventListener("click", () => stopLabelling());
 $("save").addEventListener("click", saveLabels);
