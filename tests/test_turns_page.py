@@ -14,9 +14,36 @@ from pathlib import Path
 
 import pytest
 
+from common.cli import Tally
+from common.page.labels import label_sha
+from common.page.rows import read_row
+from common.page.turns_data import turn_data
 from common.page.turns_page import compared, turns_page, visible
 from common.turns import METRICS, ORDERS
+from makers import get, make_chat, make_run
 from pages import BROWSERS, FLAGS, JUDGES, make_data
+from reports import rewrite
+
+
+def test_what_the_page_is_told_of_a_turn(tmp_path, monkeypatch):
+    stems = make_run(tmp_path, [54] * 3)
+    answer = get(tmp_path / f"answer_0/{stems[1]}.json")
+    rewrite(tmp_path, stems[1], challenger=answer["king"])
+    chat = make_chat(7, steps=2)
+    rewrite(tmp_path, stems[2], messages=chat)
+    monkeypatch.chdir(tmp_path)
+    told = []
+    for stem in stems:
+        row = read_row(stem, Path("answer_0", f"{stem}.json"), Tally("report.py"))
+        told.append(turn_data(row))
+    replies = told[0]["texts"]["replies"]
+    assert told[0]["sha"] == label_sha(replies["king"], replies["challenger"])
+    assert told[1]["sha"] == "", "identical replies are not put before a person"
+    assert told[0]["texts"]["observation"] == "", "the agent had seen the task alone"
+    seen = (told[2]["texts"]["task"], told[2]["texts"]["observation"])
+    assert seen == (chat[1]["content"], chat[-1]["content"])
+    assert len(told[0]["texts"]["verdicts"]) == 6
+
 
 # ------------------------------------------------------------------------------- the browser
 
@@ -150,11 +177,11 @@ def test_filters_and_sorts(open_page):
     page.fill("#filter", "no such words")
     assert shown() == []
     page.fill("#filter", "")
-    page.select_option("[name=sort]", "best")
+    page.select_option("[name=sort]", "score -1")
     assert shown() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 11, 8]
-    page.select_option("[name=sort]", "spread")
+    page.select_option("[name=sort]", "spread -1")
     assert shown() == [5, 11, 4, 10, 3, 9, 2, 8, 1, 7, 0, 6]
-    page.select_option("[name=sort]", "longest")
+    page.select_option("[name=sort]", "length -1")
     lengths = [data["turns"][number]["length"] for number in shown()]
     assert lengths == sorted(lengths, reverse=True)
 
@@ -301,7 +328,7 @@ def test_labels_blind_and_saves_them(open_page):
 
     page.click("#label")
     for _ in range(11):
-        page.click(".choices [value=level]")
+        page.click(".choices [value='=']")
     assert "All 30 are labelled" in page.inner_text("#message")
     assert page.locator("#label").is_disabled()
     assert len(listed(page)) == 30

@@ -24,14 +24,6 @@ function say(message) {
 
 // ------------------------------------------------------------------------------------- the list
 
-const SORTS = {
-  given: (turn) => turn.place,
-  best: (turn) => -(turn.score ?? -1),
-  worst: (turn) => turn.score ?? 101,
-  spread: (turn) => -turn.spread,
-  longest: (turn) => -turn.length,
-};
-
 function drawList() {
   turns.forEach((turn, place) => {
     turn.place = place;
@@ -84,7 +76,8 @@ function applyFilters() {
 }
 
 function applySort() {
-  const key = SORTS[$("filters").elements.sort.value];
+  const [name, sign] = $("filters").elements.sort.value.split(" ");
+  const key = (turn) => sign * (turn[name] ?? sign * 1000); // turns without a score come last
   sorted = [...turns].sort((one, other) => key(one) - key(other));
   $("list").append(...sorted.map((turn) => turn.entry));
   current?.entry.scrollIntoView({ block: "nearest" });
@@ -250,9 +243,9 @@ function callCell(turn, both, metric) {
 
 const BATCH = 60;
 const NEXT = "Save labels.csv into report/, then run: python report.py";
-const CHOICES = {
-  left: "← left is better", level: "level (=)", right: "right is better →",
-  skip: "skip (s)", undo: "undo (u)",
+const CHOICES = { // by key
+  ArrowLeft: "← left is better", "=": "level (=)", ArrowRight: "right is better →",
+  s: "skip (s)", u: "undo (u)",
 };
 const labels = new Map(); // turn -> "preferred seconds", in the order of labelling
 let labelling = null; // {drawn, turn, sides, since} while it runs
@@ -320,7 +313,7 @@ function nextLabel() {
   if (parseInt(turn.sha[7], 16) % 2) sides.reverse();
   Object.assign(labelling, { turn, sides, since: performance.now() });
   document.title = `Turn ${done + 1} of ${drawn.length}`;
-  const buttons = Object.entries(CHOICES).map((choice) => el("button", { value: choice[0] }, choice[1]));
+  const buttons = Object.entries(CHOICES).map(([value, words]) => el("button", { value }, words));
   $("turn").replaceChildren(
     el("h2", { role: "status" }, `${document.title}: which reply is the better next step?`),
     el("progress", { max: drawn.length, value: done, "aria-label": "labelled" }),
@@ -329,13 +322,14 @@ function nextLabel() {
   $("reader").focus({ preventScroll: true });
 }
 
-function choose(name) {
+function choose(key) {
   const { drawn, turn, sides, since } = labelling;
-  if (name === "undo") {
+  if (key === "u") {
     const last = [...labels.keys()].filter((each) => drawn.includes(each)).at(-1);
     if (last) keep(last, null);
   } else {
-    const preferred = { left: sides[0], right: sides[1] }[name] ?? name;
+    const [left, right] = sides;
+    const preferred = { ArrowLeft: left, ArrowRight: right, "=": "level", s: "skip" }[key];
     keep(turn, `${preferred} ${((performance.now() - since) / 1000).toFixed(1)}`);
   }
   nextLabel();
@@ -361,14 +355,11 @@ function saveLabels() {
 // ------------------------------------------------------------------------------------------ keys
 
 const READING = { j: () => move(1), k: () => move(-1), "/": () => $("filter").focus() };
-const LABELLING = {
-  ArrowLeft: () => choose("left"), ArrowRight: () => choose("right"), "=": () => choose("level"),
-  s: () => choose("skip"), u: () => choose("undo"), Escape: () => stopLabelling(),
-};
 
 function onKey(event) {
   if (event.ctrlKey || event.metaKey || event.altKey || $("help").open) return;
-  let action = (labelling ? LABELLING : READING)[event.key];
+  let action = (labelling ? { Escape: () => stopLabelling() } : READING)[event.key];
+  if (labelling && CHOICES[event.key]) action = () => choose(event.key);
   if (event.key === "?") action = () => $("help").showModal();
   if (event.target === $("filter")) { // Escape would clear it
     action = ["Enter", "Escape"].includes(event.key) ? () => $("reader").focus() : null;
