@@ -130,8 +130,13 @@ def turn_files(folder: Path | str) -> list[Path]:
 
     Names with a leading `_` or `.` are no turns, nor are folders and pipes.
     """
-    paths = [path for path in Path(folder).glob("[!._]*.json") if path.is_file()]
-    return sorted(paths, key=lambda path: natural_key(path.name))
+    try:
+        names = os.listdir(folder)
+    except FileNotFoundError:
+        return []
+    names = [name for name in names if name.endswith(".json") and name[0] not in "._"]
+    paths = [Path(folder, name) for name in sorted(names, key=natural_key)]
+    return [path for path in paths if path.is_file()]
 
 
 def natural_key(name: str) -> list:

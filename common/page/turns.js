@@ -154,7 +154,7 @@ function pair(turn, sides, blind = false) {
     if (!blind) {
       for (const { kind, text, why } of turn.texts.leaks[side]) {
         box.append(el("p", { class: "alert" }, `Leak audit, ${kind}: ${text} – ${why}`));
-        findings.push(text);
+        findings.push(String(text ?? ""));
       }
       const problem = turn.texts.problems[side];
       if (problem) box.append(el("p", { class: "alert" }, `Protocol: ${problem}`));
