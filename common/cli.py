@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from common.files import BadFile, UserError, printable, write_jsonl
+from common.files import BadFile, UserError, printable, write_bytes
 from common.signals import interrupt_on_signals
 
 EXIT_DONE = 0
@@ -25,9 +25,6 @@ EXIT_INTERRUPTED = 130
 INTERRUPTED = "interrupted; what was finished is saved, the same line goes on from here"
 
 _PLAIN_LINE_EVERY_S = 15  # without a terminal: often enough to see life, rare enough for a log
-
-
-# ------------------------------------------------------------------------------------------- flags
 
 
 def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
@@ -40,9 +37,7 @@ def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
     add = flags.add_argument
     add("--limit", type=whole_number, metavar="N", help="a trial: the first N turns that need work")
     if calls:
-        add(
-            "--concurrency", type=whole_number, metavar="N", help="calls at once per model, at most"
-        )
+        add("--concurrency", type=whole_number, metavar="N", help="calls at once per model, most")
         add("--shard", type=shard, metavar="I/N", help="only the I-th of N parts, I from 0")
         add("--dry-run", action="store_true", help="say what is ahead and its cost; no paid calls")
         add("--max-cost", type=dollars, metavar="DOLLARS", help="stop before this sum is passed")
@@ -52,8 +47,7 @@ def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
 def whole_number(text: str) -> int:
     """Read a flag's value of 1 or more."""
     if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
-        wanted = "expected a whole number from 1, of at most 18 digits"
-        raise argparse.ArgumentTypeError(f"{wanted}, found {text[:40]!r}")
+        raise _wrong(text, "a whole number from 1, of at most 18 digits")
     return int(text)
 
 
@@ -61,8 +55,7 @@ def shard(text: str) -> tuple[int, int]:
     """Read `I/N` as (I, N), 0 <= I < N."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not match or int(match[1]) >= int(match[2]):
-        wanted = "expected I/N with 0 <= I < N, such as 0/4"
-        raise argparse.ArgumentTypeError(f"{wanted}, found {text[:40]!r}")
+        raise _wrong(text, "I/N with 0 <= I < N, such as 0/4")
     return int(match[1]), int(match[2])
 
 
@@ -73,11 +66,12 @@ def dollars(text: str) -> float:
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"expected a sum in dollars above 0, found {text[:40]!r}")
+        raise _wrong(text, "a sum in dollars above 0")
     return value
 
 
-# -------------------------------------------------------------------------------------- exit codes
+def _wrong(text: str, expected: str) -> argparse.ArgumentTypeError:
+    return argparse.ArgumentTypeError(f"expected {expected}, found {text[:40]!r}")
 
 
 def run(main: Callable[[], int]) -> None:
@@ -86,18 +80,22 @@ def run(main: Callable[[], int]) -> None:
     UserError, BadFile and a full disk become one or two lines on stderr and exit code 2.
     """
     interrupt_on_signals()
+    words = ""
+    code = EXIT_STOPPED
     try:
         code = main()
         sys.stdout.flush()
     except (UserError, BadFile) as stop:
-        code = _told(str(stop), EXIT_STOPPED)
+        words = str(stop)
     except KeyboardInterrupt:
-        code = _told(INTERRUPTED, EXIT_INTERRUPTED)
+        words = INTERRUPTED
+        code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader left (head): nothing to tell
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = EXIT_STOPPED
     except OSError as error:
-        code = _told(disk_words(error), EXIT_STOPPED)
+        words = disk_words(error)
+    if words:
+        print(printable(f"{Path(sys.argv[0]).name}: {words}"), file=sys.stderr)
     sys.exit(code)
 
 
@@ -111,14 +109,6 @@ def disk_words(error: OSError) -> str:
         what = f"no permission to use {where}"
         return f"{what}.\nMake it readable and writable, then run the same line again."
     return f"{where}: {error.strerror or error}"
-
-
-def _told(words: str, code: int) -> int:
-    print(printable(f"{Path(sys.argv[0]).name}: {words}"), file=sys.stderr)
-    return code
-
-
-# ---------------------------------------------------------------------------------------- progress
 
 
 class Progress:
@@ -140,37 +130,28 @@ class Progress:
         """Count `count` items as through; show `notes`, such as failed=2 or at_once=16."""
         self.done += count
         self.notes.update(notes)
+        now = time.monotonic()
         if self._bar is not None:
             self._bar.set_postfix(self.notes, refresh=False)
             self._bar.update(count)
-        elif time.monotonic() - self._last_line >= _PLAIN_LINE_EVERY_S:
-            self._last_line = time.monotonic()
-            print(self._line(), file=sys.stderr, flush=True)
+        elif now - self._last_line >= _PLAIN_LINE_EVERY_S:
+            self._last_line = now
+            rate = self.done / (now - self._started)
+            left = tqdm.format_interval((self.total - self.done) / rate) if rate else "?"
+            line = f"{self.what}: {self.done}/{self.total} {self.unit}s, {rate:.1f}/s, ETA {left}"
+            for name, value in self.notes.items():
+                line += f", {name.replace('_', ' ')} {value}"
+            print(line, file=sys.stderr, flush=True)
 
     def say(self, words: str) -> None:
         """Print a line that does not break the bar."""
-        words = printable(words)
-        if self._bar is not None:
-            self._bar.write(words, file=sys.stderr)
-        else:
-            print(words, file=sys.stderr, flush=True)
+        tqdm.write(printable(words), file=sys.stderr)
+        sys.stderr.flush()
 
     def close(self) -> None:
         """End the bar."""
         if self._bar is not None:
             self._bar.close()
-
-    def _line(self) -> str:
-        rate = self.done / max(time.monotonic() - self._started, 1e-9)
-        left_s = (self.total - self.done) / rate if rate else 0
-        notes = "".join(f", {name.replace('_', ' ')} {value}" for name, value in self.notes.items())
-        return (
-            f"{self.what}: {self.done}/{self.total} {self.unit}s, {rate:.1f}/s, "
-            f"ETA {tqdm.format_interval(left_s)}{notes}"
-        )
-
-
-# ------------------------------------------------------------------------------------------- tally
 
 
 class Tally:
@@ -206,7 +187,7 @@ class Tally:
         rows += self.failed
         try:
             if rows:
-                write_jsonl(path, rows)
+                write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode("ascii"))
             else:
                 path.unlink(missing_ok=True)
             if shard is None:
@@ -238,10 +219,9 @@ class Tally:
             print(printable(words).replace("\n", " "))
         for line in lines:
             print(printable(f"  {line}"))
-        lasting = bool(self.failed) and self._lasting == len(self.failed)
         if self.stopped:
             print("  next    change what is said above, then the same line again")
-        elif lasting and not self.left:
+        elif self.failed and self._lasting == len(self.failed) and not self.left:
             print("  note    the failed ones would fail alike again: _failed.jsonl says why")
             print(f"  next    {next_command or 'the next stage goes on with the others'}")
         elif self.failed or self.left:
@@ -257,8 +237,6 @@ def _failed_path(folder: Path | str, shard: tuple[int, int] | None) -> Path:
 
 
 def _read_failed(path: Path) -> list[dict]:
-    if not path.is_file():
-        return []
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, RecursionError):

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import difflib
 import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 from urllib.parse import urlsplit
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
@@ -22,27 +23,14 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-SCRIPTS_FOLDER = Path(__file__).resolve().parent.parent
 DEFAULT_BASE_URL = "https://llm.chutes.ai/v1"
 
-# ---------------------------------------------------------------------------------- what may be set
 
-# Request fields that have a setting of their own, or that are ours.
-_OUR_FIELDS = {
-    "model", "messages", "stream", "stream_options", "max_tokens", "temperature", "top_p",
-}  # fmt: skip
+class _Section(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
 
 
-def _none_twice(models: list[str]) -> list[str]:
-    if len(set(models)) < len(models):
-        raise ValueError("a model stands twice")
-    return models
-
-
-def _other_fields(table: dict) -> dict:
-    if table.keys() & _OUR_FIELDS:
-        raise ValueError("a field that is set elsewhere")
-    return table
+# A setting is declared with its default and, as its description, what it must be: errors show it.
 
 
 def _within(default: float, low: float, high: float) -> FieldInfo:
@@ -51,29 +39,26 @@ def _within(default: float, low: float, high: float) -> FieldInfo:
     return Field(default, ge=low, le=high, description=f"{kind} from {low:,} to {high:,}")
 
 
-# Each description says what a value must be; errors show it.
+def _check(is_right: Callable[[Any], bool]) -> AfterValidator:
+    """Demand of a value what its type does not say."""
+
+    def check(value):
+        if not is_right(value):
+            raise ValueError
+        return value
+
+    return AfterValidator(check)
+
+
 ModelId = Annotated[str, Field(pattern=r"\S", description='a model id such as "maker/model"')]
-ModelList = Annotated[
-    list[ModelId],
-    AfterValidator(_none_twice),
-    Field(
-        min_length=1,
-        description='a list of at least one model id, none twice, such as ["maker/model"]',
-    ),
-]
-RequestFields = Annotated[
+_Models = Annotated[list[ModelId], _check(lambda models: len(set(models)) == len(models))]
+_PROVIDER = 'the NAME of a [provider.NAME] section, "" for CHUTES_BASE_URL in .env'
+# Request fields that have a setting of their own, or that are ours.
+_OUR_FIELDS = "max_tokens messages model stream stream_options temperature top_p".split()
+_RequestFields = Annotated[
     dict[str, JsonValue],
-    AfterValidator(_other_fields),
-    Field(description=f"a table of request fields, other than {', '.join(sorted(_OUR_FIELDS))}"),
-]
-
-
-class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
-
-
-ProviderName = Annotated[
-    str, Field(description='the NAME of a [provider.NAME] section, "" for CHUTES_BASE_URL in .env')
+    _check(lambda table: not table.keys() & set(_OUR_FIELDS)),
+    Field(description=f"a table of request fields, other than {', '.join(_OUR_FIELDS)}"),
 ]
 
 
@@ -92,15 +77,15 @@ class Provider(_Section):
 class _Call(_Section):
     """How a model is called: shared by [generate], [judge] and [judge.override."maker/model"]."""
 
-    provider: ProviderName = ""
+    provider: str = Field("", description=_PROVIDER)
     temperature: float = _within(1.0, 0, 2)
     top_p: float = _within(0.95, 0.01, 1)
     # Kimi-K2.6 at 4,096 spends all on reasoning; its maker says >= 16,000.
     max_tokens: int = _within(16000, 1, 1_000_000)
     # The largest output of Kimi-K2.6 and DeepSeek-V3.2 on Chutes is 65,535.
     max_tokens_cap: int = _within(64000, 1, 1_000_000)
-    extra_body: RequestFields = {}
-    stream: bool = Field(True, description="true or false")
+    extra_body: _RequestFields = {}
+    stream: bool = True
     concurrency: int = _within(32, 1, 4096)
     stall_s: float = _within(120.0, 0.1, 3600)  # cold models take a minute to the first byte
     timeout_s: float = _within(900.0, 1, 86400)  # Chutes gives an upstream attempt 600 s
@@ -141,37 +126,33 @@ DEFAULT_OVERRIDES: dict[str, dict] = {
 
 
 class Judge(_Call):
-    models: ModelList = list(DEFAULT_OVERRIDES)
+    models: _Models = Field(
+        list(DEFAULT_OVERRIDES),
+        min_length=1,
+        description='a list of at least one model id, none twice, such as ["maker/model"]',
+    )
     temperature: float = _within(0.6, 0, 2)
     concurrency: int = _within(16, 1, 4096)
-    stop_early: bool = Field(False, description="true or false")
+    stop_early: bool = False
     full_share: float = _within(0.25, 0.01, 1)
     override: dict[str, _Call] = {
         model: _Call.model_validate(table) for model, table in DEFAULT_OVERRIDES.items()
     }
 
 
-def _low_to_high(band: list[float]) -> list[float]:
-    if len(band) != 2 or not 0 <= band[0] <= band[1] <= 100:
-        raise ValueError("no band")
-    return band
-
-
 class Confirm(_Section):
     """The second look: who is asked about which first scores."""
 
-    provider: ProviderName = ""  # "": as [judge] has it
-    models: Annotated[
-        list[ModelId],
-        AfterValidator(_none_twice),
-        Field(description="a list of model ids, none twice, or [] for no second look"),
-    ] = []
+    provider: str = Field("", description=_PROVIDER)  # "": as [judge] has it
+    models: _Models = Field(
+        [], description="a list of model ids, none twice; [] for no second look"
+    )
     band: Annotated[
         list[float],
-        AfterValidator(_low_to_high),
+        _check(lambda band: len(band) == 2 and 0 <= band[0] <= band[1] <= 100),
         Field(strict=False, description="two scores from 0 to 100, the lower one first"),
     ] = [73, 90]
-    peek: bool = Field(True, description="true or false")
+    peek: bool = True
 
 
 class Duel(_Section):
@@ -196,25 +177,18 @@ class Config(_Section):
         """Return how king and challenger are asked for."""
         return self.generate
 
-    def judge_call(self, model: str) -> CallSettings:
-        """Return how one judge is asked: its own table over [judge]."""
+    def judge_call(self, model: str, provider: str = "") -> CallSettings:
+        """Return how one judge is asked: its own table over `provider` over [judge]."""
         values = {key: getattr(self.judge, key) for key in _Call.model_fields}
-        override = self.judge.override.get(model)
-        if override is not None:
-            values |= override.model_dump(exclude_unset=True)
+        if provider:
+            values["provider"] = provider
+        if model in self.judge.override:
+            values |= self.judge.override[model].model_dump(exclude_unset=True)
         return CallSettings(model=model, **values)
 
     def confirm_call(self, model: str) -> CallSettings:
         """Return how a judge of the second look is asked: as a judge, perhaps elsewhere."""
-        call = self.judge_call(model)
-        override = self.judge.override.get(model)
-        own = override is not None and "provider" in override.model_fields_set
-        if not self.confirm.provider or own:
-            return call
-        return call.model_copy(update={"provider": self.confirm.provider})
-
-
-# --------------------------------------------------------------------------------------- chain.toml
+        return self.judge_call(model, self.confirm.provider)
 
 
 def load_config() -> Config:
@@ -227,10 +201,8 @@ def load_config() -> Config:
         return Config()
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8-sig"))
-    except UnicodeDecodeError:
-        raise UserError(f"{path}: not valid TOML: it is not UTF-8. Save it as UTF-8.") from None
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path}: not valid TOML: {error}.") from None
+        raise UserError(f"{path}: not valid TOML in UTF-8: {error}.") from None
     return check_config(document, path)
 
 
@@ -263,25 +235,26 @@ def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
 
 def _explain(place: tuple, document: dict) -> str:
     """Say what is wrong at a place of chain.toml, such as ("judge", "temperature")."""
-    depth = 1
-    if place[:2] == ("judge", "override"):
-        depth = 3
-    elif place[0] == "provider":
+    if place[0] not in Config.model_fields:
+        return f"there is no section [{place[0]}]; {_hint(place[0], Config)}"
+    depth = 1  # names that make up the section's own
+    known = Config.model_fields[place[0]].annotation
+    if place[0] == "provider":
         depth = 2
-    names = [name if name.isidentifier() else f'"{name}"' for name in place[:depth]]
-    section = ".".join(names)
+        known = Provider
+    elif place[:2] == ("judge", "override"):
+        depth = 3
+        known = _Call
+    section = ".".join(name if name.isidentifier() else f'"{name}"' for name in place[:depth])
     value = document
     for name in place[: depth + 1]:
         value = value.get(name) if isinstance(value, dict) else value
-    if place[0] not in Config.model_fields:
-        return f"there is no section [{section}]; {_hint(section, Config)}"
     if len(place) <= depth:
         return f"{section} = {value!r}: expected a section, written [{section}]."
-    known = {2: Provider, 3: _Call}.get(depth) or Config.model_fields[place[0]].annotation
     key = place[depth]
     if key not in known.model_fields:
         return f"[{section}] has no key {key!r}; {_hint(key, known)}"
-    wanted = known.model_fields[key].description
+    wanted = known.model_fields[key].description or "true or false"
     if value is None:
         return f"[{section}] {key} is missing: expected {wanted}."
     if key == "key_env":  # it may be the key itself
@@ -299,11 +272,10 @@ def check_address(base_url: str, place: str, key_place: str) -> None:
     """Raise UserError where this is no address, or one with a user or a password."""
     try:
         address = urlsplit(base_url)
-        host = address.hostname
-        host = host if address.port != 0 else ""
+        is_right = address.scheme in ("http", "https") and address.hostname and address.port != 0
     except ValueError:  # such as a port above 65535
-        host = ""
-    if not host or address.scheme not in ("http", "https"):
+        is_right = False
+    if not is_right:
         raise UserError(
             f"{place} = {base_url[:200]!r}: expected an address such as {DEFAULT_BASE_URL}."
         )
@@ -316,7 +288,7 @@ def check_address(base_url: str, place: str, key_place: str) -> None:
 
 def find_setting_file(name: str) -> Path | None:
     """Return the file of this name here, one folder up, or beside the scripts."""
-    for folder in (Path("."), Path(".."), SCRIPTS_FOLDER):
+    for folder in (Path("."), Path(".."), Path(__file__).resolve().parent.parent):
         if (folder / name).is_file():
             return folder / name
     return None

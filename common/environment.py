@@ -19,8 +19,8 @@ class Endpoint:
 
     base_url: str
     api_key: str = field(repr=False)
-    url_place: str = "CHUTES_BASE_URL in .env"  # where the user changes it
-    key_place: str = "CHUTES_API_KEY in .env"
+    url_place: str  # where the user changes it
+    key_place: str
 
 
 @dataclass(frozen=True)
@@ -44,11 +44,32 @@ def load_environment(
     """
     values = environment_values()
     providers = {}
-    for call in calls:
-        if call.provider:
-            providers[call.provider] = _endpoint(call.provider, config, values)
+    for name in dict.fromkeys(call.provider for call in calls):
+        if name:
+            base_url = config.provider[name].base_url
+            url_place = f"[provider.{name}] base_url in chain.toml"
+            key_name = config.provider[name].key_env
+            key_place = f"{key_name or 'the key'} in .env ([provider.{name}] key_env names it)"
         else:
-            providers[""] = _own_endpoint(values)
+            base_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
+            check_address(base_url.strip(), "CHUTES_BASE_URL", "CHUTES_API_KEY")
+            url_place = "CHUTES_BASE_URL in .env"
+            key_name = "CHUTES_API_KEY"
+            key_place = "CHUTES_API_KEY in .env"
+        base_url = base_url.strip().rstrip("/")
+        api_key = (values.get(key_name) or "").strip()
+        if not api_key.isascii() or not api_key.isprintable():
+            what = "holds characters that no key has. Copy it into .env again"
+            raise UserError(f"{key_name} {what}.")
+        if not api_key and name and key_name:
+            what = f"is not set: [provider.{name}] key_env in chain.toml names it"
+            raise UserError(f"{key_name} {what}.\nWrite it into .env here.")
+        if not api_key and not name and base_url == DEFAULT_BASE_URL:
+            raise UserError(
+                "CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
+                "or set CHUTES_BASE_URL to a server that needs no key."
+            )
+        providers[name] = Endpoint(base_url, api_key, url_place, key_place)
     mode = (values.get("DUEL_MODE") or "2").strip()
     if mode not in ("1", "2"):
         raise UserError(
@@ -56,43 +77,6 @@ def load_environment(
             "or 1 (against the reference)."
         )
     return Environment(providers, int(mode))
-
-
-def _own_endpoint(values: dict[str, str | None]) -> Endpoint:
-    """Return the provider of .env."""
-    base_url = (values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL).strip().rstrip("/")
-    check_address(base_url, "CHUTES_BASE_URL", "CHUTES_API_KEY")
-    api_key = _key(values, "CHUTES_API_KEY")
-    if not api_key and base_url == DEFAULT_BASE_URL:
-        raise UserError(
-            "CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
-            "or set CHUTES_BASE_URL to a server that needs no key."
-        )
-    return Endpoint(base_url, api_key)
-
-
-def _endpoint(name: str, config: Config, values: dict[str, str | None]) -> Endpoint:
-    """Return the provider of a [provider.NAME] section."""
-    section = config.provider[name]
-    api_key = _key(values, section.key_env) if section.key_env else ""
-    if section.key_env and not api_key:
-        raise UserError(
-            f"{section.key_env} is not set: [provider.{name}] key_env in chain.toml names it.\n"
-            "Write it into .env here."
-        )
-    return Endpoint(
-        base_url=section.base_url.strip().rstrip("/"),
-        api_key=api_key,
-        url_place=f"[provider.{name}] base_url in chain.toml",
-        key_place=f"{section.key_env or 'the key'} in .env ([provider.{name}] key_env names it)",
-    )
-
-
-def _key(values: dict[str, str | None], name: str) -> str:
-    api_key = (values.get(name) or "").strip()
-    if not api_key.isascii() or not api_key.isprintable():
-        raise UserError(f"{name} holds characters that no key has. Copy it into .env again.")
-    return api_key
 
 
 def environment_values() -> dict[str, str | None]:

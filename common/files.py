@@ -16,6 +16,7 @@ import stat
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import TextIO
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
@@ -66,7 +67,7 @@ def digest(*parts: str) -> str:
     return hasher.hexdigest()
 
 
-# ------------------------------------------------------------------------------------------ write
+# ---------------------------------------------------------------------------------- write and read
 
 
 def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
@@ -89,11 +90,6 @@ def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
         raise
 
 
-def write_text(path: Path | str, text: str, durable: bool = True) -> None:
-    """Write `text` as UTF-8, as write_bytes does."""
-    write_bytes(path, text.encode("utf-8"), durable)
-
-
 def write_json(path: Path | str, value: object) -> None:
     """Write `value` as one JSON document."""
     write_bytes(path, json_bytes(value))
@@ -101,24 +97,13 @@ def write_json(path: Path | str, value: object) -> None:
 
 def json_bytes(value: object) -> bytes:
     """Return `value` as write_json writes it: text stays readable, lone surrogates are escaped."""
-    try:
-        data = json.dumps(value, ensure_ascii=False, indent=1).encode("utf-8")
-    except UnicodeEncodeError:
-        data = json.dumps(value, ensure_ascii=True, indent=1).encode("utf-8")
-    return data + b"\n"
-
-
-def write_jsonl(path: Path | str, rows: list[dict]) -> None:
-    """Write one JSON object a line."""
-    write_text(path, "".join(json.dumps(row, ensure_ascii=True) + "\n" for row in rows))
+    text = json.dumps(value, ensure_ascii=False, indent=1)
+    return text.encode("utf-8", "backslashreplace") + b"\n"  # its escapes are JSON's as well
 
 
 def _writer() -> str:
     """Return the stage's name: temporary files carry it, so that each stage sweeps its own."""
     return Path(sys.argv[0]).stem or "python"
-
-
-# ------------------------------------------------------------------------------------------- read
 
 
 def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
@@ -146,12 +131,12 @@ def turn_files(folder: Path | str) -> list[Path]:
     Names with a leading `_` or `.` are no turns, nor are folders and pipes.
     """
     try:
-        with os.scandir(folder) as entries:
-            names = [entry.name for entry in entries if entry.is_file()]
+        names = os.listdir(folder)
     except FileNotFoundError:
         return []
     names = [name for name in names if name.endswith(".json") and name[0] not in "._"]
-    return [Path(folder, name) for name in sorted(names, key=natural_key)]
+    paths = [Path(folder, name) for name in sorted(names, key=natural_key)]
+    return [path for path in paths if path.is_file()]
 
 
 def natural_key(name: str) -> list:
@@ -178,72 +163,45 @@ def quarantine(path: Path) -> Path:
 def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None = None):
     """Hold `folders` for one run of `stage`; raises UserError when another run has one of them.
 
-    The lock is flock(2) on `_lock_<stage>`: the kernel drops it when its holder dies. A shard
-    (I, N) shares that lock with the other shards and holds `_lock_<stage>_<I>_of_<N>` alone; shards
-    of another N overlap it, so none of these may run. Temporary files that a killed run left behind
-    are removed once the folder is ours alone.
+    A run holds `_lock_<stage>`, a shard (I, N) `_lock_<stage>_<I>_of_<N>`, by flock(2), which the
+    kernel drops when its holder dies. It may run beside shards of the same N, and no others: those
+    of another N hold some of the same turns. Temporary files that a killed run left behind are
+    removed once the folder is ours alone.
     """
+    name = f"_lock_{stage}"
+    process = f"process {os.getpid()} on {socket.gethostname()}"
+    told = f"in use by {process}"
+    if shard:
+        name += f"_{shard[0]}_of_{shard[1]}"
+        told = f"shard {shard[0]}/{shard[1]} is at work ({process})"
     with ExitStack() as stack:
-        for folder in folders:
-            Path(folder).mkdir(parents=True, exist_ok=True)
-            whole = Path(folder, f"_lock_{stage}")
-            stack.enter_context(_flock(whole, shared=shard is not None))
-            if shard:
-                part = whole.with_name(f"{whole.name}_{shard[0]}_of_{shard[1]}")
-                stack.enter_context(_flock(part, shared=False))
-                _refuse_other_shards(whole, shard[1])
-            else:
-                _sweep(folder)
+        for folder in map(Path, folders):
+            folder.mkdir(parents=True, exist_ok=True)
+            file = stack.enter_context(open(folder / name, "a+", encoding="utf-8"))
+            _flock(file, fcntl.LOCK_EX)
+            stack.callback(file.truncate, 0)  # a finished folder tells nothing of its process
+            file.truncate(0)
+            file.write(told)
+            file.flush()
+            # Our own lock is held by now: of two that start at once at most one goes on.
+            for path in folder.glob(f"_lock_{stage}*"):
+                beside_us = shard and path.name.endswith(f"_of_{shard[1]}")
+                if path.name != name and not beside_us:
+                    with open(path, encoding="utf-8") as other:
+                        _flock(other, fcntl.LOCK_SH)
+            if not shard:
+                for path in folder.glob(f".*.{_writer()}.*.tmp"):
+                    path.unlink(missing_ok=True)
         yield
 
 
-@contextmanager
-def _flock(path: Path, shared: bool):
-    file = open(path, "a+", encoding="utf-8")  # noqa: SIM115 - held for the whole run
+def _flock(file: TextIO, kind: int) -> None:
+    """Lock a file. Raises UserError with what its holder wrote into it."""
     try:
-        fcntl.flock(file, (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB)
+        fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        holder = file.read().strip() or "another run"
-        file.close()
         raise UserError(
-            f"{path.parent}/ is in use by {holder}.\n"
+            f"{Path(file.name).parent}/: {file.read() or 'in use by another run'}.\n"
             "Wait for it to end, or stop it, then run this again."
         ) from None
-    if not shared:
-        file.truncate(0)
-        file.write(f"process {os.getpid()} on {socket.gethostname()} ({path.name})")
-        file.flush()
-    try:
-        yield
-    finally:
-        if not shared:
-            file.truncate(0)  # a finished folder tells nothing of the process that made it
-        file.close()
-
-
-def _refuse_other_shards(whole: Path, shards: int) -> None:
-    """Raise UserError while a shard of another number of shards runs.
-
-    Called with our own lock held: of two that start at the same moment at most one goes on.
-    """
-    for path in whole.parent.glob(f"{whole.name}_*_of_*"):
-        index, number = path.name.removeprefix(f"{whole.name}_").split("_of_")
-        if number == str(shards):
-            continue
-        with open(path, encoding="utf-8") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
-            except BlockingIOError:
-                holder = file.read().split(" (")[0] or "just started"
-                raise UserError(
-                    f"{path.parent}/: shard {index}/{number} is at work ({holder}), "
-                    f"and shards of {shards} hold some of the same turns.\n"
-                    f"Wait for it to end, or run every shard as I/{number}."
-                ) from None
-
-
-def _sweep(folder: Path | str) -> None:
-    """Remove what a killed run of this stage left half written; we hold the folder's lock."""
-    for path in Path(folder).glob(f".*.{_writer()}.*.tmp"):
-        path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 import sys
 
+from common.page.labels import label_sha
 from common.turns import METRICS, ORDERS
 
 JUDGES = ["lab/Judge-One", "lab/Judge-Two", "lab/Judge-Three"]
@@ -15,7 +16,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 def make_turn(number: int, rng: random.Random, **changes) -> dict:
-    """Return one turn as report.py gives it to the page; `changes` replace parts of it."""
+    """Return one turn as `turn_data` returns it; `changes` replace parts of it."""
 
     def text(words: int) -> str:
         return " ".join(rng.choices(WORDS, k=words))
@@ -25,7 +26,22 @@ def make_turn(number: int, rng: random.Random, **changes) -> dict:
     for judge in JUDGES:
         for order in ORDERS:
             calls = {metric: rng.choice((0, 1, 2)) for metric in METRICS}
-            verdicts.append({"judge": judge, "order": order, "calls": calls, "reason": text(25)})
+            verdict = {"judge": judge, "order": order, "calls": calls, "reason": text(25)}
+            verdicts.append({**verdict, "look": 1})
+    replies = {
+        "king": f"THOUGHT: {text(80)}\n\n```bash\nls src/{number}\n```",
+        "challenger": f"THOUGHT: {text(80)}\n\n```bash\ncat src/{number}.py\n```",
+    }
+    texts = {
+        "task": f"Issue {number}: {text(300)}",
+        "observation": text(400),
+        "replies": replies,
+        "leaks": {"king": [], "challenger": []},
+        "problems": {"king": "", "challenger": ""},
+        "metrics": dict.fromkeys(METRICS, score),
+        "by_judge": {judge: score for judge in JUDGES},
+        "verdicts": verdicts,
+    }
     turn = {
         "stem": f"prompts_9_1_{number + 1}",
         "file": f"answer_0/prompts_9_1_{number + 1}.json",
@@ -35,32 +51,30 @@ def make_turn(number: int, rng: random.Random, **changes) -> dict:
         "bucket": bucket,
         "why": "",
         "score": score,
+        "score_confirmed": None,
         "style": STYLES[number % 4],
         "step": 1 + number % 7,
-        "metrics": dict.fromkeys(METRICS, score),
-        "by_judge": {judge: score for judge in JUDGES},
         "spread": 10.0 * (number % 6),
-        "flags": [],
-        "export": "train" if bucket == "final" else "",
+        "marks": [],
+        "exported": "train" if bucket == "final" else "",
         "opponent": "king",
-        "task": f"Issue {number}: {text(300)}",
-        "observation": text(400),
-        "replies": {
-            "king": f"THOUGHT: {text(80)}\n\n```bash\nls src/{number}\n```",
-            "challenger": f"THOUGHT: {text(80)}\n\n```bash\ncat src/{number}.py\n```",
-        },
-        "leaks": {},
-        "protocol_problem": {},
-        "verdicts": verdicts,
+        "length": len(replies["challenger"]),
+        "sha": label_sha(replies["king"], replies["challenger"]),
+        "texts": texts,
     }
-    return turn | changes
+    for name, value in changes.items():
+        (texts if name in texts else turn)[name] = value
+    return turn
 
 
 def make_data(count: int, seed: int = 0, **changes) -> dict:
     """Return what the page of `count` turns is made from."""
     rng = random.Random(seed)
     turns = [make_turn(number, rng, **changes) for number in range(count)]
-    facts = [f"{count} turns"]
     return {
-        "title": "A run", "facts": facts, "judges": JUDGES, "metrics": METRICS, "turns": turns,
-    }  # fmt: skip
+        "title": "A run",
+        "facts": [f"{count} turns"],
+        "judges": JUDGES,
+        "metrics": list(METRICS),
+        "turns": turns,
+    }

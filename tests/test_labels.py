@@ -45,7 +45,7 @@ def test_reads_every_file_and_the_later_one_counts(tmp_path):
         (f"{HEADER}a_1,level,-1,{SHA}\n", 2, "seconds is '-1'"),
         (f"{HEADER}a_1,level,3\n", 2, "expected 4 values"),
         (f"{HEADER}a_1,level,3,{SHA[:-1]}\n", 2, "expected 16 hex digits"),
-        (f"{HEADER}../a,level,3,{SHA}\n", 2, "is no name of a turn"),
+        (f"{HEADER}../a,level,3,{SHA}\n", 2, "expected the name of a turn"),
     ],
 )
 def test_a_mistyped_file_is_told_by_line(tmp_path, text, line, expected):

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import csv
+import gzip
 import json
+import random
 import re
 import shutil
 import socket
@@ -11,10 +14,36 @@ from pathlib import Path
 
 import pytest
 
+from common.cli import Tally
 from common.page.labels import label_sha
-from common.page.turns_page import task_and_observation, turns_page, visible
+from common.page.rows import read_row
+from common.page.turns_data import turn_data
+from common.page.turns_page import compared, turns_page, visible
 from common.turns import METRICS, ORDERS
+from makers import get, make_chat, make_run
 from pages import BROWSERS, FLAGS, JUDGES, make_data
+from reports import rewrite
+
+
+def test_what_the_page_is_told_of_a_turn(tmp_path, monkeypatch):
+    stems = make_run(tmp_path, [54] * 3)
+    answer = get(tmp_path / f"answer_0/{stems[1]}.json")
+    rewrite(tmp_path, stems[1], challenger=answer["king"])
+    chat = make_chat(7, steps=2)
+    rewrite(tmp_path, stems[2], messages=chat)
+    monkeypatch.chdir(tmp_path)
+    told = []
+    for stem in stems:
+        row = read_row(stem, Path("answer_0", f"{stem}.json"), Tally("report.py"))
+        told.append(turn_data(row))
+    replies = told[0]["texts"]["replies"]
+    assert told[0]["sha"] == label_sha(replies["king"], replies["challenger"])
+    assert told[1]["sha"] == "", "identical replies are not put before a person"
+    assert told[0]["texts"]["observation"] == "", "the agent had seen the task alone"
+    seen = (told[2]["texts"]["task"], told[2]["texts"]["observation"])
+    assert seen == (chat[1]["content"], chat[-1]["content"])
+    assert len(told[0]["texts"]["verdicts"]) == 6
+
 
 # ------------------------------------------------------------------------------- the browser
 
@@ -90,7 +119,7 @@ def test_shows_both_replies_and_moves_by_keys_and_links(open_page):
         assert chosen(page) == turn["stem"]
         assert page.url.endswith("#" + turn["stem"])
         for side in ("king", "challenger"):
-            assert said(page, side) == turn["replies"][side]
+            assert said(page, side) == turn["texts"]["replies"][side]
         page.keyboard.press("j")
     page.keyboard.press("k")
     page.keyboard.press("k")
@@ -113,10 +142,11 @@ def test_link_to_an_unknown_turn_is_told(open_page):
 
 def test_filters_and_sorts(open_page):
     data = make_data(12)
-    data["turns"][4]["flags"] = ["challenger: names the judge"]
-    data["turns"][5]["leaks"] = {"king": [{"kind": "path", "text": "src/5", "why": "not seen"}]}
-    data["turns"][7]["replies"]["challenger"] += " Zebra crossing"
-    data["turns"][8] |= {"bucket": None, "score": None, "status": "unfinished", "verdicts": []}
+    data["turns"][4]["marks"] = ["challenger: names the judge"]
+    data["turns"][5]["marks"] = ["king: leak audit"]
+    data["turns"][7]["texts"]["replies"]["challenger"] += " Zebra crossing"
+    data["turns"][8] |= {"bucket": None, "score": None, "status": "unfinished"}
+    data["turns"][8]["texts"]["verdicts"] = []
     page = open_page(data)
     numbers = {f"prompts_9_1_{n + 1}": n for n in range(12)}
 
@@ -130,7 +160,7 @@ def test_filters_and_sorts(open_page):
         ("spread", "40", [4, 5, 10, 11]),
         ("spread", "-10", [0, 1, 6, 7]),
         ("style", "edit", [2, 6, 10]),
-        ("mark", "*", [4, 5]),
+        ("mark", "any", [4, 5]),
         ("mark", "challenger: names the judge", [4]),
         ("mark", "king: leak audit", [5]),
         ("export", "train", [0, 3, 6, 9]),
@@ -147,25 +177,28 @@ def test_filters_and_sorts(open_page):
     page.fill("#filter", "no such words")
     assert shown() == []
     page.fill("#filter", "")
-    page.select_option("[name=sort]", "best")
+    page.select_option("[name=sort]", "score -1")
     assert shown() == [0, 3, 6, 9, 1, 4, 7, 10, 2, 5, 11, 8]
-    page.select_option("[name=sort]", "spread")
+    page.select_option("[name=sort]", "spread -1")
     assert shown() == [5, 11, 4, 10, 3, 9, 2, 8, 1, 7, 0, 6]
-    page.select_option("[name=sort]", "longest")
-    lengths = [len(data["turns"][number]["replies"]["challenger"]) for number in shown()]
+    page.select_option("[name=sort]", "length -1")
+    lengths = [data["turns"][number]["length"] for number in shown()]
     assert lengths == sorted(lengths, reverse=True)
 
 
 def test_marks_differences_commands_and_findings(open_page):
     common = "I look at the parser now, since the traceback ends there, in the tokenizer of"
     data = make_data(1)
-    data["turns"][0] |= {
+    data["turns"][0]["texts"] |= {
         "replies": {
             "king": f"{common} the old module.\n\n```bash\nls\n```\n\n```bash\ngit status\n```",
             "challenger": f"{common} a hidden/file.py.\n\n```bash\npython hidden/file.py\n```",
         },
-        "leaks": {"challenger": [{"kind": "path", "text": "hidden/file.py", "why": "not seen"}]},
-        "protocol_problem": {"challenger": "the command runs `python`, which is forbidden"},
+        "leaks": {
+            "king": [],
+            "challenger": [{"kind": "path", "text": "hidden/file.py", "why": "not seen"}],
+        },
+        "problems": {"king": "", "challenger": "the command runs `python`, which is forbidden"},
     }
     page = open_page(data)
     assert page.locator("[data-reply=king] .command").count() == 2
@@ -177,32 +210,31 @@ def test_marks_differences_commands_and_findings(open_page):
     assert "".join(found) == "hidden/file.pypythonhidden/file.py"
     alerts = " ".join(page.locator("section p.alert").all_text_contents())
     assert "not seen" in alerts and "which is forbidden" in alerts
-    assert said(page, "challenger") == data["turns"][0]["replies"]["challenger"]
+    assert said(page, "challenger") == data["turns"][0]["texts"]["replies"]["challenger"]
 
 
-def test_long_and_unlike_replies_are_not_compared_word_by_word(open_page):
-    data = make_data(2)
-    lines = [f"line {number} of a long reply" for number in range(1200)]
-    data["turns"][0]["replies"] = {"king": "\n".join(lines)[:19_000], "challenger": "x"}
-    changed = lines[:100] + ["a new line"] + lines[100:]
-    data["turns"][1]["replies"] = {
-        "king": "\n".join(lines[:700]), "challenger": "\n".join(changed[:701]),
-    }  # fmt: skip
-    page = open_page(data)
-    assert page.locator("[data-reply] mark").count() == 0
-    page.keyboard.press("j")
-    assert page.locator("[data-reply=challenger] mark").all_text_contents() == ["a new line\n"]
+def test_replies_are_compared_unless_they_are_unlike_or_endless():
+    lines = [f"line {number} of a long reply\n" for number in range(300)]
+    king = "".join(lines)
+    challenger = "".join([*lines[:100], "a new line\n", *lines[100:]])
+    first, second = compared(king, challenger)
+    assert "".join(first) == king and "".join(second) == challenger
+    assert "".join(first[::2]) == "" and "".join(second[::2]).strip() == "a new line"
+    assert compared(king, "x") == (["", king], ["", "x"])
+    assert compared(king * 2, king * 2) == (["", king * 2], ["", king * 2])
+    assert compared("the one", "a the other") == (["", "the one"], ["", "a the other"])
 
 
 def test_verdicts_of_both_looks(open_page):
     data = make_data(1)
     turn = data["turns"][0]
     calls = dict.fromkeys(METRICS, 1)
-    turn["verdicts"] = [
-        {"judge": JUDGES[0], "order": ORDERS[0], "calls": calls, "reason": "first reason"},
-        {"judge": JUDGES[0], "order": ORDERS[1], "calls": calls, "reason": "second reason"},
-        {"judge": JUDGES[1], "order": ORDERS[0], "calls": None, "reason": ""},
-        {"judge": "lab/Other", "order": ORDERS[0], "calls": calls, "reason": "third", "look": 2},
+    names = ("judge", "order", "calls", "reason", "look")
+    turn["texts"]["verdicts"] = [
+        dict(zip(names, (JUDGES[0], ORDERS[0], calls, "first reason", 1))),
+        dict(zip(names, (JUDGES[0], ORDERS[1], calls, "second reason", 1))),
+        dict(zip(names, (JUDGES[1], ORDERS[0], None, "", 1))),
+        dict(zip(names, ("lab/Other", ORDERS[0], calls, "third", 2))),
     ]
     turn["score_confirmed"] = 88.8
     page = open_page(data)
@@ -220,9 +252,12 @@ def test_verdicts_of_both_looks(open_page):
 
 
 def test_mode_1_names_the_reference(open_page):
-    data = make_data(1)
-    data["turns"][0]["opponent"] = "reference"
-    data["turns"][0]["replies"] = {"reference": "the old one", "challenger": "the new one"}
+    data = make_data(1, opponent="reference")
+    data["turns"][0]["texts"] |= {
+        "replies": {"reference": "the old one", "challenger": "the new one"},
+        "leaks": {"reference": [], "challenger": []},
+        "problems": {"reference": "", "challenger": ""},
+    }
     page = open_page(data)
     assert said(page, "reference") == "the old one"
     assert page.locator("[data-reply=king]").count() == 0
@@ -242,9 +277,9 @@ def test_help(open_page):
 def test_a_long_observation_opens_with_more(open_page):
     data = make_data(1, observation="\n".join(f"line {number}" for number in range(60)))
     page = open_page(data)
-    box = page.locator("details pre").nth(1)
+    box = page.locator(".context pre").nth(1)
     before = box.bounding_box()["height"]
-    page.locator("details .more").nth(1).click()
+    page.locator(".context .more").nth(1).click()
     assert box.bounding_box()["height"] > 2 * before
 
 
@@ -254,12 +289,12 @@ def test_a_long_observation_opens_with_more(open_page):
 def test_labels_blind_and_saves_them(open_page):
     data = make_data(30)
     for turn in data["turns"]:
-        turn["by_judge"] = {judge: 12.3 for judge in JUDGES}
+        turn["texts"]["by_judge"] = {judge: 12.3 for judge in JUDGES}
     page = open_page(data)
     page.click("#label")
     by_replies = {}
     for turn in data["turns"]:
-        by_replies[turn["replies"]["king"], turn["replies"]["challenger"]] = turn
+        by_replies[tuple(turn["texts"]["replies"].values())] = turn
     expected = {}
     lefts = []
     for key, choice in [("ArrowLeft", 0), ("ArrowRight", 1), ("=", "level"), ("s", "skip")] * 5:
@@ -288,13 +323,12 @@ def test_labels_blind_and_saves_them(open_page):
     assert {row["stem"]: row["preferred"] for row in rows} == expected
     turns = {turn["stem"]: turn for turn in data["turns"]}
     for row in rows:
-        replies = turns[row["stem"]]["replies"]
-        assert row["sha"] == label_sha(replies["king"], replies["challenger"])
+        assert row["sha"] == turns[row["stem"]]["sha"]
         assert float(row["seconds"]) >= 0
 
     page.click("#label")
     for _ in range(11):
-        page.click("[data-choice=level]")
+        page.click(".choices [value='=']")
     assert "All 30 are labelled" in page.inner_text("#message")
     assert page.locator("#label").is_disabled()
     assert len(listed(page)) == 30
@@ -302,13 +336,13 @@ def test_labels_blind_and_saves_them(open_page):
 
 def test_draws_two_thirds_from_final(open_page):
     data = make_data(300)
-    data["turns"][0]["replies"]["king"] = data["turns"][0]["replies"]["challenger"]
+    data["turns"][0]["sha"] = ""  # as `turn_data` has it for identical replies
     page = open_page(data)
     assert page.inner_text("#label") == "Label 60"
     drawn = page.evaluate("draw(60).map(turn => turn.bucket)")
     assert drawn.count("final") == 40 and len(drawn) == 60
     assert 10 < drawn[:30].count("final") < 30, "the order does not tell the bucket"
-    assert page.evaluate("draw(1000).length") == 299, "identical replies are not asked for"
+    assert page.evaluate("draw(1000).length") == 299, "what has no sha is not asked for"
     smaller = set(page.evaluate("draw(60).map(turn => turn.stem)"))
     assert smaller < set(page.evaluate("draw(120).map(turn => turn.stem)"))
 
@@ -321,7 +355,7 @@ def test_changed_replies_lose_their_label(open_page):
     page.keyboard.press("Escape")
     assert page.inner_text("#save") == "Save labels.csv (1)"
     for turn in data["turns"]:
-        turn["replies"]["challenger"] += "!"
+        turn["sha"] = turn["sha"][::-1]
     path = Path(page.url.removeprefix("file://").split("#")[0])
     path.write_text(turns_page(data), encoding="utf-8")
     page.reload()
@@ -364,18 +398,19 @@ def hostile_data() -> dict:
     data["facts"] = HOSTILE[:12]
     data["judges"] = HOSTILE[:3]
     for turn, text in zip(data["turns"], HOSTILE, strict=True):
-        for key in ("instance_id", "repo", "why", "style", "export", "task", "observation"):
+        texts = turn["texts"]
+        for key in ("instance_id", "repo", "why", "style", "exported"):
             turn[key] = text
         turn["file"] = f"answer_0/{text}"
         turn["status"] = text
-        turn["flags"] = [text]
-        turn["replies"] = {"king": text, "challenger": f"{text}\n\n```bash\n{text}\n```"}
-        turn["protocol_problem"] = {"king": f"`{text}`", "challenger": text}
+        turn["marks"] = [text]
+        texts["task"] = texts["observation"] = text
+        texts["replies"] = {"king": text, "challenger": f"{text}\n\n```bash\n{text}\n```"}
+        texts["problems"] = {"king": f"`{text}`", "challenger": text}
         for side in ("king", "challenger"):
-            turn["leaks"][side] = [{"kind": text, "text": text, "why": text}]
-        turn["leaks"] = dict(turn["leaks"])
-        turn["by_judge"] = {text: 50.0}
-        for verdict in turn["verdicts"]:
+            texts["leaks"][side] = [{"kind": text, "text": text, "why": text}]
+        texts["by_judge"] = {text: 50.0}
+        for verdict in texts["verdicts"]:
             verdict["judge"] = text
             verdict["reason"] = text
     return data
@@ -389,12 +424,12 @@ def test_hostile_texts_run_nothing_and_break_nothing(open_page, width):
     for turn in data["turns"]:
         assert chosen(page) == turn["stem"]
         for side in ("king", "challenger"):
-            assert said(page, side) == visible(turn["replies"][side])
+            assert said(page, side) == visible(turn["texts"]["replies"][side])
         wide = page.evaluate("document.documentElement.scrollWidth")
-        assert wide <= width, f"{turn['replies']['king'][:40]!r} makes the page {wide} wide"
+        assert wide <= width, f"{turn['why'][:40]!r} makes the page {wide} wide"
         for part in page.locator("#turn header, #turn section p, .reply, pre").all():
             cut = part.evaluate("part => part.scrollWidth - part.clientWidth")
-            assert cut <= 0, f"{turn['replies']['king'][:40]!r} does not wrap"
+            assert cut <= 0, f"{turn['why'][:40]!r} does not wrap"
         page.keyboard.press("j")
     page.fill("#filter", "pwned")
     assert 0 < len(listed(page)) < len(HOSTILE)
@@ -437,8 +472,9 @@ def test_no_tag_and_no_mark_that_is_obeyed_stands_in_the_file():
     assert not re.search(
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", page
     )
-    assert "⟨U+202E⟩gnp.exe" in page and "⟨ESC⟩[31mred" in page
-    assert visible("one\r\ntwo\rthree") == "one\r\ntwo⟨CR⟩three"
+    assert "⟨U+202E⟩gnp.exe" in json.loads(blocks[0])["turns"][13]["why"]
+    assert "⟨U+001B⟩[31mred" in json.loads(blocks[1])[14]["task"]
+    assert visible("one\r\ntwo\rthree") == "one\r\ntwo⟨U+000D⟩three"
 
 
 # ------------------------------------------------------------------------------- many, people
@@ -446,31 +482,37 @@ def test_no_tag_and_no_mark_that_is_obeyed_stands_in_the_file():
 
 def test_two_thousand_turns(open_page):
     data = make_data(2000)
-    data["turns"][1500]["replies"]["challenger"] += " zebra"
-    assert len(turns_page(data).encode("utf-8")) <= 6_000_000
+    data["turns"][1500]["texts"]["replies"]["challenger"] += " zebra"
     page = open_page(data, link="#prompts_9_1_1777")
+    assert Path(page.url.removeprefix("file://").split("#")[0]).stat().st_size <= 6_000_000
     assert page.locator("[data-turn]").count() == 2000
     assert chosen(page) == "prompts_9_1_1777"
     page.locator("[data-reply=king]").wait_for()
-    assert said(page, "king") == data["turns"][1776]["replies"]["king"]
+    assert said(page, "king") == data["turns"][1776]["texts"]["replies"]["king"]
     page.fill("#filter", "zebra")
     assert listed(page) == ["prompts_9_1_1501"]
 
 
 def test_the_same_data_gives_the_same_page_and_long_texts_say_what_is_left_out():
-    assert turns_page(make_data(700)) == turns_page(make_data(700))
+    assert turns_page(make_data(250)) == turns_page(make_data(250))
     data = make_data(1, observation="x" * 50_000)
-    data["turns"][0]["replies"]["king"] = "y" * 30_000
+    data["turns"][0]["texts"]["replies"]["king"] = "y" * 30_000
     page = turns_page(data)
-    assert "46,000 characters left out; the whole chat is in answer_0/prompts_9_1_1.json" in page
+    assert "46,000 characters left out" in page
     assert "10,000 characters left out" in page
 
 
-def test_task_and_observation():
-    chat = [{"role": "system", "content": "rules"}, {"role": "user", "content": "issue"}]
-    assert task_and_observation(chat) == ("issue", "")
-    chat += [{"role": "assistant", "content": "ls"}, {"role": "user", "content": "a.py"}]
-    assert task_and_observation(chat) == ("issue", "a.py")
+def test_a_run_of_long_texts_is_cut_as_far_as_the_page_would_be_too_large():
+    rng = random.Random(0)
+    data = make_data(300)
+    for turn in data["turns"]:
+        turn["texts"]["task"] = rng.randbytes(3000).hex()
+        turn["texts"]["observation"] = rng.randbytes(3000).hex()
+    page = turns_page(data)
+    assert len(page) <= 500 * 3000
+    packed = re.search(r'gzip" id="texts">([^<]*)<', page)[1]
+    texts = json.loads(gzip.decompress(base64.b64decode(packed)))
+    assert 500 <= len(texts[0]["task"]) < 4000 and len(texts) == 300
 
 
 CONTRAST = """() => {
@@ -503,7 +545,7 @@ CONTRAST = """() => {
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 def test_contrast_in_both_schemes(open_page, scheme):
     data = make_data(6)
-    data["turns"][0]["leaks"] = {"king": [{"kind": "path", "text": "src/0", "why": "not seen"}]}
+    data["turns"][0]["texts"]["leaks"]["king"] = [{"kind": "x", "text": "src/0", "why": "why"}]
     page = open_page(data, scheme=scheme)
     assert page.evaluate(CONTRAST) == []
     page.keyboard.press("?")
@@ -519,7 +561,6 @@ def test_no_view_is_wider_than_the_screen(open_page, width):
     for key in ("j", "?", "Escape"):
         page.keyboard.press(key)
         assert page.evaluate("document.documentElement.scrollWidth") <= width
-    assert page.evaluate("document.querySelector('.scroll').scrollWidth") <= width
     page.click("#label")
     assert page.evaluate("document.documentElement.scrollWidth") <= width
 

@@ -8,30 +8,27 @@ label of replies that have changed since is known as stale.
 from __future__ import annotations
 
 import csv
-import math
-from dataclasses import dataclass, field
+import re
+from bisect import bisect_left
+from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
 from common.files import UserError, digest, is_safe_name, natural_key
 
-COLUMNS = ("stem", "preferred", "seconds", "sha")
-PREFERRED = (
-    "challenger",
-    "king",
-    "reference",
-    "level",
-    "skip",
-)  # reference: king, with DUEL_MODE=1
+COLUMNS = ["stem", "preferred", "seconds", "sha"]
+# With DUEL_MODE=1 the reference stands in the king's place.
 LABEL_SCORE = {"challenger": 100, "level": 50, "king": 0, "reference": 0}
+PREFERRED = [*LABEL_SCORE, "skip"]
 SHA_CHARS = 16
 LEVEL = 0.9  # of the interval
+SHARES = 10**10  # among which the interval's ends are looked for
 MOST_DIFFERENCES = 5  # turns that are named
 
 
-@dataclass
-class Label:
+class Label(NamedTuple):
     """What a person said of one turn."""
 
     stem: str
@@ -52,9 +49,7 @@ class Agreement:
     interval: tuple[float, float]  # of the share not_worse / final
     panel: float | None  # correlation of the panel's score with the labels; None: cannot be told
     judges: dict[str, float | None]
-    differences: list[tuple[str, str, float]] = field(
-        default_factory=list
-    )  # stem, preferred, score
+    differences: list[tuple[str, str, float]]  # stem, preferred, score
 
 
 def label_sha(opponent: str, challenger: str) -> str:
@@ -68,63 +63,42 @@ def read_labels(folder: Path | str = "report") -> dict[str, Label]:
     Raises UserError that names the file, the line and what was expected.
     """
     found = {}
-    paths = Path(folder).glob("labels*.csv")
-    for path in sorted(paths, key=lambda path: natural_key(path.stem)):
-        for label in read_label_file(path):
-            found[label.stem] = label
+    for path in sorted(Path(folder).glob("labels*.csv"), key=lambda path: natural_key(path.stem)):
+        try:
+            rows = csv.reader(path.read_text(encoding="utf-8-sig").splitlines())
+            header = [name.strip() for name in next(rows, [])]
+            if header != COLUMNS:
+                raise UserError(
+                    f"{path}, line 1: expected the columns {','.join(COLUMNS)}, found "
+                    f"{','.join(header)[:100]!r}.\n"
+                    "Save the labels again from report/turns.html, or move the file out of report/."
+                )
+            for row in rows:
+                cells = [cell.strip() for cell in row]
+                if any(cells):
+                    label = read_label(f"{path}, line {rows.line_num}", cells)
+                    found[label.stem] = label
+        except (UnicodeDecodeError, OSError) as error:
+            raise UserError(f"{path}: expected a text file in UTF-8 ({error}).") from None
+        except csv.Error as error:
+            raise UserError(f"{path}, line {rows.line_num}: {error}.") from None
     return found
 
 
-def read_label_file(path: Path) -> list[Label]:
-    """Return the labels of one file."""
-    try:
-        lines = path.read_text(encoding="utf-8-sig").splitlines()
-    except (UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path}: expected a text file in UTF-8 ({error}).") from None
-    rows = csv.reader(lines)
-    header = [name.strip() for name in next(rows, [])]
-    if header != list(COLUMNS):
-        raise UserError(
-            f"{path}, line 1: expected the columns {','.join(COLUMNS)}, found "
-            f"{','.join(header)[:100]!r}.\n"
-            "Save the labels again from report/turns.html, or move the file out of report/."
-        )
-    labels = []
-    try:
-        for row in rows:
-            if any(cell.strip() for cell in row):
-                labels.append(read_label(path, rows.line_num, [cell.strip() for cell in row]))
-    except csv.Error as error:
-        raise UserError(f"{path}, line {rows.line_num}: {error}.") from None
-    return labels
-
-
-def read_label(path: Path, line: int, row: list[str]) -> Label:
-    """Return the label of one row."""
-    place = f"{path}, line {line}"
-    if len(row) != len(COLUMNS):
-        raise UserError(
-            f"{place}: expected {len(COLUMNS)} values ({','.join(COLUMNS)}), not {len(row)}."
-        )
-    stem, preferred, seconds_text, sha = row
-    if not is_safe_name(stem):
-        raise UserError(f"{place}: stem {stem[:60]!r} is no name of a turn.")
-    if preferred not in PREFERRED:
-        raise UserError(
-            f"{place}: preferred is {preferred[:60]!r}; expected one of {', '.join(PREFERRED)}."
-        )
-    try:
-        seconds = float(seconds_text)
-    except ValueError:
-        seconds = math.nan
-    if not 0 <= seconds < math.inf:
-        raise UserError(f"{place}: seconds is {seconds_text[:60]!r}; expected a number from 0.")
-    if len(sha) != SHA_CHARS or not set(sha) <= set("0123456789abcdef"):
-        raise UserError(f"{place}: sha is {sha[:60]!r}; expected {SHA_CHARS} hex digits.")
-    return Label(stem, preferred, seconds, sha)
-
-
-# --------------------------------------------------------------------------------------- compare
+def read_label(place: str, cells: list[str]) -> Label:
+    """Return the label of one row. Raises UserError."""
+    if len(cells) != len(COLUMNS):
+        raise UserError(f"{place}: expected {len(COLUMNS)} values ({','.join(COLUMNS)}).")
+    stem, preferred, seconds, sha = cells
+    for name, value, is_right, expected in (
+        ("stem", stem, is_safe_name(stem), "the name of a turn"),
+        ("preferred", preferred, preferred in PREFERRED, f"one of {', '.join(PREFERRED)}"),
+        ("seconds", seconds, re.fullmatch(r"\d{1,15}(\.\d*)?", seconds), "a number from 0"),
+        ("sha", sha, re.fullmatch(f"[0-9a-f]{{{SHA_CHARS}}}", sha), f"{SHA_CHARS} hex digits"),
+    ):
+        if not is_right:
+            raise UserError(f"{place}: {name} is {value[:60]!r}; expected {expected}.")
+    return Label(stem, preferred, float(seconds), sha)
 
 
 def compare_labels(labels: dict[str, Label], turns: dict[str, dict]) -> Agreement:
@@ -132,43 +106,31 @@ def compare_labels(labels: dict[str, Label], turns: dict[str, dict]) -> Agreemen
 
     `turns` holds, by stem, every scored turn as {"sha", "bucket", "score", "by_judge"}.
     """
-    current = []
-    skipped = 0
-    stale = 0
-    for label in labels.values():
-        turn = turns.get(label.stem)
-        if turn is None or turn["sha"] != label.sha:
-            stale += 1
-        elif label.preferred == "skip":
-            skipped += 1
-        else:
-            current.append((label, turn))
-
-    in_final = [label for label, turn in current if turn["bucket"] == "final"]
-    not_worse = sum(LABEL_SCORE[label.preferred] >= 50 for label in in_final)
-    said = [LABEL_SCORE[label.preferred] for label, _ in current]
+    now = [label for label in labels.values() if turns.get(label.stem, {}).get("sha") == label.sha]
+    told = [label for label in now if label.preferred != "skip"]
+    of_turn = [turns[label.stem] for label in told]
+    said = [LABEL_SCORE[label.preferred] for label in told]
+    final = [score for score, turn in zip(said, of_turn) if turn["bucket"] == "final"]
+    not_worse = sum(score >= 50 for score in final)
     judges = {}
-    for name in dict.fromkeys(name for _, turn in current for name in turn["by_judge"]):
-        judges[name] = correlation(said, [turn["by_judge"].get(name) for _, turn in current])
-
-    def gap(pair: tuple[Label, dict]) -> float:
-        label, turn = pair
-        return abs(turn["score"] - LABEL_SCORE[label.preferred])
-
-    apart = [pair for pair in current if gap(pair) > 50]  # further than level is from either side
-    apart.sort(key=lambda pair: (-gap(pair), natural_key(pair[0].stem)))
+    for name in dict.fromkeys(name for turn in of_turn for name in turn["by_judge"]):
+        judges[name] = correlation(said, [turn["by_judge"].get(name) for turn in of_turn])
+    apart = []
+    for label, score, turn in zip(told, said, of_turn):
+        gap = abs(turn["score"] - score)
+        if gap > 50:  # further than level is from either side
+            difference = (label.stem, label.preferred, turn["score"])
+            apart.append((-gap, natural_key(label.stem), difference))
     return Agreement(
-        labels=len(current),
-        skipped=skipped,
-        stale=stale,
-        final=len(in_final),
+        labels=len(told),
+        skipped=len(now) - len(told),
+        stale=len(labels) - len(now),
+        final=len(final),
         not_worse=not_worse,
-        interval=clopper_pearson(not_worse, len(in_final)),
-        panel=correlation(said, [turn["score"] for _, turn in current]),
+        interval=clopper_pearson(not_worse, len(final)),
+        panel=correlation(said, [turn["score"] for turn in of_turn]),
         judges=judges,
-        differences=[
-            (label.stem, label.preferred, turn["score"]) for label, turn in apart[:MOST_DIFFERENCES]
-        ],
+        differences=[difference for *_, difference in sorted(apart)[:MOST_DIFFERENCES]],
     )
 
 
@@ -177,53 +139,33 @@ def correlation(said: list[float], scores: list[float | None]) -> float | None:
 
     None where fewer than three pairs are left, or one side never varies.
     """
-    pairs = [pair for pair in zip(said, scores, strict=True) if pair[1] is not None]
+    pairs = np.array([pair for pair in zip(said, scores) if pair[1] is not None], dtype=float)
     if len(pairs) < 3:
         return None
-    first, second = (ranks([pair[side] for pair in pairs]) for side in (0, 1))
-    if first.std() == 0 or second.std() == 0:
+    # The sum of the signs against all others orders as ranks do, with equal values in the middle.
+    ranks = np.sign(pairs[:, None] - pairs[None, :]).sum(axis=1)
+    if not ranks.any(axis=0).all():
         return None
-    return float(np.corrcoef(first, second)[0, 1])
-
-
-def ranks(values: list[float]) -> np.ndarray:
-    """Return each value's rank; equal values share the mean of their ranks."""
-    _, place, counts = np.unique(values, return_inverse=True, return_counts=True)
-    last = np.cumsum(counts)
-    return (last - (counts - 1) / 2)[place]
+    return float(np.corrcoef(ranks[:, 0], ranks[:, 1])[0, 1])
 
 
 def clopper_pearson(hits: int, count: int, level: float = LEVEL) -> tuple[float, float]:
     """Return the exact interval of a share: `hits` of `count`; (0, 1) when count is 0."""
     tail = (1 - level) / 2
-    low = 0.0
-    high = 1.0
+    shares = range(1, SHARES)
+    draws = np.arange(1, count + 1)
+    log_ways = np.cumsum([0, *np.log((count + 1 - draws) / draws)])  # logarithms: none overflows
+
+    def at_most(most: int, share: int) -> float:
+        """Return the chance of at most so many hits."""
+        k = np.arange(most + 1)
+        log_hit, log_miss = np.log([share / SHARES, 1 - share / SHARES])
+        return np.exp(log_ways[: most + 1] + k * log_hit + (count - k) * log_miss).sum()
+
+    low = 0
     if hits > 0:  # the share at which this many hits or more are as rare as the tail
-        low = find_share(lambda share: 1 - binomial_cdf(hits - 1, count, share) >= tail)
+        low = bisect_left(shares, tail, key=lambda share: 1 - at_most(hits - 1, share))
+    high = SHARES
     if hits < count:  # the share at which this few hits or fewer are as rare as the tail
-        high = find_share(lambda share: binomial_cdf(hits, count, share) <= tail)
-    return low, high
-
-
-def find_share(reached) -> float:
-    """Return by bisection the least share from which on `reached(share)` is true."""
-    low = 0.0
-    high = 1.0
-    for _ in range(60):
-        middle = (low + high) / 2
-        if reached(middle):
-            high = middle
-        else:
-            low = middle
-    return high
-
-
-def binomial_cdf(hits: int, count: int, share: float) -> float:
-    """Return the chance of at most `hits` in `count` draws; logarithms, so that none overflows."""
-    if share in (0.0, 1.0):
-        return float(share == 0.0 or hits >= count)
-    total = 0.0
-    for k in range(hits + 1):
-        ways = math.lgamma(count + 1) - math.lgamma(k + 1) - math.lgamma(count - k + 1)
-        total += math.exp(ways + k * math.log(share) + (count - k) * math.log1p(-share))
-    return min(total, 1.0)
+        high = bisect_left(shares, -tail, key=lambda share: -at_most(hits, share))
+    return low / SHARES, high / SHARES

@@ -10,25 +10,23 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
-import io
 import json
 import re
 from collections import Counter
+from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
-from urllib.parse import quote
 
-from common.page.charts import score_chart, verdict_chart
-from common.page.labels import label_sha
+from common.turns import BUCKETS, ORDERS
 
 HERE = Path(__file__).parent
-PLAIN_BYTES = 1_500_000  # of texts: from here they are packed with gzip, a third of the size
-TURN_BYTES = 2_400  # of the file for each turn, so that 2,000 give some 5 MB ...
+PLAIN_CHARS = 1_500_000  # of texts: from here they are packed with gzip, a third of the size
+TURN_BYTES = 2_800  # of the file for each turn, so that 2,000 give some 5 MB ...
 SMALL_RUN = 500  # ... but a run of fewer turns may take as much as one of these
-CONTEXT_CHARS = (4000, 2000, 1000, 500, 250)  # of task and observation, as far as the size allows
-REPLY_CHARS = 20_000
-REASON_CHARS = 1_000
-SAMPLED_TURNS = 100  # by which the size is told before all is packed
+CONTEXT_CHARS = (4000, 2000, 1000, 500)  # of task and observation, as far as the size allows
+TEXT_CHARS = 20_000  # of a reply, and of all else
+MOST_WORDS = 3_000  # of a reply that is compared: hostile ones take 0.5 s at most
+LEAST_SHARED = 0.3  # of the shorter reply's words; below, the marks would cover everything
 
 # What a screen would obey instead of showing: controls, zero-width and direction marks, tags, half
 # characters; and accents piled so high that they cover the lines around.
@@ -37,47 +35,41 @@ OBEYED = re.compile(
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
     "|[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{4,}"
 )
-NAMES = {"\x00": "NUL", "\r": "CR", "\x1b": "ESC", "\x7f": "DEL"}
-LETTERS = {  # of a call, by order: C(hallenger), O(pponent), = (level)
-    "challenger-first": {0: "=", 1: "C", 2: "O"},
-    "challenger-second": {0: "=", 1: "O", 2: "C"},
-}
 
 
 def turns_page(data: dict) -> str:
-    """Return the page.
-
-    `data` holds "title", "facts" (a list of lines), "judges" and "metrics" (names), and "turns";
-    each turn "stem", "file" (the answer, from the run's folder; or None), "instance_id", "repo",
-    "status", "bucket", "why", "score", "style", "step", "metrics" and "by_judge" (0-100 by name),
-    "spread", "flags", "export", "opponent" ("king" or "reference"), "task" and "observation" (as
-    `task_and_observation` gives them), "replies", "leaks" (hits) and "protocol_problem" (each by
-    side: "challenger", and the opponent), "verdicts" (as in score/); "score_confirmed" where there
-    is one.
-    """
+    """Return the page of what `turns_data` returns."""
     turns = data["turns"]
-    judges = list(data["judges"])
-    for turn in turns:
-        judges += [v["judge"] for v in turn["verdicts"] if v["judge"] not in judges]
-    rows = [list_row(turn, judges, data["metrics"]) for turn in turns]
-    facts = as_json(visible({"judges": judges, "metrics": data["metrics"], "turns": rows}))
-    kind, texts = pack(turns, judges, data["metrics"], len(facts))
+    entries = [{name: turn[name] for name in turn if name != "texts"} for turn in turns]
+    facts = as_json(visible({"metrics": data["metrics"], "turns": entries}))
+    rows = [shown_texts(turn) for turn in turns]
+    for chars in CONTEXT_CHARS:
+        for row, turn in zip(rows, turns):
+            row["task"] = visible(turn["texts"]["task"], chars)
+            row["observation"] = visible(turn["texts"]["observation"], chars)
+        texts = as_json(rows)
+        kind = "application/json"
+        if len(texts) > PLAIN_CHARS:
+            packed = gzip.compress(texts.encode("ascii"), compresslevel=6, mtime=0)
+            texts = base64.b64encode(packed).decode("ascii")
+            kind = "application/gzip"
+        if len(facts) + len(texts) <= TURN_BYTES * max(len(turns), SMALL_RUN):
+            break
     style = (HERE / "turns.css").read_text(encoding="utf-8")
     script = (HERE / "turns.js").read_text(encoding="utf-8")
     policy = (
         f"default-src 'none'; script-src {source_hash(script)}; style-src {source_hash(style)}; "
         "img-src data:; base-uri 'none'; form-action 'none'"
     )
-    about = "".join(f"<li>{escape(line)}</li>" for line in visible(data["facts"]))
-    pictures = score_chart(turns) + verdict_chart(data["judges"], count_calls(turns))
+    about = "".join(f"<li>{escape(line)}</li>" for line in data["facts"])
     page = (HERE / "turns.html").read_text(encoding="utf-8")
     for mark, text in (
         ("<!-- policy -->", f'<meta http-equiv="Content-Security-Policy" content="{policy}">'),
         ('<link rel="stylesheet" href="turns.css">', f"<style>{style}</style>"),
         ('<script src="turns.js"></script>', f"<script>{script}</script>"),
         ("<!-- title -->", escape(visible(data["title"]))),
-        ("<!-- about -->", about),
-        ("<!-- pictures -->", visible(pictures)),
+        ("<!-- about -->", visible(about)),
+        ("<!-- pictures -->", visible(score_chart(turns) + verdict_chart(data["judges"], turns))),
         ("<!-- facts -->", f'<script type="application/json" id="facts">{facts}</script>'),
         ("<!-- texts -->", f'<script type="{kind}" id="texts">{texts}</script>'),
     ):
@@ -85,146 +77,40 @@ def turns_page(data: dict) -> str:
     return page
 
 
-def list_row(turn: dict, judges: list[str], metrics: list[str]) -> dict:
-    """Return what the list, its filters and the draw of labels need of a turn."""
-    replies = turn["replies"]
-    opponent = replies.get(turn["opponent"]) or ""
-    challenger = replies.get("challenger") or ""
-    marks = list(map(str, turn["flags"]))
-    for side in replies:
-        if turn["leaks"].get(side):
-            marks.append(f"{side}: leak audit")
-        if turn["protocol_problem"].get(side):
-            marks.append(f"{side}: protocol")
-    return {
-        "stem": turn["stem"],
-        "file": quote(turn["file"] or "", errors="replace"),
-        "instance": turn["instance_id"],
-        "repo": turn["repo"],
-        "status": str(turn["status"]),
-        "bucket": turn["bucket"] or "",
-        "why": turn["why"],
-        "score": rounded(turn["score"]),
-        "confirmed": rounded(turn.get("score_confirmed")),
-        "style": turn["style"],
-        "step": turn["step"],
-        "spread": rounded(turn["spread"]),
-        "metrics": [rounded(turn["metrics"].get(name)) for name in metrics],
-        "judges": [rounded(turn["by_judge"].get(name)) for name in judges],
-        "marks": marks,
-        "export": turn["export"],
-        "opponent": turn["opponent"],
-        "length": len(challenger),
-        "sha": label_sha(opponent, challenger),
-        "labels": bool(turn["bucket"] and opponent and challenger and opponent != challenger),
-    }
+def shown_texts(turn: dict) -> dict:
+    """Return a turn's texts as the script shows them, but for task and observation."""
+    texts = visible({**turn["texts"], "task": "", "observation": ""})
+    sides = (turn["opponent"], "challenger")
+    parts = compared(*[texts["replies"][side] for side in sides])
+    return {**texts, "replies": dict(zip(sides, parts))}
 
 
-def rounded(value: float | None) -> float | None:
-    """Return a score as the page shows it."""
-    return None if value is None else round(value, 1)
+def compared(first: str, second: str) -> tuple[list[str], list[str]]:
+    """Return each text in parts: by turns what it alone holds, and what both hold.
 
-
-# ------------------------------------------------------------------------------------------ texts
-
-
-def pack(turns: list[dict], judges: list[str], metrics: list[str], taken: int) -> tuple[str, str]:
-    """Return the type and the text of the data block that holds the turns' texts.
-
-    Long tasks and observations are cut, as far as the file, of which `taken` bytes are given away,
-    would else grow too large. Few texts stay plain JSON; many are packed: base64 of gzip.
+    Of texts that are long, or have little in common, all is said to be held by both.
     """
-    most = TURN_BYTES * max(len(turns), SMALL_RUN) - taken
-    sample = turns[:: max(1, len(turns) // SAMPLED_TURNS)]
-    for chars in CONTEXT_CHARS:
-        size = len(zipped(text_lines(sample, judges, metrics, chars)))
-        if size * len(turns) <= most * len(sample):
-            break
-    lines = text_lines(turns, judges, metrics, chars)
-    if sum(map(len, lines)) < PLAIN_BYTES:
-        return "application/json", b"\n".join(lines).decode("utf-8")
-    return "application/gzip", zipped(lines)
-
-
-def task_and_observation(messages: list[dict]) -> tuple[str, str]:
-    """Return what a chat asks for and what the agent saw last; "" when that is the task itself."""
-    said = [message["content"] for message in messages if message["role"] == "user"]
-    return said[0], said[-1] if len(said) > 1 else ""
-
-
-def zipped(lines: list[bytes]) -> str:
-    """Return the lines as base64 of gzip."""
-    packed = io.BytesIO()
-    with gzip.GzipFile(fileobj=packed, mode="wb", compresslevel=6, mtime=0) as file:
-        for line in lines:
-            file.write(line + b"\n")
-    return base64.b64encode(packed.getbuffer()).decode("ascii")
-
-
-def text_lines(turns: list[dict], judges: list[str], metrics: list[str], chars: int) -> list[bytes]:
-    """Return the texts of all turns as JSON; turns of one task share it.
-
-    In lines, as bytes: of a large run one text would take four times the memory.
-    """
-    tasks: dict[bytes, int] = {}
-    lines = []
-    for turn in turns:
-        where = f"the whole chat is in {turn['file'] or 'no file'}"
-        task = as_json(visible(cut(turn["task"], chars, "the whole chat holds them")))
-        sides = (turn["opponent"], "challenger")
-        row = {
-            "task": tasks.setdefault(task.encode("utf-8"), len(tasks)),
-            "observation": cut(turn["observation"], chars, where),
-            "replies": [cut(turn["replies"].get(side) or "", REPLY_CHARS, where) for side in sides],
-            "leaks": [turn["leaks"].get(side) or [] for side in sides],
-            "problems": [turn["protocol_problem"].get(side) or "" for side in sides],
-            "verdicts": [verdict_row(verdict, judges, metrics) for verdict in turn["verdicts"]],
-        }
-        lines.append(as_json(visible(row)).encode("utf-8"))
-    return [b'{"turns": [', *listed(lines), b'], "tasks": [', *listed(list(tasks)), b"]}"]
-
-
-def listed(values: list[bytes]) -> list[bytes]:
-    """Return JSON values with a comma after each but the last."""
-    return [value + b"," for value in values[:-1]] + values[-1:]
-
-
-def verdict_row(verdict: dict, judges: list[str], metrics: list[str]) -> list:
-    """Return [judge, order, calls, reason, look].
-
-    Order 0 is the challenger first; calls are a letter by metric, "" when the judge's answer could
-    not be read.
-    """
-    order = list(LETTERS).index(verdict["order"])
-    letters = LETTERS[verdict["order"]]
-    calls = ""
-    if verdict["calls"]:
-        calls = "".join(letters[verdict["calls"][name]] for name in metrics)
-    reason = cut(verdict["reason"], REASON_CHARS, "the whole reason is in score/")
-    return [judges.index(verdict["judge"]), order, calls, reason, verdict.get("look", 1)]
-
-
-def count_calls(turns: list[dict]) -> dict[tuple[str, str], Counter]:
-    """Count win, level and loss of the first look's calls by (judge, order)."""
-    words = {"C": "win", "=": "level", "O": "loss"}
-    counts: dict[tuple[str, str], Counter] = {}
-    for turn in turns:
-        for verdict in turn["verdicts"]:
-            if verdict["calls"] and verdict.get("look", 1) == 1:
-                of_bar = counts.setdefault((verdict["judge"], verdict["order"]), Counter())
-                letters = LETTERS[verdict["order"]]
-                of_bar.update(words[letters[call]] for call in verdict["calls"].values())
-    return counts
-
-
-def cut(text: str, chars: int, where: str) -> str:
-    """Return text of at most `chars` characters: its start and its end, and what is left out."""
-    if len(text) <= chars:
-        return text
-    head = chars * 2 // 3
-    tail = chars - head
-    left_out = f"{len(text) - chars:,} characters left out; {where}"
-    return f"{text[:head]}\n⋯ {left_out} ⋯\n{text[-tail:]}"
+    one = re.findall(r"\s*\S+|\s+", first)
+    two = re.findall(r"\s*\S+|\s+", second)
+    whole = (["", first], ["", second])
+    if max(len(one), len(two)) > MOST_WORDS:
+        return whole
+    parts = ([], [])
+    from_one = 0
+    from_two = 0
+    shared = 0
+    for at_one, at_two, size in SequenceMatcher(None, one, two).get_matching_blocks():
+        if size == 1 and "\n" not in one[at_one]:  # "the" stands everywhere
+            continue
+        same = "".join(one[at_one : at_one + size])
+        parts[0].extend(["".join(one[from_one:at_one]), same])
+        parts[1].extend(["".join(two[from_two:at_two]), same])
+        from_one = at_one + size
+        from_two = at_two + size
+        shared += size
+    if shared < LEAST_SHARED * min(len(one), len(two)):
+        return whole
+    return parts
 
 
 def unpacked_part(page: bytes) -> bytes:
@@ -232,13 +118,17 @@ def unpacked_part(page: bytes) -> bytes:
     return re.sub(rb'(<script type="application/gzip" id="texts">)[^<]*', rb"\1", page)
 
 
-# ----------------------------------------------------------------------------------- safe writing
+def visible(value, chars: int = TEXT_CHARS):
+    """Return a value of JSON in which each text shows its control and direction marks.
 
-
-def visible(value):
-    """Return a value of JSON in which each text shows its control and direction marks."""
+    Of texts that are longer than `chars` it holds the start and the end.
+    """
     if isinstance(value, str):
-        return OBEYED.sub(spelled, value)
+        if len(value) > chars:
+            head = chars * 2 // 3
+            left_out = f"{len(value) - chars:,} characters left out: the file holds the whole"
+            value = f"{value[:head]}\n⋯ {left_out} ⋯\n{value[head - chars :]}"
+        return OBEYED.sub(lambda marks: "".join(f"⟨U+{ord(m):04X}⟩" for m in marks[0]), value)
     if isinstance(value, list):
         return [visible(item) for item in value]
     if isinstance(value, dict):
@@ -246,15 +136,10 @@ def visible(value):
     return value
 
 
-def spelled(match: re.Match) -> str:
-    """Return each character by its name or number."""
-    return "".join(f"⟨{NAMES.get(mark) or f'U+{ord(mark):04X}'}⟩" for mark in match[0])
-
-
 def as_json(value: object) -> str:
-    """Return JSON that may stand in a script element: it holds no <, > or &."""
-    text = json.dumps(value, ensure_ascii=False, separators=(",", ":"))
-    for character in "<>&\u2028\u2029":
+    """Return JSON in ASCII that may stand in a script element: it holds no <, > or &."""
+    text = json.dumps(value, separators=(",", ":"))
+    for character in "<>&":
         text = text.replace(character, f"\\u{ord(character):04x}")
     return text
 
@@ -263,3 +148,66 @@ def source_hash(text: str) -> str:
     """Return the policy's name of an inline script or style."""
     digest = hashlib.sha256(text.encode("utf-8")).digest()
     return f"'sha256-{base64.b64encode(digest).decode('ascii')}'"
+
+
+# --------------------------------------------------------------------------------- the pictures
+
+BIN = 10  # score points
+
+
+def score_chart(turns: list[dict]) -> str:
+    """Return a histogram of the scores, each bar divided by bucket."""
+    counts = Counter()
+    for turn in turns:
+        if turn["bucket"]:
+            counts[min(int(turn["score"]), 99) // BIN * BIN, turn["bucket"]] += 1
+    bars = []
+    for low in range(100 - BIN, -1, -BIN):
+        bars.append((f"{low}–{low + BIN}", {name: counts[low, name] for name in BUCKETS}))
+    return bar_chart("Turns by score and bucket", bars)
+
+
+def verdict_chart(judges: list[str], turns: list[dict]) -> str:
+    """Return the challenger's wins, draws and losses in the first look, by judge and order."""
+    counts = Counter()
+    for turn in turns:
+        for verdict in turn["texts"]["verdicts"]:
+            if verdict["look"] > 1 or not verdict["calls"]:
+                continue
+            challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
+            for call in verdict["calls"].values():
+                word = {0: "draw", challenger: "win"}.get(call, "loss")
+                counts[verdict["judge"], verdict["order"], word] += 1
+    bars = []
+    for judge in judges:
+        bars.append((judge, {}))
+        for order, place in zip(ORDERS, ("1st", "2nd")):
+            words = ("win", "draw", "loss")
+            bars.append((place, {word: counts[judge, order, word] for word in words}))
+    title = "Win, draw and loss of the challenger by judge, shown first (1st) and second (2nd)"
+    return bar_chart(title, bars)
+
+
+def bar_chart(title: str, bars: list[tuple[str, dict[str, int]]]) -> str:
+    """Return SVG of bars under one another, each divided by name; one without counts is a heading.
+
+    Colours are in turns.css, by name; each part also tells its name and count in words.
+    """
+    longest = max((sum(counts.values()) for _, counts in bars), default=0) or 1
+    parts = []
+    y = 0
+    for label, counts in bars:
+        parts.append(f'<text x="0" y="{y + 13}">{escape(label)}</text>')
+        x = 44
+        for name, count in counts.items():
+            width = 300 * count / longest
+            words = f"{name} {count}"
+            box = f'x="{x:.1f}" y="{y + 1}" width="{width:.1f}" height="16"'
+            parts.append(f'<rect class="{name}" {box}><title>{words}</title></rect>')
+            if width > 8 * len(words):
+                parts.append(f'<text x="{x + 4:.1f}" y="{y + 13}">{words}</text>')
+            x += width
+        y += 18
+    box = f'role="img" aria-label="{escape(title)}" viewBox="0 0 352 {y}"'
+    picture = f"<svg {box}>{''.join(parts)}</svg>"
+    return f"<figure><figcaption>{escape(title)}</figcaption>{picture}</figure>"
