@@ -135,7 +135,7 @@ class Score(BaseModel, strict=True):
     parsed: bool
     status: Status = Field(strict=False)
     metrics: dict[str, FiniteFloat | None] | None
-    by_judge: dict[str, FiniteFloat | None] | None
+    by_judge: dict[str, FiniteFloat | None]
     reason: str | None
     flags: list
     sha: dict[Literal["chat", "king", "challenger", "assistant"], str] = Field(min_length=4)
@@ -151,7 +151,7 @@ class Score(BaseModel, strict=True):
             if points is None or not most or not 0 <= points <= most:
                 raise ValueError(f"points {points} of {most}: expected whole numbers")
             if self.score is None or abs(self.score - 100 * points / most) > 1e-6:
-                raise ValueError(f"score {self.score} is not 100 * {points} / {most}")
+                raise ValueError(f"score {self.score} is not 100 * points / max_points")
         if self.status is Status.STOPPED and self.bounds is None:
             raise ValueError("key 'bounds' is missing")
         return self

@@ -72,7 +72,7 @@ def test_excluded_ids_are_never_asked(monkeypatch, tmp_path):
     monkeypatch.setattr(king, "_EXCLUDE_IDS", excluded)
     tally = king.Tally("king.py")
     pending = king.find_pending({}, (0, 1), 10**6, tally)
-    assert [turn.stem for turn in pending] == ["prompts_2_1_1"]
+    assert pending == ["prompts_2_1_1"]
     assert tally.skipped == {"on the list of excluded instances": 1}
 
 
@@ -115,7 +115,7 @@ def test_another_sample_under_the_same_names_is_not_taken_for_answered(tmp_path,
     put(tmp_path / "prompt/_plan.json", {**plan, "seed": 2})
     result = stage("king.py", cwd=tmp_path, server=server)
     assert result.returncode == 2
-    assert "its seed is 1, prompt/ has 2" in result.stderr
+    assert "'seed': 1" in result.stderr and "'seed': 2" in result.stderr
     assert len(server.chats) == 2
 
 
@@ -148,7 +148,7 @@ def test_more_than_200_prompts_in_a_file_are_not_dropped_in_silence(tmp_path, se
     make_sample(tmp_path, 205, per_file=300)
     result = stage("king.py", cwd=tmp_path, server=server)
     assert result.returncode == 2
-    assert "205 prompts, expected at most 200" in result.stderr
+    assert "at most 200 items after validation, not 205" in result.stderr
     assert server.chats == []
 
 
@@ -166,13 +166,13 @@ def test_a_torn_answer_is_set_aside_and_asked_for_again_alone(tmp_path, server):
 @pytest.mark.parametrize(
     "record, change, words",
     [
-        (1, lambda prompt: prompt.pop("messages"), "'messages' is missing"),
+        (1, lambda prompt: prompt.pop("messages"), "'messages': missing"),
         (
             2,
             lambda prompt: prompt["messages"].append({"role": "assistant", "content": "x"}),
             "ends with a user",
         ),
-        (0, lambda prompt: prompt["messages"].append("text"), "{role, content}"),
+        (0, lambda prompt: prompt["messages"].append("text"), "record 3: Input should be"),
     ],
 )
 def test_a_malformed_prompt_is_named(tmp_path, server, record, change, words):
@@ -225,7 +225,7 @@ def hot_settings(cwd: Path) -> None:
     [
         (no_prompts, ["prompt/", "prompt.py"]),
         (cut_prompts, ["prompts_2_1.json", "prompt.py"]),
-        (prompts_of_another_kind, ["expected a list"]),
+        (prompts_of_another_kind, ["a valid list"]),
         (hot_settings, ["chain.toml", "0 to 2"]),
     ],
 )
