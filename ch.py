@@ -23,7 +23,6 @@ if __name__ == "__main__":  # before the other imports, which take a second
     exit_on_signals()
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from common.cli import Progress, Tally, parser, run, whole_number
@@ -134,30 +133,28 @@ def challenger_messages(
 async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
     """Ask for the challenger of one answer and write it. Raises ItemFailed.
 
-    What breaks the protocol or leaks is asked for again, told what was wrong. The `control` is
-    asked without the record, so that nothing can leak, and is written into control/.
+    What breaks the protocol or leaks is asked for again, told what was wrong. The `control` saw no
+    record, so that it cannot leak, and is written into control/.
     """
     answer = read_answer(path)
-    messages = answer["messages"]
     record = record_of(answer["instance_id"])
     rejected: Counter = Counter()
     told = ""
 
     def problem(text: str) -> str | None:
         nonlocal told
-        wrong = protocol_problem(text, messages)
+        wrong = protocol_problem(text, answer["messages"])
         if wrong:
             rejected["protocol"] += 1
             told = wrong
             return f"protocol: {wrong}"
-        kinds = [] if control else kinds_of(find_leaks(text, messages, record))
+        kinds = [] if control else leak_kinds(find_leaks(text, answer["messages"], record))
         rejected.update(kinds)
         told = "; ".join(TOLD[kind] for kind in kinds)
         return f"leak ({', '.join(kinds)})" if kinds else None
 
     def prompt(*_) -> list[dict]:
-        shown = None if control else record
-        return challenger_messages(messages, shown, config.generate.max_patch_chars, told)
+        return prompt_of(answer, config, control, told)
 
     reply = await llm.ask(config.generator(), prompt(), problem, again=prompt)
     meta = answer["meta"]
@@ -176,6 +173,12 @@ async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
     await llm.save(CONTROL / path.name if control else path, answer)
 
 
+def prompt_of(answer: dict, config: Config, control: bool, told: str = "") -> list[dict]:
+    """Return the challenger's prompt for an answer. Raises ItemFailed without a PR record."""
+    record = None if control else record_of(answer["instance_id"])
+    return challenger_messages(answer["messages"], record, config.generate.max_patch_chars, told)
+
+
 def audit(answer: dict, record: dict) -> None:
     """Audit both replies and note in `meta` what was found and for which texts.
 
@@ -185,7 +188,7 @@ def audit(answer: dict, record: dict) -> None:
     for side in ("king", "challenger"):
         hits = find_leaks(answer[side], answer["messages"], record)
         meta[side]["leaks"] = {"version": AUDIT_VERSION, "hits": hits}
-    kinds = kinds_of(meta["challenger"]["leaks"]["hits"])
+    kinds = leak_kinds(meta["challenger"]["leaks"]["hits"])
     refused = f"leak ({', '.join(kinds)})" if kinds else None
     refused = refused or protocol_problem(answer["challenger"], answer["messages"])
     meta["challenger"]["refused"] = refused or ""
@@ -198,7 +201,7 @@ def audit_mark(answer: dict) -> dict:
     return {"version": AUDIT_VERSION, "sha": digest(sha["chat"], sha["king"], sha["challenger"])}
 
 
-def kinds_of(hits: list[dict]) -> list[str]:
+def leak_kinds(hits: list[dict]) -> list[str]:
     return sorted({hit["kind"] for hit in hits})
 
 
@@ -219,21 +222,20 @@ def find_pending(
                 audit(answer, record_of(answer["instance_id"]))
                 if write:
                     write_json(path, answer)
+            refused = answer["meta"]["challenger"].get("refused")
+            if not answer["challenger"] or (refused and redo_refused):
+                record_of(answer["instance_id"])  # without one the turn fails here
+                pending.append(path)
+            elif refused:
+                reason = "held back, the audit refuses the reply: --redo-refused asks again"
+                tally.skipped[reason] += 1
+            else:
+                tally.skipped["already filled"] += 1
         except BadFile as bad:
             set_aside(bad, "king.py asks for it again", write)
             tally.fail(stem, "torn answer file: run king.py again", str(bad))
-            continue
         except ItemFailed as failure:
             tally.fail(stem, failure.kind, failure.detail)
-            continue
-        if not answer["challenger"]:
-            pending.append(path)
-        elif not answer["meta"]["challenger"]["refused"]:
-            tally.skipped["already filled"] += 1
-        elif redo_refused:
-            pending.append(path)
-        else:
-            tally.skipped["held back, the audit refuses the reply: --redo-refused asks again"] += 1
     return pending
 
 
@@ -273,23 +275,12 @@ def has_control(stem: str, answer: dict, write: bool) -> bool:
     return same and bool(control["challenger"])
 
 
-def planned(pending: list[Path], config: Config, control: bool) -> Iterator[tuple]:
-    """Yield (settings, prompt characters, 1) of each call ahead, for the dry run."""
-    for path in pending:
-        answer = read_answer(path)
-        try:
-            record = None if control else record_of(answer["instance_id"])
-        except ItemFailed:
-            continue  # the run itself fails this turn and says why
-        prompt = challenger_messages(answer["messages"], record, config.generate.max_patch_chars)
-        yield config.generator(), prompt_chars(prompt), 1
-
-
 def main() -> int:
     flags = parse_flags()
     config = load_config()
     call = config.generator()
     environment = load_environment(config, [call])
+    control = flags.control is not None
     tally = Tally("ch.py")
     folders = answer_folders()
     if not folders:
@@ -297,7 +288,7 @@ def main() -> int:
     held = folders
     output = "output  answer_*/, key challenger"
     next_command = "python validate.py"
-    if flags.control:
+    if control:
         held = [CONTROL]
         output = f"output  {CONTROL}/"
         next_command = "(cd control && python ../validate.py), then python report.py"
@@ -306,7 +297,7 @@ def main() -> int:
         files = answer_files(flags.shard)
         if not files and not flags.shard:
             raise UserError(f"{folders[0]}/ holds no answers. king.py writes them: run king.py.")
-        if flags.control:
+        if control:
             pending = find_control(files, flags.control, not flags.dry_run, tally)
         else:
             pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
@@ -314,17 +305,18 @@ def main() -> int:
         pending.sort(key=lambda path: path.stem in failed)  # others first
         pending = pending[: flags.limit]
         if flags.dry_run:
-            calls = planned(pending, config, bool(flags.control))
+            prompts = (prompt_of(read_answer(path), config, control) for path in pending)
+            calls = ((call, prompt_chars(prompt), 1) for prompt in prompts)
             return dry_run(environment, calls, tally.skipped, own_replies("challenger"))
 
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
         code = run_turns(
             llm,
             pending,
-            lambda path: fill(path, llm, config, bool(flags.control)),
+            lambda path: fill(path, llm, config, control),
             name=lambda path: path.stem,
             width=flags.concurrency or call.concurrency,
-            progress=Progress(len(pending), "control" if flags.control else "challenger"),
+            progress=Progress(len(pending), "control" if control else "challenger"),
             tally=tally,
         )
         tally.write_failed(held[0], flags.shard)

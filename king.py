@@ -27,7 +27,7 @@ from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
 from common.config import load_config
 from common.environment import load_environment
-from common.files import BadFile, UserError, lock_folders, turn_files, write_json
+from common.files import BadFile, UserError, lock_folders, turn_files
 from common.replies.protocol import bash_blocks, format_problem
 from common.replies.protocol import format_ok as format_ok  # this stage's check by its own name
 from common.turns import EXCLUDED_IDS as _EXCLUDE_IDS
@@ -36,14 +36,12 @@ from common.turns import (
     answer_folders,
     exclusion_reason,
     read_answer,
-    read_plan,
     read_prompts,
     record_of,
     set_aside,
 )
 
 PROMPT_VERSION = "king-1: the chat as it is"
-PLAN_KEYS = ("dataset", "revision", "seed", "count")  # what names a sample
 
 
 def main() -> int:
@@ -54,15 +52,13 @@ def main() -> int:
     tally = Tally("king.py")
     shard = flags.shard or (0, 1)
     folder = Path(f"answer_{shard[0]}")
-    folders = sorted({folder, *answer_folders()})
     if not turn_files("prompt"):
         raise UserError("prompt/ holds no prompts.\nRun python prompt.py first.")
 
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
-    ours = [folder] if flags.shard else folders
+    ours = [folder] if flags.shard else sorted({folder, *answer_folders()})
     with lock_folders([Path("prompt")], "king", flags.shard), lock_folders(ours, "king"):
-        drawn = check_sample(folders)
-        answered = find_answered(folders, tally)
+        answered = find_answered(tally)
         pending = find_pending(answered, shard, config.generate.max_record_chars, tally)
         failed = tally.last_failed(folder)
         pending.sort(key=lambda stem: stem in failed)  # others first
@@ -72,15 +68,13 @@ def main() -> int:
             calls = ((call, size, 1) for size in sizes)
             return dry_run(environment, calls, tally.skipped, own_replies("king"))
 
-        if drawn:
-            write_json(folder / "_plan.json", drawn)
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
 
         async def answer(stem: str) -> None:
             prompt = prompt_of(stem)
             reply = await llm.ask(call, prompt["messages"], format_problem)
             await llm.save(folder / f"{stem}.json", new_answer(prompt, reply))
-            answered[stem] = bool(bash_blocks(reply.text))
+            answered[stem] = (prompt["instance_id"], bool(bash_blocks(reply.text)))
 
         code = run_turns(
             llm,
@@ -93,7 +87,7 @@ def main() -> int:
         )
         tally.write_failed(folder)
     lines = [*llm.usage_lines(), f"output  {folder}/"]
-    without_block = list(answered.values()).count(False)
+    without_block = sum(not has_block for _, has_block in answered.values())
     if without_block:
         lines.append(f"note    {without_block} of {len(answered)} kings hold no ```bash block")
     shown = tally.show(*lines, next_command="python ch.py")
@@ -120,40 +114,51 @@ def new_answer(prompt: dict, reply) -> dict:
 # ---------------------------------------------------------------------------------- what is ahead
 
 
-def find_answered(folders: list[Path], tally: Tally) -> dict[str, bool]:
-    """Return the stems in all answer_*/, each with whether its king holds a ```bash block."""
+def find_answered(tally: Tally) -> dict[str, tuple[str, bool]]:
+    """Return by stem (instance, does its king hold a ```bash block) of all that is answered."""
     answered = {}
-    for folder in folders:
+    for folder in answer_folders():
         for path in turn_files(folder):
             try:
-                answered[path.stem] = bool(bash_blocks(read_answer(path)["king"]))
+                answer = read_answer(path)
             except BadFile as bad:
                 set_aside(bad, "asked for again")
                 tally.skipped["torn files set aside"] += 1
+                continue
+            answered[path.stem] = (answer["instance_id"], bool(bash_blocks(answer["king"])))
     return answered
 
 
 def find_pending(
-    answered: dict[str, bool], shard: tuple[int, int], max_record_chars: int, tally: Tally
+    answered: dict[str, tuple[str, bool]],
+    shard: tuple[int, int],
+    max_record_chars: int,
+    tally: Tally,
 ) -> list[str]:
-    """List the stems of this shard that need a king; what is passed over goes into `tally`."""
+    """List the stems of this shard that need a king; what is passed over goes into `tally`.
+
+    Raises UserError when the answers belong to another sample under the same file names.
+    """
 
     @cache
-    def excluded(instance_id: str) -> str | None:
+    def reason_to_exclude(instance_id: str) -> str | None:
         return exclusion_reason(record_of(instance_id), max_record_chars, _EXCLUDE_IDS)
 
     index, shards = shard
     pending = []
+    of_another_sample = {stem: instance_id for stem, (instance_id, _) in answered.items()}
     for number, path in enumerate(turn_files("prompt")):
         for order, prompt in enumerate(read_prompts(path), 1):
             stem = f"{path.stem}_{order}"
+            if of_another_sample.get(stem) == prompt["instance_id"]:
+                del of_another_sample[stem]
             if (number * PROMPTS_PER_FILE + order - 1) % shards != index:
                 continue
             if stem in answered:
                 tally.skipped["already answered"] += 1
                 continue
             try:
-                reason = excluded(prompt["instance_id"])
+                reason = reason_to_exclude(prompt["instance_id"])
             except ItemFailed as failure:
                 tally.fail(stem, failure.kind, failure.detail)
                 continue
@@ -161,6 +166,13 @@ def find_pending(
                 tally.skipped[reason] += 1
             else:
                 pending.append(stem)
+    if of_another_sample:
+        stem = min(of_another_sample)
+        instance_id = of_another_sample[stem]
+        raise UserError(
+            f"answer_*/{stem}.json answers a prompt of {instance_id} that prompt/ does not hold.\n"
+            "Move the answers of another sample away, or bring its prompt/ back."
+        )
     return pending
 
 
@@ -171,26 +183,6 @@ def prompt_of(stem: str) -> dict:
 
 
 last_prompts = lru_cache(maxsize=1)(read_prompts)
-
-
-def check_sample(folders: list[Path]) -> dict | None:
-    """Return what names the sample of prompt/; raise UserError when answers are of another."""
-    samples = {}
-    for folder in [Path("prompt"), *folders]:
-        try:
-            plan = read_plan(folder)
-        except BadFile:
-            continue
-        if plan and turn_files(folder):
-            samples[folder] = {key: plan.get(key) for key in PLAN_KEYS}
-    drawn = samples.pop(Path("prompt"), None)
-    for folder, answered in samples.items():
-        if drawn and answered != drawn:
-            raise UserError(
-                f"{folder}/ answers another sample, of {answered}; prompt/ holds {drawn}.\n"
-                "Move the answer_*/ folders away, or bring that prompt/ back."
-            )
-    return drawn
 
 
 if __name__ == "__main__":

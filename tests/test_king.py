@@ -109,25 +109,19 @@ def test_shards_of_another_number_wait_for_those_at_work(tmp_path, server):
 
 def test_another_sample_under_the_same_names_is_not_taken_for_answered(tmp_path, server):
     make_sample(tmp_path, 2)
-    plan = {"dataset": "a", "revision": "r", "seed": 1, "count": 2}
-    put(tmp_path / "prompt/_plan.json", plan)
+    dry = stage("king.py", "--dry-run", cwd=tmp_path, server=server)
+    assert dry.returncode == 0 and "2 calls" in dry.stdout and server.chats == []
     assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
-    put(tmp_path / "prompt/_plan.json", {**plan, "seed": 2})
-    result = stage("king.py", cwd=tmp_path, server=server)
-    assert result.returncode == 2
-    assert "'seed': 1" in result.stderr and "'seed': 2" in result.stderr
+    first = tmp_path / "prompt/prompts_2_1.json"
+    put(first, [make_prompt(1), make_prompt(0)])
+    other = stage("king.py", cwd=tmp_path, server=server)
+    first.unlink()
+    write_prompts(tmp_path, [make_prompt(number) for number in range(3)])
+    larger = stage("king.py", cwd=tmp_path, server=server)
+    for result in (other, larger):
+        assert result.returncode == 2
+        assert "prompts_2_1_1.json answers a prompt of acme__widgets-0" in result.stderr
     assert len(server.chats) == 2
-
-
-def test_a_dry_run_binds_no_sample(tmp_path, server):
-    make_sample(tmp_path, 4)
-    put(tmp_path / "prompt/_plan.json", {"seed": 1})
-    result = stage("king.py", "--dry-run", cwd=tmp_path, server=server)
-    assert result.returncode == 0, result.stderr
-    assert "4 calls" in result.stdout and server.chats == []
-    put(tmp_path / "prompt/_plan.json", {"seed": 2})
-    assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
-    assert len(server.chats) == 4
 
 
 def test_a_whole_run_excludes_a_shard(tmp_path, server):
