@@ -50,9 +50,9 @@ from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
 from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, score_record
 from common.environment import load_environment
-from common.files import BadFile, UserError, lock_folders, write_json
+from common.files import UserError, lock_folders, write_json
 from common.replies.protocol import visible_text
-from common.turns import METRICS, answer_files, hidden_record, read_record
+from common.turns import METRICS, answer_files, hidden_record, record_of
 
 # ------------------------------------------------------------------------------------- the rubric
 
@@ -280,10 +280,7 @@ def prompt_of(turn: Turn, config: Config, question: Question) -> list[dict]:
     messages = turn.answer["messages"]
     if question.look != READING:
         return judge_messages(messages, *turn.shown(question.order))
-    try:
-        record = read_record(turn.answer["instance_id"])
-    except (UserError, BadFile) as problem:
-        raise ItemFailed("no usable PR record: run prompt.py again", str(problem)) from None
+    record = record_of(turn.answer["instance_id"])
     shown = hidden_record(record, config.generate.max_patch_chars)
     return reader_messages(messages, shown, *turn.shown(question.order))
 
