@@ -157,15 +157,20 @@ class Score(BaseModel, strict=True):
         return self
 
 
-def check(form: type[BaseModel], value: object, path: Path) -> None:
-    """Raise BadFile with the first thing in `value` that is not as `form` has it, in words."""
+def read_as(form: type[BaseModel], path: Path) -> dict | list:
+    """Return the JSON document at `path` as it stands there.
+
+    Raises FileNotFoundError, and BadFile with the first thing that is not as `form` has it.
+    """
+    document = read_json(path)
     try:
-        form.model_validate(value)
+        form.model_validate(document)
     except ValidationError as error:
         wrong = error.errors()[0]
         words = [f"record {at + 1}" if type(at) is int else f"key {at!r}" for at in wrong["loc"]]
         words.append("missing" if wrong["type"] == "missing" else wrong["msg"])
         raise BadFile(path, ": ".join(words).replace("Value error, ", "")) from None
+    return document
 
 
 # ----------------------------------------------------------------------------- prompts and records
@@ -179,14 +184,9 @@ RECORD_KEYS = (
 def read_prompts(path: Path) -> list[dict]:
     """Return the prompts of one file. Raises UserError naming the file and the record."""
     try:
-        prompts = read_json(path)
-        check(Prompts, prompts, path)
+        return read_as(Prompts, path)
     except BadFile as bad:
-        raise UserError(
-            f"{bad}\nprompt.py writes it and repairs torn files: run prompt.py again; "
-            "where that changes nothing, remove the file first."
-        ) from None
-    return prompts
+        raise UserError(f"{bad}\nprompt.py writes it: remove it and run prompt.py again.") from None
 
 
 def read_plan(folder: Path | str) -> dict | None:
@@ -238,8 +238,8 @@ def hidden_record(record: dict, max_patch_chars: int) -> str:
         "Interface": record["interface"],
         "Patch": patch,
     }
-    shown = {name: (text or "").strip() for name, text in fields.items()}
-    return "\n\n".join(f"{name}:\n{text}" for name, text in shown.items() if text)
+    texts = [f"{name}:\n{text.strip()}" for name, text in fields.items() if (text or "").strip()]
+    return "\n\n".join(texts)
 
 
 def exclusion_reason(
@@ -304,8 +304,7 @@ def read_answer(path: Path) -> dict:
 
     Raises BadFile for a torn file or one that king.py and ch.py did not write.
     """
-    answer = read_json(path)
-    check(Answer, answer, path)
+    answer = read_as(Answer, path)
     if not is_safe_name(path.stem):
         raise BadFile(path, "a name that no stage of this pipeline gives")
     for side in SIDES:
@@ -350,8 +349,7 @@ def read_score(path: Path) -> dict:
 
     Raises FileNotFoundError, and BadFile for what validate.py does not write.
     """
-    score = read_json(path)
-    check(Score, score, path)
+    score = read_as(Score, path)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
     for verdict in score["verdicts"]:
