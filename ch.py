@@ -148,7 +148,8 @@ async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
             rejected["protocol"] += 1
             told = wrong
             return f"protocol: {wrong}"
-        kinds = [] if control else leak_kinds(find_leaks(text, answer["messages"], record))
+        hits = [] if control else find_leaks(text, answer["messages"], record)
+        kinds = sorted({hit["kind"] for hit in hits})
         rejected.update(kinds)
         told = "; ".join(TOLD[kind] for kind in kinds)
         return f"leak ({', '.join(kinds)})" if kinds else None
@@ -188,10 +189,11 @@ def audit(answer: dict, record: dict) -> None:
     for side in ("king", "challenger"):
         hits = find_leaks(answer[side], answer["messages"], record)
         meta[side]["leaks"] = {"version": AUDIT_VERSION, "hits": hits}
-    kinds = leak_kinds(meta["challenger"]["leaks"]["hits"])
-    refused = f"leak ({', '.join(kinds)})" if kinds else None
-    refused = refused or protocol_problem(answer["challenger"], answer["messages"])
-    meta["challenger"]["refused"] = refused or ""
+    refused = protocol_problem(answer["challenger"], answer["messages"]) or ""
+    kinds = sorted({hit["kind"] for hit in meta["challenger"]["leaks"]["hits"]})
+    if kinds:
+        refused = f"leak ({', '.join(kinds)})"
+    meta["challenger"]["refused"] = refused
     meta["audit"] = audit_mark(answer)
 
 
@@ -199,10 +201,6 @@ def audit_mark(answer: dict) -> dict:
     """Return what an audit rests on: its version and the texts."""
     sha = text_digests(answer)
     return {"version": AUDIT_VERSION, "sha": digest(sha["chat"], sha["king"], sha["challenger"])}
-
-
-def leak_kinds(hits: list[dict]) -> list[str]:
-    return sorted({hit["kind"] for hit in hits})
 
 
 # ---------------------------------------------------------------------------------- what is ahead
@@ -250,29 +248,24 @@ def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) 
             continue  # a run without --control says so
         if not answer["challenger"]:
             continue
-        chosen += 1
-        if has_control(stem, answer, write):
+        control = {}
+        try:
+            control = read_answer(CONTROL / f"{stem}.json")
+        except FileNotFoundError:
+            pass
+        except BadFile as bad:
+            set_aside(bad, "asked for again", write)
+        same = all(control.get(key) == answer[key] for key in ("messages", "king"))
+        if same and control["challenger"]:
             tally.skipped["already in control/"] += 1
         else:
             pending.append(files[stem])
+        chosen += 1
         if chosen == count:
             break
     if not chosen:
         raise UserError("--control compares with challengers, and there is none yet.\nRun ch.py.")
     return pending
-
-
-def has_control(stem: str, answer: dict, write: bool) -> bool:
-    """Tell whether control/ holds this turn, of the same chat and king; set a torn file aside."""
-    try:
-        control = read_answer(CONTROL / f"{stem}.json")
-    except FileNotFoundError:
-        return False
-    except BadFile as bad:
-        set_aside(bad, "asked for again", write)
-        return False
-    same = all(control[key] == answer[key] for key in ("messages", "king"))
-    return same and bool(control["challenger"])
 
 
 def main() -> int:

@@ -68,18 +68,10 @@ def is_of(number: int, messages: list[dict]) -> bool:
     return messages[1]["content"].startswith(f"Issue {number}:")
 
 
-def reply_once(bad: str, number: int | None = None):
-    """Return a rule: `bad` on the first asking (of one turn or of each), GOOD afterwards."""
-    tries: Counter = Counter()
-
-    def reply(body: dict) -> str:
-        messages = body["messages"]
-        issue = messages[1]["content"][:8]
-        tries[issue] += 1
-        struck = number is None or is_of(number, messages)
-        return bad if struck and tries[issue] == 1 else GOOD
-
-    return reply
+def leak_once(number: int):
+    """Return a rule: a leak when turn `number` is first asked for, else GOOD."""
+    left = [LEAK.format(number=number)]
+    return lambda body: left.pop() if left and is_of(number, body["messages"]) else GOOD
 
 
 def edit(cwd: Path, number: int, **fields) -> Path:
@@ -144,7 +136,7 @@ def test_the_challenger_is_filled_in_place_and_asked_once(turns):
 
 def test_a_leak_is_asked_for_again_with_its_kind_and_never_with_the_hidden_text(turns):
     edit(turns, 0, king=LEAK.format(number=0))
-    result, asked = run(turns, reply_once(LEAK.format(number=0), 0))
+    result, asked = run(turns, leak_once(0))
     assert result.returncode == 0, "a king is never refused"
     assert len(asked) == 4
     first, second = (chat[-1]["content"] for chat in asked if is_of(0, chat))
