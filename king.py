@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
 from functools import cache, lru_cache
 from pathlib import Path
+from typing import NamedTuple
 
 from common.cli import Progress, Tally, parser, run
 from common.client.ask import LLM, ItemFailed, run_turns
@@ -42,6 +43,14 @@ from common.turns import (
 )
 
 PROMPT_VERSION = "king-1: the chat as it is"
+
+
+class Answered(NamedTuple):
+    """What is kept in mind of an answered turn."""
+
+    instance_id: str
+    source: dict | None  # where the prompt stands in the dataset
+    has_block: bool  # the king's reply holds a ```bash block
 
 
 def main() -> int:
@@ -75,7 +84,8 @@ def main() -> int:
             prompt = prompt_of(stem)
             reply = await llm.ask(call, prompt["messages"], format_problem)
             await llm.save(folder / f"{stem}.json", new_answer(prompt, reply))
-            answered[stem] = (prompt["instance_id"], bool(bash_blocks(reply.text)))
+            has_block = bool(bash_blocks(reply.text))
+            answered[stem] = Answered(prompt["instance_id"], prompt.get("source"), has_block)
 
         code = run_turns(
             llm,
@@ -88,7 +98,7 @@ def main() -> int:
         )
         tally.write_failed(folder)
     lines = [*llm.usage_lines(), f"output  {folder}/"]
-    without_block = sum(not has_block for _, has_block in answered.values())
+    without_block = sum(not turn.has_block for turn in answered.values())
     if without_block:
         lines.append(f"note    {without_block} of {len(answered)} kings hold no ```bash block")
     shown = tally.show(*lines, next_command="python ch.py")
@@ -115,8 +125,8 @@ def new_answer(prompt: dict, reply) -> dict:
 # ---------------------------------------------------------------------------------- what is ahead
 
 
-def find_answered(tally: Tally) -> dict[str, tuple[str, bool]]:
-    """Return by stem (instance, does its king hold a ```bash block) of all that is answered."""
+def find_answered(tally: Tally) -> dict[str, Answered]:
+    """Return by stem what lies in all answer_*/; a torn file is set aside and asked for again."""
     answered = {}
     for folder in answer_folders():
         for path in turn_files(folder):
@@ -126,15 +136,14 @@ def find_answered(tally: Tally) -> dict[str, tuple[str, bool]]:
                 set_aside(bad, "asked for again")
                 tally.skipped["torn files set aside"] += 1
                 continue
-            answered[path.stem] = (answer["instance_id"], bool(bash_blocks(answer["king"])))
+            source = answer["meta"].get("source")
+            has_block = bool(bash_blocks(answer["king"]))
+            answered[path.stem] = Answered(answer["instance_id"], source, has_block)
     return answered
 
 
 def find_pending(
-    answered: dict[str, tuple[str, bool]],
-    shard: tuple[int, int],
-    max_record_chars: int,
-    tally: Tally,
+    answered: dict[str, Answered], shard: tuple[int, int], max_record_chars: int, tally: Tally
 ) -> list[str]:
     """List the stems of this shard that need a king; what is passed over goes into `tally`.
 
@@ -147,11 +156,13 @@ def find_pending(
 
     index, shards = shard
     pending = []
-    of_another_sample = {stem: instance_id for stem, (instance_id, _) in answered.items()}
+    of_another_sample = dict(answered)  # until its prompt is seen
     for number, path in enumerate(turn_files("prompt")):
         for order, prompt in enumerate(read_prompts(path), 1):
             stem = f"{path.stem}_{order}"
-            if of_another_sample.get(stem) == prompt["instance_id"]:
+            turn = answered.get(stem)
+            same_instance = turn and turn.instance_id == prompt["instance_id"]
+            if same_instance and turn.source in (None, prompt.get("source")):
                 del of_another_sample[stem]
             if (number * PROMPTS_PER_FILE + order - 1) % shards != index:
                 continue
@@ -169,7 +180,7 @@ def find_pending(
                 pending.append(stem)
     if of_another_sample:
         stem = min(of_another_sample)
-        instance_id = of_another_sample[stem]
+        instance_id = of_another_sample[stem].instance_id
         raise UserError(
             f"answer_*/{stem}.json answers a prompt of {instance_id} that prompt/ does not hold.\n"
             "Move the answers of another sample away, or bring its prompt/ back."

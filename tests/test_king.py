@@ -114,13 +114,13 @@ def test_another_sample_under_the_same_names_is_not_taken_for_answered(tmp_path,
     dry = stage("king.py", "--dry-run", cwd=tmp_path, server=server)
     assert dry.returncode == 0 and "2 calls" in dry.stdout and server.chats == []
     assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
-    first = tmp_path / "prompt/prompts_2_1.json"
-    put(first, [make_prompt(1), make_prompt(0)])
-    other = stage("king.py", cwd=tmp_path, server=server)
-    first.unlink()
-    write_prompts(tmp_path, [make_prompt(number) for number in range(3)])
-    larger = stage("king.py", cwd=tmp_path, server=server)
-    for result in (other, larger):
+    other_turns = [make_prompt(number, source={"row": 9}) for number in range(2)]
+    other_instances = [make_prompt(1), make_prompt(0)]
+    other_count = [make_prompt(number) for number in range(3)]
+    for prompts in (other_turns, other_instances, other_count):
+        (tmp_path / "prompt/prompts_2_1.json").unlink(missing_ok=True)
+        write_prompts(tmp_path, prompts)
+        result = stage("king.py", cwd=tmp_path, server=server)
         assert result.returncode == 2
         assert "prompts_2_1_1.json answers a prompt of acme__widgets-0" in result.stderr
     assert len(server.chats) == 2
