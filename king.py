@@ -61,9 +61,9 @@ def main() -> int:
     tally = Tally("king.py")
     shard = flags.shard or (0, 1)
     folder = Path(f"answer_{shard[0]}")
-    for name in ("prompt", "commit"):
-        if not turn_files(name):
-            raise UserError(f"{name}/ is missing or empty.\nRun python prompt.py first.")
+    for source, what in (("prompt", "prompts"), ("commit", "PR records")):
+        if not turn_files(source):
+            raise UserError(f"{source}/ holds no {what}.\nRun python prompt.py first.")
 
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
     ours = [folder] if flags.shard else sorted({folder, *answer_folders()})
