@@ -22,9 +22,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
     exit_on_signals()
 
-import asyncio
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from common.cli import Progress, Tally, parser, run, whole_number
@@ -33,7 +31,7 @@ from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
 from common.config import Config, load_config
 from common.environment import load_environment
-from common.files import BadFile, UserError, digest, lock_folders, printable, quarantine, write_json
+from common.files import BadFile, UserError, digest, lock_folders, write_json
 from common.replies.leaks import AUDIT_VERSION, find_leaks
 from common.replies.protocol import protocol_problem
 from common.turns import (
@@ -41,7 +39,8 @@ from common.turns import (
     answer_folders,
     hidden_record,
     read_answer,
-    read_record,
+    record_of,
+    set_aside,
     text_digests,
 )
 
@@ -106,6 +105,12 @@ def challenger_messages(
     The prefix is the king's prompt, so that a provider's prefix cache serves it. Without a `record`
     the briefing is the same but for the record: the control of what the record is worth.
     """
+    turns = sum(message["role"] == "assistant" for message in messages)
+    phase = "middle"
+    if turns < EARLY_TURNS:
+        phase = "early"
+    elif turns >= LATE_TURNS:
+        phase = "late"
     last = messages[-1]["content"]
     shown = hidden_record(record, max_patch_chars) if record else ""
     mark = digest(shown, last)[:12]
@@ -116,84 +121,63 @@ def challenger_messages(
     ]
     if record:
         parts.append(f"[{mark}] HIDDEN PR RECORD\n{shown}\n[{mark}] END OF HIDDEN PR RECORD")
-    parts += [BLIND_AGENT_RULE, "YOUR NEXT MOVE\n" + NEXT_MOVE[phase(messages)], FORM]
+    parts += [BLIND_AGENT_RULE, "YOUR NEXT MOVE\n" + NEXT_MOVE[phase], FORM]
     if refused:
         parts.append(f"An earlier reply of yours was refused: {refused}. Write another one.")
     return [*messages[:-1], {"role": messages[-1]["role"], "content": "\n\n".join(parts)}]
 
 
-def phase(messages: list[dict]) -> str:
-    """Return early, middle or late, by the agent's turns so far."""
-    turns = sum(message["role"] == "assistant" for message in messages)
-    if turns < EARLY_TURNS:
-        return "early"
-    return "late" if turns >= LATE_TURNS else "middle"
-
-
 # ------------------------------------------------------------------------------------- one turn
 
 
-async def ask_challenger(llm: LLM, config: Config, messages: list[dict], record: dict | None):
-    """Return (a reply that keeps the protocol and leaks nothing, what was rejected, by kind).
+async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
+    """Ask for the challenger of one answer and write it. Raises ItemFailed.
 
-    Without a record nothing can leak: the control is held to the protocol alone.
+    What breaks the protocol or leaks is asked for again, told what was wrong. The `control` saw no
+    record, so that it cannot leak, and is written into control/.
     """
+    answer = read_answer(path)
+    record = record_of(answer["instance_id"])
     rejected: Counter = Counter()
     told = ""
 
     def problem(text: str) -> str | None:
         nonlocal told
-        wrong = protocol_problem(text, messages)
+        wrong = protocol_problem(text, answer["messages"])
         if wrong:
             rejected["protocol"] += 1
             told = wrong
             return f"protocol: {wrong}"
-        hits = find_leaks(text, messages, record) if record else []
+        hits = [] if control else find_leaks(text, answer["messages"], record)
         kinds = sorted({hit["kind"] for hit in hits})
         rejected.update(kinds)
         told = "; ".join(TOLD[kind] for kind in kinds)
         return f"leak ({', '.join(kinds)})" if kinds else None
 
     def prompt(*_) -> list[dict]:
-        return challenger_messages(messages, record, config.generate.max_patch_chars, told)
+        return prompt_of(answer, config, control, told)
 
     reply = await llm.ask(config.generator(), prompt(), problem, again=prompt)
-    return reply, rejected
-
-
-async def fill(path: Path, llm: LLM, config: Config) -> None:
-    """Give one answer file its challenger; a refused one is kept in `meta`. Raises ItemFailed."""
-    answer = await asyncio.to_thread(read_answer, path)
-    record = record_of(answer)
-    reply, rejected = await ask_challenger(llm, config, answer["messages"], record)
     meta = answer["meta"]
-    if answer["challenger"]:
+    if control:
+        meta.pop("retired", None)
+    elif answer["challenger"]:  # a refused reply was paid for, too
         old = {"challenger": answer["challenger"], **meta["challenger"]}
         meta.setdefault("retired", []).append(old)
     answer["challenger"] = reply.text
     meta["challenger"] = {
-        "prompt_version": PROMPT_VERSION,
+        "prompt_version": CONTROL_VERSION if control else PROMPT_VERSION,
         **reply.meta(),
         "rejected": dict(rejected),
     }
     audit(answer, record)
-    await llm.save(path, answer)
+    await llm.save(CONTROL / path.name if control else path, answer)
 
 
-async def fill_control(path: Path, llm: LLM, config: Config) -> None:
-    """Write the control of one turn: the same king, a challenger that saw no record."""
-    answer = await asyncio.to_thread(read_answer, path)
-    reply, rejected = await ask_challenger(llm, config, answer["messages"], None)
-    answer["challenger"] = reply.text
-    meta = {key: value for key, value in answer["meta"].items() if key != "retired"}
-    meta["challenger"] = {
-        "prompt_version": CONTROL_VERSION,
-        **reply.meta(),
-        "rejected": dict(rejected),
-    }
-    answer["meta"] = meta
-    audit(answer, record_of(answer))
-    await llm.save(CONTROL / path.name, answer)
+def prompt_of(answer: dict, config: Config, control: bool, told: str = "") -> list[dict]:
+    """Return the challenger's prompt for an answer. Raises ItemFailed without a PR record."""
+    record = None if control else record_of(answer["instance_id"])
+    return challenger_messages(answer["messages"], record, config.generate.max_patch_chars, told)
 
 
 def audit(answer: dict, record: dict) -> None:
@@ -205,11 +189,11 @@ def audit(answer: dict, record: dict) -> None:
     for side in ("king", "challenger"):
         hits = find_leaks(answer[side], answer["messages"], record)
         meta[side]["leaks"] = {"version": AUDIT_VERSION, "hits": hits}
-    problem = protocol_problem(answer["challenger"], answer["messages"])
+    refused = protocol_problem(answer["challenger"], answer["messages"]) or ""
     kinds = sorted({hit["kind"] for hit in meta["challenger"]["leaks"]["hits"]})
     if kinds:
-        problem = f"leak ({', '.join(kinds)})"
-    meta["challenger"]["refused"] = problem or ""
+        refused = f"leak ({', '.join(kinds)})"
+    meta["challenger"]["refused"] = refused
     meta["audit"] = audit_mark(answer)
 
 
@@ -217,15 +201,6 @@ def audit_mark(answer: dict) -> dict:
     """Return what an audit rests on: its version and the texts."""
     sha = text_digests(answer)
     return {"version": AUDIT_VERSION, "sha": digest(sha["chat"], sha["king"], sha["challenger"])}
-
-
-def record_of(answer: dict) -> dict:
-    """Return the PR record of an answer. Raises ItemFailed when there is none."""
-    try:
-        return read_record(answer["instance_id"])
-    except (UserError, BadFile) as problem:
-        reason = "no usable PR record: run prompt.py again"
-        raise ItemFailed(reason, str(problem)) from None
 
 
 # ---------------------------------------------------------------------------------- what is ahead
@@ -241,95 +216,81 @@ def find_pending(
             answer = read_answer(path)
             if not answer["king"]:
                 raise BadFile(path, "no king in it")
-            if not answer["challenger"]:
-                pending.append(path)
-                continue
-            if answer["meta"].get("audit") != audit_mark(answer):
-                audit(answer, record_of(answer))
+            if answer["challenger"] and answer["meta"].get("audit") != audit_mark(answer):
+                audit(answer, record_of(answer["instance_id"]))
                 if write:
                     write_json(path, answer)
+            refused = answer["meta"]["challenger"].get("refused")
+            if not answer["challenger"] or (refused and redo_refused):
+                record_of(answer["instance_id"])  # without one the turn fails here
+                pending.append(path)
+            elif refused:
+                reason = "held back, the audit refuses the reply: --redo-refused asks again"
+                tally.skipped[reason] += 1
+            else:
+                tally.skipped["already filled"] += 1
         except BadFile as bad:
-            where = f": set aside as {printable(quarantine(path).name)}" if write else ""
-            print(f"{bad}{where}; king.py asks for it again")
+            set_aside(bad, "king.py asks for it again", write)
             tally.fail(stem, "torn answer file: run king.py again", str(bad))
-            continue
         except ItemFailed as failure:
             tally.fail(stem, failure.kind, failure.detail)
-            continue
-        if not answer["meta"]["challenger"]["refused"]:
-            tally.skipped["already filled"] += 1
-        elif redo_refused:
-            pending.append(path)
-        else:
-            tally.skipped["held back, the audit refuses the reply: --redo-refused asks again"] += 1
     return pending
 
 
 def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) -> list[Path]:
     """List the turns of the control that are not there yet: `count` by a hash of their stems."""
-    chosen = {}
+    chosen = 0
+    pending = []
     for stem in sorted(files, key=digest):
-        if len(chosen) == count:
-            break
         try:
             answer = read_answer(files[stem])
         except BadFile:
             continue  # a run without --control says so
-        if answer["challenger"]:
-            chosen[stem] = answer
-    if not chosen:
-        raise UserError("--control compares with challengers, and there is none yet.\nRun ch.py.")
-    pending = []
-    for stem, answer in chosen.items():
-        if has_control(stem, answer, write):
+        if not answer["challenger"]:
+            continue
+        control = {}
+        try:
+            control = read_answer(CONTROL / f"{stem}.json")
+        except FileNotFoundError:
+            pass
+        except BadFile as bad:
+            set_aside(bad, "asked for again", write)
+        same = all(control.get(key) == answer[key] for key in ("messages", "king"))
+        if same and control["challenger"]:
             tally.skipped["already in control/"] += 1
         else:
             pending.append(files[stem])
+        chosen += 1
+        if chosen == count:
+            break
+    if not chosen:
+        raise UserError("--control compares with challengers, and there is none yet.\nRun ch.py.")
     return pending
 
 
-def has_control(stem: str, answer: dict, write: bool) -> bool:
-    """Tell whether control/ holds this turn, of the same chat and king; set a torn file aside."""
-    path = CONTROL / f"{stem}.json"
-    try:
-        control = read_answer(path)
-    except FileNotFoundError:
-        return False
-    except BadFile as bad:
-        where = f": set aside as {printable(quarantine(path).name)}" if write else ""
-        print(f"{bad}{where}; asked for again")
-        return False
-    same = all(control[key] == answer[key] for key in ("messages", "king"))
-    return same and bool(control["challenger"])
-
-
-def planned(pending: list[Path], config: Config, control: bool) -> Iterator[tuple]:
-    """Yield (settings, prompt characters, 1) of each call ahead, for the dry run."""
-    for path in pending:
-        try:
-            answer = read_answer(path)
-            record = None if control else record_of(answer)
-        except (BadFile, ItemFailed):
-            continue  # the run itself fails this turn and says why
-        messages = answer["messages"]
-        prompt = challenger_messages(messages, record, config.generate.max_patch_chars)
-        yield config.generator(), prompt_chars(prompt), 1
-
-
 def main() -> int:
-    flags = _flags()
+    flags = parse_flags()
     config = load_config()
-    environment = load_environment(config, [config.generator()])
+    call = config.generator()
+    environment = load_environment(config, [call])
+    control = flags.control is not None
     tally = Tally("ch.py")
     folders = answer_folders()
     if not folders:
         raise UserError("there is no answer_*/ folder. king.py makes it: run king.py first.")
-    held = [CONTROL] if flags.control else folders
+    held = folders
+    output = "output  answer_*/, key challenger"
+    next_command = "python validate.py"
+    if control:
+        held = [CONTROL]
+        output = f"output  {CONTROL}/"
+        next_command = "(cd control && python ../validate.py), then python report.py"
+
     with lock_folders(held, "ch", flags.shard):
         files = answer_files(flags.shard)
         if not files and not flags.shard:
             raise UserError(f"{folders[0]}/ holds no answers. king.py writes them: run king.py.")
-        if flags.control:
+        if control:
             pending = find_control(files, flags.control, not flags.dry_run, tally)
         else:
             pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
@@ -337,43 +298,31 @@ def main() -> int:
         pending.sort(key=lambda path: path.stem in failed)  # others first
         pending = pending[: flags.limit]
         if flags.dry_run:
-            calls = planned(pending, config, bool(flags.control))
+            prompts = (prompt_of(read_answer(path), config, control) for path in pending)
+            calls = ((call, prompt_chars(prompt), 1) for prompt in prompts)
             return dry_run(environment, calls, tally.skipped, own_replies("challenger"))
 
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
-        ask = fill_control if flags.control else fill
         code = run_turns(
             llm,
             pending,
-            lambda path: ask(path, llm, config),
+            lambda path: fill(path, llm, config, control),
             name=lambda path: path.stem,
-            width=flags.concurrency or config.generate.concurrency,
-            progress=Progress(len(pending), "control" if flags.control else "challenger"),
+            width=flags.concurrency or call.concurrency,
+            progress=Progress(len(pending), "control" if control else "challenger"),
             tally=tally,
         )
         tally.write_failed(held[0], flags.shard)
-    follow = "python validate.py"
-    output = "output  answer_*/, key challenger"
-    if flags.control:
-        follow = "(cd control && python ../validate.py), then python report.py"
-        output = f"output  {CONTROL}/"
-    shown = tally.show(*llm.usage_lines(), output, next_command=follow)
+    shown = tally.show(*llm.usage_lines(), output, next_command=next_command)
     return code or shown
 
 
-def _flags():
+def parse_flags():
     flags = parser(__doc__, calls=True)
-    flags.add_argument(
-        "--redo-refused",
-        action="store_true",
-        help="ask again where today's audit refuses a stored reply",
-    )
-    flags.add_argument(
-        "--control",
-        type=whole_number,
-        metavar="N",
-        help="for N turns, write control/: the same king, a challenger without the record",
-    )
+    redo = "ask again where today's audit refuses a stored reply"
+    control = "for N turns, write control/: the same king, a challenger without the record"
+    flags.add_argument("--redo-refused", action="store_true", help=redo)
+    flags.add_argument("--control", type=whole_number, metavar="N", help=control)
     return flags.parse_args()
 
 

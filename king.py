@@ -18,26 +18,17 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
     exit_on_signals()
 
-from collections.abc import Iterator
+from functools import cache, lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
 from common.cli import Progress, Tally, parser, run
-from common.client.ask import LLM, run_turns
+from common.client.ask import LLM, ItemFailed, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
 from common.config import load_config
 from common.environment import load_environment
-from common.files import (
-    BadFile,
-    UserError,
-    is_safe_name,
-    lock_folders,
-    printable,
-    quarantine,
-    turn_files,
-    write_json,
-)
+from common.files import BadFile, UserError, lock_folders, turn_files
 from common.replies.protocol import bash_blocks, format_problem
 from common.replies.protocol import format_ok as format_ok  # this stage's check by its own name
 from common.turns import EXCLUDED_IDS as _EXCLUDE_IDS
@@ -46,63 +37,68 @@ from common.turns import (
     answer_folders,
     exclusion_reason,
     read_answer,
-    read_plan,
     read_prompts,
-    read_record,
+    record_of,
+    set_aside,
 )
 
 PROMPT_VERSION = "king-1: the chat as it is"
-PLAN_KEYS = ("dataset", "revision", "seed", "count")  # what names a sample
+
+
+class Answered(NamedTuple):
+    """What is kept in mind of an answered turn."""
+
+    instance_id: str
+    source: dict | None  # where the prompt stands in the dataset
+    has_block: bool  # the king's reply holds a ```bash block
 
 
 def main() -> int:
     flags = parser(__doc__, calls=True).parse_args()
     config = load_config()
-    environment = load_environment(config, [config.generator()])
+    call = config.generator()
+    environment = load_environment(config, [call])
     tally = Tally("king.py")
     shard = flags.shard or (0, 1)
     folder = Path(f"answer_{shard[0]}")
-    if not turn_files("prompt"):
-        raise UserError("prompt/ holds no prompts.\nRun python prompt.py first.")
-    if not Path("commit").is_dir():
-        raise UserError("commit/ with the PR records is missing.\nRun python prompt.py again.")
+    for source, what in (("prompt", "prompts"), ("commit", "PR records")):
+        if not turn_files(source):
+            raise UserError(f"{source}/ holds no {what}.\nRun python prompt.py first.")
 
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
     ours = [folder] if flags.shard else sorted({folder, *answer_folders()})
     with lock_folders([Path("prompt")], "king", flags.shard), lock_folders(ours, "king"):
-        check_same_plan(folder)
-        answered = answered_stems(tally)
+        answered = find_answered(tally)
         pending = find_pending(answered, shard, config.generate.max_record_chars, tally)
         failed = tally.last_failed(folder)
-        pending.sort(key=lambda turn: turn.stem in failed)  # others first
+        pending.sort(key=lambda stem: stem in failed)  # others first
         pending = pending[: flags.limit]
-        call = config.generator()
         if flags.dry_run:
-            chats = (prompt_chars(prompt["messages"]) for _, prompt in load_prompts(pending))
-            planned = ((call, chars, 1) for chars in chats)
-            return dry_run(environment, planned, tally.skipped, own_replies("king"))
+            sizes = (prompt_chars(prompt_of(stem)["messages"]) for stem in pending)
+            calls = ((call, size, 1) for size in sizes)
+            return dry_run(environment, calls, tally.skipped, own_replies("king"))
 
-        note_plan(folder)
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
 
-        async def answer(turn: tuple[str, dict]) -> None:
-            stem, prompt = turn
+        async def answer(stem: str) -> None:
+            prompt = prompt_of(stem)
             reply = await llm.ask(call, prompt["messages"], format_problem)
             await llm.save(folder / f"{stem}.json", new_answer(prompt, reply))
-            answered[stem] = bool(bash_blocks(reply.text))
+            has_block = bool(bash_blocks(reply.text))
+            answered[stem] = Answered(prompt["instance_id"], prompt.get("source"), has_block)
 
         code = run_turns(
             llm,
-            load_prompts(pending),
+            pending,
             answer,
-            name=lambda turn: turn[0],
+            name=str,
             width=flags.concurrency or call.concurrency,
             progress=Progress(len(pending), "king"),
             tally=tally,
         )
         tally.write_failed(folder)
     lines = [*llm.usage_lines(), f"output  {folder}/"]
-    without_block = sum(not has_block for has_block in answered.values())
+    without_block = sum(not turn.has_block for turn in answered.values())
     if without_block:
         lines.append(f"note    {without_block} of {len(answered)} kings hold no ```bash block")
     shown = tally.show(*lines, next_command="python ch.py")
@@ -129,115 +125,76 @@ def new_answer(prompt: dict, reply) -> dict:
 # ---------------------------------------------------------------------------------- what is ahead
 
 
-class Pending(NamedTuple):
-    """A prompt that still needs a king: its stem, and where it stands (order from 1)."""
-
-    stem: str
-    path: Path
-    order: int
-
-
-def answered_stems(tally: Tally) -> dict[str, bool]:
-    """Return the stems in all answer_*/, each with whether its king holds a ```bash block.
-
-    A torn or foreign file is reported, set aside and asked for again.
-    """
+def find_answered(tally: Tally) -> dict[str, Answered]:
+    """Return by stem what lies in all answer_*/; a torn file is set aside and asked for again."""
     answered = {}
     for folder in answer_folders():
         for path in turn_files(folder):
             try:
-                king = read_answer(path)["king"]
+                answer = read_answer(path)
             except BadFile as bad:
-                print(f"{bad}: set aside as {printable(quarantine(path).name)}, asked for again")
+                set_aside(bad, "asked for again")
                 tally.skipped["torn files set aside"] += 1
                 continue
-            answered[path.stem] = bool(bash_blocks(king))
+            source = answer["meta"].get("source")
+            has_block = bool(bash_blocks(answer["king"]))
+            answered[path.stem] = Answered(answer["instance_id"], source, has_block)
     return answered
 
 
 def find_pending(
-    answered: dict[str, bool], shard: tuple[int, int], max_record_chars: int, tally: Tally
-) -> list[Pending]:
-    """List the prompts of this shard that need a king; what is passed over goes into `tally`."""
+    answered: dict[str, Answered], shard: tuple[int, int], max_record_chars: int, tally: Tally
+) -> list[str]:
+    """List the stems of this shard that need a king; what is passed over goes into `tally`.
+
+    Raises UserError when the answers belong to another sample under the same file names.
+    """
+
+    @cache
+    def reason_to_exclude(instance_id: str) -> str | None:
+        return exclusion_reason(record_of(instance_id), max_record_chars, _EXCLUDE_IDS)
+
     index, shards = shard
     pending = []
-    reasons: dict[str, tuple[str, str]] = {}
+    of_another_sample = dict(answered)  # until its prompt is seen
     for number, path in enumerate(turn_files("prompt")):
         for order, prompt in enumerate(read_prompts(path), 1):
+            stem = f"{path.stem}_{order}"
+            turn = answered.get(stem)
+            same_instance = turn and turn.instance_id == prompt["instance_id"]
+            if same_instance and turn.source in (None, prompt.get("source")):
+                del of_another_sample[stem]
             if (number * PROMPTS_PER_FILE + order - 1) % shards != index:
                 continue
-            stem = f"{path.stem}_{order}"
             if stem in answered:
                 tally.skipped["already answered"] += 1
                 continue
-            instance_id = prompt["instance_id"]
-            if instance_id not in reasons:
-                reasons[instance_id] = check_record(instance_id, max_record_chars)
-            excluded, failure = reasons[instance_id]
-            if failure:
-                tally.fail(stem, failure.split(":")[0], failure)
-            elif excluded:
-                tally.skipped[excluded] += 1
+            try:
+                reason = reason_to_exclude(prompt["instance_id"])
+            except ItemFailed as failure:
+                tally.fail(stem, failure.kind, failure.detail)
+                continue
+            if reason:
+                tally.skipped[reason] += 1
             else:
-                pending.append(Pending(stem, path, order))
+                pending.append(stem)
+    if of_another_sample:
+        stem = min(of_another_sample)
+        instance_id = of_another_sample[stem].instance_id
+        raise UserError(
+            f"answer_*/{stem}.json answers a prompt of {instance_id} that prompt/ does not hold.\n"
+            "Move the answers of another sample away, or bring its prompt/ back."
+        )
     return pending
 
 
-def check_record(instance_id: str, max_record_chars: int) -> tuple[str, str]:
-    """Return (why the instance is left out, why it fails), "" where it is not."""
-    if not is_safe_name(instance_id):
-        return "", f"instance id not fit for a file name: {instance_id!r}"
-    try:
-        record = read_record(instance_id)
-    except (UserError, BadFile) as problem:
-        return "", f"no usable PR record, run prompt.py again: {problem}"
-    return exclusion_reason(record, max_record_chars, _EXCLUDE_IDS) or "", ""
+def prompt_of(stem: str) -> dict:
+    """Return a turn's prompt; one prompts file is kept in memory at a time."""
+    source, order = stem.rsplit("_", 1)
+    return last_prompts(Path("prompt", f"{source}.json"))[int(order) - 1]
 
 
-def load_prompts(pending: list[Pending]) -> Iterator[tuple[str, dict]]:
-    """Yield (stem, prompt) of each, with one prompts file in memory at a time."""
-    path = None
-    prompts = []
-    for turn in pending:
-        if turn.path != path:
-            path = turn.path
-            prompts = read_prompts(path)
-        yield turn.stem, prompts[turn.order - 1]
-
-
-# ----------------------------------------------------------------------------------- the sample
-
-
-def check_same_plan(folder: Path) -> None:
-    """Raise UserError when the answers belong to another sample under the same file names."""
-    drawn = sample_of(Path("prompt"))
-    for answers in {folder, *answer_folders()}:
-        answered = sample_of(answers) if turn_files(answers) else None
-        if drawn is None or answered is None:
-            continue
-        for key in PLAN_KEYS:
-            if answered[key] != drawn[key]:
-                raise UserError(
-                    f"{answers}/ answers another sample: its {key} is {answered[key]!r}, "
-                    f"prompt/ has {drawn[key]!r}.\n"
-                    "Move the answer_*/ folders away, or bring that prompt/ back."
-                )
-
-
-def note_plan(folder: Path) -> None:
-    """Note the sample that a folder answers in its _plan.json."""
-    drawn = sample_of(Path("prompt"))
-    if drawn is not None:
-        write_json(folder / "_plan.json", drawn)
-
-
-def sample_of(folder: Path) -> dict | None:
-    """Return what names the sample of a folder's _plan.json; None when none can be read."""
-    try:
-        plan = read_plan(folder)
-    except BadFile:
-        return None
-    return plan and {key: plan.get(key) for key in PLAN_KEYS}
+last_prompts = lru_cache(maxsize=1)(read_prompts)
 
 
 if __name__ == "__main__":

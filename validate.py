@@ -55,8 +55,8 @@ from common.duel.verdicts import (
     load_turn,
 )
 from common.environment import load_environment
-from common.files import BadFile, UserError, lock_folders, write_json
-from common.turns import METRICS, answer_files, hidden_record, read_record
+from common.files import UserError, lock_folders, write_json
+from common.turns import METRICS, answer_files, hidden_record, record_of
 
 # ------------------------------------------------------------------------------------- the rubric
 
@@ -250,12 +250,9 @@ def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
         replies = replies[::-1]
     if question.look != READING:
         return judge_messages(messages, *replies)
-    try:
-        record = read_record(turn.answer["instance_id"])
-    except (UserError, BadFile) as problem:
-        raise ItemFailed("no usable PR record: run prompt.py again", str(problem)) from None
-    record = hidden_record(record, panel.config.generate.max_patch_chars)
-    return reader_messages(messages, record, *replies)
+    record = record_of(turn.answer["instance_id"])
+    shown = hidden_record(record, panel.config.generate.max_patch_chars)
+    return reader_messages(messages, shown, *replies)
 
 
 def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int, int]]:

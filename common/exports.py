@@ -23,14 +23,21 @@ from common.turns import SIDES, read_answer
 CONFIGS = ("sft", "dpo", "chat")
 SPLITS = ("train", "validation")
 VALIDATION_PERCENT = 10  # of the repos, by a hash of their names
-MIN_REPOS_TO_VALIDATE = (
-    5  # from here on the repo with the lowest hash is in validation whatever it is
-)
+MIN_REPOS_TO_VALIDATE = 5  # from here on the repo with the lowest hash is in validation
 NEAR_DUPLICATE_JACCARD = 0.8  # of the sets of word triples of two completions
 
 # Room for a tokenizer that cuts finer than the writer's: longer rows would lose their completion.
 LENGTH_MARGIN = 1.25
 LENGTH_STEP = 1024  # tokens
+
+# What a row says beside its texts: as columns, and in the column `meta` as JSON.
+COLUMNS = (
+    "instance_id", "repo", "license", "stem", "score", "prompt_chars", "prompt_tokens",
+)  # fmt: skip
+META = (
+    "bucket", "points", "max_points", "score_confirmed", "metrics", "by_judge", "style", "step",
+    "tokens_from",
+)  # fmt: skip
 
 
 @dataclass
@@ -83,52 +90,55 @@ def total_tokens(row: Row) -> int:
 
 
 def export_training(rows: list[Row], export: Export, outputs: Outputs) -> None:
-    """Write the training files, and fill in what they hold. The card is left to its own room."""
-    chosen = choose(rows, export)
-    export.rows = split_rows(chosen, export)
+    """Write the training files, and fill in what they hold. The card is left to its own room.
+
+    A split without rows has no files, for none could be loaded.
+    """
+    export.rows = split_rows(choose(rows, export), export)
     for split, part in export.rows.items():
-        for row in part:
-            row.exported = split
-        write_split(split, part, outputs)
-
-
-# ------------------------------------------------------------------------------------- which turns
+        paths = [Path("export", file_name(config, split)) for config in CONFIGS]
+        if not part:
+            for path in paths:
+                outputs.remove(path, "holds rows that are no longer chosen")
+            continue
+        with ExitStack() as files:
+            adders = [files.enter_context(outputs.lines(path)) for path in paths]
+            for row in part:
+                row.exported = split
+                for add, line in zip(adders, training_rows(row, read_answer(row.path))):
+                    add(json.dumps(line, ensure_ascii=False))
 
 
 def choose(rows: list[Row], export: Export) -> list[Row]:
-    """Return the turns to export; count the others, and note in each why it is not."""
+    """Return the turns to export; count the others, and note in each why it is not.
+
+    Of completions of one instance that nearly repeat each other the best-scored is taken.
+    """
     buckets = ("final", "refined") if export.with_refined else ("final",)
-    candidates = [row for row in rows if row.bucket in buckets or row.held_back]
-    fit = [row for row in candidates if not row.unfit]
-    short = [row for row in fit if not export.max_tokens or total_tokens(row) <= export.max_tokens]
-    chosen = drop_near_duplicates(short)
-    export.held_back = len(candidates) - len(fit)
-    export.too_long = len(fit) - len(short)
-    export.duplicates = len(short) - len(chosen)
-    for row in candidates:
-        row.exported = f"not exported: {row.unfit}"
-    for row in fit:
-        row.exported = f"not exported: longer than {export.max_tokens} tokens"
-    for row in short:
-        row.exported = "not exported: near-duplicate"
-    return chosen
-
-
-def drop_near_duplicates(rows: list[Row]) -> list[Row]:
-    """Leave out each completion that nearly repeats a better-scored one of the same instance."""
-    best_first = sorted(rows, key=lambda row: (-row.deciding_score, natural_key(row.stem)))
-    seen = defaultdict(list)  # by instance the word triples of what is kept
-    kept = set()
-    for row in best_first:
+    fit = []
+    for row in rows:
+        if row.bucket not in buckets and not row.held_back:
+            continue
+        if row.unfit:
+            export.held_back += 1
+            row.exported = f"not exported: {row.unfit}"
+        elif export.max_tokens and total_tokens(row) > export.max_tokens:
+            export.too_long += 1
+            row.exported = f"not exported: longer than {export.max_tokens} tokens"
+        else:
+            fit.append(row)
+    seen = defaultdict(list)  # by instance the word triples of what is chosen
+    chosen = set()
+    for row in sorted(fit, key=lambda row: (-row.deciding_score, natural_key(row.stem))):
         triples = word_triples(row.challenger)
         others = seen[row.instance_id]
-        if not any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in others):
+        if any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in others):
+            export.duplicates += 1
+            row.exported = "not exported: near-duplicate"
+        else:
             others.append(triples)
-            kept.add(row.stem)
-    return [row for row in rows if row.stem in kept]
-
-
-# ------------------------------------------------------------------------------------------ splits
+            chosen.add(row.stem)
+    return [row for row in fit if row.stem in chosen]
 
 
 def split_rows(rows: list[Row], export: Export) -> dict[str, list[Row]]:
@@ -153,34 +163,25 @@ def repo_hash(repo: str) -> float:
     return int.from_bytes(hashlib.sha256(repo.lower().encode()).digest()[:8], "big") / 2**64
 
 
-# ------------------------------------------------------------------------------------------- files
-
-
-def write_split(split: str, rows: list[Row], outputs: Outputs) -> None:
-    """Write the files of one split; without rows there is none, for none could be loaded."""
-    paths = [Path("export", file_name(config, split)) for config in CONFIGS]
-    if not rows:
-        for path in paths:
-            if path.exists():
-                outputs.remove(path, "holds rows that are no longer chosen")
-        return
-    with ExitStack() as files:
-        adders = [files.enter_context(outputs.lines(path)) for path in paths]
-        for row in rows:
-            for add, line in zip(adders, training_rows(row, read_answer(row.path))):
-                add(json.dumps(line, ensure_ascii=False))
-
-
 def training_rows(row: Row, answer: dict) -> tuple[dict, dict, dict]:
     """Return a turn's rows in the order of CONFIGS.
 
     The challenger is preferred to the reply that it was judged against. LLaMA-Factory wants the
     two as messages, TRL as lists of one.
     """
+    meta = {
+        **{name: getattr(row, name) for name in META},
+        "judged_against": SIDES[row.opponent],
+        "model": row.meta["challenger"].get("model"),
+        "source": row.meta.get("source"),
+    }
+    about = {
+        **{name: getattr(row, name) for name in COLUMNS},
+        "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True),
+    }
     chat = [{"role": said["role"], "content": said["content"]} for said in answer["messages"]]
     chosen = {"role": "assistant", "content": answer["challenger"]}
     rejected = {"role": "assistant", "content": answer[row.opponent]}
-    about = columns(row)
     sft = {"prompt": chat, "completion": [chosen], **about}
     dpo = {
         "prompt": chat, "chosen": [chosen], "rejected": [rejected],
@@ -188,31 +189,3 @@ def training_rows(row: Row, answer: dict) -> tuple[dict, dict, dict]:
     }  # fmt: skip
     weighted = [{**said, "weight": 0} for said in chat]
     return sft, dpo, {"messages": [*weighted, {**chosen, "weight": 1}], **about}
-
-
-def columns(row: Row) -> dict:
-    """Return the columns beside the texts."""
-    meta = {
-        "bucket": row.bucket,
-        "points": row.points,
-        "max_points": row.max_points,
-        "score_confirmed": row.score_confirmed,
-        "metrics": row.metrics,
-        "by_judge": row.by_judge,
-        "judged_against": SIDES[row.opponent],
-        "style": row.style,
-        "step": row.step,
-        "tokens_from": row.tokens_from,
-        "model": row.meta["challenger"].get("model"),
-        "source": row.meta.get("source"),
-    }
-    return {
-        "instance_id": row.instance_id,
-        "repo": row.repo,
-        "license": row.license,
-        "stem": row.stem,
-        "score": float(row.score),
-        "prompt_chars": row.prompt_chars,
-        "prompt_tokens": row.prompt_tokens,
-        "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True),
-    }

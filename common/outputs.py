@@ -34,31 +34,28 @@ class Outputs:
         """
         path = Path(path)
         data = clean_text(content).encode("utf-8") if isinstance(content, str) else content
-        exists = path.exists()
-        if exists and essence(path.read_bytes()) == essence(data):
+        if path.exists() and essence(path.read_bytes()) == essence(data):
             return
         if self.check:
-            self._note_difference(path, exists)
+            self._note_difference(path)
             return
-        if exists and not is_ours(path):
+        if path.exists() and not is_ours(path):
             self.quarantined.append(quarantine(path))
         write_bytes(path, data, durable=False)
 
     @contextmanager
-    def lines(self, path: Path | str) -> Iterator[Callable[[str], None]]:
+    def lines(self, path: Path) -> Iterator[Callable[[str], None]]:
         """Give a function that adds a line to `path`: for files that need not fit into memory.
 
-        The lines go to a temporary file, and are compared with the file that is there on the way.
+        They go to a temporary file, and are compared with the file that is there on the way.
         """
-        path = Path(path)
-        exists = path.exists()
+        temporary = path.with_name(f".{path.name}.tmp")  # what a kill left is written over
         if self.check:
             temporary = Path(os.devnull)
         else:
             path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{path.name}.tmp")  # what a kill left is written over
-        with open(path if exists else os.devnull, "rb") as old, open(temporary, "wb") as new:
-            same = exists
+        same = path.exists()
+        with open(path if same else os.devnull, "rb") as old, open(temporary, "wb") as new:
 
             def add(line: str) -> None:
                 nonlocal same
@@ -70,18 +67,18 @@ class Outputs:
             same = same and not old.read(1)
         if self.check:
             if not same:
-                self._note_difference(path, exists)
+                self._note_difference(path)
         elif same:
             temporary.unlink()
         else:
             os.replace(temporary, path)
 
     def remove(self, path: Path, why: str) -> None:
-        """Remove a file that does not belong where it is."""
-        if self.check:
+        """Remove a file that does not belong where it is, if it is there."""
+        if self.check and path.exists():
             self.stale.append(f"{path} {why}")
-        else:
+        elif not self.check:
             path.unlink(missing_ok=True)
 
-    def _note_difference(self, path: Path, exists: bool) -> None:
-        self.stale.append(f"{path} is out of date" if exists else f"{path} is missing")
+    def _note_difference(self, path: Path) -> None:
+        self.stale.append(f"{path} is {'out of date' if path.exists() else 'missing'}")

@@ -12,17 +12,23 @@ has to run first. Paths are relative to the current directory.
 
 from __future__ import annotations
 
-import math
+from contextlib import suppress
 from enum import Enum
 from pathlib import Path
+from typing import Annotated, Literal
 from zlib import crc32
 
+from pydantic import BaseModel, Field, FiniteFloat, RootModel, ValidationError, model_validator
+
+from common.client.faults import ItemFailed
 from common.files import (
     BadFile,
     UserError,
     digest,
     is_safe_name,
     natural_key,
+    printable,
+    quarantine,
     read_json,
     turn_files,
 )
@@ -39,6 +45,16 @@ METRICS = ("correctness", "grounding", "progress", "protocol", "efficiency")
 ORDERS = ("challenger-first", "challenger-second")
 OPPONENT = {1: "assistant", 2: "king"}  # by DUEL_MODE: the answer's key that is compared with
 SIDES = {"king": "king", "challenger": "challenger", "assistant": "reference"}  # keys, in words
+
+# Of prompt/_plan.json: the lists of what sampling passed over, in words.
+SAMPLING_LISTS = {
+    "excluded": "excluded instances",
+    "without_record": "instances without a PR record",
+    "refused": "instances with an unsafe id",
+    "in_benchmark": "instances of a benchmark",
+    "other_license": "instances under another licence",
+    "shows_fix": "chats that show the fix",
+}
 
 
 class Status(str, Enum):
@@ -58,79 +74,119 @@ class Status(str, Enum):
         return self.value
 
 
-# ---------------------------------------------------------------------------------------- prompts
+# ----------------------------------------------------------------------------------------- formats
+# What a file must hold, in exactly these types; its other keys are not looked at.
 
 
-def is_chat(messages: object) -> bool:
-    """Tell whether this is a chat: a list, not empty, of objects with role and content as text."""
-    return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(
-            isinstance(message, dict)
-            and isinstance(message.get("role"), str)
-            and isinstance(message.get("content"), str)
-            for message in messages
-        )
-    )
+class Message(BaseModel, strict=True):
+    role: str
+    content: str
 
 
-def chat_problem(messages: object) -> str | None:
-    """Return what is wrong with the chat of a prompt or an answer; None when nothing is."""
-    if not is_chat(messages):
-        return "key 'messages': expected a list of {role, content} texts"
-    if messages[-1]["role"] != "user":
-        return "key 'messages': expected a chat that ends with a user message"
-    return None
+class Prompt(BaseModel, strict=True):
+    instance_id: str
+    messages: list[Message] = Field(min_length=1)
+    assistant: str | None
+
+    @model_validator(mode="after")
+    def check_end(self) -> Prompt:
+        if self.messages[-1].role != "user":
+            raise ValueError("key 'messages': expected a chat that ends with a user message")
+        return self
+
+
+Prompts = RootModel[Annotated[list[Prompt], Field(max_length=PROMPTS_PER_FILE)]]
+
+
+class Answer(Prompt):
+    king: str | None  # older versions wrote null for "not yet"
+    challenger: str | None
+
+
+class Verdict(BaseModel, strict=True):
+    key: str
+    judge: str
+    order: str
+    look: int = 1
+    calls: dict[str, int | str] | None  # None: the judge's answer could not be read
+    reason: str
+    usage: dict[str, int] | None
+    usage_all_tries: dict[str, int] | None = None
+    cost_usd: FiniteFloat | None
+
+    @model_validator(mode="after")
+    def check_calls(self) -> Verdict:
+        if self.calls is None or self.look == 3:  # look 3 is the reader's test: a finding
+            return self
+        if self.calls.keys() != set(METRICS) or not {*self.calls.values()} <= {0, 1, 2}:
+            raise ValueError("key 'calls': expected 0, 1 or 2 for each metric")
+        return self
+
+
+class Score(BaseModel, strict=True):
+    stem: str
+    instance_id: str
+    repo: str
+    mode: Literal[1, 2]
+    points: int | None
+    max_points: int | None
+    score: FiniteFloat | None = None
+    bounds: list[FiniteFloat] | None = Field(None, min_length=2, max_length=2)
+    parsed: bool
+    status: Status = Field(strict=False)
+    metrics: dict[str, FiniteFloat | None] | None
+    by_judge: dict[str, FiniteFloat | None]
+    reason: str | None
+    flags: list
+    sha: dict[Literal["chat", "king", "challenger", "assistant"], str] = Field(min_length=4)
+    verdicts: list[Verdict]
+
+    @model_validator(mode="after")
+    def check_sums(self) -> Score:
+        if self.parsed != (self.status is Status.PARSED):
+            raise ValueError("keys 'parsed' and 'status' contradict each other")
+        if self.status in (Status.PARSED, Status.STOPPED):
+            points = self.points
+            most = self.max_points
+            if points is None or not most or not 0 <= points <= most:
+                raise ValueError(f"points {points} of {most}: expected whole numbers")
+            if self.score is None or abs(self.score - 100 * points / most) > 1e-6:
+                raise ValueError(f"score {self.score} is not 100 * points / max_points")
+        if self.status is Status.STOPPED and self.bounds is None:
+            raise ValueError("key 'bounds' is missing")
+        return self
+
+
+def read_as(form: type[BaseModel], path: Path) -> dict | list:
+    """Return the JSON document at `path` as it stands there.
+
+    Raises FileNotFoundError, and BadFile with the first thing that is not as `form` has it.
+    """
+    document = read_json(path)
+    try:
+        form.model_validate(document)
+    except ValidationError as error:
+        wrong = error.errors()[0]
+        words = [f"record {at + 1}" if type(at) is int else f"key {at!r}" for at in wrong["loc"]]
+        words.append("missing" if wrong["type"] == "missing" else wrong["msg"])
+        raise BadFile(path, ": ".join(words).replace("Value error, ", "")) from None
+    return document
+
+
+# ----------------------------------------------------------------------------- prompts and records
+
+RECORD_KEYS = (
+    "instance_id", "repo", "base_commit", "issue", "description", "files", "patch", "test_patch",
+    "interface", "language", "created_at",
+)  # fmt: skip
 
 
 def read_prompts(path: Path) -> list[dict]:
     """Return the prompts of one file. Raises UserError naming the file and the record."""
     try:
-        prompts = read_json(path)
+        return read_as(Prompts, path)
     except BadFile as bad:
-        raise UserError(
-            f"{bad}\nprompt.py writes it: run prompt.py again, it repairs torn files."
-        ) from None
-    if not isinstance(prompts, list):
-        found = type(prompts).__name__
-        raise UserError(
-            f"{path}: expected a list of prompts, found a {found}. Run prompt.py again."
-        )
-    if len(prompts) > PROMPTS_PER_FILE:
-        raise UserError(
-            f"{path}: {len(prompts)} prompts, expected at most {PROMPTS_PER_FILE}. "
-            "Split it, or run prompt.py again."
-        )
-    for order, prompt in enumerate(prompts, 1):
-        problem = prompt_problem(prompt)
-        if problem:
-            raise UserError(
-                f"{path}, record {order}: {problem}.\n"
-                "prompt.py writes it: remove the file and run prompt.py again."
-            )
-    return prompts
-
-
-def prompt_problem(prompt: object) -> str | None:
-    """Return what is wrong with one record of a prompts file; None when nothing is."""
-    if not isinstance(prompt, dict):
-        return "expected an object"
-    for key in ("instance_id", "messages", "assistant"):
-        if key not in prompt:
-            return f"key {key!r} is missing"
-    return chat_problem(prompt["messages"])
-
-
-# Of prompt/_plan.json: the lists of what sampling passed over, in words.
-SAMPLING_LISTS = {
-    "excluded": "excluded instances",
-    "without_record": "instances without a PR record",
-    "refused": "instances with an unsafe id",
-    "in_benchmark": "instances of a benchmark",
-    "other_license": "instances under another licence",
-    "shows_fix": "chats that show the fix",
-}
+        raise UserError(f"{bad}\nprompt.py writes it: remove it and run prompt.py again.") from None
 
 
 def read_plan(folder: Path | str) -> dict | None:
@@ -141,16 +197,10 @@ def read_plan(folder: Path | str) -> dict | None:
         return None
 
 
-# ---------------------------------------------------------------------------------------- records
-
-RECORD_KEYS = (
-    "instance_id", "repo", "base_commit", "issue", "description", "files", "patch", "test_patch",
-    "interface", "language", "created_at",
-)  # fmt: skip
-
-
 def read_record(instance_id: str) -> dict:
     """Return the PR record of an instance, keys as in RECORD_KEYS. Raises UserError, BadFile."""
+    if not is_safe_name(instance_id):
+        raise UserError(f"instance id not fit for a file name: {instance_id!r}")
     path = Path("commit", f"{instance_id}.json")
     try:
         record = read_json(path, RECORD_KEYS)
@@ -159,6 +209,14 @@ def read_record(instance_id: str) -> dict:
     if record["instance_id"] != instance_id:
         raise BadFile(path, f"holds the record of {record['instance_id']!r}")
     return record
+
+
+def record_of(instance_id: str) -> dict:
+    """Return the PR record as `read_record` does; without one the turn fails by ItemFailed."""
+    try:
+        return read_record(instance_id)
+    except (UserError, BadFile) as problem:
+        raise ItemFailed("no usable PR record: run prompt.py again", str(problem)) from None
 
 
 def record_chars(record: dict) -> int:
@@ -173,14 +231,15 @@ def hidden_record(record: dict, max_patch_chars: int) -> str:
         patch = patch[:max_patch_chars] + (
             f"\n[the patch is cut here: {max_patch_chars:,} of {len(patch):,} characters are shown]"
         )
-    fields = [
-        ("Issue", record["issue"]),
-        ("Description", record["description"]),
-        ("Files changed", "\n".join(record["files"] or [])),
-        ("Interface", record["interface"]),
-        ("Patch", patch),
-    ]
-    return "\n\n".join(f"{name}:\n{text.strip()}" for name, text in fields if (text or "").strip())
+    fields = {
+        "Issue": record["issue"],
+        "Description": record["description"],
+        "Files changed": "\n".join(record["files"] or []),
+        "Interface": record["interface"],
+        "Patch": patch,
+    }
+    texts = [f"{name}:\n{text.strip()}" for name, text in fields.items() if (text or "").strip()]
+    return "\n\n".join(texts)
 
 
 def exclusion_reason(
@@ -198,19 +257,19 @@ def exclusion_reason(
     return None
 
 
-# ---------------------------------------------------------------------------------------- answers
+# ----------------------------------------------------------------------------------------- answers
 
 ANSWER_KEYS = ("instance_id", "king", "challenger", "assistant", "messages")
 
 
-def answer_folders(root: Path | str = ".") -> list[Path]:
+def answer_folders() -> list[Path]:
     """Return the folders answer_0, answer_1, ... that exist, in numeric order."""
-    found = []
-    for path in Path(root).glob("answer_*"):
+    numbers = {}
+    for path in Path().glob("answer_*"):
         number = path.name.removeprefix("answer_")
         if number.isascii() and number.isdigit() and path.is_dir():
-            found.append(path)
-    return sorted(found, key=lambda path: int(path.name.removeprefix("answer_")))
+            numbers[path] = int(number)
+    return sorted(numbers, key=numbers.get)
 
 
 def answer_files(shard: tuple[int, int] | None = None) -> dict[str, Path]:
@@ -221,9 +280,9 @@ def answer_files(shard: tuple[int, int] | None = None) -> dict[str, Path]:
     found: dict[str, list[Path]] = {}
     for folder in answer_folders():
         for path in turn_files(folder):
-            found.setdefault(path.stem, []).append(path)
-    stems = sorted(found, key=natural_key)
-    return {stem: first_filled(found[stem]) for stem in stems if in_shard(stem, shard)}
+            if in_shard(path.stem, shard):
+                found.setdefault(path.stem, []).append(path)
+    return {stem: first_filled(found[stem]) for stem in sorted(found, key=natural_key)}
 
 
 def first_filled(paths: list[Path]) -> Path:
@@ -231,13 +290,12 @@ def first_filled(paths: list[Path]) -> Path:
 
     A reply that was paid for counts in whichever folder it lies.
     """
-    if len(paths) > 1:
-        for path in paths:
-            try:
-                if read_answer(path)["challenger"]:
-                    return path
-            except BadFile:
-                continue  # whoever reads it next says so
+    if len(paths) == 1:
+        return paths[0]
+    for path in paths:
+        with suppress(BadFile):  # whoever reads it next says so
+            if read_answer(path)["challenger"]:
+                return path
     return paths[0]
 
 
@@ -246,25 +304,23 @@ def read_answer(path: Path) -> dict:
 
     Raises BadFile for a torn file or one that king.py and ch.py did not write.
     """
-    answer = read_json(path, ANSWER_KEYS)
+    answer = read_as(Answer, path)
     if not is_safe_name(path.stem):
         raise BadFile(path, "a name that no stage of this pipeline gives")
-    if not isinstance(answer["instance_id"], str):
-        raise BadFile(path, "key 'instance_id': expected text")
     for side in SIDES:
-        if answer[side] is None:  # older versions wrote null for "not yet"
-            answer[side] = ""
-        if not isinstance(answer[side], str):
-            raise BadFile(path, f"key {side!r}: expected text, found {type(answer[side]).__name__}")
-    problem = chat_problem(answer["messages"])
-    if problem:
-        raise BadFile(path, problem)
-    meta = answer.get("meta")
-    answer["meta"] = meta if isinstance(meta, dict) else {}
+        answer[side] = answer[side] or ""
+    if not isinstance(answer.get("meta"), dict):
+        answer["meta"] = {}
     for side in ("king", "challenger"):
         if not isinstance(answer["meta"].get(side), dict):
             answer["meta"][side] = {}
     return answer
+
+
+def set_aside(bad: BadFile, what_next: str, write: bool = True) -> None:
+    """Rename a torn or foreign file to <name>.bad and say so; without `write` only say so."""
+    where = f": set aside as {printable(quarantine(bad.path).name)}" if write else ""
+    print(f"{bad}{where}; {what_next}")
 
 
 def in_shard(stem: str, shard: tuple[int, int] | None) -> bool:
@@ -274,10 +330,7 @@ def in_shard(stem: str, shard: tuple[int, int] | None) -> bool:
 
 def chat_digest(messages: list[dict]) -> str:
     """Return a digest of a chat: every role and content."""
-    parts = []
-    for message in messages:
-        parts += [message["role"], message["content"]]
-    return digest(*parts)
+    return digest(*(message[key] for message in messages for key in ("role", "content")))
 
 
 def text_digests(answer: dict) -> dict[str, str]:
@@ -288,11 +341,7 @@ def text_digests(answer: dict) -> dict[str, str]:
 
 # ----------------------------------------------------------------------------------------- scores
 
-VERDICT_KEYS = frozenset({"key", "judge", "order", "calls", "reason", "usage", "cost_usd"})
-SCORE_KEYS = (
-    "stem", "instance_id", "repo", "mode", "points", "max_points", "parsed", "status", "metrics",
-    "by_judge", "reason", "flags", "sha", "verdicts",
-)  # fmt: skip
+MOST_HALF_POINTS = 2 * len(METRICS)  # of one verdict
 
 
 def read_score(path: Path) -> dict:
@@ -300,81 +349,25 @@ def read_score(path: Path) -> dict:
 
     Raises FileNotFoundError, and BadFile for what validate.py does not write.
     """
-    score = read_json(path, SCORE_KEYS)
+    score = read_as(Score, path)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
-    problem = score_problem(score)
-    if problem:
-        raise BadFile(path, problem)
     for verdict in score["verdicts"]:
         verdict.setdefault("look", 1)
     return score
 
 
-def score_problem(score: dict) -> str | None:
-    """Return what is wrong in a score file, in words; None when nothing is."""
-    for key, kind in (("instance_id", str), ("repo", str), ("sha", dict), ("flags", list)):
-        if not isinstance(score[key], kind):
-            return f"key {key!r}: expected what validate.py writes"
-    if score["mode"] not in OPPONENT:
-        return "key 'mode': expected 1 or 2"
-    if score["status"] not in [status.value for status in Status]:
-        return f"key 'status': {score['status']!r} is no status"
-    if not score["sha"].keys() >= {"chat", *SIDES}:
-        return "key 'sha': expected a digest of the chat and of each reply"
-    if not isinstance(score["verdicts"], list) or not all(map(is_verdict, score["verdicts"])):
-        return "key 'verdicts': expected those that validate.py writes"
-    if score["parsed"] != (score["status"] == Status.PARSED):
-        return "keys 'parsed' and 'status' contradict each other"
-    if score["status"] not in (Status.PARSED, Status.STOPPED):
+def read_duel() -> dict | None:
+    """Return score/_duel.json, None without one. Raises BadFile."""
+    path = Path("score", "_duel.json")
+    try:
+        duel = read_json(path, ("mode", "accepted", "why", "turns"))
+    except FileNotFoundError:
         return None
-    points = score["points"]
-    most = score["max_points"]
-    if not (type(points) is type(most) is int and 0 <= points <= most and most):
-        return f"points {points!r} of {most!r}: expected whole numbers"
-    told = score.get("score")
-    if not is_number(told) or abs(told - 100 * points / most) > 1e-6:
-        return f"score {told!r} is not 100 * points / max_points ({points}/{most})"
-    bounds = score.get("bounds")
-    if score["status"] == Status.STOPPED and not (
-        isinstance(bounds, list) and len(bounds) == 2 and all(map(is_number, bounds))
-    ):
-        return "key 'bounds': expected the lowest and the highest score that is still possible"
-    for key in ("metrics", "by_judge"):
-        table = score[key]
-        if not isinstance(table, dict):
-            return f"key {key!r}: expected an object of numbers"
-        if not all(value is None or is_number(value) for value in table.values()):
-            return f"key {key!r}: expected an object of numbers"
-    return None
-
-
-def is_verdict(verdict: object) -> bool:
-    """Tell whether this is a verdict as validate.py stores it."""
-    if not isinstance(verdict, dict) or not verdict.keys() >= VERDICT_KEYS:
-        return False
-    for key in ("key", "judge", "order", "reason"):
-        if not isinstance(verdict[key], str):
-            return False
-    for usage in (verdict["usage"], verdict.get("usage_all_tries")):
-        counts = usage or {}
-        if not isinstance(counts, dict) or not all(type(one) is int for one in counts.values()):
-            return False
-    if verdict["cost_usd"] is not None and not is_number(verdict["cost_usd"]):
-        return False
-    calls = verdict["calls"]
-    if calls is None:  # the judge's answer could not be read
-        return True
-    if verdict.get("look") == 3:  # the reader's test: a finding, not five calls
-        return isinstance(calls, dict)
-    if not isinstance(calls, dict) or calls.keys() != set(METRICS):
-        return False
-    return all(type(call) is int and call in (0, 1, 2) for call in calls.values())
-
-
-def is_number(value: object) -> bool:
-    """Tell whether this is a finite number (true and false are none)."""
-    return type(value) in (int, float) and math.isfinite(value)
+    for key in ("turns", "judges", "config", "metrics", "leave_one_out", "without_generator"):
+        if not isinstance(duel.get(key) or {}, dict):
+            raise BadFile(path, f"key {key!r}: expected an object")
+    return duel
 
 
 def half_points(verdict: dict | None) -> list[int]:
@@ -394,7 +387,7 @@ def panel_points(verdicts: dict[tuple[str, str], dict], judges: list[str]) -> li
 
 
 def points_of(identical: bool, counted: dict[tuple[str, str], dict], names: list[str]) -> list:
-    """Return half-points by judge, order and metric; identical replies draw everywhere."""
+    """Return what `panel_points` does; identical replies draw everywhere."""
     if identical:
         return [[[1] * len(METRICS) for _ in ORDERS] for _ in names]
     return panel_points(counted, names)
@@ -409,32 +402,31 @@ def turn_score(points: list, judges: list[str], scored: bool = True) -> dict:
     """
     by_judge: dict[str, float | None] = {}
     for name, orders in zip(judges, points):
-        calls = [half for order in orders for half in order]
-        by_judge[name] = 100 * sum(calls) / (2 * len(calls)) if min(calls) >= 0 else None
+        halves = [half for order in orders for half in order]
+        by_judge[name] = 100 * sum(halves) / (2 * len(halves)) if min(halves) >= 0 else None
     verdicts = [order for orders in points for order in orders]
     read = [order for order in verdicts if min(order) >= 0]
-    if not scored or not read:
-        return {
-            "points": None, "max_points": 2 * len(METRICS) * len(verdicts), "score": None,
-            "metrics": None, "by_judge": by_judge,
-        }  # fmt: skip
-    won = sum(sum(order) for order in read)
-    most = 2 * len(METRICS) * len(read)
-    metrics = {}
-    for place, metric in enumerate(METRICS):
-        metrics[metric] = 100 * sum(order[place] for order in read) / (2 * len(read))
+    won = None
+    most = MOST_HALF_POINTS * len(verdicts)
+    score = None
+    metrics = None
+    if scored and read:
+        won = sum(sum(order) for order in read)
+        most = MOST_HALF_POINTS * len(read)
+        score = 100 * won / most
+        sums = [sum(halves) for halves in zip(*read)]
+        metrics = {name: 100 * half / (2 * len(read)) for name, half in zip(METRICS, sums)}
     return {
-        "points": won, "max_points": most, "score": 100 * won / most, "metrics": metrics,
-        "by_judge": by_judge,
+        "points": won, "max_points": most, "score": score, "metrics": metrics, "by_judge": by_judge
     }  # fmt: skip
 
 
 def score_bounds(points: list) -> list[float]:
     """Return the lowest and the highest score that the verdicts not read yet leave open."""
     verdicts = [order for orders in points for order in orders]
-    most = 2 * len(METRICS) * len(verdicts)
+    most = MOST_HALF_POINTS * len(verdicts)
     won = sum(sum(order) for order in verdicts if min(order) >= 0)
-    left = 2 * len(METRICS) * sum(min(order) < 0 for order in verdicts)
+    left = MOST_HALF_POINTS * sum(min(order) < 0 for order in verdicts)
     return [100 * won / most, 100 * (won + left) / most]
 
 
@@ -460,16 +452,3 @@ def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:
     if held_back:
         return "refined", f"held back from final/: {held_back}"
     return "final", f"{FINAL_MIN} points or more"
-
-
-def read_duel() -> dict | None:
-    """Return score/_duel.json, None without one. Raises BadFile."""
-    path = Path("score", "_duel.json")
-    try:
-        duel = read_json(path, ("mode", "accepted", "why", "turns"))
-    except FileNotFoundError:
-        return None
-    for key in ("turns", "judges", "config", "metrics", "leave_one_out", "without_generator"):
-        if not isinstance(duel.get(key) or {}, dict):
-            raise BadFile(path, f"key {key!r}: expected an object")
-    return duel

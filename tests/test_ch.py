@@ -68,18 +68,10 @@ def is_of(number: int, messages: list[dict]) -> bool:
     return messages[1]["content"].startswith(f"Issue {number}:")
 
 
-def reply_once(bad: str, number: int | None = None):
-    """Return a rule: `bad` on the first asking (of one turn or of each), GOOD afterwards."""
-    tries: Counter = Counter()
-
-    def reply(body: dict) -> str:
-        messages = body["messages"]
-        issue = messages[1]["content"][:8]
-        tries[issue] += 1
-        struck = number is None or is_of(number, messages)
-        return bad if struck and tries[issue] == 1 else GOOD
-
-    return reply
+def leak_once(number: int):
+    """Return a rule: a leak when turn `number` is first asked for, else GOOD."""
+    left = [LEAK.format(number=number)]
+    return lambda body: left.pop() if left and is_of(number, body["messages"]) else GOOD
 
 
 def edit(cwd: Path, number: int, **fields) -> Path:
@@ -143,16 +135,20 @@ def test_the_challenger_is_filled_in_place_and_asked_once(turns):
 
 
 def test_a_leak_is_asked_for_again_with_its_kind_and_never_with_the_hidden_text(turns):
-    result, asked = run(turns, reply_once(LEAK.format(number=0), 0))
-    assert result.returncode == 0, result.stderr
+    edit(turns, 0, king=LEAK.format(number=0))
+    result, asked = run(turns, leak_once(0))
+    assert result.returncode == 0, "a king is never refused"
     assert len(asked) == 4
     first, second = (chat[-1]["content"] for chat in asked if is_of(0, chat))
     assert second.startswith(first), "the same briefing, so that its prefix stays cached"
     told = second[len(first) :]
     assert "refused" in told and "has not shown" in told
     assert "zebra" not in told and "ratio.py" not in told and "len(parts)" not in told
-    rejected = answers(turns)["prompts_3_1_1"]["meta"]["challenger"]["rejected"]
+    meta = answers(turns)["prompts_3_1_1"]["meta"]
+    rejected = meta["challenger"]["rejected"]
     assert rejected["identifier"] == 1 and rejected["path"] == 1
+    kings = {hit["kind"] for hit in meta["king"]["leaks"]["hits"]}
+    assert {"path", "identifier"} <= kings, "the audit's false alarms are kept"
 
 
 def test_a_turn_that_keeps_leaking_stays_pending_with_its_reason(turns):
@@ -171,22 +167,25 @@ def test_a_turn_that_keeps_leaking_stays_pending_with_its_reason(turns):
     assert not (turns / "answer_0/_failed.jsonl").exists()
 
 
-@pytest.mark.parametrize(
-    "bad",
-    [
+def test_a_reply_that_breaks_the_protocol_is_asked_for_again(turns):
+    bad = [
         "```bash\nls\n```",  # no THOUGHT
         "THOUGHT: I look around.",  # no block
         "THOUGHT: two\n\n```bash\nls\n```\n\n```bash\npwd\n```",
         "THOUGHT: empty\n\n```bash\n\n```",
         "THOUGHT: a fence inside\n\n```bash\ncat <<'EOF' > a.md\n```\ncode\n```\nEOF\n```",
-    ],
-)
-def test_a_reply_that_breaks_the_protocol_is_asked_for_again(turns, bad):
-    result, asked = run(turns, reply_once(bad))
-    assert result.returncode == 0 and len(asked) == 6
-    for answer in answers(turns).values():
+    ]
+    to_come = {"Issue 0:": bad[:2], "Issue 1:": bad[2:4], "Issue 2:": bad[4:]}
+
+    def reply(body: dict) -> str:
+        left = to_come[body["messages"][1]["content"][:8]]
+        return left.pop() if left else GOOD
+
+    result, asked = run(turns, reply)
+    assert result.returncode == 0 and len(asked) == 3 + 5
+    for answer, count in zip(answers(turns).values(), (2, 2, 1)):
         assert answer["challenger"] == GOOD
-        assert answer["meta"]["challenger"]["rejected"] == {"protocol": 1}
+        assert answer["meta"]["challenger"]["rejected"] == {"protocol": count}
 
 
 def test_a_patch_over_the_budget_is_cut_and_said_to_be(turns):
@@ -271,14 +270,6 @@ def test_replies_edited_by_hand_are_audited_and_judged_again(filled):
     assert all("ls gears" in chat[1]["content"] for chat in asked if "Issue 0:" in str(chat))
 
 
-def test_the_kings_own_hits_are_kept_as_the_audits_floor(turns):
-    edit(turns, 0, king=LEAK.format(number=0))
-    result, _ = run(turns)
-    assert result.returncode == 0, "a king is never refused"
-    hits = answers(turns)["prompts_3_1_1"]["meta"]["king"]["leaks"]["hits"]
-    assert {"path", "identifier"} <= {hit["kind"] for hit in hits}
-
-
 # ------------------------------------------------------------------------- what it is run against
 
 
@@ -309,25 +300,20 @@ def test_a_turn_that_lies_in_two_folders_is_paid_once(filled):
         assert len(server.chats) == 3 * 6
 
 
-def test_torn_answers_and_missing_records_are_named(turns):
+def test_torn_and_foreign_answers_and_missing_records_are_named(turns):
     torn = turns / "answer_0/prompts_3_1_1.json"
     torn.write_bytes(torn.read_bytes()[:300])
+    foreign = turns / "answer_0/prompts_3_1_4.json"
+    put(foreign, {"instance_id": "x", "foo": 1})
     (turns / "commit/acme__widgets-1.json").unlink()
+    bare = edit(turns, 2, meta={}, challenger=None)
     result, asked = run(turns)
     assert result.returncode == 1 and len(asked) == 1
-    assert torn.with_name(torn.name + ".bad").exists() and "king.py" in result.stdout
-    assert "commit/acme__widgets-1.json is missing" in failures(turns)["prompts_3_1_2"]
-
-
-def test_answers_of_another_tools_making(turns):
-    bare = edit(turns, 0, meta={}, challenger=None)
-    foreign = turns / "answer_0/prompts_3_1_2.json"
-    put(foreign, {"instance_id": "x", "foo": 1})
-    result, asked = run(turns)
-    assert result.returncode == 1 and len(asked) == 2
-    assert get(bare)["challenger"] == GOOD, "a meta without sides gets them"
-    assert not foreign.exists() and foreign.with_name(foreign.name + ".bad").exists()
+    for path in (torn, foreign):
+        assert not path.exists() and path.with_name(path.name + ".bad").exists()
     assert "king.py" in result.stdout
+    assert "commit/acme__widgets-1.json is missing" in failures(turns)["prompts_3_1_2"]
+    assert get(bare)["challenger"] == GOOD, "a meta without sides gets them"
 
 
 def test_without_answers_the_stage_that_makes_them_is_named(tmp_path):

@@ -72,7 +72,7 @@ def test_excluded_ids_are_never_asked(monkeypatch, tmp_path):
     monkeypatch.setattr(king, "_EXCLUDE_IDS", excluded)
     tally = king.Tally("king.py")
     pending = king.find_pending({}, (0, 1), 10**6, tally)
-    assert [turn.stem for turn in pending] == ["prompts_2_1_1"]
+    assert pending == ["prompts_2_1_1"]
     assert tally.skipped == {"on the list of excluded instances": 1}
 
 
@@ -89,16 +89,18 @@ def test_shards_part_the_prompts_and_the_rest_is_found_answered(tmp_path, server
     assert len(server.chats) == 11
 
 
-def test_shards_of_another_number_wait_for_those_at_work(tmp_path, server):
+def test_a_shard_excludes_a_whole_run_and_shards_of_another_number(tmp_path, server):
     make_sample(tmp_path, 6)
     server.latency_s = 0.6
     first = start("king.py", "--shard", "0/2", cwd=tmp_path, server=server)
     while len(server.chats) < 3:
         time.sleep(0.01)
     with paused(first):
+        whole = stage("king.py", cwd=tmp_path, server=server)
         other = stage("king.py", "--shard", "2/3", cwd=tmp_path, server=server)
-    assert other.returncode == 2
-    assert "shard 0/2 is at work" in other.stderr and "Traceback" not in other.stderr
+    assert whole.returncode == other.returncode == 2
+    assert "shard 0/2 is at work" in whole.stderr and "shard 0/2 is at work" in other.stderr
+    assert "Traceback" not in whole.stderr + other.stderr
     assert len(server.chats) == 3, "nothing was asked twice"
     first.communicate(timeout=30)
     assert first.returncode == 0
@@ -109,47 +111,19 @@ def test_shards_of_another_number_wait_for_those_at_work(tmp_path, server):
 
 def test_another_sample_under_the_same_names_is_not_taken_for_answered(tmp_path, server):
     make_sample(tmp_path, 2)
-    plan = {"dataset": "a", "revision": "r", "seed": 1, "count": 2}
-    put(tmp_path / "prompt/_plan.json", plan)
+    dry = stage("king.py", "--dry-run", cwd=tmp_path, server=server)
+    assert dry.returncode == 0 and "2 calls" in dry.stdout and server.chats == []
     assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
-    put(tmp_path / "prompt/_plan.json", {**plan, "seed": 2})
-    result = stage("king.py", cwd=tmp_path, server=server)
-    assert result.returncode == 2
-    assert "its seed is 1, prompt/ has 2" in result.stderr
+    other_turns = [make_prompt(number, source={"row": 9}) for number in range(2)]
+    other_instances = [make_prompt(1), make_prompt(0)]
+    other_count = [make_prompt(number) for number in range(3)]
+    for prompts in (other_turns, other_instances, other_count):
+        (tmp_path / "prompt/prompts_2_1.json").unlink(missing_ok=True)
+        write_prompts(tmp_path, prompts)
+        result = stage("king.py", cwd=tmp_path, server=server)
+        assert result.returncode == 2
+        assert "prompts_2_1_1.json answers a prompt of acme__widgets-0" in result.stderr
     assert len(server.chats) == 2
-
-
-def test_a_dry_run_binds_no_sample(tmp_path, server):
-    make_sample(tmp_path, 4)
-    put(tmp_path / "prompt/_plan.json", {"seed": 1})
-    result = stage("king.py", "--dry-run", cwd=tmp_path, server=server)
-    assert result.returncode == 0, result.stderr
-    assert "4 calls" in result.stdout and server.chats == []
-    put(tmp_path / "prompt/_plan.json", {"seed": 2})
-    assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
-    assert len(server.chats) == 4
-
-
-def test_a_whole_run_excludes_a_shard(tmp_path, server):
-    make_sample(tmp_path, 4)
-    server.latency_s = 0.6
-    whole = start("king.py", cwd=tmp_path, server=server)
-    while not server.chats:
-        time.sleep(0.01)
-    with paused(whole):
-        shard = stage("king.py", "--shard", "1/2", cwd=tmp_path, server=server)
-    assert shard.returncode == 2 and "in use" in shard.stderr
-    whole.communicate(timeout=30)
-    assert whole.returncode == 0
-    assert len(server.chats) == 4
-
-
-def test_more_than_200_prompts_in_a_file_are_not_dropped_in_silence(tmp_path, server):
-    make_sample(tmp_path, 205, per_file=300)
-    result = stage("king.py", cwd=tmp_path, server=server)
-    assert result.returncode == 2
-    assert "205 prompts, expected at most 200" in result.stderr
-    assert server.chats == []
 
 
 def test_a_torn_answer_is_set_aside_and_asked_for_again_alone(tmp_path, server):
@@ -161,31 +135,6 @@ def test_a_torn_answer_is_set_aside_and_asked_for_again_alone(tmp_path, server):
     assert result.returncode == 0, result.stderr
     assert "set aside as prompts_3_1_2.json.bad" in result.stdout
     assert len(server.chats) == 4 and get(torn)["king"] == REPLY
-
-
-@pytest.mark.parametrize(
-    "record, change, words",
-    [
-        (1, lambda prompt: prompt.pop("messages"), "'messages' is missing"),
-        (
-            2,
-            lambda prompt: prompt["messages"].append({"role": "assistant", "content": "x"}),
-            "ends with a user",
-        ),
-        (0, lambda prompt: prompt["messages"].append("text"), "{role, content}"),
-    ],
-)
-def test_a_malformed_prompt_is_named(tmp_path, server, record, change, words):
-    prompts = [make_prompt(number) for number in range(3)]
-    change(prompts[record])
-    write_prompts(tmp_path, prompts)
-    (tmp_path / "commit").mkdir()
-    result = stage("king.py", cwd=tmp_path, server=server)
-    assert result.returncode == 2
-    assert server.chats == []
-    for word in ("prompts_3_1.json", f"record {record + 1}", words, "prompt.py"):
-        assert word in result.stderr
-    assert "Traceback" not in result.stderr
 
 
 def test_an_unsafe_id_or_a_missing_record_fails_that_turn_alone(tmp_path, server):
@@ -215,6 +164,16 @@ def prompts_of_another_kind(cwd: Path) -> None:
     put(cwd / "prompt/prompts_2_1.json", {})
 
 
+def too_many_prompts(cwd: Path) -> None:
+    make_sample(cwd, 205, per_file=300)
+
+
+def a_prompt_without_its_chat(cwd: Path) -> None:
+    make_sample(cwd, 2)
+    prompts = [make_prompt(0), {"instance_id": "acme__widgets-1", "assistant": ""}]
+    put(cwd / "prompt/prompts_2_1.json", prompts)
+
+
 def hot_settings(cwd: Path) -> None:
     make_sample(cwd, 2)
     write_settings(cwd, generate={"temperature": 9})
@@ -225,7 +184,9 @@ def hot_settings(cwd: Path) -> None:
     [
         (no_prompts, ["prompt/", "prompt.py"]),
         (cut_prompts, ["prompts_2_1.json", "prompt.py"]),
-        (prompts_of_another_kind, ["expected a list"]),
+        (prompts_of_another_kind, ["a valid list"]),
+        (too_many_prompts, ["at most 200 items", "not 205"]),
+        (a_prompt_without_its_chat, ["prompts_2_1.json: record 2: key 'messages'", "prompt.py"]),
         (hot_settings, ["chain.toml", "0 to 2"]),
     ],
 )
@@ -234,6 +195,7 @@ def test_bad_input_gets_one_or_two_plain_lines(tmp_path, server, prepare, words)
     result = stage("king.py", cwd=tmp_path, server=server)
     assert result.returncode == 2 and "Traceback" not in result.stderr
     assert len(result.stderr.strip().splitlines()) <= 2
+    assert server.chats == []
     for word in words:
         assert word in result.stderr
 

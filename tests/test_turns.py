@@ -15,13 +15,11 @@ from common.turns import (
     answer_files,
     answer_folders,
     bucket,
-    chat_problem,
     exclusion_reason,
     half_points,
     hidden_record,
     in_shard,
     panel_points,
-    prompt_problem,
     read_answer,
     read_duel,
     read_prompts,
@@ -57,30 +55,34 @@ def here(tmp_path, monkeypatch) -> Path:
 @pytest.mark.parametrize(
     "messages, problem",
     [
-        (make_chat(1), None),
-        (make_chat(1, steps=3), None),
-        ([], "a list of {role, content}"),
-        ("text", "a list of {role, content}"),
-        ([{"role": "user"}], "a list of {role, content}"),
-        ([{"role": "user", "content": None}], "a list of {role, content}"),
-        ([*make_chat(1), "text"], "a list of {role, content}"),
+        ([], "key 'messages': List should have at least 1 item"),
+        ("text", "key 'messages': Input should be a valid list"),
+        ([{"role": "user"}], "record 1: key 'content': missing"),
+        ([{"role": "user", "content": None}], "record 1: key 'content': Input should be a valid"),
+        ([*make_chat(1), "text"], "key 'messages': record 3: Input should be a valid dict"),
         ([*make_chat(1), {"role": "assistant", "content": "x"}], "ends with a user message"),
     ],
 )
-def test_a_chat_ends_with_the_user(messages, problem):
-    found = chat_problem(messages)
-    assert found is None if problem is None else problem in found
+def test_a_chat_is_of_texts_and_ends_with_the_user(here, messages, problem):
+    put(here / "prompts_2_1.json", [make_prompt(0), make_prompt(1, messages=messages)])
+    with pytest.raises(UserError, match=rf"prompts_2_1.json: record 2: .*{problem}.*\n.*prompt.py"):
+        read_prompts(here / "prompts_2_1.json")
+    put(here / f"{STEM}.json", make_answer(1, messages=messages))
+    with pytest.raises(BadFile, match=problem):
+        read_answer(here / f"{STEM}.json")
 
 
 def test_a_prompts_file_is_read_or_named_with_its_record(here):
     path = here / "prompts_2_1.json"
-    prompts = [make_prompt(0), make_prompt(1)]
+    prompts = [make_prompt(0), make_prompt(1, steps=3)]
     put(path, prompts)
     assert read_prompts(path) == prompts
-    assert prompt_problem("text") == "expected an object"
+    put(path, [make_prompt(0), "text"])
+    with pytest.raises(UserError, match="record 2: Input should be a valid dictionary"):
+        read_prompts(path)
     del prompts[1]["assistant"]
     put(path, prompts)
-    with pytest.raises(UserError, match="record 2: key 'assistant' is missing"):
+    with pytest.raises(UserError, match="record 2: key 'assistant': missing"):
         read_prompts(path)
     path.write_text("[{")
     with pytest.raises(UserError, match="run prompt.py again"):
@@ -120,9 +122,8 @@ def test_the_hidden_record_leaves_out_what_is_empty_and_says_where_it_is_cut():
 @pytest.mark.parametrize(
     "change, why",
     [
-        ({"instance_id": 7}, "key 'instance_id': expected text"),
-        ({"king": ["x"]}, "key 'king': expected text, found list"),
-        ({"messages": []}, "key 'messages'"),
+        ({"instance_id": 7}, "key 'instance_id': Input should be a valid string"),
+        ({"king": ["x"]}, "key 'king': Input should be a valid string"),
     ],
 )
 def test_an_answer_that_is_not_ours_is_named(here, change, why):
@@ -239,15 +240,17 @@ def test_eighty_is_eighty_in_whole_numbers(points, most, where):
     [
         ({"stem": "other"}, "holds the score of 'other'"),
         ({"mode": 3}, "key 'mode'"),
-        ({"status": "fine"}, "'fine' is no status"),
+        ({"status": "fine"}, "key 'status'"),
+        ({"status": "unfinished"}, "'parsed' and 'status' contradict"),
         ({"sha": {}}, "key 'sha'"),
         ({"points": 61}, "points 61 of 60"),
-        ({"points": True}, "points True"),
+        ({"points": True}, "key 'points'"),
         ({"score": 12.5}, "score 12.5 is not"),
-        ({"score": float("nan")}, "score nan"),
+        ({"score": float("nan")}, "key 'score'"),
         ({"metrics": {"correctness": "high"}}, "key 'metrics'"),
         ({"by_judge": None}, "key 'by_judge'"),
-        ({"verdicts": [{}]}, "key 'verdicts'"),
+        ({"status": "stopped", "parsed": False}, "key 'bounds'"),
+        ({"verdicts": [{}]}, "key 'verdicts': record 1: key 'key': missing"),
         ({"repo": None}, "key 'repo'"),
     ],
 )
