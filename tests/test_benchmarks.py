@@ -1,4 +1,4 @@
-"""common/benchmarks.py, and what prompt.py does with it: a benchmark's tasks stay out."""
+"""common/exclusions.py, and what prompt.py does with it: a benchmark's tasks stay out."""
 
 from __future__ import annotations
 
@@ -10,10 +10,17 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common import benchmarks
-from common.benchmarks import Benchmarks, marks_of, read_benchmarks, read_list, text_mark
 from common.cli import Tally
 from common.config import Config
+from common.exclusions import (
+    DEFAULT_LISTS,
+    LIST_COLUMNS,
+    Benchmarks,
+    marks_of,
+    read_benchmarks,
+    read_list,
+    text_mark,
+)
 from common.files import UserError
 from common.page.left_out import huge_pr_page, read_left_out
 from runner import stage
@@ -93,7 +100,7 @@ def test_a_local_list_of_any_kind(tmp_path, name):
     write_list(tmp_path / name, planted())
     commit, rows = read_list(str(tmp_path / name), None)
     assert commit.startswith("local-")
-    assert rows == [{column: row[column] for column in benchmarks.COLUMNS} for row in planted()]
+    assert rows == [{column: row[column] for column in LIST_COLUMNS} for row in planted()]
 
 
 def test_none_of_a_list_passes_by_id_by_commit_by_text(data, tmp_path):
@@ -137,7 +144,7 @@ def test_lists_known_by_default_and_a_rerun_never_changes_the_draw(data, tmp_pat
         assert [entry["commit"] for entry in lists if entry["commit"]] == [hub.commit(LIST)]
         states = {entry["name"]: entry["state"] for entry in lists}
         assert states.pop(LIST) == "checked"
-        assert set(states) == {*benchmarks.DEFAULT} - {LIST}
+        assert set(states) == {*DEFAULT_LISTS} - {LIST}
         assert set(states.values()) == {"not checked"}
         for name in states:
             assert f"OVERLAP WITH {name} NOT CHECKED: " in run.stdout
@@ -269,13 +276,6 @@ def test_which_lists_hold_an_instance():
     known.count([{"instance_id": "b-2", "lists": ["two"]}], {"a/A", "x/y"})
     assert [entry["overlaps"] for entry in known.lists] == [[], ["b-2"]]
     assert [entry["repos_shared"] for entry in known.lists] == [1, 1]
-
-
-def test_none_and_names_that_are_asked_for():
-    assert benchmarks.names_asked(None, on_the_hub=False) == []
-    assert benchmarks.names_asked(None, on_the_hub=True) == list(benchmarks.DEFAULT)
-    assert benchmarks.names_asked("none", on_the_hub=True) == []
-    assert benchmarks.names_asked("a/b, c.csv,a/b", on_the_hub=True) == ["a/b", "c.csv"]
 
 
 def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):

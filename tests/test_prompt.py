@@ -14,8 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.benchmarks import Benchmarks
-from common.exclusions import Rules, read_exclusions, why_left_out
+from common.exclusions import Benchmarks, Exclusions, read_names
 from common.files import UserError
 from common.parquet import needed_leaves
 from common.replies.history import may_peek
@@ -589,17 +588,18 @@ def test_next_turns():
 def test_why_an_instance_or_a_turn_is_left_out():
     places = {name: Place("f", 0, 0, "acme/in", "", "MIT") for name in ("a-1", "b-2")}
     records = SimpleNamespace(places=places, prs=SimpleNamespace(name="PRS"))
-    rules = Rules(records, Benchmarks(), {"b-2", "acme/out"}, "x.txt", [])
+    flags = {"--exclude": ["b-2", "acme/out"], "--license": []}
+    exclusions = Exclusions(flags, "x.txt", records, Benchmarks())
 
     def why(*args):
-        found = why_left_out(rules, *args)
-        return found and found.kind
+        found = exclusions.find(*args)
+        return found and found[0]
 
     assert why("a-1", "acme/in") is None
     assert why("b-2", "acme/in") == why("a-1", "acme/out") == "excluded"
     assert why("c-3", "acme/in") == "without_record"
     assert why("a/1", "acme/in") == why(7, "acme/in") == "refused"
-    rules.licenses = ["apache-2.0"]
+    exclusions.licenses = ["apache-2.0"]
     assert why("a-1", "acme/in") == "other_license"
     assert reply_problem(" \n") and reply_problem("```bash\nls")
     assert reply_problem("```bash\nls\n```") is None
@@ -632,9 +632,9 @@ def test_row_groups_come_in_proportion_to_a_files_bytes():
 
 def test_exclusions(tmp_path):
     (tmp_path / "ids.txt").write_text("a-1\n# none\n  acme/b # two\n\n")
-    assert read_exclusions(str(tmp_path / "ids.txt")) == {"a-1", "acme/b"}
-    assert read_exclusions(None) == set()
+    assert read_names(str(tmp_path / "ids.txt")) == {"a-1", "acme/b"}
+    assert read_names(None) == set()
     (tmp_path / "ids.txt").write_bytes(b"\xff\xfe")
     for path in (tmp_path / "ids.txt", tmp_path):
         with pytest.raises(UserError, match="--exclude"):
-            read_exclusions(str(path))
+            read_names(str(path))
