@@ -22,7 +22,6 @@ DEFAULT_LISTS = (
 )
 LIST_COLUMNS = ("instance_id", "repo", "base_commit", "problem_statement")
 LOADERS = {".json": "json", ".jsonl": "json", ".csv": "csv"}  # all else is parquet
-OLDER_VERSION = "sampled by an older version"
 
 
 def marks_of(instance_id: str, repo: str, commit: str) -> list[tuple]:
@@ -94,12 +93,13 @@ def read_benchmarks(flag: str | None, on_the_hub: bool, plan: dict | None) -> Be
     where one cannot be read again.
     """
     benchmarks = Benchmarks()
-    names = [name.strip() for name in (flag or "").split(",")]
-    if flag is None and on_the_hub:
-        names = DEFAULT_LISTS
-    names = [name for name in dict.fromkeys(names) if name and name.lower() != "none"]
     if plan is None:
-        for name in names:
+        names = [name.strip() for name in (flag or "").split(",")]
+        if flag is None and on_the_hub:
+            names = DEFAULT_LISTS
+        for name in dict.fromkeys(names):
+            if name.lower() in ("", "none"):
+                continue
             try:
                 benchmarks.add(name, *read_list(name, None))
             except Exception as error:  # whatever a list from outside holds
@@ -108,20 +108,18 @@ def read_benchmarks(flag: str | None, on_the_hub: bool, plan: dict | None) -> Be
                 benchmarks.lists.append(new_entry(name, None, 0, why))
                 warning = f"WARNING: overlap with {name} not checked: {why}"
                 print(printable(warning), file=sys.stderr)
-    elif "benchmarks" not in plan:
-        benchmarks.lists = [new_entry(name, None, 0, OLDER_VERSION) for name in names]
-    else:
-        for entry in plan["benchmarks"]["lists"]:
-            if entry["state"] != "checked":
-                benchmarks.lists.append(entry)
-                continue
-            commit, rows = read_list(entry["name"], entry["commit"])
-            if commit != entry["commit"]:
-                raise UserError(
-                    f"--benchmarks {entry['name']}: it is no longer what the plan was made with.\n"
-                    "Put it back, or start in another folder."
-                )
-            benchmarks.add(entry["name"], commit, rows)
+        return benchmarks
+    for entry in plan["benchmarks"]["lists"]:
+        if entry["state"] != "checked":
+            benchmarks.lists.append(entry)
+            continue
+        commit, rows = read_list(entry["name"], entry["commit"])
+        if commit != entry["commit"]:
+            raise UserError(
+                f"--benchmarks {entry['name']}: it is no longer what the plan was made with.\n"
+                "Put it back, or start in another folder."
+            )
+        benchmarks.add(entry["name"], commit, rows)
     return benchmarks
 
 
@@ -152,8 +150,6 @@ def read_list(name: str, commit: str | None) -> tuple[str, list[dict]]:
 
 def benchmark_lines(plan: dict) -> list[str]:
     """Say of each list, for the tally, what it was compared with."""
-    if "benchmarks" not in plan:
-        return [f"OVERLAP WITH BENCHMARKS NOT CHECKED: {OLDER_VERSION}"]
     said = []
     for entry in plan["benchmarks"]["lists"]:
         if entry["state"] == "checked":

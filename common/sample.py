@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from common.cli import Progress
-from common.exclusions import Benchmarks, benchmark_lines
+from common.exclusions import Benchmarks, benchmark_lines, new_entry
 from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
 from common.parquet import ParquetFiles
 from common.sources import read_chats, read_instances
@@ -46,7 +46,9 @@ def read_plan(flags: dict) -> dict | None:
         set_aside(PLAN, bad.why)
         return None
     for kind in SAMPLING_LISTS:
-        plan.setdefault(kind, [])  # an older version knew fewer
+        plan.setdefault(kind, [])  # an older version knew fewer, and no benchmarks
+    unchecked = new_entry("any benchmark", None, 0, "sampled by an older version")
+    plan.setdefault("benchmarks", {"lists": [unchecked]})
     for flag, value in flags.items():
         there = plan["flags"].get(flag, YOUNGER_FLAGS.get(flag, value))
         if there != value:
@@ -168,28 +170,6 @@ def is_complete(plan: dict | None, held: int, goal: int) -> bool:
     return drawn and held == len(turns) and not missing_records(turns)
 
 
-def complete_file(files: ParquetFiles, plan: dict, first: int, goal: int) -> list[dict]:
-    """Return the prompts of one file; read again and write those that it lacks up to `goal`."""
-    turns = planned_turns(plan)
-    prompts = held_prompts(plan, turns, first)
-    missing = turns[first + len(prompts) : min(first + PROMPTS_PER_FILE, goal)]
-    if not missing:
-        return prompts
-    for number, turns_of_window in itertools.groupby(missing, key=itemgetter("window")):
-        window = plan["offsets"][number]
-        wanted = list(turns_of_window)
-        place = window["file"], window["row_group"]
-        instances = read_instances(files, *place)
-        chats = read_chats(files, *place, {turn["row"] for turn in wanted})
-        for turn in wanted:
-            repo = instances[turn["instance_id"]][0]
-            prompts.append(make_prompt(window["file"], turn, repo, chats[turn["row"]]))
-    if not all(map(is_prompt_of, turns[first:], prompts)):
-        raise changed(files)
-    write_json(prompts_file(plan, first), prompts)
-    return prompts
-
-
 def changed(files: ParquetFiles) -> UserError:
     """Return the error of a dataset that is not what the plan was made from."""
     return UserError(
@@ -198,38 +178,56 @@ def changed(files: ParquetFiles) -> UserError:
     )
 
 
+def read_again(files: ParquetFiles, plan: dict, turns: list[dict]) -> list[dict]:
+    """Return the prompts of planned turns, read from the dataset."""
+    prompts = []
+    for number, group in itertools.groupby(turns, key=itemgetter("window")):
+        turns_of_window = list(group)
+        window = plan["offsets"][number]
+        place = window["file"], window["row_group"]
+        instances = read_instances(files, *place)
+        chats = read_chats(files, *place, {turn["row"] for turn in turns_of_window})
+        for turn in turns_of_window:
+            repo = instances[turn["instance_id"]][0]
+            prompts.append(make_prompt(window["file"], turn, repo, chats[turn["row"]]))
+    if not all(map(is_prompt_of, turns, prompts)):
+        raise changed(files)
+    return prompts
+
+
 def write_prompts(sampler, goal: int) -> None:
-    """Write prompts 0 to `goal`: first those that the plan holds, then those of new windows."""
+    """Write prompts 0 to `goal`: those that the plan holds, then those of new windows.
+
+    The plan is saved every second: a kill costs the reading of one file's prompts at most.
+    """
     plan = sampler.plan
+    windows = sampler.draw(goal)
     progress = Progress(goal, "prompts", "prompt")
-    first = 0  # number of the first prompt of the file at hand
-    prompts: list[dict] = []  # from there on
-    for first in range(0, min(goal, len(planned_turns(plan))), PROMPTS_PER_FILE):
-        prompts = complete_file(sampler.files, plan, first, goal)
-        progress.update(len(prompts))
-
-    def save() -> None:
-        nonlocal first, prompts
-        write_json(PLAN, plan)
-        while prompts and first < goal:
-            in_file = prompts[: min(PROMPTS_PER_FILE, goal - first)]
-            write_json(prompts_file(plan, first), in_file)
-            if len(in_file) < PROMPTS_PER_FILE:
-                break
-            prompts = prompts[PROMPTS_PER_FILE:]
-            first += PROMPTS_PER_FILE
-
     saved_at = time.monotonic()
-    try:
-        for drawn in sampler.draw(goal):
-            prompts += drawn
-            progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
-            if sampler.taken and time.monotonic() - saved_at > SAVE_EVERY_S:
-                save()
-                saved_at = time.monotonic()
-    finally:  # also of a run that is interrupted here
-        if sampler.taken:
-            save()
+    prompts: list[dict] = []  # of the file at hand, and what was drawn beyond it
+    for first in range(0, goal, PROMPTS_PER_FILE):
+        size = min(PROMPTS_PER_FILE, goal - first)
+        held = []  # by the file
+        if not prompts:
+            turns = planned_turns(plan)
+            held = held_prompts(plan, turns, first)
+            missing = turns[first + len(held) : first + size]
+            prompts = held + read_again(sampler.files, plan, missing)
+            progress.update(len(prompts))
+        try:
+            while len(prompts) < size and (drawn := next(windows, None)) is not None:
+                prompts += drawn
+                progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
+                if prompts and time.monotonic() - saved_at > SAVE_EVERY_S:
+                    write_json(PLAN, plan)
+                    saved_at = time.monotonic()
+        finally:  # also of a run that is interrupted here
+            if len(prompts) > len(held):
+                write_json(PLAN, plan)
+                write_json(prompts_file(plan, first), prompts[:size])
+        if len(prompts) < size:
+            break  # there are no more
+        prompts = prompts[size:]
     progress.close()
 
 
@@ -269,18 +267,11 @@ def summarize(plan: dict, turns: list[dict], benchmarks: Benchmarks) -> None:
 
 def summary_lines(plan: dict) -> list[str]:
     """Return the summary as lines for the tally."""
-    seen = plan["summary"]
-    languages = list(seen["languages"].items())[:8]
-    lines = [
-        f"{seen['prompts']} prompts of {seen['instances']} instances in {seen['repos']} repos, "
-        f"at most {seen['most_turns_of_an_instance']} of an instance",
-        "languages  " + ", ".join(f"{name} {count}" for name, count in languages),
-        "turns      " + ", ".join(f"{third} {count}" for third, count in seen["thirds"].items()),
-        f"read       {seen['trajectory_bytes'] / 1e6:,.1f} MB of trajectories "
-        f"({seen['windows']} windows, {seen['row_groups']} row groups)",
-    ]
-    for reason, count in seen["rows_passed_over"].items():
-        lines.append(f"passed over {count} rows, {reason}")
+    lines = []
+    for name, value in plan["summary"].items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {count}" for key, count in list(value.items())[:8])
+        lines.append(f"{name.replace('_', ' ')}: {value or 'none'}")
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
@@ -288,7 +279,7 @@ def summary_lines(plan: dict) -> list[str]:
             lines.append(f"left out {len(names)} {words}: {named}")
     lines += benchmark_lines(plan)
     if plan["exhausted"]:
-        found = f"{seen['prompts']} of {plan['count']} were found"
+        found = f"{plan['summary']['prompts']} of {plan['count']} were found"
         lines.append(f"the dataset has no more turns to give: {found}")
     return lines
 
@@ -296,8 +287,8 @@ def summary_lines(plan: dict) -> list[str]:
 def why_empty(plan: dict) -> str:
     """Return why a plan without a turn is empty."""
     reasons = Counter()
-    for entries in [window["passed_over"] for window in plan["offsets"]]:
-        reasons.update(entry["reason"] for entry in entries)
+    for window in plan["offsets"]:
+        reasons.update(row["reason"] for row in window["passed_over"])
     for kind in SAMPLING_LISTS:
         reasons.update(entry["reason"] for entry in plan[kind])
     counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]

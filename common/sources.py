@@ -8,7 +8,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from functools import lru_cache
 from typing import NamedTuple
 
 import duckdb
@@ -94,7 +93,7 @@ class Place(NamedTuple):
     row: int  # in the row group
     repo: str
     base_commit: str
-    license: str
+    license: str = ""
 
 
 class Records:
@@ -107,31 +106,29 @@ class Records:
         for places in pool.map(self._read_places, prs.groups()):
             for instance_id, place in places:
                 self.places.setdefault(instance_id, place)
-        self._text_marks = lru_cache(maxsize=None)(self._read_text_marks)
+        self._text_marks: dict[tuple, list] = {}  # by row group
 
     def _read_places(self, group: tuple[str, int]) -> list[tuple[str, Place]]:
         names = self.prs.footer(group[0]).schema.to_arrow_schema().names
         licenses = [column for column in LICENSE_COLUMNS if names.count(column) == 1][:1]
+        columns = ("repo", "base_commit", *licenses)
         places = []
-        for batch in self.prs.clean_batches(
-            *group, ("instance_id", "repo", "base_commit", *licenses)
-        ):
+        for batch in self.prs.clean_batches(*group, ("instance_id", *columns)):
             for row in batch.to_pylist():
-                known = [as_text(row[column]) for column in ("repo", "base_commit", *licenses)]
-                known += [""] * (not licenses)
+                known = [as_text(row[column]) for column in columns]
                 places.append((as_text(row["instance_id"]), Place(*group, len(places), *known)))
         return places
 
     def text_mark(self, instance_id: str) -> tuple | None:
         """Return the issue's text as a benchmark's mark; reads that column of the row group."""
         place = self.places[instance_id]
-        return self._text_marks(place.file, place.group)[place.row]
-
-    def _read_text_marks(self, file: str, group: int) -> list[tuple | None]:
-        marks = []
-        for batch in self.prs.clean_batches(file, group, ("problem_statement",)):
-            marks += [text_mark(as_text(text)) for text in batch["problem_statement"].to_pylist()]
-        return marks
+        group = place.file, place.group
+        if group not in self._text_marks:
+            marks = []
+            for batch in self.prs.clean_batches(*group, ("problem_statement",)):
+                marks += [text_mark(as_text(text)) for text in batch[0].to_pylist()]
+            self._text_marks[group] = marks
+        return self._text_marks[group][place.row]
 
     def read(self, wanted: set[str]) -> Iterator[dict]:
         """Yield the records of the wanted ids; reads the row groups that hold them, once."""

@@ -328,7 +328,7 @@ def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
         "no usable turn": 3,
         "reply cut off inside a code block": 1,
     }
-    assert "passed over 1 rows, reply cut off inside a code block" in run.stdout
+    assert "reply cut off inside a code block 1" in run.stdout
 
 
 def test_messages_as_json_text(tmp_path):
