@@ -13,7 +13,7 @@ Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and t
         prompt/_plan.json                 what was drawn from where, what was left out, a summary
         commit/<instance_id>.json         the PR record
 
-Instances of public benchmarks are kept out: of those known (common/benchmarks.py) for a dataset of
+Instances of public benchmarks are kept out: of those known (common/exclusions.py) for a dataset of
 the Hub, else of those that --benchmarks names, Hub ids or parquet, json, jsonl and csv files. So
 are chats in which a look at git's history or at an installed copy has shown the fix already.
 
@@ -227,30 +227,32 @@ class Sampler:
 
     def take(self, window: dict, left_out: list, draws: list, chats: dict) -> list[dict]:
         """Put a window into the plan; return its prompts."""
-        window["passed_over"] = []
-        window["turns"] = []
+        turns = []
         prompts = []
+        passed_over = {}  # (row, reason), each once
         for name, repo, in_round, rows in draws:
             if self.taken[name] < in_round and len(self.chats) < self.args.count:
-                turn = self.new_turn(window, name, repo, {row: chats[row] for row in rows})
+                own_chats = {row: chats[row] for row in rows}
+                turn = self.new_turn(window["file"], name, repo, own_chats, passed_over)
                 if turn:
                     self.chats.add(turn["chat"])
                     self.taken[name] += 1
-                    window["turns"].append(turn)
+                    turns.append(turn)
                     messages = chats[turn["row"]]
                     prompts.append(sample.make_prompt(window["file"], turn, repo, messages))
+        window["passed_over"] = [{"row": row, "reason": reason} for row, reason in passed_over]
+        window["turns"] = turns
         for kind, entry in left_out:
             self.leave_out(kind, entry)
         self.plan["offsets"].append(window)
         return prompts
 
-    def new_turn(self, window: dict, name: str, repo: str, chats: dict) -> dict | None:
-        """Return a turn of these rows that was not taken yet, as the plan keeps it."""
-        file = window["file"]
+    def new_turn(self, file: str, name: str, repo: str, chats: dict, passed_over: dict):
+        """Return a turn of these rows that was not taken yet, as the plan keeps it, or None."""
         for row, messages in chats.items():
             turns = next_turns(messages or [])
             if not turns:
-                pass_over(window, row, row_problem(messages))
+                passed_over[row, row_problem(messages)] = True
             for turn in shuffled(f"{self.args.seed}/{file}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
@@ -265,7 +267,7 @@ class Sampler:
                         self.leave_out("shows_fix", entry)
                 sha = sample.chat_digest(name, chat)
                 if problem:
-                    pass_over(window, row, problem)
+                    passed_over[row, problem] = True
                 elif sha not in self.chats:
                     third = ("early", "middle", "late")[3 * turns.index(turn) // len(turns)]
                     return {
@@ -273,12 +275,6 @@ class Sampler:
                         "chat": sha, "reply": digest(reply)[:16],
                     }  # fmt: skip
         return None
-
-
-def pass_over(window: dict, row: int, reason: str) -> None:
-    entry = {"row": row, "reason": reason}
-    if entry not in window["passed_over"]:
-        window["passed_over"].append(entry)
 
 
 # ------------------------------------------------------------------------------------------- main
@@ -315,16 +311,16 @@ def main() -> int:
         plan = sample.read_plan(flags)
         held = sample.count_held(plan, goal)
         tally.skipped["already there"] = held
-        if not sample.is_complete(plan, held, goal):
-            try:
+        try:
+            if not sample.is_complete(plan, held, goal):
                 plan = fill(args, plan, goal, flags)
-            except Outage as outage:
-                tally.fail("the rest", "the Hub did not answer well", str(outage))
-            except KeyboardInterrupt:
-                tally.done = sample.count_held(sample.read_plan(flags), goal) - held
-                tally.show()
-                raise
+        except Outage as outage:
+            tally.fail("the rest", "the Hub did not answer well", str(outage))
+        except KeyboardInterrupt:
             tally.done = sample.count_held(sample.read_plan(flags), goal) - held
+            tally.show()
+            raise
+        tally.done = sample.count_held(sample.read_plan(flags), goal) - held
         tally.write_failed(Path("prompt"))
         lines = [] if tally.failed else sample.summary_lines(plan)
         lines.append(f"output     prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/")
