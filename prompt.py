@@ -39,7 +39,7 @@ from pathlib import Path
 
 from common import sample, sources
 from common.cli import Progress, Tally, parser, run, whole_number
-from common.exclusions import Exclusions, read_benchmarks, read_names
+from common.exclusions import Exclusions, read_names
 from common.files import UserError, clean_text, digest, lock_folders, write_json
 from common.hub import Outage
 from common.parquet import ParquetFiles
@@ -195,7 +195,7 @@ class Sampler:
         instances = {}
         left_out = []
         for name, (repo, rows) in sources.read_instances(self.files, file, group).items():
-            found = self.exclusions.find(name, repo)
+            found = self.exclusions.why_left_out(name, repo)
             if found:
                 kind, reason, lists = found
                 named = clean_text(str(name))[:300]
@@ -334,15 +334,15 @@ def fill(args, plan: dict | None, goal: int, flags: dict) -> dict:
     files = ParquetFiles("--dataset", args.dataset, sources.ROW_COLUMNS, revision)
     prs_revision = plan["prs_revision"] if plan else None
     prs = ParquetFiles("--prs", args.prs, sources.PR_COLUMNS, prs_revision)
-    benchmarks = read_benchmarks(args.benchmarks, files.hub is not None, plan)
-    plan = plan or sample.new_plan(flags, files, prs)
-    plan["benchmarks"] = {"lists": benchmarks.lists}
-    for source, pinned in ((files, plan["revision"]), (prs, plan["prs_revision"])):
-        if source.revision != pinned:
+    for source, pinned in ((files, revision), (prs, prs_revision)):
+        if plan and source.revision != pinned:
             raise sample.changed(source)
-
     records = sources.Records(prs, pool)
-    exclusions = Exclusions(flags, args.exclude, records, benchmarks)
+    exclusions = Exclusions(flags, args.exclude, records)
+    exclusions.read_benchmarks(args.benchmarks, files.hub is not None, plan)
+    plan = plan or sample.new_plan(flags, files, prs)
+    plan["benchmarks"] = {"lists": exclusions.lists}
+
     sample.write_prompts(Sampler(files, plan, exclusions, args, pool), goal)
     turns = sample.planned_turns(plan)[:goal]
     if not turns:
@@ -354,7 +354,7 @@ def fill(args, plan: dict | None, goal: int, flags: dict) -> dict:
         write_json(Path("commit", f"{record['instance_id']}.json"), record)
         progress.update(1)
     progress.close()
-    sample.summarize(plan, turns, benchmarks)
+    sample.summarize(plan, turns, exclusions)
     write_json(sample.PLAN, plan)
     return plan
 

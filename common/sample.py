@@ -14,7 +14,7 @@ from operator import itemgetter
 from pathlib import Path
 
 from common.cli import Progress
-from common.exclusions import Benchmarks, benchmark_lines, new_entry
+from common.exclusions import Exclusions, benchmark_lines, new_entry
 from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
 from common.parquet import ParquetFiles
 from common.sources import read_chats, read_instances
@@ -234,7 +234,7 @@ def write_prompts(sampler, goal: int) -> None:
 # ---------------------------------------------------------------------------------------- summary
 
 
-def summarize(plan: dict, turns: list[dict], benchmarks: Benchmarks) -> None:
+def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
     """Put into the plan what was sampled; its bytes are those of a run at one go."""
     per_instance = Counter(turn["instance_id"] for turn in turns)
     languages = Counter()
@@ -262,7 +262,7 @@ def summarize(plan: dict, turns: list[dict], benchmarks: Benchmarks) -> None:
         "trajectory_bytes": sum(sizes.values()),
         "rows_passed_over": dict(Counter(reason for *_, reason in sorted(passed_over))),
     }
-    benchmarks.count(plan["in_benchmark"], repos)
+    exclusions.count_overlaps(plan["in_benchmark"], repos)
 
 
 def summary_lines(plan: dict) -> list[str]:

@@ -72,20 +72,6 @@ def test_ranges_are_whole_whatever_comes(data, monkeypatch, faults):
             assert sum(sent for *_, status, sent in fake.requests if status == 206) <= asked
 
 
-def test_a_file_that_is_sought_and_read(data, monkeypatch):
-    with FakeHub(data) as fake:
-        hub = opened(fake, monkeypatch)
-        file = next(iter(hub.files))
-        body = (data / NAME / file).read_bytes()
-        remote = RemoteFile(hub, file)
-        assert remote.seek(-8, 2) == len(body) - 8
-        assert remote.read() == body[-8:]
-        assert remote.read(5) == b""
-        assert remote.seek(4) == 4
-        assert remote.read(10) == body[4:14]
-        assert remote.tell() == 14
-
-
 def test_it_waits_as_long_as_it_is_asked_to_and_gives_up_in_the_end(data, monkeypatch, waits):
     with FakeHub(data) as fake:
         hub = opened(fake, monkeypatch)
