@@ -83,7 +83,7 @@ class Exclusions:
                     self.add_list(name, *read_list(name, None))
                 except Exception as error:  # whatever a list from outside holds
                     why = str(error).strip().partition("\n")[0] or type(error).__name__
-                    why = why.removeprefix(f"--benchmarks {name}: ")[:200]
+                    why = why.removeprefix(f"--benchmarks {name}").lstrip(": ")[:200]
                     self.lists.append(new_entry(name, None, 0, why))
                     warning = f"WARNING: overlap with {name} not checked: {why}"
                     print(printable(warning), file=sys.stderr)

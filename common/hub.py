@@ -48,7 +48,7 @@ class Hub:
         values = environment_values()
         keys = [key for key in ("HF_TOKEN", "HUGGINGFACE_API_KEY") if values.get(key)]
         self.variable = keys[0] if keys else None
-        self.token = values[keys[0]].strip() if keys else None
+        self.token = values[self.variable].strip() if keys else None
         if self.token and not (self.token.isascii() and self.token.isprintable()):
             raise UserError(f"{self.variable} holds characters that no token has. Copy it again.")
         self.endpoint = (values.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")

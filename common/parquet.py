@@ -54,16 +54,21 @@ class ParquetFiles:
             self.files = self.hub.files
             self.revision = self.hub.revision
         else:
-            fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
-            self._root = path.parent if path.is_file() else Path(*fixed)
             if path.is_dir():
-                path /= "**/*.parquet"
-            found = (Path(file) for file in glob.glob(str(path), recursive=True))
-            self.files = {
-                file.relative_to(self._root).as_posix(): file.stat().st_size
-                for file in sorted(found)
-                if file.is_file()
-            }
+                self._root = path
+                found = path.rglob("*.parquet")
+            elif path.is_file():
+                self._root = path.parent
+                found = [path]
+            else:
+                fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+                self._root = Path(*fixed)
+                found = map(Path, glob.glob(str(path), recursive=True))
+            sizes = {}
+            for file in found:
+                if file.is_file():
+                    sizes[file.relative_to(self._root).as_posix()] = file.stat().st_size
+            self.files = dict(sorted(sizes.items()))  # the draw goes by their order
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
         if not any(self.files.values()):
             wrong = "all of its parquet files are empty" if self.files else "no parquet file there"

@@ -22,7 +22,7 @@ from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record
 
 PROMPT = Path("prompt")
 PLAN = PROMPT / "_plan.json"
-SAVE_EVERY_S = 1  # what a kill costs; it is drawn again just so
+SAVE_EVERY_S = 1  # the plan, while windows are drawn
 PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary")
 YOUNGER_FLAGS = {"--license": []}  # what a plan that does not name them was made with
 
