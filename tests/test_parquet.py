@@ -26,7 +26,7 @@ def table_of(batches) -> pa.Table:
     return pa.Table.from_batches(list(batches)).combine_chunks()
 
 
-def test_a_folder_a_file_and_a_glob(data):
+def test_a_folder_a_file_and_a_glob(data, tmp_path):
     folder = data / "acme" / "trajectories"
     names = ["data/train-00000-of-00002.parquet", "data/train-00001-of-00002.parquet"]
     whole = ParquetFiles("--dataset", str(folder), COLUMNS)
@@ -37,6 +37,11 @@ def test_a_folder_a_file_and_a_glob(data):
     some = ParquetFiles("--dataset", str(folder / "*" / "train-00001*"), COLUMNS)
     assert list(some.files) == names[1:]
     assert len({whole.revision, one.revision, some.revision}) == 3
+    for name in ("a/1.parquet", "a-b/1.parquet"):
+        (tmp_path / name).parent.mkdir()
+        (tmp_path / name).write_bytes(b"PAR1")
+    order = list(ParquetFiles("--dataset", str(tmp_path), COLUMNS).files)
+    assert order == ["a-b/1.parquet", "a/1.parquet"]  # as text: the draw goes by it
 
 
 def test_bad_input_is_told_with_its_flag(data, tmp_path):

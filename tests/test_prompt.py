@@ -187,11 +187,12 @@ def test_a_small_dataset_gives_every_turn_once_and_then_says_so(tmp_path):
     short = trajectory(1, 0)[:7]  # both rows of a-1 agree as far as they go
     rows = [("a-1", trajectory(1, 0)), ("a-1", short), ("b-2", trajectory(2, 0))]
     write_rows(tmp_path, rows)
-    run = from_rows(tmp_path, "--count", "50")
+    most = "9" * 18
+    run = from_rows(tmp_path, "--count", most)
     assert run.returncode == 0, run.stderr
     chats = {(item["instance_id"], len(item["messages"])) for item in prompts(tmp_path)}
     assert chats == {(name, 2 * turn) for name in ("a-1", "b-2") for turn in range(1, 7)}
-    assert len(prompts(tmp_path)) == 12 and "12 of 50 were found" in run.stdout
+    assert len(prompts(tmp_path)) == 12 and f"12 of {most} were found" in run.stdout
 
 
 def remade(cwd: Path, how, *args) -> list[str]:
@@ -231,6 +232,9 @@ def test_a_trial_is_the_beginning_of_the_whole(data, tmp_path):
         assert sorted(records) == sorted({item["instance_id"] for item in prompts(trial)})
     assert contents(trial) == contents(whole)
     assert remade(trial, local, data, "--count", "215", "--limit", "4") == []
+    Path(trial, "commit", f"{prompts(trial)[0]['instance_id']}.json").unlink()
+    assert local(data, "--count", "215", "--limit", "4", cwd=trial).returncode == 0
+    assert samples(trial) == samples(whole)  # a trial afterwards cuts nothing short
 
 
 def test_another_seed_and_other_flags(data, tmp_path):
