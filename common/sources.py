@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 from collections import defaultdict
@@ -141,17 +140,18 @@ class Records:
 
     def _read_group(self, group: tuple[str, int], places: list[int]) -> list[dict]:
         """Return the records at these places of a row group, as commit/ holds them."""
-        batches = self.prs.clean_batches(*group, PR_COLUMNS)
-        first = next(batches)
-        rows = pa.RecordBatchReader.from_batches(first.schema, itertools.chain([first], batches))
         select = ", ".join(f"{column} AS {key}" for key, column in RECORD_COLUMNS.items())
+        numbered = "SELECT *, row_number() OVER () - 1 AS place FROM rows"
+        query = f"SELECT {select} FROM ({numbered}) WHERE place IN (SELECT unnest(?))"
+        found = []
+        start = 0
         with duckdb.connect() as database:
-            database.register("rows", rows)
-            found = database.execute(
-                f"SELECT {select} FROM (SELECT *, row_number() OVER () - 1 AS place FROM rows) "
-                "WHERE place IN (SELECT unnest(?))",
-                [places],
-            ).fetchall()
+            for rows in self.prs.clean_batches(*group, PR_COLUMNS):
+                here = [place - start for place in places if 0 <= place - start < len(rows)]
+                if here:
+                    database.register("rows", pa.Table.from_batches([rows]))
+                    found += database.execute(query, [here]).fetchall()
+                start += len(rows)
         records = []
         for values in found:
             record = dict(zip(RECORD_COLUMNS, values))

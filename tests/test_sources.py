@@ -5,11 +5,13 @@ from __future__ import annotations
 import datetime
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from common.files import UserError
 from common.parquet import ParquetFiles
 from common.sources import PR_COLUMNS, Records, read_messages
 from common.turns import RECORD_KEYS
@@ -73,3 +75,22 @@ def test_records_of_files_that_differ_in_a_type(tmp_path, monkeypatch):
     records = list(Records(prs, ThreadPoolExecutor(2)).read(wanted))
     assert {record["instance_id"] for record in records} == wanted
     assert {record["interface"] for record in records} == {""}
+
+
+def test_a_record_in_a_torn_file_is_told_in_plain_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = pa.Table.from_pylist([pull_request(number, 3000) for number in range(300)])
+    options = {
+        "compression": "none",
+        "use_dictionary": False,
+        "data_page_size": 20_000,
+        "write_batch_size": 9,
+    }
+    pq.write_table(table, "prs.parquet", **options)
+    data = bytearray(Path("prs.parquet").read_bytes())
+    middle = data.index(table["patch"][150].as_py().encode())
+    data[middle : middle + 200_000] = bytes(200_000)
+    Path("prs.parquet").write_bytes(data)
+    records = Records(ParquetFiles("--prs", "prs.parquet", PR_COLUMNS), ThreadPoolExecutor(2))
+    with pytest.raises(UserError, match="prs.parquet is not a whole parquet file"):
+        list(records.read({table["instance_id"][250].as_py()}))
