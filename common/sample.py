@@ -188,8 +188,11 @@ def read_again(files: ParquetFiles, plan: dict, turns: list[dict]) -> list[dict]
         instances = read_instances(files, *place)
         chats = read_chats(files, *place, {turn["row"] for turn in turns_of_window})
         for turn in turns_of_window:
+            messages = chats[turn["row"]] or []
+            if turn["instance_id"] not in instances or turn["turn"] >= len(messages):
+                raise changed(files)
             repo = instances[turn["instance_id"]][0]
-            prompts.append(make_prompt(window["file"], turn, repo, chats[turn["row"]]))
+            prompts.append(make_prompt(window["file"], turn, repo, messages))
     if not all(map(is_prompt_of, turns, prompts)):
         raise changed(files)
     return prompts

@@ -270,6 +270,20 @@ def test_a_hurt_file_is_set_aside_and_made_again_as_it_was(data, tmp_path):
     assert after == before
 
 
+def test_a_dataset_that_changed_is_told_and_nothing_is_made_of_it(tmp_path):
+    write_rows(tmp_path, [(name, trajectory(1, 0)) for name in ("in-3", "in-4")])
+    path = tmp_path / "trajectories.parquet"
+    pq.write_table(pq.read_table(path), path, compression="none")
+    assert from_rows(tmp_path, "--count", "2").returncode == 0
+    made = tmp_path / "prompt" / "prompts_2_1.json"
+    made.unlink()
+    for old, new in ((b"in-3", b"in-9"), (b"assistant", b"assistent")):  # the size stays
+        path.write_bytes(path.read_bytes().replace(old, new))
+        run = from_rows(tmp_path, "--count", "2")
+        assert run.returncode == 2 and "no longer holds what" in run.stderr
+        assert "Traceback" not in run.stderr and not made.exists()
+
+
 # ------------------------------------------------------------------------- samples of 3805ada
 
 
