@@ -13,7 +13,7 @@ Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and t
         prompt/_plan.json                 what was drawn from where, what was left out, a summary
         commit/<instance_id>.json         the PR record
 
-Instances of public benchmarks are kept out: of those known (common/benchmarks.py) for a dataset of
+Instances of public benchmarks are kept out: of those known (common/exclusions.py) for a dataset of
 the Hub, else of those that --benchmarks names, Hub ids or parquet, json, jsonl and csv files. So
 are chats in which a look at git's history or at an installed copy has shown the fix already.
 
@@ -33,18 +33,16 @@ import os
 import random
 import re
 import sys
-from collections import Counter, deque
+from collections import Counter
 from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
 from pathlib import Path
 
 from common import sample, sources
-from common.benchmarks import read_benchmarks
 from common.cli import Progress, Tally, parser, run, whole_number
-from common.exclusions import Rules, read_exclusions, read_licenses, why_left_out
+from common.exclusions import Exclusions, read_names
 from common.files import UserError, clean_text, digest, lock_folders, write_json
 from common.hub import Outage
-from common.parquet import ParquetFiles, open_dataset
+from common.parquet import ParquetFiles
 from common.replies.history import may_peek, shows_fix
 from common.turns import SAMPLING_LISTS
 
@@ -122,16 +120,6 @@ def row_group_order(files: ParquetFiles, seed: int):
         heapq.heappush(queue, (place + 1 / files.files[file], file, number + 1))
 
 
-@dataclass
-class Draw:
-    """An instance that a window draws in a round, and the rows that may give its turn."""
-
-    instance_id: str
-    repo: str
-    round: int
-    rows: list[int]
-
-
 class Sampler:
     """Draws windows into a plan; one that was broken off goes on as if it had not been.
 
@@ -139,23 +127,20 @@ class Sampler:
     be read ahead; which turns it takes depends on those before it, so they are taken in order.
     """
 
-    def __init__(self, files: ParquetFiles, plan: dict, rules: Rules, args, pool: Executor):
+    def __init__(
+        self, files: ParquetFiles, plan: dict, exclusions: Exclusions, args, pool: Executor
+    ):
         self.files = files
         self.plan = plan
-        self.rules = rules
+        self.exclusions = exclusions
         self.args = args
         self.pool = pool
-        self.chats = set()  # digests of the chats taken: as many as turns
-        self.taken = Counter()  # turns by instance
+        turns = sample.planned_turns(plan)
+        self.chats = {turn["chat"] for turn in turns}  # digests of the chats taken: one a turn
+        self.taken = Counter(turn["instance_id"] for turn in turns)
         self.left_out = set()  # what the plan's lists hold
-        for turn in sample.planned_turns(plan):
-            self.note(turn)
         for kind in SAMPLING_LISTS:
             self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in plan[kind]}
-
-    def note(self, turn: dict) -> None:
-        self.chats.add(turn["chat"])
-        self.taken[turn["instance_id"]] += 1
 
     def leave_out(self, kind: str, entry: dict) -> None:
         """Put into one of the plan's lists what it does not hold yet."""
@@ -170,154 +155,126 @@ class Sampler:
         rounds = [1, self.args.per_instance or 1]
         if plan["offsets"]:
             rounds = plan["offsets"][-1].get("rounds", rounds)  # an older version wrote none
+        usual = LEAST_PER_WINDOW  # prompts of a window: as many are read at once as are needed
         while len(self.chats) < goal and not plan["exhausted"]:
-            yield from self.draw_rounds(rounds, goal)
+            drawn = [window for window in plan["offsets"] if window.get("rounds") == rounds]
+            gained = sum(len(window["turns"]) for window in drawn)
+            order = row_group_order(self.files, self.args.seed)
+            places = itertools.islice(order, len(drawn), None)
+            while len(self.chats) < goal:
+                at_once = min(AT_ONCE, math.ceil((goal - len(self.chats)) / usual))
+                ahead = list(itertools.islice(places, at_once))
+                if not ahead:
+                    break
+                for read in self.pool.map(self.read_window, ahead, itertools.repeat(rounds)):
+                    if len(self.chats) < goal:
+                        prompts = self.take(*read)
+                        usual = max(1, len(prompts))
+                        gained += len(prompts)
+                        yield prompts
             if len(self.chats) < goal:  # all row groups were drawn
-                gained = sum(len(window["turns"]) for window in self.windows_of(rounds))
                 most = max(self.taken.values(), default=0)
                 plan["exhausted"] = gained == 0 and rounds[1] > most
                 more = (self.args.count - len(self.chats)) // max(1, gained)
                 rounds = [rounds[1] + 1, rounds[1] + max(1, min(more, MOST_ROUNDS))]
 
-    def windows_of(self, rounds: list[int]) -> list[dict]:
-        return [window for window in self.plan["offsets"] if window.get("rounds") == rounds]
+    def read_window(self, place: tuple[str, int], rounds: list[int]) -> tuple:
+        """Return the window's entry for the plan, whom it leaves out, its draws and their chats.
 
-    def draw_rounds(self, rounds: list[int], goal: int):
-        """Yield the prompts of the windows that these rounds still have to draw."""
-        order = row_group_order(self.files, self.args.seed)
-        places = itertools.islice(order, len(self.windows_of(rounds)), None)
-        under_way = deque()
-        usual = LEAST_PER_WINDOW
-        while len(self.chats) < goal:
-            # Read a few windows at once, none that would be read in vain.
-            while len(under_way) < AT_ONCE and len(self.chats) + len(under_way) * usual < goal:
-                place = next(places, None)
-                if place is None:
-                    break
-                under_way.append(self.pool.submit(self.read_window, *place, rounds))
-            if not under_way:
-                return
-            prompts = self.take(*under_way.popleft().result())
-            usual = max(1, len(prompts))
-            yield prompts
-
-    def read_window(self, file: str, number: int, rounds: list[int]) -> tuple:
-        """Return the window's entry for the plan, whom it leaves out, its draws and their chats."""
+        A draw is (instance id, repo, round, rows that may give the turn).
+        """
+        file, number = place
+        seed = f"{self.args.seed}/{file}"
         footer = self.files.footer(file)
         window = {"file": file, "row_group": None, "rounds": rounds, "bytes": 0}
         if number >= footer.num_row_groups:  # a file without rows
             return window, [], [], {}
-        group = shuffled(f"{self.args.seed}/{file}", list(range(footer.num_row_groups)))[number]
+        group = shuffled(seed, list(range(footer.num_row_groups)))[number]
         window["row_group"] = group
         window["bytes"] = self.files.size(file, group, sources.ROW_COLUMNS)
         instances = {}
         left_out = []
         for name, (repo, rows) in sources.read_instances(self.files, file, group).items():
-            why = why_left_out(self.rules, name, repo)
-            if why:
+            found = self.exclusions.why_left_out(name, repo)
+            if found:
+                kind, reason, lists = found
                 named = clean_text(str(name))[:300]
-                entry = {"instance_id": named, "repo": repo, "reason": why.reason}
-                left_out.append((why.kind, {**entry, "lists": why.lists} if why.lists else entry))
+                entry = {"instance_id": named, "repo": repo, "reason": reason}
+                left_out.append((kind, {**entry, "lists": lists} if lists else entry))
             else:
                 instances[name] = (repo, rows)
-        names = shuffled(f"{self.args.seed}/{file}/{group}", sorted(instances))
-        per_round = min(self.turns_per_window(footer.row_group(group).num_rows), len(names))
+
+        names = shuffled(f"{seed}/{group}", sorted(instances))
+        share = footer.row_group(group).num_rows // ROWS_PER_TURN
+        per_round = max(LEAST_PER_WINDOW, min(share, self.args.count // LEAST_WINDOWS))
+        if self.args.windows:
+            per_round = math.ceil(self.args.count / self.args.windows)
+        per_round = min(per_round, len(names))
         end = rounds[1] * per_round
         if self.args.per_instance:
             end = min(end, self.args.per_instance * len(names))
         draws = []
         for position in range((rounds[0] - 1) * per_round, end):
-            earlier, place = divmod(position, len(names))
-            name = names[place]
+            earlier, nth = divmod(position, len(names))
+            name = names[nth]
             repo, rows = instances[name]
-            rows = shuffled(f"{self.args.seed}/{file}/{name}", rows)
+            rows = shuffled(f"{seed}/{name}", rows)
             first = earlier % len(rows)
             rows = rows[first:] + rows[:first]
-            draws.append(Draw(name, repo, earlier + 1, rows[:SPARE_ROWS]))
-        wanted = {row for draw in draws for row in draw.rows}
+            draws.append((name, repo, earlier + 1, rows[:SPARE_ROWS]))
+        wanted = {row for *_, rows in draws for row in rows}
         return window, left_out, draws, sources.read_chats(self.files, file, group, wanted)
 
-    def turns_per_window(self, rows: int) -> int:
-        """Return the turns that a window takes in a round from a row group of so many rows."""
-        if self.args.windows:
-            return math.ceil(self.args.count / self.args.windows)
-        share = min(rows // ROWS_PER_TURN, self.args.count // LEAST_WINDOWS)
-        return max(LEAST_PER_WINDOW, share)
-
-    def take(self, window: dict, left_out: list, draws: list[Draw], chats: dict) -> list[dict]:
+    def take(self, window: dict, left_out: list, draws: list, chats: dict) -> list[dict]:
         """Put a window into the plan; return its prompts."""
-        window["passed_over"] = []
-        window["turns"] = []
+        turns = []
         prompts = []
-        for draw in draws:
-            if self.taken[draw.instance_id] < draw.round and len(self.chats) < self.args.count:
-                turn = self.new_turn(window, draw, chats)
+        passed_over = {}  # (row, reason), each once
+        for name, repo, in_round, rows in draws:
+            if self.taken[name] < in_round and len(self.chats) < self.args.count:
+                own_chats = {row: chats[row] for row in rows}
+                turn = self.new_turn(window["file"], name, repo, own_chats, passed_over)
                 if turn:
-                    self.note(turn)
-                    window["turns"].append(turn)
+                    self.chats.add(turn["chat"])
+                    self.taken[name] += 1
+                    turns.append(turn)
                     messages = chats[turn["row"]]
-                    prompts.append(sample.make_prompt(window["file"], turn, draw.repo, messages))
+                    prompts.append(sample.make_prompt(window["file"], turn, repo, messages))
+        window["passed_over"] = [{"row": row, "reason": reason} for row, reason in passed_over]
+        window["turns"] = turns
         for kind, entry in left_out:
             self.leave_out(kind, entry)
         self.plan["offsets"].append(window)
         return prompts
 
-    def new_turn(self, window: dict, draw: Draw, chats: dict) -> dict | None:
-        """Return a turn of the draw's rows that was not taken yet, as the plan keeps it."""
-        for row in draw.rows:
-            messages = chats[row]
+    def new_turn(self, file: str, name: str, repo: str, chats: dict, passed_over: dict):
+        """Return a turn of these rows that was not taken yet, as the plan keeps it, or None."""
+        for row, messages in chats.items():
             turns = next_turns(messages or [])
             if not turns:
-                pass_over(window, row, row_problem(messages))
-            for turn in shuffled(f"{self.args.seed}/{window['file']}/{row}", turns):
+                passed_over[row, row_problem(messages)] = True
+            for turn in shuffled(f"{self.args.seed}/{file}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
-                problem = reply_problem(reply) or self.shown_fix(window, draw, row, chat)
+                problem = reply_problem(reply)
+                if not problem and may_peek(chat):  # only then is the record read for it
+                    [record] = self.exclusions.records.read({name})
+                    words = shows_fix(chat, record)
+                    if words:
+                        problem = "its chat shows the fix"
+                        reason = f"row {row} of {file}: {words}"
+                        entry = {"instance_id": name, "repo": repo, "reason": reason}
+                        self.leave_out("shows_fix", entry)
+                sha = sample.chat_digest(name, chat)
                 if problem:
-                    pass_over(window, row, problem)
-                    continue
-                sha = sample.chat_digest(draw.instance_id, chat)
-                if sha not in self.chats:
+                    passed_over[row, problem] = True
+                elif sha not in self.chats:
                     third = ("early", "middle", "late")[3 * turns.index(turn) // len(turns)]
                     return {
-                        "instance_id": draw.instance_id, "row": row, "turn": turn, "third": third,
+                        "instance_id": name, "row": row, "turn": turn, "third": third,
                         "chat": sha, "reply": digest(reply)[:16],
                     }  # fmt: skip
         return None
-
-    def shown_fix(self, window: dict, draw: Draw, row: int, chat: list[dict]) -> str | None:
-        """Return what is wrong with a chat that shows the fix, and name it in the plan.
-
-        The record is read for it only where a command might have looked at the fix.
-        """
-        if not may_peek(chat):
-            return None
-        words = shows_fix(chat, self.rules.records.read(draw.instance_id))
-        if words is None:
-            return None
-        reason = f"row {row} of {window['file']}: {words}"
-        entry = {"instance_id": draw.instance_id, "repo": draw.repo, "reason": reason}
-        self.leave_out("shows_fix", entry)
-        return "its chat shows the fix"
-
-    def read_again(self, number: int, turns: list[dict]) -> list[dict]:
-        """Return the prompts of turns of the plan's window `number`, read anew."""
-        window = self.plan["offsets"][number]
-        place = window["file"], window["row_group"]
-        instances = sources.read_instances(self.files, *place)
-        chats = sources.read_chats(self.files, *place, {turn["row"] for turn in turns})
-        prompts = []
-        for turn in turns:
-            repo = instances[turn["instance_id"]][0]
-            messages = chats[turn["row"]]
-            prompts.append(sample.make_prompt(window["file"], turn, repo, messages))
-        return prompts
-
-
-def pass_over(window: dict, row: int, reason: str) -> None:
-    entry = {"row": row, "reason": reason}
-    if entry not in window["passed_over"]:
-        window["passed_over"].append(entry)
 
 
 # ------------------------------------------------------------------------------------------- main
@@ -344,10 +301,9 @@ def read_flags():
 def main() -> int:
     """Bring prompt/ and commit/ to what the flags ask for; return the exit code."""
     args = read_flags()
-    excluded = read_exclusions(args.exclude)
     flags = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
-    flags["--exclude"] = sorted(excluded)
-    flags["--license"] = read_licenses(args.license)
+    flags["--exclude"] = sorted(read_names(args.exclude))
+    flags["--license"] = sorted({*(args.license or "").lower().replace(" ", "").split(",")} - {""})
     del flags["--limit"]
     tally = Tally("prompt")
     goal = min(args.count, args.limit or args.count)
@@ -355,50 +311,50 @@ def main() -> int:
         plan = sample.read_plan(flags)
         held = sample.count_held(plan, goal)
         tally.skipped["already there"] = held
-        if not sample.is_complete(plan, held, goal):
-            try:
-                plan = fill(args, plan, goal, excluded, flags)
-            except Outage as outage:
-                tally.fail("the rest", "the Hub did not answer well", str(outage))
-            except KeyboardInterrupt:
-                tally.done = sample.count_held(sample.read_plan(flags), goal) - held
-                tally.show()
-                raise
+        try:
+            if not sample.is_complete(plan, held, goal):
+                plan = fill(args, plan, goal, flags)
+        except Outage as outage:
+            tally.fail("the rest", "the Hub did not answer well", str(outage))
+        except KeyboardInterrupt:
             tally.done = sample.count_held(sample.read_plan(flags), goal) - held
+            tally.show()
+            raise
+        tally.done = sample.count_held(sample.read_plan(flags), goal) - held
         tally.write_failed(Path("prompt"))
         lines = [] if tally.failed else sample.summary_lines(plan)
         lines.append(f"output     prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/")
         return tally.show(*lines, next_command="python king.py")
 
 
-def fill(args, plan: dict | None, goal: int, excluded: set[str], flags: dict) -> dict:
+def fill(args, plan: dict | None, goal: int, flags: dict) -> dict:
     """Draw and write what is missing; return the plan. Raises Outage."""
     pool = ThreadPoolExecutor(AT_ONCE)
     revision = plan["revision"] if plan else args.revision
-    files = open_dataset("--dataset", args.dataset, sources.ROW_COLUMNS, revision)
-    revision = plan["prs_revision"] if plan else None
-    prs = open_dataset("--prs", args.prs, sources.PR_COLUMNS, revision)
-    benchmarks = read_benchmarks(args.benchmarks, files.hub is not None, plan)
-    plan = plan or sample.new_plan(flags, files.revision, prs.revision)
-    plan["benchmarks"] = {"lists": benchmarks.lists}
-    sample.check_revisions(plan, files, prs)
-
+    files = ParquetFiles("--dataset", args.dataset, sources.ROW_COLUMNS, revision)
+    prs_revision = plan["prs_revision"] if plan else None
+    prs = ParquetFiles("--prs", args.prs, sources.PR_COLUMNS, prs_revision)
+    for source, pinned in ((files, revision), (prs, prs_revision)):
+        if plan and source.revision != pinned:
+            raise sample.changed(source)
     records = sources.Records(prs, pool)
-    rules = Rules(records, benchmarks, excluded, args.exclude, flags["--license"])
-    progress = Progress(goal, "prompts", "prompt")
-    sample.write_prompts(Sampler(files, plan, rules, args, pool), goal, progress)
-    progress.close()
+    exclusions = Exclusions(flags, args.exclude, records)
+    exclusions.read_benchmarks(args.benchmarks, files.hub is not None, plan)
+    plan = plan or sample.new_plan(flags, files, prs)
+    plan["benchmarks"] = {"lists": exclusions.lists}
+
+    sample.write_prompts(Sampler(files, plan, exclusions, args, pool), goal)
     turns = sample.planned_turns(plan)[:goal]
     if not turns:
         raise UserError(f"--dataset {args.dataset} gave no prompt: {sample.why_empty(plan)}.")
 
     missing = sample.missing_records(turns)
     progress = Progress(len(missing), "records", "record")
-    for _ in records.write(missing):
+    for record in records.read(missing):
+        write_json(Path("commit", f"{record['instance_id']}.json"), record)
         progress.update(1)
     progress.close()
-    plan["summary"] = sample.summarize(plan, turns)
-    benchmarks.count(plan["in_benchmark"], sample.sampled_repos(turns))
+    sample.summarize(plan, turns, exclusions)
     write_json(sample.PLAN, plan)
     return plan
 

@@ -11,7 +11,7 @@ import json
 import os
 import re
 import threading
-from collections import defaultdict
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -19,93 +19,88 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from huggingface_hub import constants
 
-from common.files import UserError, digest
+from common.files import UserError, clean_text, digest
 from common.hub import Hub, Outage, RemoteFile, plain
 
 PRE_BUFFER_BYTES = 64 << 20  # up to here a row group's columns come in one request, into memory
 PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded for any row group
 
 
-def open_dataset(
-    flag: str, name: str, columns, revision: str | None = None, train: bool = True
-) -> ParquetFiles:
-    """Open what a flag names: a folder, a glob, or a Hub id at `revision` (its newest commit).
-
-    Its files must hold the top-level `columns`. Raises UserError.
-    """
-    here = glob.has_magic(name) or Path(name).expanduser().exists()
-    if not here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-        try:
-            return ParquetFiles(flag, name, columns, hub=Hub(flag, name, revision, train))
-        except Outage as outage:
-            raise UserError(
-                f"{outage}.\nCheck the network and HF_ENDPOINT, or give local parquet: "
-                "--dataset FOLDER --prs FOLDER."
-            ) from None
-    return ParquetFiles(flag, name, columns)
-
-
-def local_files(path: Path) -> tuple[Path, dict[str, int]]:
-    """Return the folder that holds them all, and {path below it: size in bytes}."""
-    if path.is_file():
-        root = path.parent
-        found = [path]
-    elif glob.has_magic(str(path)):
-        root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        found = [Path(name) for name in glob.glob(str(path), recursive=True)]
-    else:
-        root = path
-        found = path.rglob("*.parquet")
-    sizes = {
-        file.relative_to(root).as_posix(): file.stat().st_size for file in found if file.is_file()
-    }
-    return root, dict(sorted(sizes.items()))
-
-
 class ParquetFiles:
     """A dataset's files: `files` {path: size in bytes}, `revision`, `bytes_read` of columns.
 
-    The revision of local files is a digest of their names and sizes.
+    `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit); the
+    revision of local files is a digest of their names and sizes. The files must hold the top-level
+    `columns`. Raises UserError.
     """
 
-    def __init__(self, flag: str, name: str, columns, hub: Hub | None = None):
-        self.flag = flag
+    def __init__(self, flag: str, name: str, columns, revision=None, train: bool = True):
+        self.what = f"{flag} {name}"
         self.name = name
         self.columns = columns
-        self.hub = hub
+        self.hub: Hub | None = None
         self.bytes_read = 0
         self._footers: dict[str, pq.FileMetaData] = {}
-        self._locks: dict[str, threading.Lock] = defaultdict(threading.Lock)
-        if hub:
-            self.files = hub.files
-            self.revision = hub.revision
+        path = Path(name).expanduser()
+        is_here = glob.has_magic(name) or path.exists()
+        if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
+            try:
+                self.hub = Hub(flag, name, revision, train)
+            except Outage as outage:
+                raise UserError(
+                    f"{outage}.\nCheck the network and HF_ENDPOINT, or give local parquet: "
+                    "--dataset FOLDER --prs FOLDER."
+                ) from None
+            self.files = self.hub.files
+            self.revision = self.hub.revision
         else:
-            self._root, self.files = local_files(Path(name).expanduser())
+            if path.is_dir():
+                self._root = path
+                found = path.rglob("*.parquet")
+            elif path.is_file():
+                self._root = path.parent
+                found = [path]
+            else:
+                fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+                self._root = Path(*fixed)
+                found = map(Path, glob.glob(str(path), recursive=True))
+            sizes = {}
+            for file in found:
+                if file.is_file():
+                    sizes[file.relative_to(self._root).as_posix()] = file.stat().st_size
+            self.files = dict(sorted(sizes.items()))  # the draw goes by their order
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
         if not any(self.files.values()):
             wrong = "all of its parquet files are empty" if self.files else "no parquet file there"
             raise UserError(
-                f"{flag} {name}: {wrong}. Expected a folder or a glob of *.parquet files, or a "
+                f"{self.what}: {wrong}. Expected a folder or a glob of *.parquet files, or a "
                 "Hub dataset id such as owner/name."
             )
 
+    def groups(self) -> list[tuple[str, int]]:
+        """Return (file, number) of all row groups; reads every footer."""
+        return [
+            (file, group)
+            for file in self.files
+            for group in range(self.footer(file).num_row_groups)
+        ]
+
     def footer(self, file: str) -> pq.FileMetaData:
         """Return the footer of `file`, read once. Raises UserError, also when it lacks a column."""
-        with self._locks[file]:
-            if file not in self._footers:
-                with self._told(file), pq.ParquetFile(self._open(file)) as parquet:
-                    metadata = parquet.metadata
-                for column in self.columns:
-                    problem = column_problem(metadata, column)
-                    if problem:
-                        raise UserError(
-                            f"{self.flag} {self.name}: {file} {problem}\n"
-                            f"Expected columns: {', '.join(self.columns)}."
-                        )
-                self._footers[file] = metadata
-            return self._footers[file]
+        if file not in self._footers:
+            with self._told(file), pq.ParquetFile(self._open(file)) as parquet:
+                metadata = parquet.metadata
+            for column in self.columns:
+                problem = column_problem(metadata, column)
+                if problem:
+                    raise UserError(
+                        f"{self.what}: {file} {problem}\n"
+                        f"Expected columns: {', '.join(self.columns)}."
+                    )
+            self._footers[file] = metadata
+        return self._footers[file]
 
-    def batches(self, file: str, group: int, columns, rows_at_once: int):
+    def batches(self, file: str, group: int, columns, rows_at_once: int = 64):
         """Yield record batches of columns of one row group. Raises UserError for a broken file."""
         metadata = self.footer(file)
         size = self.size(file, group, columns)
@@ -121,30 +116,26 @@ class ParquetFiles:
         with self._told(file), parquet:
             yield from parquet.iter_batches(rows_at_once, row_groups=[group], columns=paths)
 
-    def kept_batches(self, file: str, group: int, columns):
-        """Yield what `batches` does; of a Hub dataset from a copy that is kept for the next run."""
-        if self.hub is None:
-            yield from self.batches(file, group, columns, 64)
-        else:
-            path = self.local_path(file, group, columns)
-            with self._told(path), pq.ParquetFile(path) as parquet:
-                yield from parquet.iter_batches(1024)
+    def clean_batches(self, file: str, group: int, columns) -> Iterator[pa.RecordBatch]:
+        """Yield what `batches` does, all but numbers as clean text, null where there is none.
 
-    def local_paths(self, columns) -> list[Path]:
-        """Return files here that hold the columns of all row groups, as local_path does of one."""
-        paths = []
-        for file in self.files:
-            for group in range(self.footer(file).num_row_groups):
-                paths.append(self.local_path(file, group, columns))
-        return list(dict.fromkeys(paths))
-
-    def local_path(self, file: str, group: int, columns) -> Path:
-        """Return a file here that holds the columns of one row group: of a Hub dataset a copy.
-
-        It is made first where it is missing, under HF_HOME (~/.cache/huggingface/parquet_parts).
+        A Hub dataset's row group is copied first, under HF_HOME (~/.cache/huggingface), and the
+        copy is kept for the next run.
         """
         if self.hub is None:
-            return self._root / file
+            batches = self.batches(file, group, columns)
+        else:
+            batches = self._kept_batches(file, group, columns)
+        for batch in batches:
+            clean = {}
+            for name, column in zip(batch.schema.names, batch.columns):
+                is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
+                if not is_number:
+                    column = pa.array(map(as_text, plain_values(column)), pa.string())
+                clean[name] = column
+            yield pa.RecordBatch.from_pydict(clean)
+
+    def _kept_batches(self, file: str, group: int, columns) -> Iterator[pa.RecordBatch]:
         folder = Path(constants.HF_HOME, "parquet_parts", self.name.replace("/", "--"))
         part = f"{file.replace('/', '--')}.{group}.{digest(*columns)[:8]}.parquet"
         path = folder / self.revision / part
@@ -152,7 +143,7 @@ class ParquetFiles:
             path.parent.mkdir(parents=True, exist_ok=True)
             temporary = path.with_name(f".{part}.{os.getpid()}-{threading.get_ident()}.tmp")
             try:
-                batches = self.batches(file, group, columns, 64)
+                batches = self.batches(file, group, columns)
                 first = next(batches)
                 with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
                     for batch in itertools.chain([first], batches):
@@ -160,7 +151,8 @@ class ParquetFiles:
                 os.replace(temporary, path)
             finally:
                 temporary.unlink(missing_ok=True)
-        return path
+        with self._told(path), pq.ParquetFile(path) as parquet:
+            yield from parquet.iter_batches(1024)
 
     def size(self, file: str, group: int, columns) -> int:
         """Return the compressed bytes of columns of one row group."""
@@ -183,10 +175,8 @@ class ParquetFiles:
         except (pa.ArrowException, EOFError, OSError) as error:
             if getattr(error, "errno", None):  # a disk's refusal has a number, a torn file none
                 raise
-            raise UserError(
-                f"{self.flag} {self.name}: {file} is not a whole parquet file "
-                f"({plain(error)[:150]})."
-            ) from None
+            problem = f"{file} is not a whole parquet file ({plain(error)[:150]})"
+            raise UserError(f"{self.what}: {problem}.") from None
 
 
 def needed_leaves(metadata: pq.FileMetaData, columns) -> list[int]:
@@ -220,15 +210,19 @@ def plain_values(column: pa.Array) -> list:
     try:
         return column.to_pylist()
     except (ValueError, OverflowError, pa.ArrowException):
-        return [plain_value(scalar) for scalar in column]
+        if len(column) > 1:
+            return [plain_values(column.slice(place, 1))[0] for place in range(len(column))]
+        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
+            return [
+                value.decode("utf-8", "replace") for value in column.cast(pa.binary()).to_pylist()
+            ]
+        return [None]
 
 
-def plain_value(scalar: pa.Scalar) -> object:
-    try:
-        return scalar.as_py()
-    except UnicodeDecodeError:
-        if pa.types.is_nested(scalar.type):
-            return None
-        return scalar.cast(pa.binary()).as_py().decode("utf-8", "replace")
-    except (ValueError, OverflowError, pa.ArrowException):
-        return None
+def as_text(value: object) -> str:
+    """Return a value as clean text, null as ""."""
+    if isinstance(value, bytes):
+        value = value.decode("utf-8", "replace")
+    if hasattr(value, "isoformat"):
+        value = value.isoformat()
+    return "" if value is None else clean_text(str(value))

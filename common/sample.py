@@ -1,6 +1,6 @@
-"""The sample on disk: prompt/_plan.json and the files of prompts that it plans.
+"""The sample on disk: prompt/_plan.json, the files of prompts that it plans, and the summary.
 
-A sampler (prompt.py has it) draws the windows; here they are saved so that a kill loses little.
+prompt.py draws the windows; here they are saved so that a kill loses little.
 """
 
 from __future__ import annotations
@@ -13,17 +13,21 @@ from collections import Counter
 from operator import itemgetter
 from pathlib import Path
 
-from common import benchmarks
 from common.cli import Progress
+from common.exclusions import Exclusions, benchmark_lines, new_entry
 from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
 from common.parquet import ParquetFiles
+from common.sources import read_chats, read_instances
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record
 
 PROMPT = Path("prompt")
 PLAN = PROMPT / "_plan.json"
-SAVE_EVERY_S = 1  # what a kill costs; it is drawn again just so
+SAVE_EVERY_S = 1  # the plan, while windows are drawn
 PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary")
 YOUNGER_FLAGS = {"--license": []}  # what a plan that does not name them was made with
+
+
+# ------------------------------------------------------------------------------------------- plan
 
 
 def read_plan(flags: dict) -> dict | None:
@@ -39,10 +43,12 @@ def read_plan(flags: dict) -> dict | None:
             ) from None
         return None
     except BadFile as bad:
-        print(f"{bad}; moved aside to {quarantine(PLAN)}, made again", file=sys.stderr)
+        set_aside(PLAN, bad.why)
         return None
     for kind in SAMPLING_LISTS:
-        plan.setdefault(kind, [])  # an older version knew fewer
+        plan.setdefault(kind, [])  # an older version knew fewer, and no benchmarks
+    unchecked = new_entry("any benchmark", None, 0, "sampled by an older version")
+    plan.setdefault("benchmarks", {"lists": [unchecked]})
     for flag, value in flags.items():
         there = plan["flags"].get(flag, YOUNGER_FLAGS.get(flag, value))
         if there != value:
@@ -54,32 +60,23 @@ def read_plan(flags: dict) -> dict | None:
     return plan
 
 
-def new_plan(flags: dict, revision: str, prs_revision: str) -> dict:
+def set_aside(path: Path, problem: str) -> None:
+    print(f"{path}: {problem}; moved aside to {quarantine(path)}, made again", file=sys.stderr)
+
+
+def new_plan(flags: dict, files: ParquetFiles, prs: ParquetFiles) -> dict:
     """Return a plan in which nothing was drawn yet."""
-    plan = {
-        "dataset": flags["--dataset"], "revision": revision,
-        "prs": flags["--prs"], "prs_revision": prs_revision,
+    return {
+        "dataset": flags["--dataset"], "revision": files.revision,
+        "prs": flags["--prs"], "prs_revision": prs.revision,
         "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
         "exhausted": False, "summary": None, "benchmarks": {"lists": []},
+        **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
     }  # fmt: skip
-    for kind in SAMPLING_LISTS:
-        plan[kind] = []
-    plan["offsets"] = []
-    return plan
-
-
-def check_revisions(plan: dict, files: ParquetFiles, prs: ParquetFiles) -> None:
-    """Raise UserError when the datasets are not those that the plan was made from."""
-    for source, pinned in ((files, plan["revision"]), (prs, plan["prs_revision"])):
-        if source.revision != pinned:
-            raise UserError(
-                f"{source.flag} {source.name}: its files are no longer those that {PLAN} was made "
-                "from.\nPut them back, or start in another folder."
-            )
 
 
 def planned_turns(plan: dict) -> list[dict]:
-    """Return the turns of the plan in order, each with its file and the number of its window."""
+    """Return the turns of the plan in order, each with its file and its window's number."""
     turns = []
     for number, window in enumerate(plan["offsets"]):
         for turn in window["turns"]:
@@ -92,9 +89,7 @@ def chat_digest(instance_id: str, messages: list[dict]) -> str:
     return digest(instance_id, json.dumps(messages))[:16]
 
 
-def prompts_file(plan: dict, first: int) -> Path:
-    """Return the file whose first prompt is number `first` of the sample (from 0)."""
-    return PROMPT / f"prompts_{plan['count']}_{first // PROMPTS_PER_FILE + 1}.json"
+# ---------------------------------------------------------------------------------------- prompts
 
 
 def make_prompt(file: str, turn: dict, repo: str, messages: list[dict]) -> dict:
@@ -106,25 +101,6 @@ def make_prompt(file: str, turn: dict, repo: str, messages: list[dict]) -> dict:
         "assistant": messages[turn["turn"]]["content"],
         "source": {"file": file, "row": turn["row"], "turn": turn["turn"]},
     }
-
-
-def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
-    """Return the prompts of a file; one that holds anything but its planned turns is set aside."""
-    path = prompts_file(plan, first)
-    planned = turns[first : first + PROMPTS_PER_FILE]
-    try:
-        prompts = read_json(path)
-    except FileNotFoundError:
-        return []
-    except BadFile as bad:
-        problem = bad.why
-    else:
-        fits = isinstance(prompts, list) and len(prompts) <= len(planned)
-        if fits and all(map(is_prompt_of, planned, prompts)):
-            return prompts
-        problem = "does not hold what the plan says"
-    print(f"{path}: {problem}; moved aside to {quarantine(path)}, made again", file=sys.stderr)
-    return []
 
 
 def is_prompt_of(turn: dict, prompt: object) -> bool:
@@ -139,6 +115,29 @@ def is_prompt_of(turn: dict, prompt: object) -> bool:
         return False
 
 
+def prompts_file(plan: dict, first: int) -> Path:
+    """Return the file whose first prompt is number `first` of the sample (from 0)."""
+    return PROMPT / f"prompts_{plan['count']}_{first // PROMPTS_PER_FILE + 1}.json"
+
+
+def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
+    """Return the prompts of a file; one that holds anything but its planned turns is set aside."""
+    path = prompts_file(plan, first)
+    planned = turns[first : first + PROMPTS_PER_FILE]
+    problem = "does not hold what the plan says"
+    try:
+        prompts = read_json(path)
+        fits = isinstance(prompts, list) and len(prompts) <= len(planned)
+        if fits and all(map(is_prompt_of, planned, prompts)):
+            return prompts
+    except FileNotFoundError:
+        return []
+    except BadFile as bad:
+        problem = bad.why
+    set_aside(path, problem)
+    return []
+
+
 def count_held(plan: dict | None, goal: int) -> int:
     """Return how many of the first `goal` prompts of the plan lie there, whole."""
     turns = planned_turns(plan) if plan else []
@@ -146,15 +145,6 @@ def count_held(plan: dict | None, goal: int) -> int:
     for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
         held += min(len(held_prompts(plan, turns, first)), goal - first)
     return held
-
-
-def is_complete(plan: dict | None, held: int, goal: int) -> bool:
-    """Tell whether nothing is left to do: no turn, no record, no summary."""
-    if plan is None or not plan["summary"]:
-        return False
-    turns = planned_turns(plan)[:goal]
-    drawn = len(turns) == goal or plan["exhausted"]
-    return drawn and held == len(turns) and not missing_records(turns)
 
 
 def missing_records(turns: list[dict]) -> set[str]:
@@ -166,130 +156,133 @@ def missing_records(turns: list[dict]) -> set[str]:
         except UserError:
             missing.add(instance_id)
         except BadFile as bad:
-            print(f"{bad}; moved aside to {quarantine(bad.path)}, made again", file=sys.stderr)
+            set_aside(bad.path, bad.why)
             missing.add(instance_id)
     return missing
 
 
-def save(plan: dict, first: int, prompts: list[dict], goal: int) -> tuple[int, list[dict]]:
-    """Write the plan, then the prompts from number `first` to `goal`.
-
-    Return the number of the first prompt whose file is not full, and the prompts from there on.
-    """
-    write_json(PLAN, plan)
-    while prompts and first < goal:
-        write_json(prompts_file(plan, first), prompts[: min(PROMPTS_PER_FILE, goal - first)])
-        if len(prompts) < PROMPTS_PER_FILE:
-            break
-        prompts = prompts[PROMPTS_PER_FILE:]
-        first += PROMPTS_PER_FILE
-    return first, prompts
+def is_complete(plan: dict | None, held: int, goal: int) -> bool:
+    """Tell whether nothing is left to do: no turn, no record, no summary."""
+    if plan is None or not plan["summary"]:
+        return False
+    turns = planned_turns(plan)[:goal]
+    drawn = len(turns) == goal or plan["exhausted"]
+    return drawn and held == len(turns) and not missing_records(turns)
 
 
-# ------------------------------------------------------------------------------------------ files
+def changed(files: ParquetFiles) -> UserError:
+    """Return the error of a dataset that is not what the plan was made from."""
+    return UserError(
+        f"{files.what}: it no longer holds what {PLAN} was made from.\n"
+        "Put its files back, or start in another folder."
+    )
 
 
-def write_prompts(sampler, goal: int, progress: Progress) -> None:
-    """Write prompts 0 to `goal`: first those that the plan holds, then those of new windows."""
-    turns = planned_turns(sampler.plan)
-    first = 0  # number of the first prompt of the file at hand
-    prompts: list[dict] = []  # from there on
-    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
-        prompts = complete_file(sampler, turns, first, goal)
-        progress.update(len(prompts))
-    saved_at = time.monotonic()
-    unsaved = False
-    try:
-        for drawn in sampler.draw(goal):
-            prompts += drawn
-            unsaved = bool(sampler.taken)
-            if unsaved and time.monotonic() - saved_at > SAVE_EVERY_S:
-                first, prompts = save(sampler.plan, first, prompts, goal)
-                saved_at = time.monotonic()
-                unsaved = False
-            progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
-    finally:  # also of a run that is interrupted here
-        if unsaved:
-            save(sampler.plan, first, prompts, goal)
-
-
-def complete_file(sampler, turns: list[dict], first: int, goal: int) -> list[dict]:
-    """Return the prompts of one file; read again and write those that it lacks up to `goal`."""
-    planned = turns[first : min(first + PROMPTS_PER_FILE, goal)]
-    prompts = held_prompts(sampler.plan, turns, first)
-    missing = planned[len(prompts) :]
-    again = []
-    for number, turns_of_window in itertools.groupby(missing, key=itemgetter("window")):
-        again += sampler.read_again(number, list(turns_of_window))
-    if not all(map(is_prompt_of, missing, again)):
-        raise UserError(
-            f"{sampler.files.flag} {sampler.files.name}: it no longer holds what {PLAN} "
-            "was made from.\nPut its files back, or start in another folder."
-        )
-    if again:
-        prompts += again
-        write_json(prompts_file(sampler.plan, first), prompts)
+def read_again(files: ParquetFiles, plan: dict, turns: list[dict]) -> list[dict]:
+    """Return the prompts of planned turns, read from the dataset."""
+    prompts = []
+    for number, group in itertools.groupby(turns, key=itemgetter("window")):
+        turns_of_window = list(group)
+        window = plan["offsets"][number]
+        place = window["file"], window["row_group"]
+        instances = read_instances(files, *place)
+        chats = read_chats(files, *place, {turn["row"] for turn in turns_of_window})
+        for turn in turns_of_window:
+            messages = chats[turn["row"]] or []
+            if turn["instance_id"] not in instances or turn["turn"] >= len(messages):
+                raise changed(files)
+            repo = instances[turn["instance_id"]][0]
+            prompts.append(make_prompt(window["file"], turn, repo, messages))
+    if not all(map(is_prompt_of, turns, prompts)):
+        raise changed(files)
     return prompts
+
+
+def write_prompts(sampler, goal: int) -> None:
+    """Write prompts 0 to `goal`: those that the plan holds, then those of new windows.
+
+    The plan is saved every second: a kill costs the reading of one file's prompts at most.
+    """
+    plan = sampler.plan
+    windows = sampler.draw(goal)
+    progress = Progress(goal, "prompts", "prompt")
+    saved_at = time.monotonic()
+    prompts: list[dict] = []  # of the file at hand, and what was drawn beyond it
+    for first in range(0, goal, PROMPTS_PER_FILE):
+        size = min(PROMPTS_PER_FILE, goal - first)
+        held = []  # by the file
+        if not prompts:
+            turns = planned_turns(plan)
+            held = held_prompts(plan, turns, first)
+            missing = turns[first + len(held) : first + size]
+            prompts = held + read_again(sampler.files, plan, missing)
+            progress.update(len(prompts))
+        try:
+            while len(prompts) < size and (drawn := next(windows, None)) is not None:
+                prompts += drawn
+                progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
+                if prompts and time.monotonic() - saved_at > SAVE_EVERY_S:
+                    write_json(PLAN, plan)
+                    saved_at = time.monotonic()
+        finally:  # also of a run that is interrupted here
+            if len(prompts) > len(held):
+                write_json(PLAN, plan)
+                write_json(prompts_file(plan, first), prompts[:size])
+        if len(prompts) < size:
+            break  # there are no more
+        prompts = prompts[size:]
+    progress.close()
 
 
 # ---------------------------------------------------------------------------------------- summary
 
 
-def sampled_repos(turns: list[dict]) -> set[str]:
-    """Return the repos of the records of these turns."""
-    return {read_record(name)["repo"] for name in {turn["instance_id"] for turn in turns}}
-
-
-def summarize(plan: dict, turns: list[dict]) -> dict:
-    """Return what was sampled, for the tally and the report; bytes are those of a run at one go."""
+def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
+    """Put into the plan what was sampled; its bytes are those of a run at one go."""
     per_instance = Counter(turn["instance_id"] for turn in turns)
     languages = Counter()
+    repos = set()
     for instance_id, count in per_instance.items():
-        languages[read_record(instance_id)["language"] or "unknown"] += count
+        record = read_record(instance_id)
+        languages[record["language"] or "unknown"] += count
+        repos.add(record["repo"])
     sizes = {}
     passed_over = set()
     for window in plan["offsets"]:
         sizes[window["file"], window["row_group"]] = window["bytes"]
         for row in window["passed_over"]:
             passed_over.add((window["file"], row["row"], row["reason"]))
-    thirds = Counter({"early": 0, "middle": 0, "late": 0})
-    thirds.update(turn["third"] for turn in turns)
-    return {
+    thirds = Counter(turn["third"] for turn in turns)
+    plan["summary"] = {
         "prompts": len(turns),
         "instances": len(per_instance),
-        "repos": len(sampled_repos(turns)),
+        "repos": len(repos),
         "most_turns_of_an_instance": max(per_instance.values()),
         "languages": dict(languages.most_common()),
-        "thirds": dict(thirds),
+        "thirds": {third: thirds[third] for third in ("early", "middle", "late")},
         "windows": len(plan["offsets"]),
         "row_groups": len(sizes),
         "trajectory_bytes": sum(sizes.values()),
         "rows_passed_over": dict(Counter(reason for *_, reason in sorted(passed_over))),
     }
+    exclusions.count_overlaps(plan["in_benchmark"], repos)
 
 
 def summary_lines(plan: dict) -> list[str]:
     """Return the summary as lines for the tally."""
-    seen = plan["summary"]
-    languages = list(seen["languages"].items())[:8]
-    lines = [
-        f"{seen['prompts']} prompts of {seen['instances']} instances in {seen['repos']} repos, "
-        f"at most {seen['most_turns_of_an_instance']} of an instance",
-        "languages  " + ", ".join(f"{name} {count}" for name, count in languages),
-        "turns      " + ", ".join(f"{third} {count}" for third, count in seen["thirds"].items()),
-        f"read       {seen['trajectory_bytes'] / 1e6:,.1f} MB of trajectories "
-        f"({seen['windows']} windows, {seen['row_groups']} row groups)",
-    ]
-    for reason, count in seen["rows_passed_over"].items():
-        lines.append(f"passed over {count} rows, {reason}")
+    lines = []
+    for name, value in plan["summary"].items():
+        if isinstance(value, dict):
+            value = ", ".join(f"{key} {count}" for key, count in list(value.items())[:8])
+        lines.append(f"{name.replace('_', ' ')}: {value or 'none'}")
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
             named = ", ".join(names[:5]) + (" ..." if names[5:] else "")
             lines.append(f"left out {len(names)} {words}: {named}")
-    lines += benchmarks.lines(plan)
+    lines += benchmark_lines(plan)
     if plan["exhausted"]:
-        found = f"{seen['prompts']} of {plan['count']} were found"
+        found = f"{plan['summary']['prompts']} of {plan['count']} were found"
         lines.append(f"the dataset has no more turns to give: {found}")
     return lines
 

@@ -4,17 +4,17 @@ from __future__ import annotations
 
 import json
 import math
+from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from functools import lru_cache
-from pathlib import Path
 from typing import NamedTuple
 
 import duckdb
+import pyarrow as pa
 
-from common.benchmarks import text_mark
-from common.files import clean_text, write_json
-from common.parquet import ParquetFiles, plain_values
+from common.exclusions import text_mark
+from common.files import clean_text
+from common.parquet import ParquetFiles, as_text, plain_values
 from common.replies.patch import changed_files
 from common.turns import RECORD_KEYS
 
@@ -37,11 +37,9 @@ def read_instances(files: ParquetFiles, file: str, group: int) -> dict:
     instances = {}
     row = files.first_row(file, group)
     for batch in files.batches(file, group, ("instance_id", "repo"), 4096):
-        ids = plain_values(batch["instance_id"])
         repos = plain_values(batch["repo"])
-        for instance_id, repo in zip(ids, repos):
-            rows = instances.setdefault(instance_id, (as_text(repo), []))[1]
-            rows.append(row)
+        for instance_id, repo in zip(plain_values(batch["instance_id"]), repos):
+            instances.setdefault(instance_id, (as_text(repo), []))[1].append(row)
             row += 1
     return instances
 
@@ -50,12 +48,12 @@ def read_chats(files: ParquetFiles, file: str, group: int, wanted: set[int]) -> 
     """Return {row number in the file: its messages}; the other rows pass by in small batches."""
     chats = {}
     row = files.first_row(file, group)
-    batches = files.batches(file, group, ("messages",), 64)
+    batches = files.batches(file, group, ("messages",))
     while len(chats) < len(wanted):
         batch = next(batches)
         for place in range(batch.num_rows):
             if row + place in wanted:
-                value = plain_values(batch["messages"][place : place + 1])[0]
+                [value] = plain_values(batch["messages"].slice(place, 1))
                 chats[row + place] = read_messages(value)
         row += batch.num_rows
     return chats
@@ -94,7 +92,7 @@ class Place(NamedTuple):
     row: int  # in the row group
     repo: str
     base_commit: str
-    license: str
+    license: str = ""
 
 
 class Records:
@@ -104,119 +102,65 @@ class Records:
         self.prs = prs
         self.pool = pool
         self.places: dict[str, Place] = {}
-        groups = []
-        for file in prs.files:
-            groups += [(file, group) for group in range(prs.footer(file).num_row_groups)]
-        for places in pool.map(self._read_places, groups):
+        for places in pool.map(self._read_places, prs.groups()):
             for instance_id, place in places:
                 self.places.setdefault(instance_id, place)
-        self._text_marks = lru_cache(maxsize=None)(self._read_text_marks)
+        self._text_marks: dict[tuple, list] = {}  # by row group
 
     def _read_places(self, group: tuple[str, int]) -> list[tuple[str, Place]]:
-        columns = ("instance_id", "repo", "base_commit", *self._license_columns(group[0]))
+        names = self.prs.footer(group[0]).schema.to_arrow_schema().names
+        licenses = [column for column in LICENSE_COLUMNS if names.count(column) == 1][:1]
+        columns = ("repo", "base_commit", *licenses)
         places = []
-        for batch in self.prs.kept_batches(*group, columns):
-            for ids, *known in zip(*(plain_values(batch[column]) for column in columns)):
-                known = [as_text(value) for value in known]
-                places.append((ids, Place(*group, len(places), *known, *[""] * (3 - len(known)))))
+        for batch in self.prs.clean_batches(*group, ("instance_id", *columns)):
+            for row in batch.to_pylist():
+                known = [as_text(row[column]) for column in columns]
+                places.append((as_text(row["instance_id"]), Place(*group, len(places), *known)))
         return places
-
-    def _license_columns(self, file: str) -> list[str]:
-        names = self.prs.footer(file).schema.to_arrow_schema().names
-        return [column for column in LICENSE_COLUMNS if names.count(column) == 1][:1]
 
     def text_mark(self, instance_id: str) -> tuple | None:
         """Return the issue's text as a benchmark's mark; reads that column of the row group."""
         place = self.places[instance_id]
-        return self._text_marks(place.file, place.group)[place.row]
+        group = place.file, place.group
+        if group not in self._text_marks:
+            marks = []
+            for batch in self.prs.clean_batches(*group, ("problem_statement",)):
+                marks += [text_mark(as_text(text)) for text in batch[0].to_pylist()]
+            self._text_marks[group] = marks
+        return self._text_marks[group][place.row]
 
-    def _read_text_marks(self, file: str, group: int) -> list[tuple | None]:
-        marks = []
-        for batch in self.prs.kept_batches(file, group, ("problem_statement",)):
-            marks += [text_mark(as_text(text)) for text in plain_values(batch["problem_statement"])]
-        return marks
-
-    def read(self, instance_id: str) -> dict:
-        """Return one record, as its file holds it."""
-        place = self.places[instance_id]
-        row = place.row
-        for batch in self.prs.kept_batches(place.file, place.group, PR_COLUMNS):
-            if row < batch.num_rows:
-                break
-            row -= batch.num_rows
-        values = {}
-        for key, column in RECORD_COLUMNS.items():
-            values[key] = plain_values(batch[column][row : row + 1])[0]
-        return self._record_of(values)
-
-    def write(self, wanted: set[str]) -> Iterator[str]:
-        """Write commit/<instance_id>.json for the wanted ids; yield each when it is written.
-
-        Of a Hub dataset only the row groups and columns that hold them are read, and kept.
-        """
-        missing = set(wanted)
-        try:
-            for values in self._query(sorted(wanted)):
-                write_record(self._record_of(values))
-                missing.remove(values["instance_id"])
-                yield values["instance_id"]
-        except duckdb.Error:  # text that is no UTF-8, a date out of range: read what it refuses
-            pass
-        for instance_id in sorted(missing):
-            write_record(self.read(instance_id))
-            yield instance_id
-
-    def _query(self, wanted: list[str]) -> Iterator[dict]:
-        if not wanted:
-            return
-        groups = sorted({self.places[instance_id][:2] for instance_id in wanted})
-        paths = dict(zip(groups, self.pool.map(self._local_path, groups)))
-        rows = {}  # DuckDB's threads give rows in any order: of an id the one that is wanted
-        for instance_id in wanted:
+    def read(self, wanted: set[str]) -> Iterator[dict]:
+        """Yield the records of the wanted ids; reads the row groups that hold them, once."""
+        groups = defaultdict(list)
+        for instance_id in sorted(wanted):
             place = self.places[instance_id]
-            before = 0 if self.prs.hub else self.prs.first_row(place.file, place.group)
-            rows[instance_id] = (paths[place[:2]], before + place.row)
-        select = ", ".join(f'"{column}" AS "{key}"' for key, column in RECORD_COLUMNS.items())
-        query = (
-            f"SELECT {select}, filename, file_row_number FROM read_parquet(?, "
-            "union_by_name = true, filename = true, file_row_number = true) "
-            "WHERE instance_id IN (SELECT unnest(?))"
-        )
+            groups[place.file, place.group].append(place.row)
+        for records in self.pool.map(self._read_group, groups, groups.values()):
+            yield from records
+
+    def _read_group(self, group: tuple[str, int], places: list[int]) -> list[dict]:
+        """Return the records at these places of a row group, as commit/ holds them."""
+        select = ", ".join(f"{column} AS {key}" for key, column in RECORD_COLUMNS.items())
+        numbered = "SELECT *, row_number() OVER () - 1 AS place FROM rows"
+        query = f"SELECT {select} FROM ({numbered}) WHERE place IN (SELECT unnest(?))"
+        found = []
+        start = 0
         with duckdb.connect() as database:
-            found = database.execute(query, [sorted(set(paths.values())), wanted])
-            while values := found.fetchone():
-                *values, path, row = values
-                if rows[values[0]] == (path, row):
-                    yield dict(zip(RECORD_COLUMNS, values))
-
-    def _local_path(self, group: tuple[str, int]) -> str:
-        return str(self.prs.local_path(*group, PR_COLUMNS))
-
-    def _record_of(self, values: dict) -> dict:
-        """Return a record of the dataset's values: clean texts, nothing null."""
-        record = {key: record_value(value) for key, value in values.items()}
-        for key in RECORD_KEYS:
-            if key not in ("created_at", "files"):
-                record[key] = as_text(record[key])
-        record["files"] = changed_files(record["patch"])
-        record = {key: record[key] for key in RECORD_KEYS}
-        license_name = self.places[record["instance_id"]].license
-        return {**record, "license": license_name} if license_name else record
-
-
-def write_record(record: dict) -> None:
-    write_json(Path("commit", f"{record['instance_id']}.json"), record)
-
-
-def record_value(value: object) -> str | int | float | bool:
-    """Return a value as JSON may hold it."""
-    if isinstance(value, int) or isinstance(value, float) and math.isfinite(value):
-        return value
-    return value.isoformat() if hasattr(value, "isoformat") else as_text(value)
-
-
-def as_text(value: object) -> str:
-    """Return a value as clean text, null as ""."""
-    if isinstance(value, bytes):
-        value = value.decode("utf-8", "replace")
-    return "" if value is None else clean_text(str(value))
+            for rows in self.prs.clean_batches(*group, PR_COLUMNS):
+                here = [place - start for place in places if 0 <= place - start < len(rows)]
+                if here:
+                    database.register("rows", pa.Table.from_batches([rows]))
+                    found += database.execute(query, [here]).fetchall()
+                start += len(rows)
+        records = []
+        for values in found:
+            record = dict(zip(RECORD_COLUMNS, values))
+            created_at = record["created_at"]
+            record = {key: as_text(value) for key, value in record.items()}
+            if isinstance(created_at, (int, float)) and math.isfinite(created_at):
+                record["created_at"] = created_at
+            record["files"] = changed_files(record["patch"])
+            record = {key: record[key] for key in RECORD_KEYS}
+            license_name = self.places[record["instance_id"]].license
+            records.append({**record, "license": license_name} if license_name else record)
+        return records

@@ -132,10 +132,7 @@ class _Handler(BaseHTTPRequestHandler):
     def handle(self):
         try:
             super().handle()
-        except (
-            BrokenPipeError,
-            ConnectionResetError,
-        ):  # a client that was killed, or went away from a fault
+        except ConnectionError:  # a client that was killed, or went away from a fault
             self.close_connection = True
 
     def do_GET(self):
@@ -156,15 +153,12 @@ class _Handler(BaseHTTPRequestHandler):
     do_HEAD = do_POST = do_GET
 
     def answer(self, path: str) -> None:
-        fault = (
-            self.hub.pick_fault(("503", "429"))
-            or len(self.hub.requests) >= self.hub.dies_after
-            and "429"
-        )
+        fault = self.hub.pick_fault(("503", "429"))
+        if len(self.hub.requests) >= self.hub.dies_after:
+            fault = "429"
         if fault:
-            return self.reply(
-                int(fault), {"error": "busy"}, {"Retry-After": "0"} if fault == "429" else {}
-            )
+            headers = {"Retry-After": "0"} if fault == "429" else {}
+            return self.reply(int(fault), {"error": "busy"}, headers)
         if info := re.fullmatch(r"/api/datasets/([\w.-]+/[\w.-]+)(?:/revision/(.+))?", path):
             if self.may(info[1], info[2], contents=False):
                 self.reply(200, {"id": info[1], "sha": self.hub.commit(info[1]), "siblings": []})
@@ -175,13 +169,11 @@ class _Handler(BaseHTTPRequestHandler):
             if self.may(file[1], file[2], contents=True):
                 self.redirect(file[1], file[3])
         elif paths := re.fullmatch(r"/api/datasets/([\w.-]+/[\w.-]+)/paths-info/([^/]+)", path):
-            asked = parse_qs(self.rfile.read(int(self.headers["Content-Length"])).decode()).get(
-                "paths", []
-            )
+            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
+            asked = parse_qs(body).get("paths", [])
             if self.may(paths[1], paths[2], contents=False):
-                self.reply(
-                    200, [entry for entry in self.entries(paths[1]) if entry["path"] in asked]
-                )
+                entries = self.entries(paths[1])
+                self.reply(200, [entry for entry in entries if entry["path"] in asked])
         elif path.startswith("/blob/"):
             self.blob(self.hub.folder / path.removeprefix("/blob/"))
         else:
@@ -203,31 +195,23 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def entries(self, name: str) -> list[dict]:
-        return [
-            {
-                "type": "file",
-                "oid": "0" * 40,
-                "size": path.stat().st_size,
-                "path": path.relative_to(self.hub.folder / name).as_posix(),
-            }
-            for path in self.hub.files(name)
-        ]
+        found = []
+        for path in self.hub.files(name):
+            place = path.relative_to(self.hub.folder / name).as_posix()
+            size = path.stat().st_size
+            found.append({"type": "file", "oid": "0" * 40, "size": size, "path": place})
+        return found
 
     def redirect(self, name: str, file: str) -> None:
         path = self.hub.folder / name / file
         if not path.is_file():
             return self.reply(404, {"error": "Entry not found"}, {"X-Error-Code": "EntryNotFound"})
-        self.reply(
-            302,
-            None,
-            {
-                "Location": f"{self.hub.url}/blob/{name}/{file}",
-                "X-Repo-Commit": self.hub.commit(name),
-                "X-Linked-Size": str(path.stat().st_size),
-                "X-Linked-Etag": '"0"',
-                "ETag": '"0"',
-            },
-        )
+        headers = {
+            "Location": f"{self.hub.url}/blob/{name}/{file}",
+            "X-Repo-Commit": self.hub.commit(name), "X-Linked-Size": str(path.stat().st_size),
+            "X-Linked-Etag": '"0"', "ETag": '"0"',
+        }  # fmt: skip
+        self.reply(302, None, headers)
 
     def listing(self, name: str, revision: str, folder: str, page: int = 1000) -> None:
         query = parse_qs(urlsplit(self.path).query)
@@ -235,22 +219,16 @@ class _Handler(BaseHTTPRequestHandler):
         depth = len(Path(folder).parts)
         if query.get("recursive", ["false"])[0].lower() != "true":
             parents = {"/".join(Path(entry["path"]).parts[: depth + 1]) for entry in entries}
-            entries = [entry for entry in entries if entry["path"] in parents] + [
-                {"type": "directory", "oid": "0" * 40, "size": 0, "path": path}
-                for path in sorted(parents)
-                if path not in {entry["path"] for entry in entries}
-            ]
-        entries = [
-            entry for entry in entries if not folder or entry["path"].startswith(folder + "/")
-        ]
+            entries = [entry for entry in entries if entry["path"] in parents]
+            for path in sorted(parents - {entry["path"] for entry in entries}):
+                entries.append({"type": "directory", "oid": "0" * 40, "size": 0, "path": path})
+        if folder:
+            entries = [entry for entry in entries if entry["path"].startswith(folder + "/")]
         start = int(query.get("cursor", ["0"])[0])
         tree = f"{self.hub.url}/api/datasets/{name}/tree/{revision}"
         more = f"{tree}?recursive=true&cursor={start + page}"
-        self.reply(
-            200,
-            entries[start : start + page],
-            {"Link": f'<{more}>; rel="next"'} if start + page < len(entries) else {},
-        )
+        headers = {"Link": f'<{more}>; rel="next"'} if start + page < len(entries) else {}
+        self.reply(200, entries[start : start + page], headers)
 
     def blob(self, path: Path) -> None:
         size = path.stat().st_size
@@ -292,11 +270,8 @@ class _Handler(BaseHTTPRequestHandler):
         body = b"" if value is None else json.dumps(value).encode()
         self.status = status
         self.send_response(status)
-        for name, text in {
-            "Content-Type": "application/json",
-            "Content-Length": str(len(body)),
-            **(headers or {}),
-        }.items():
+        length = {"Content-Type": "application/json", "Content-Length": str(len(body))}
+        for name, text in (length | (headers or {})).items():
             self.send_header(name, text)
         self.end_headers()
         if self.command != "HEAD":
@@ -318,15 +293,10 @@ def trajectory(instance: int, rollout: int, turns: int = 6, characters: int = 30
     ]
     for turn in range(turns):
         command = f"sed -n {chance.randrange(999)},+9p src/part{chance.randrange(9)}.py"
-        messages.append(
-            {"role": "assistant", "content": f"THOUGHT: step {turn}.\n\n```bash\n{command}\n```"}
-        )
-        messages.append(
-            {
-                "role": "user",
-                "content": f"Observation: {chance.getrandbits(characters * 2):x} {common}",
-            }
-        )
+        reply = f"THOUGHT: step {turn}.\n\n```bash\n{command}\n```"
+        messages.append({"role": "assistant", "content": reply})
+        seen = f"Observation: {chance.getrandbits(characters * 2):x} {common}"
+        messages.append({"role": "user", "content": seen})
     return messages
 
 

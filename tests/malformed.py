@@ -25,33 +25,14 @@ def _other_calls(random, calls: dict) -> dict:
     return {**calls, metric: random.choice([call for call in (0, 1, 2) if call != calls[metric]])}
 
 
+NO_CALLS = (
+    True, False, None, -1, 3, 10, 0.0, 1.0, 2.5, "3", "-1", "", " 1", "one", "reply 1", "1.0", [1],
+    {"winner": 1}, "1|2|0", "0 or 1", 12345678901234567890,
+)  # fmt: skip
+
+
 def _bad_value(random, calls):
-    value = random.choice(
-        (
-            True,
-            False,
-            None,
-            -1,
-            3,
-            10,
-            0.0,
-            1.0,
-            2.5,
-            1e0,
-            "3",
-            "-1",
-            "",
-            " 1",
-            "one",
-            "reply 1",
-            "1.0",
-            [1],
-            {"winner": 1},
-            "1|2|0",
-            "0 or 1",
-            12345678901234567890,
-        )
-    )
+    value = random.choice(NO_CALLS)
     return json.dumps({**calls, random.choice(METRICS): value, "reason": "x"})
 
 

@@ -1,21 +1,29 @@
-"""common/benchmarks.py, and what prompt.py does with it: a benchmark's tasks stay out."""
+"""common/exclusions.py, and what prompt.py does with it: a benchmark's tasks stay out."""
 
 from __future__ import annotations
 
 import csv
 import json
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common import benchmarks
-from common.benchmarks import Benchmarks, marks_of, read_benchmarks, read_list, text_mark
 from common.cli import Tally
 from common.config import Config
+from common.exclusions import (
+    DEFAULT_LISTS,
+    LIST_COLUMNS,
+    Exclusions,
+    marks_of,
+    read_list,
+    text_mark,
+)
 from common.files import UserError
 from common.page.left_out import huge_pr_page, read_left_out
+from common.sources import Place
 from runner import stage
 from tests.hub import FakeHub, pull_request, trajectory, write_datasets
 
@@ -93,7 +101,7 @@ def test_a_local_list_of_any_kind(tmp_path, name):
     write_list(tmp_path / name, planted())
     commit, rows = read_list(str(tmp_path / name), None)
     assert commit.startswith("local-")
-    assert rows == [{column: row[column] for column in benchmarks.COLUMNS} for row in planted()]
+    assert rows == [{column: row[column] for column in LIST_COLUMNS} for row in planted()]
 
 
 def test_none_of_a_list_passes_by_id_by_commit_by_text(data, tmp_path):
@@ -137,7 +145,7 @@ def test_lists_known_by_default_and_a_rerun_never_changes_the_draw(data, tmp_pat
         assert [entry["commit"] for entry in lists if entry["commit"]] == [hub.commit(LIST)]
         states = {entry["name"]: entry["state"] for entry in lists}
         assert states.pop(LIST) == "checked"
-        assert set(states) == {*benchmarks.DEFAULT} - {LIST}
+        assert set(states) == {*DEFAULT_LISTS} - {LIST}
         assert set(states.values()) == {"not checked"}
         for name in states:
             assert f"OVERLAP WITH {name} NOT CHECKED: " in run.stdout
@@ -258,35 +266,40 @@ def test_marks():
     assert text_mark(" \n") is None
 
 
+def exclusions(**places: Place) -> Exclusions:
+    records = SimpleNamespace(places=places, text_mark=lambda instance_id: None)
+    return Exclusions({"--exclude": [], "--license": []}, None, records)
+
+
 def test_which_lists_hold_an_instance():
-    known = Benchmarks()
-    rows = [{"instance_id": "a-1", "repo": "A/a", "base_commit": "", "problem_statement": ""}]
-    known.add("one", "c1", rows)
-    known.add("two", "c2", [*rows, {**rows[0], "instance_id": "b-2", "repo": ""}])
-    assert known.find([("id", "a-1"), None]) == (["one", "two"], "id")
-    assert known.find([("id", "b-2")]) == (["two"], "id")
-    assert known.find([None]) == ([], "")
-    known.count([{"instance_id": "b-2", "lists": ["two"]}], {"a/A", "x/y"})
-    assert [entry["overlaps"] for entry in known.lists] == [[], ["b-2"]]
+    known = exclusions(a=Place("f", 0, 0, "", ""), b=Place("f", 0, 1, "A/a", "c1"))
+    row = {"instance_id": "a", "repo": "A/a", "base_commit": "", "problem_statement": "it is"}
+    known.add_list("one", "c1", [row])
+    known.add_list("two", "c2", [row, {**row, "instance_id": "b", "base_commit": "C1"}])
+    assert known.why_left_out("a", "") == (
+        "in_benchmark",
+        "in one, two: the same id",
+        ["one", "two"],
+    )
+    same = "in two: the same id and base commit"
+    assert known.why_left_out("b", "") == ("in_benchmark", same, ["two"])
+    known.count_overlaps([{"instance_id": "b", "lists": ["two"]}], {"a/A", "x/y"})
+    assert [entry["overlaps"] for entry in known.lists] == [[], ["b"]]
     assert [entry["repos_shared"] for entry in known.lists] == [1, 1]
-
-
-def test_none_and_names_that_are_asked_for():
-    assert benchmarks.names_asked(None, on_the_hub=False) == []
-    assert benchmarks.names_asked(None, on_the_hub=True) == list(benchmarks.DEFAULT)
-    assert benchmarks.names_asked("none", on_the_hub=True) == []
-    assert benchmarks.names_asked("a/b, c.csv,a/b", on_the_hub=True) == ["a/b", "c.csv"]
 
 
 def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_list(tmp_path / "list.csv", planted())
-    lists = read_benchmarks("list.csv", False, None).lists
-    again = read_benchmarks(None, False, {"benchmarks": {"lists": lists}})
-    assert again.lists == lists and again.has_texts
+    first = exclusions()
+    first.read_benchmarks("list.csv, NONE,", False, None)
+    plan = {"benchmarks": {"lists": first.lists}}
+    again = exclusions()
+    again.read_benchmarks(None, False, plan)
+    assert again.lists == first.lists and len(first.lists) == 1
     write_list(tmp_path / "list.csv", planted()[:3])
     with pytest.raises(UserError, match="no longer what the plan was made with"):
-        read_benchmarks(None, False, {"benchmarks": {"lists": lists}})
+        exclusions().read_benchmarks(None, False, plan)
     (tmp_path / "list.csv").unlink()
     with pytest.raises(FileNotFoundError, match="list.csv"):
-        read_benchmarks(None, False, {"benchmarks": {"lists": lists}})
+        exclusions().read_benchmarks(None, False, plan)

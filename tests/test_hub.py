@@ -38,6 +38,12 @@ def opened(fake: FakeHub, monkeypatch, asked: str | None = None, name: str = NAM
     return Hub("--dataset", name, asked)
 
 
+def read(hub: Hub, file: str, start: int, end: int) -> bytes:
+    with RemoteFile(hub, file) as remote:
+        remote.seek(start)
+        return remote.read(end - start)
+
+
 def refusal(*args, **variables) -> str:
     with pytest.raises(UserError) as told:
         opened(*args, **variables)
@@ -60,24 +66,10 @@ def test_ranges_are_whole_whatever_comes(data, monkeypatch, faults):
             for _ in range(15):
                 start = chance.randrange(size)
                 end = chance.randrange(start, size + 1)
-                assert hub.read(file, start, end) == body[start:end]
+                assert read(hub, file, start, end) == body[start:end]
                 asked += end - start
         if "whole" not in faults:  # of a body that was cut only the rest is asked for again
             assert sum(sent for *_, status, sent in fake.requests if status == 206) <= asked
-
-
-def test_a_file_that_is_sought_and_read(data, monkeypatch):
-    with FakeHub(data) as fake:
-        hub = opened(fake, monkeypatch)
-        file = next(iter(hub.files))
-        body = (data / NAME / file).read_bytes()
-        remote = RemoteFile(hub, file)
-        assert remote.seek(-8, 2) == len(body) - 8
-        assert remote.read() == body[-8:]
-        assert remote.read(5) == b""
-        assert remote.seek(4) == 4
-        assert remote.read(10) == body[4:14]
-        assert remote.tell() == 14
 
 
 def test_it_waits_as_long_as_it_is_asked_to_and_gives_up_in_the_end(data, monkeypatch, waits):
@@ -85,12 +77,13 @@ def test_it_waits_as_long_as_it_is_asked_to_and_gives_up_in_the_end(data, monkey
         hub = opened(fake, monkeypatch)
         fake.dies_after = 0
         with pytest.raises(Outage, match="does not answer well"):
-            hub.read(next(iter(hub.files)), 0, 100)
+            read(hub, next(iter(hub.files)), 0, 100)
         assert waits == [0.5] * (hub_module.TRIES - 1)  # Retry-After: 0, and half a second
-    waits.clear()
-    with pytest.raises(Outage, match="cannot be reached"):
-        opened(fake, monkeypatch, HF_ENDPOINT="http://127.0.0.1:9")  # nothing listens there
-    assert len(waits) == hub_module.TRIES // 2 - 1
+    for address in ("http://127.0.0.1:9", "huggingface.co"):  # nothing listens; no address
+        waits.clear()
+        with pytest.raises(Outage, match="cannot be reached"):
+            opened(fake, monkeypatch, HF_ENDPOINT=address)
+        assert len(waits) == hub_module.TRIES // 2 - 1
 
 
 @pytest.mark.parametrize(
@@ -104,7 +97,7 @@ def test_it_waits_as_long_as_it_is_asked_to_and_gives_up_in_the_end(data, monkey
     ],
 )
 def test_waits_that_are_asked_for(headers, wait_s):
-    assert hub_module.asked_wait_s(SimpleNamespace(headers=headers)) == wait_s
+    assert hub_module.asked_wait_s(headers) == wait_s
 
 
 def test_refusals_are_told_in_plain_words(data, monkeypatch):
@@ -112,17 +105,15 @@ def test_refusals_are_told_in_plain_words(data, monkeypatch):
         told = refusal(fake, monkeypatch)
         assert "--dataset acme/trajectories" in told and "HF_TOKEN" in told
         told = refusal(fake, monkeypatch, HUGGINGFACE_API_KEY="hf_wrong")
-        assert "HUGGINGFACE_API_KEY was refused" in told
+        assert "refuses HUGGINGFACE_API_KEY" in told
         told = refusal(fake, monkeypatch, HF_TOKEN="hf_secret_wrong")
-        assert "HF_TOKEN was refused" in told and "expired" in told and "hf_secret" not in told
+        assert "refuses HF_TOKEN" in told and "expired" in told and "hf_secret" not in told
         assert "no token has" in refusal(fake, monkeypatch, HF_TOKEN="hf_a\tb")
         hub = opened(fake, monkeypatch, name="acme/prs", HF_TOKEN="hf_right")
         with pytest.raises(UserError, match="acme/prs is gated.*Accept its terms"):
-            hub.read(next(iter(hub.files)), 0, 9)
+            read(hub, next(iter(hub.files)), 0, 9)
     with FakeHub(data) as fake:
         monkeypatch.delenv("HF_TOKEN")
         monkeypatch.delenv("HUGGINGFACE_API_KEY")
         assert "no revision 'v9'" in refusal(fake, monkeypatch, "v9")
-        assert "no such dataset" in refusal(fake, monkeypatch, name="acme/none")
-        told = refusal(fake, monkeypatch, HF_ENDPOINT="huggingface.co")
-        assert "HF_ENDPOINT = 'huggingface.co'" in told
+        assert "is not there (401)" in refusal(fake, monkeypatch, name="acme/none")

@@ -5,14 +5,16 @@ from __future__ import annotations
 import datetime
 import json
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.parquet import open_dataset
+from common.files import UserError
+from common.parquet import ParquetFiles
 from common.sources import PR_COLUMNS, Records, read_messages
-from common.turns import RECORD_KEYS, read_record
+from common.turns import RECORD_KEYS
 from tests.hub import pull_request
 
 USER = {"role": "user", "content": "u"}
@@ -46,21 +48,18 @@ def test_records_of_wanted_instances_the_first_of_each(tmp_path, monkeypatch):
     rows[3] |= {"instance_id": rows[0]["instance_id"], "pr_description": "a second one"}
     rows[4] |= {"patch": None, "language": None}
     pq.write_table(pa.Table.from_pylist(rows), "prs.parquet", row_group_size=2)
-    prs = open_dataset("--prs", "prs.parquet", PR_COLUMNS)
+    prs = ParquetFiles("--prs", "prs.parquet", PR_COLUMNS)
     records = Records(prs, ThreadPoolExecutor(2))
     places = records.places
     assert places[rows[0]["instance_id"]][:3] == ("prs.parquet", 0, 0)
     assert places[rows[7]["instance_id"]][:3] == ("prs.parquet", 3, 1)
     wanted = {rows[0]["instance_id"], rows[4]["instance_id"]}
-    assert set(records.write(wanted)) == wanted
-    assert {path.stem for path in tmp_path.glob("commit/*.json")} == wanted
-    first = read_record(rows[0]["instance_id"])
+    first, other = records.read(wanted)
     assert tuple(first) == (*RECORD_KEYS, "license") and first["license"] == "MIT"
     assert first["description"] == "Fix 0" and first["files"] == ["src/part0.py"]
     assert first["created_at"] == "2024-01-02T03:04:05"
-    other = read_record(rows[4]["instance_id"])
     assert (other["patch"], other["language"], other["files"]) == ("", "", [])
-    assert list(records.write(set())) == []
+    assert list(records.read(set())) == []
 
 
 def test_records_of_files_that_differ_in_a_type(tmp_path, monkeypatch):
@@ -71,7 +70,27 @@ def test_records_of_files_that_differ_in_a_type(tmp_path, monkeypatch):
     for number in (0, 2):
         table = pa.Table.from_pylist(rows[number : number + 2])
         pq.write_table(table, f"prs-{number}.parquet")
-    prs = open_dataset("--prs", "prs-*.parquet", PR_COLUMNS)
+    prs = ParquetFiles("--prs", "prs-*.parquet", PR_COLUMNS)
     wanted = {row["instance_id"] for row in rows}
-    assert set(Records(prs, ThreadPoolExecutor(2)).write(wanted)) == wanted
-    assert {read_record(name)["interface"] for name in wanted} == {""}
+    records = list(Records(prs, ThreadPoolExecutor(2)).read(wanted))
+    assert {record["instance_id"] for record in records} == wanted
+    assert {record["interface"] for record in records} == {""}
+
+
+def test_a_record_in_a_torn_file_is_told_in_plain_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    table = pa.Table.from_pylist([pull_request(number, 3000) for number in range(300)])
+    options = {
+        "compression": "none",
+        "use_dictionary": False,
+        "data_page_size": 20_000,
+        "write_batch_size": 9,
+    }
+    pq.write_table(table, "prs.parquet", **options)
+    data = bytearray(Path("prs.parquet").read_bytes())
+    middle = data.index(table["patch"][150].as_py().encode())
+    data[middle : middle + 200_000] = bytes(200_000)
+    Path("prs.parquet").write_bytes(data)
+    records = Records(ParquetFiles("--prs", "prs.parquet", PR_COLUMNS), ThreadPoolExecutor(2))
+    with pytest.raises(UserError, match="prs.parquet is not a whole parquet file"):
+        list(records.read({table["instance_id"][250].as_py()}))
