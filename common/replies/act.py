@@ -5,10 +5,10 @@ from collections import defaultdict
 from functools import cached_property
 
 from common.replies.chat import base_name
-from common.replies.expand import expand_script
+from common.replies.protocol import bash_blocks, prose_parts
 from common.replies.record import NAME, squeeze, token_pairs
+from common.replies.shell import expand_script
 from common.replies.styles import edited_files, script_style
-from common.replies.text import bash_blocks, thought
 
 _MOST = 200  # patterns that are weighed
 _FIRST_LINES = 20  # that hold a pair of tokens: a pair in more lines tells nothing
@@ -36,7 +36,7 @@ class Act:
 
     def __init__(self, reply: str):
         self.reply = reply
-        self.prose = thought(reply)
+        self.prose = "\n".join(prose_parts(reply))
         self.script = "\n".join(bash_blocks(reply))
         self.commands, self.named = expand_script(self.script)
         self.commanded = self.script + "\n" + "\n".join(self.named)

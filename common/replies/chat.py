@@ -8,10 +8,9 @@ import re
 from collections import defaultdict
 from functools import cached_property
 
-from common.replies.expand import expand_script
+from common.replies.protocol import bash_blocks
 from common.replies.record import name_parts, squeeze, text_of, token_triples
-from common.replies.shell import Command
-from common.replies.text import bash_blocks
+from common.replies.shell import Command, expand_script
 from common.replies.views import TO_THE_END, addressed_lines
 
 _MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file

@@ -7,9 +7,9 @@ hold the very fix that is asked for: a chat that shows it teaches peeking, whoev
 import re
 
 from common.replies.chat import Chat
+from common.replies.protocol import bash_blocks
 from common.replies.record import Record, read_record, squeeze
 from common.replies.shell import Command
-from common.replies.text import bash_blocks
 
 _TRUNKS = {"main", "master", "trunk", "develop", "devel", "dev", "next", "stable"}
 _GLOBAL_WITH_VALUE = {"-C", "-c", "--git-dir", "--work-tree", "--namespace"}
