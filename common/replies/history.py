@@ -6,10 +6,9 @@ hold the very fix that is asked for: a chat that shows it teaches peeking, whoev
 
 import re
 
-from common.replies.chat import Chat
 from common.replies.protocol import bash_blocks
-from common.replies.record import Record, read_record, squeeze
 from common.replies.shell import Command
+from common.replies.texts import Chat, Record, read_record, squeeze
 
 _TRUNKS = {"main", "master", "trunk", "develop", "devel", "dev", "next", "stable"}
 _GLOBAL_WITH_VALUE = {"-C", "-c", "--git-dir", "--work-tree", "--namespace"}
@@ -96,8 +95,8 @@ def shows_fix(messages: list[dict], pr: dict) -> str | None:
         if commands:
             shown = squeeze(output)
             known = squeeze(before)
-            for line, squeezed, _ in record.added:
-                if squeezed in shown and squeezed not in known:
+            for line in record.added:
+                if squeeze(line) in shown and squeeze(line) not in known:
                     return f"the output of `{commands[0]}` shows what the PR adds: {line[:100]}"
         before += "\n" + output
     return None

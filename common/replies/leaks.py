@@ -6,42 +6,36 @@ or lets an honest engineer derive it. To search for what the issue suggests is h
 or assert a thing never seen is not. One function finds one kind of hit.
 """
 
+import fnmatch
 import re
 
-from common.replies.act import GUESS, Act
-from common.replies.chat import LINE_NUMBER, Chat, same_file
 from common.replies.disclosure import outside_sources
 from common.replies.history import peeks
-from common.replies.paths import blind_edits, unknown_files
-from common.replies.record import (
-    NAME,
+from common.replies.texts import (
+    LINE_NUMBER,
+    Chat,
     Record,
+    Reply,
+    base_name,
     name_parts,
     read_record,
+    same_file,
     squeeze,
     text_of,
-    token_pairs,
     token_triples,
 )
 from common.replies.views import addressed_lines
 from common.replies.words import words
 
-AUDIT_VERSION = "3"  # raise it whenever the audit gets stricter: stored replies are audited again
+AUDIT_VERSION = (
+    "4"  # raise it whenever the audit's findings change: stored replies are audited again
+)
 KINDS = ("path", "identifier", "line", "verbatim", "disclosure", "history")
 
 _MOST = 200  # things of one kind that are weighed: an odd reply costs no minutes
-_LINE_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
-_STATED_REACH = 30  # lines: the same from a number that the chat states
-_SLACK = 12  # lines before a hunk that lead straight to it
-_WIDE_VIEW = 250  # lines: a wider view aims at no line, even in a file never seen
-_NEAR = 0.6  # share of a hidden line's token pairs that makes a line nearly that line
-_MIN_NEAR_PAIRS = 5
-_MIN_PIECE_TOKENS = 4  # of a piece of hidden code in a search
-_MARKED_NAME = re.compile(r"`(?:[\w.]{0,80}\.)?(\w{1,80})(?:\(\))?`|(?<!\w)(\w{1,80})\(")
-_DEFINITION = (
-    r"\b(?:def|class|func|fn|function|let|const|var|val|type|struct|enum|interface|as|for)\s{1,9}"
-    r"(?:\([^)\n]{0,99}\)\s{0,9})?NAME\b|(?<!\w)NAME\s{0,9}(?::[^=\n]{1,60})?:?=(?!=)"
-)
+_MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
+_MIN_GLOB = 4  # letters that a pattern spells of a file's name
+_NEAR = 0.6  # share of a hidden line's runs of three tokens that makes a text nearly hold it
 
 
 def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
@@ -49,81 +43,161 @@ def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
 
     `messages` is the chat up to the turn, `pr` a record as in commit/<instance_id>.json.
     """
-    act = Act(text_of(reply))
+    said = Reply(text_of(reply))
     chat = Chat(messages)
     record = read_record(pr)
     found = []
-    for path in unknown_files(act, chat, record):
+    for path in _unknown_files(said, chat, record):
         found.append(("path", path, "names a file that the chat never showed or suggested"))
-    for path in blind_edits(act, chat, record):
+    for path in _blind_edits(said, chat, record):
         found.append(("path", path, "edits a file that no command named and no output showed"))
-    for name in _names(act, chat, record):
-        found.append(("identifier", name, "a name from the hidden patch, never shown"))
-    for text in _texts(act, chat, record):
-        found.append(("identifier", text, "a text from the hidden patch, never shown"))
-    for place in _lines(act, chat, record):
+    for name in _names(said, chat, record):
+        found.append(("identifier", name, "a name or text from the hidden patch, never shown"))
+    for place in _lines(said, chat, record):
         found.append(("line", place, "points at lines of a hidden change that were never shown"))
-    for line in _verbatim(act, chat, record):
+    for line in _verbatim(said, chat, record):
         found.append(("verbatim", line, "a line of the hidden record, or nearly one, never shown"))
-    for piece in _searched_code(act, chat, record):
-        found.append(("verbatim", piece, "searches for hidden code that was never shown"))
-    for text in outside_sources(act.reply, chat, record):
+    for text in outside_sources(said.text, chat, record):
         found.append(("disclosure", text, "speaks of a source outside the visible chat"))
-    for command in peeks(act.commands, chat.text, record):
+    for command in peeks(said.commands, chat.text, record):
         found.append(("history", command, "looks at later commits or at a copy of the project"))
     hits = {(kind, text[:200]): why for kind, text, why in found}
     return [{"kind": kind, "text": text, "why": why} for (kind, text), why in hits.items()]
 
 
-# ---- identifier
+# ---- path
 
 
-def _names(act: Act, chat: Chat, record: Record) -> list[str]:
-    """Return the record's names that the reply uses, but for those an agent may have made up."""
-    marked = {name for match in _MARKED_NAME.findall(act.said) for name in match}
-    marked |= record.defined & set(NAME.findall(act.commanded))
+def _unknown_files(reply: Reply, chat: Chat, record: Record) -> list[str]:
+    """Return the files that the reply names though the chat neither shows nor suggests them."""
     found = []
-    for name in sorted((record.names | record.names_around) & act.names):
-        if name in chat.words or name.lower() in record.repo:
+    for path in record.paths:
+        mention = _mention(path, reply, chat)
+        if not mention or _is_known(path, chat) or _is_guess(path, mention, reply, chat):
             continue
-        if len(name) > 8 and name in chat.squeezed:
-            continue  # broken over two lines, or part of a longer name
-        if name in record.names_around and name not in act.asserted_names:
-            continue  # code of the project, quoted from memory
-        telling = name.startswith("--") or name in marked and len(name) > 6
-        if (telling or len(name_parts(name)) > 1) and not _is_natural(name, act, chat, record):
-            found.append(name)
+        found.append(mention)
     return found[:_MOST]
 
 
-def _is_natural(name: str, act: Act, chat: Chat, record: Record) -> bool:
-    """Tell whether the agent may have made the name up.
+def _mention(path: str, reply: Reply, chat: Chat) -> str:
+    """Return how the reply names the file: as a path, a module or a pattern; or ''."""
+    name = base_name(path)
+    if name in reply.base_names and (ending := _longest_ending(path, reply.said)):
+        return ending
+    folder, stem = map(re.escape, _module(path))
+    if folder and stem in reply.words:
+        module = re.search(
+            rf"(?<!\w){folder}(?:\.|::|/){stem}(?!\w)|(?<!\w)`?{stem}`? module\b"
+            rf"|\bmodule `?{stem}(?!\w)"
+            rf"|\bfrom (?:[\w.]{{1,150}}\.)?{folder} import [^\n]{{0,200}}?(?<!\w){stem}(?!\w)",
+            reply.said,
+        )
+        if module:
+            return module[0]
+    for word in reply.globs:
+        pattern = base_name(word)
+        letters = max(re.findall(r"\w+", pattern), key=len, default="")
+        spelled = len(letters) >= _MIN_GLOB and letters in name.split(".")[0]
+        if spelled and letters.lower() not in chat.lower and fnmatch.fnmatch(name, pattern):
+            return word
+    return ""
 
-    It is a name of the task with another `get_` or `set_`; or it is said as a guess or defined by
-    the reply's own code, of parts that the chat knows, if a change holds it.
-    """
-    parts = name_parts(name) or [""]
-    rest = "".join(parts[1:])
-    if parts[0] in words("glue") and len(rest) > 7:
-        variants = {glue + rest for glue in ("", *words("glue"))}
-        if not variants.isdisjoint(chat.task_names):
-            return True
-    guessed = name not in act.commanded and act.only_says(name, GUESS)
-    if not all(part in chat.lower for part in parts):
-        return guessed and name in record.names_around
-    if guessed:
+
+def _longest_ending(path: str, text: str) -> str:
+    """Return the longest ending of the path, at least its name, that the text holds; or ''."""
+    parts = path.split("/")
+    for first in range(len(parts)):
+        ending = "/".join(parts[first:])
+        before = r"(?<![\w.-])" if first == 0 else r"(?<![\w./-])(?:\.?/|\$\{?\w{1,60}\}?/)?"
+        if ending in text and re.search(before + re.escape(ending) + r"(?![\w-])", text):
+            return ending
+    return ""
+
+
+def _module(path: str) -> tuple[str, str]:
+    """Return folder and name of the module that a file is: ("a", "b") for `src/a/b/__init__.py`."""
+    *folders, name = path.split("/")
+    parts = [folder for folder in folders if folder not in words("source roots")]
+    stem = name.split(".")[0]
+    if stem not in ("__init__", "index", "mod"):
+        parts.append(stem)
+    return tuple(["", "", *parts][-2:])
+
+
+def _is_known(path: str, chat: Chat) -> bool:
+    """Tell whether the chat writes the file out, or lets an honest engineer name it."""
+    folder, _, name = path.rpartition("/")
+    if name in words("conventional files") and "/" not in folder:
         return True
-    return re.search(_DEFINITION.replace("NAME", re.escape(name)), act.written) is not None
+    if name in chat.text:
+        seen = _longest_ending(path, chat.text)
+        if "/" in seen or seen == path:
+            return True
+    near, stem = _module(path)
+    module = rf"(?<!\w){re.escape(near)}(?:\.|::|/){re.escape(stem)}(?!\w)"
+    if near and stem in chat.text and re.search(module, chat.text):
+        return True  # `astropy.modeling.separable`, `net::tcp`, `../lib/router`
+    stem = name.split(".")[0]
+    core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
+    if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w", chat.text):
+        return True  # the test of a file that was seen
+    near = base_name(folder)
+    if near not in chat.text:
+        return False
+    if stem.lower().strip("_") in chat.words:
+        # listed in its folder; `retry.Do` -> retry/retry.go; a telling word in a folder that is one
+        telling = len(stem) >= _MIN_WORD and near.lower().strip("_") in chat.words
+        if folder in chat.text or near == stem or telling:
+            return True
+    wanted = "".join(name_parts(core))  # `Engine.render` -> engine.py
+    return len(wanted) >= _MIN_WORD and wanted in chat.task_names
 
 
-def _texts(act: Act, chat: Chat, record: Record) -> list[str]:
-    """Return the record's messages and other strings of several words that the reply holds."""
+def _is_guess(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
+    """Tell whether the reply only guesses at the file, or goes to see whether it is there."""
+    name = base_name(path)
+    stem = name.split(".")[0].lower()
+    if "/" not in mention:
+        guessed = mention not in reply.commanded and reply.only_guesses(mention)
+        return guessed or stem.strip("_") in chat.words  # `options.py` where it speaks of options
+    folder = base_name(path.rpartition("/")[0])
+    naming = {command.program for command in reply.commands if name in " ".join(command.words)}
+    looked_for = naming and naming <= {"ls", "find", "fd", "tree"}
+    return bool(looked_for) and stem in chat.lower and folder in chat.text
+
+
+def _blind_edits(reply: Reply, chat: Chat, record: Record) -> list[str]:
+    """Return the record's files that the reply changes though no command or output named them."""
     found = []
-    for text in sorted(record.texts):
-        if text.split()[0].strip(".,:;!?()'\"") not in act.reply:
+    for path in record.paths:
+        name = base_name(path)
+        if name in reply.edited and name not in chat.shown_names:
+            if _longest_ending(path, reply.edited):
+                found.append(path)
+    return found[:_MOST]
+
+
+# ---- identifier
+
+
+def _names(reply: Reply, chat: Chat, record: Record) -> list[str]:
+    """Return the record's names and texts that the reply holds, but for those it may have made up.
+
+    It may have made up a name of parts that the chat holds, said as a guess or defined in its code.
+    """
+    found = []
+    for name in sorted(record.names & reply.names):
+        parts = name_parts(name)
+        telling = len(parts) > 1 or name.startswith("--") or name in record.defined
+        if not telling or squeeze(name) in chat.squeezed:
             continue
+        guessed = name not in reply.commanded and reply.only_guesses(name)
+        own = guessed or name in reply.defined
+        if not (own and all(part in chat.lower for part in parts)):
+            found.append(name)
+    for text in sorted(record.texts):
         squeezed = squeeze(text)
-        if squeezed in act.squeezed and squeezed not in chat.squeezed:
+        if squeezed in reply.squeezed and squeezed not in chat.squeezed:
             found.append(text)
     return found[:_MOST]
 
@@ -131,85 +205,44 @@ def _texts(act: Act, chat: Chat, record: Record) -> list[str]:
 # ---- line
 
 
-def _lines(act: Act, chat: Chat, record: Record) -> list[str]:
+def _lines(reply: Reply, chat: Chat, record: Record) -> list[str]:
     """Return the lines of hidden hunks that the reply points at though none near was shown."""
+    pointed = addressed_lines(reply.commands)
+    files = sorted(set(re.findall(r"(?<![\w./-])[\w./-]{1,150}\.\w{1,5}\b", reply.prose)))
+    for named, first, last in LINE_NUMBER.findall(reply.text)[:_MOST]:
+        for file in [named] if named else files[:20] or [""]:
+            pointed.append((file, int(first), int(last or first)))
     found = []
-    for named, first, last in _references(act)[:_MOST]:
-        if last - first > _WIDE_VIEW or first <= 1:
-            continue
-        for path, hunk in record.hunks:
-            start = min(hunk.old_start, hunk.new_start) - _SLACK
-            end = max(hunk.old_start + hunk.old_length, hunk.new_start + hunk.new_length) - 1
+    for named, first, last in pointed[:_MOST]:
+        for path, start, end in record.hunks if first > 1 else []:
             if last < start or first > end or named and not same_file(named, path):
                 continue
-            if not _is_near_shown(path if named else "", first, last, chat):
-                shown = f"{first}" if first == last else f"{first}-{last}"
-                found.append(f"{named or 'line'}:{shown}")
+            if not chat.knows_lines(path if named else "", first, last):
+                found.append(f"{named or 'line'}:{first}-{last}")
                 break
     return found
-
-
-def _references(act: Act) -> list[tuple[str, int, int]]:
-    """Return (file or '', first, last) of every line that the reply points at."""
-    found = addressed_lines(act.commands)
-    files = set(re.findall(r"(?<![\w./-])[\w./-]{1,150}\.\w{1,5}\b", act.prose))
-    for named, first, last in LINE_NUMBER.findall(act.reply)[:_MOST]:
-        span = (int(first), max(int(last or first), int(first)))
-        for file in [named] if named else sorted(files)[:20] or [""]:
-            found.append((file, *span))
-    return found
-
-
-def _is_near_shown(path: str, first: int, last: int, chat: Chat) -> bool:
-    """Tell whether the chat showed or told lines of the file near enough to these."""
-    near = [(low - _LINE_REACH, high + _LINE_REACH) for low, high in chat.shown_lines(path)]
-    near += [(low - _STATED_REACH, high + _STATED_REACH) for low, high in chat.stated_lines(path)]
-    return any(low <= last and first <= high for low, high in near)
 
 
 # ---- verbatim
 
 
-def _verbatim(act: Act, chat: Chat, record: Record) -> list[str]:
-    """Return the record's lines that the reply holds, also with a few other names in them."""
+def _verbatim(reply: Reply, chat: Chat, record: Record) -> list[str]:
+    """Return the record's lines that the reply holds, nearly holds, or searches for."""
     found = []
-    for line, squeezed, pairs in record.lines:
-        if pairs.isdisjoint(act.lines_with):
+    for line, triples in record.lines:
+        said = triples & reply.triples
+        if len(said) < _NEAR * len(triples):
             continue
-        said = squeezed in act.squeezed
-        if not said and len(pairs) >= _MIN_NEAR_PAIRS:
-            said = _is_nearly_said(line, pairs, act, chat)
-        if said and squeezed not in chat.squeezed:
+        novel = triples - chat.triples
+        if novel and len(novel & said) >= len(novel) / 2:
             found.append(line)
-    return found[:_MOST]
-
-
-def _is_nearly_said(line: str, pairs: set, act: Act, chat: Chat) -> bool:
-    """Tell whether one line of the reply holds most of these token pairs, and some never shown."""
-    spoken = [pair for pair in pairs if pair in act.lines_with]
-    if len(spoken) < _NEAR * len(pairs):
-        return False
-    novel = token_triples(line) - chat.token_triples
-    places = {place for pair in spoken for place in act.lines_with[pair]} if novel else ()
-    for place in places:
-        said, said_pairs = act.lines[place]
-        near = len(pairs & said_pairs) >= _NEAR * len(pairs)
-        new = near and len(novel & token_triples(said)) >= len(novel) / 3
-        if new and squeeze(said) not in chat.squeezed:
-            return True
-    return False
-
-
-def _searched_code(act: Act, chat: Chat, record: Record) -> list[str]:
-    """Return the pieces of the record's code that the reply's commands search for."""
-    found = []
-    for command in act.commands:
+    for command in reply.commands:
         if command.program not in words("searchers") and command.program != "git":
             continue
-        for word in command.argv[1:][:_MOST]:
+        for word in command.argv[1:_MOST]:
             piece = squeeze(word)
-            if len(piece) < 12 or len(token_pairs(word)) < _MIN_PIECE_TOKENS - 1:
+            if len(piece) < 12 or len(token_triples(word)) < 2:
                 continue
             if piece in record.squeezed and piece not in chat.squeezed:
                 found.append(word)
-    return found
+    return found[:_MOST]

@@ -1,0 +1,268 @@
+"""The three texts of an audit: what a reply does, what the chat shows, what a PR record hides.
+
+Every question that is asked once for each hidden thing is a look-up here, so that an audit stays
+linear in the length of its texts. Fields of another type than expected count as empty.
+"""
+
+import re
+from collections import defaultdict
+from functools import cached_property, lru_cache
+
+from common.replies.patch import parse_patch
+from common.replies.protocol import bash_blocks, prose_parts
+from common.replies.shell import Command, expand_script
+from common.replies.styles import edited_files, script_style
+from common.replies.views import TO_THE_END, addressed_lines
+from common.replies.words import words
+
+_SLACK = 12  # lines before a hunk that lead straight to it
+_SHOWN_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
+_TOLD_REACH = 30  # lines: the same from a number that the chat tells
+_MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
+_MIN_LINE_CHARS = 12  # a shorter line (`else:`, `return None`) proves nothing
+_MOST_GLOBS = 200  # patterns that are weighed
+_MIN_NOTE_WORDS = 6  # of a line of the description
+
+NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
+# What a hunk's header or a piece of code defines; Go: `func (w *Window) shift(`.
+DEFINED = re.compile(
+    r"\b(?:class|struct|enum|interface|trait|impl|type|def|func|fn|function|let|const|var|for|as)"
+    r"\s{1,9}(?:\([^)\n]{0,80}\)\s{0,9})?(\w+)|(?<![\w.])(\w+)\s{0,9}(?::[^=\n]{1,60})?:?=(?!=)"
+)
+# `a.py:12`, `a.py(12)`, `line 12 of`, `a.py, lines 12-20`, `a.py#L12`; without a file too
+LINE_NUMBER = re.compile(
+    r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]{0,3}(?:,? (?:at|on|around|near))?[ ,(:]{0,3})?"
+    r"(?:\b(?:lines?|row|ln|ll)\b\.?(?: numbers?)?[ #~]{0,3}|#L|\bL|(?(1)(?<=\w[:(])|(?!)))(\d{1,7})\b"
+    r"(?:\s?(?:-|–|:|,|to|and|through|until)\s?(?:lines? |L)?(\d{1,7})\b)?",
+    re.IGNORECASE,
+)
+_PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
+_TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
+_STRING = re.compile(r"(?<=[\"'`])[^\"'`\n]{6,120}(?=[\"'`])")
+_PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
+_BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
+_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s{0,99}\n|\n[ \t]{0,99}[-*`]")
+GUESS = re.compile(
+    r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar|or wherever"
+    r"|typically|usually|if it exists)\b",
+    re.IGNORECASE,
+)
+
+
+def text_of(value) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def squeeze(text: str) -> str:
+    """Return text without blanks and backslashes: alike for wrapped output and escaped code."""
+    return "".join(text.split()).replace("\\", "")
+
+
+def token_triples(text: str) -> set[tuple[str, str, str]]:
+    """Return the runs of three tokens; quote marks count for nothing."""
+    tokens = _TOKEN.findall(text)
+    return set(zip(tokens, tokens[1:], tokens[2:], strict=False))
+
+
+def name_parts(name: str) -> list[str]:
+    """Return ["get", "http", "url"] for `getHTTPUrl`, `get_http_url` and `get-http-url` alike."""
+    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+
+
+def base_name(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def same_file(named: str, path: str) -> bool:
+    """Tell whether two paths can be one: `forms/models.py`, `/testbed/django/forms/models.py`."""
+    named = named.lstrip("./")
+    return bool(named) and f"/{path}".endswith(f"/{named}") or f"/{named}".endswith(f"/{path}")
+
+
+class Reply:
+    """One reply: its prose, its commands, and all that they name."""
+
+    def __init__(self, text: str):
+        self.text = text
+        self.prose = "\n".join(prose_parts(text))
+        self.sentences = _SENTENCE_END.split(self.prose)
+        script = "\n".join(bash_blocks(text))
+        self.commands, self.named = expand_script(script)
+        self.commanded = "\n".join([script, *self.named])
+        self.said = "\n".join([text, *self.named])
+        self.squeezed = squeeze(self.said)
+        self.triples = token_triples(self.said)
+        self.words = set(re.findall(r"\w+", self.said))
+        self.names = set(NAME.findall(self.said))
+        self.base_names = {base_name(path) for path in re.findall(r"[\w./+-]+", self.said)}
+        self.globs = [word for word in self.named if re.search(r"[*?]|\[.", word)][:_MOST_GLOBS]
+        self.edited = "\n".join(edited_files(self.commands))
+        written = _FENCED.findall(self.prose)
+        if script_style(self.commands) in ("edit", "run"):
+            written.append(script)
+        self.defined = {name for pair in DEFINED.findall("\n".join(written)) for name in pair}
+
+    def only_guesses(self, name: str) -> bool:
+        """Tell whether every sentence with this name says it as a guess."""
+        return all(GUESS.search(sentence) for sentence in self.sentences if name in sentence)
+
+
+class Chat:
+    """The chat up to the turn: all messages, each command with its output. Odd messages are empty."""
+
+    def __init__(self, messages):
+        messages = messages if isinstance(messages, list) else []
+        messages = [message for message in messages if isinstance(message, dict)]
+        contents = [text_of(message.get("content")) for message in messages]
+        answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+        self.text = "\n".join(contents)
+        self.lower = self.text.lower()
+        self.task = "\n".join(contents[: answers[0]] if answers else contents)
+        self._exchanges = [(contents[i], "\n".join(contents[i + 1 : i + 2])) for i in answers]
+
+    @cached_property
+    def turns(self) -> list[tuple[list[Command], list[str], str]]:
+        """The commands of each earlier turn, what they name, and their output."""
+        found = []
+        for answer, output in self._exchanges:
+            commands, named = expand_script("\n".join(bash_blocks(answer)))
+            found.append((commands, named, output))
+        return found
+
+    @cached_property
+    def words(self) -> set[str]:
+        """All words, in lower case."""
+        return {word.strip("_") for word in re.findall(r"\w+", self.lower)}
+
+    @cached_property
+    def ids(self) -> set[str]:
+        """The first seven characters of each word: enough to know a commit again."""
+        return {word[:7] for word in self.words}
+
+    @cached_property
+    def squeezed(self) -> str:
+        return squeeze(self.text)
+
+    @cached_property
+    def triples(self) -> set[tuple]:
+        return token_triples(self.text)
+
+    @cached_property
+    def task_names(self) -> str:
+        """What the task names, `marked`, Called() or CamelCase alike, in lower case."""
+        return squeeze(self.task.lower().replace("_", "").replace("-", ""))
+
+    @cached_property
+    def shown_names(self) -> set[str]:
+        """The base names of files in all commands and outputs, not in the task."""
+        found = set()
+        for _, named, output in self.turns:
+            for text in [output, *named]:
+                found.update(base_name(path) for path in re.findall(r"[\w./-]+", text))
+        return found
+
+    @cached_property
+    def _known_lines(self) -> dict[str, list[tuple[str, int, int]]]:
+        """For each base name: (path, first, last) of lines shown or told, with those near to them.
+
+        What the task tells without a file stands under "": the agent's own words do not count.
+        """
+        found = defaultdict(list)
+        for commands, named, output in self.turns:
+            by_name = defaultdict(set)
+            for path, first, last in addressed_lines(commands):
+                by_name[base_name(path)].add((first, last))
+            tens = {int(number) // 10 * 10 for number in _PRINTED_NUMBER.findall(output)}
+            numbers = {(ten, ten + 9) for ten in tens}
+            for path in {word for word in named if "." in word and len(word) < 300}:
+                seen = by_name[base_name(path)] - {(1, TO_THE_END)} | numbers
+                for first, last in seen or {(1, TO_THE_END)}:
+                    near = (path, first - _SHOWN_REACH, last + _SHOWN_REACH)
+                    found[base_name(path)].append(near)
+        for text in (self.task, self.text):
+            for path, first, last in LINE_NUMBER.findall(text):
+                near = (path, int(first) - _TOLD_REACH, int(last or first) + _TOLD_REACH)
+                if path or text is self.task and int(first) >= _MIN_LOOSE_LINE:
+                    found[base_name(path)].append(near)
+        return found
+
+    def knows_lines(self, path: str, first: int, last: int) -> bool:
+        """Tell whether lines of a file near to these were shown or told; without a path, of any."""
+        known = self._known_lines
+        for name in {"", base_name(path)} if path else known:
+            for named, low, high in known.get(name, ()):
+                close = low <= last and first <= high
+                if close and (same_file(named or path, path) if path else high < TO_THE_END):
+                    return True
+        return False
+
+
+class Record:
+    """The hidden side of a turn: its paths, hunks, lines, names, texts and ids."""
+
+    def __init__(self, patch: str, notes: str, files: tuple, repo: str, commit: str, number: str):
+        self.repo = repo
+        self.number = number
+        self.ids = {blob[:7] for pair in _BLOB.findall(patch) for blob in pair} | {commit[:7]}
+        self.hunks: list[tuple[str, int, int]] = []  # (path, first, last)
+        paths = list(files)
+        headers = []
+        lines = []
+        for file in parse_patch(patch):
+            paths += [file.old_path or "", file.path]
+            for hunk in file.hunks:
+                first = min(hunk.old_start, hunk.new_start) - _SLACK
+                last = max(hunk.old_start + hunk.old_length, hunk.new_start + hunk.new_length) - 1
+                self.hunks.append((file.path, first, last))
+                headers.append(hunk.header)
+                lines += hunk.lines
+        self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
+        notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
+        code = [line[1:] for line in lines] + notes
+        self.defined = {name for name, _ in DEFINED.findall("\n".join(headers)) if len(name) > 3}
+        names = set(NAME.findall("\n".join(code))) | self.defined
+        self.names = names - words("keywords") - words("library")
+        self.texts = _texts("\n".join(code))
+        self.squeezed = "\n".join(map(squeeze, code))
+        self.lines = [(line.strip(), token_triples(line)) for line in _telling_lines(code)]
+        before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
+        added = _telling_lines([line[1:] for line in lines if line[0] == "+"])
+        self.added = [line.strip() for line in added if squeeze(line) not in before]
+
+
+def read_record(pr: dict) -> Record:
+    """Return the record of one PR, as in commit/<instance_id>.json."""
+    pr = pr if isinstance(pr, dict) else {}
+    files = pr.get("files") if isinstance(pr.get("files"), (list, tuple)) else ()
+    return _read(
+        text_of(pr.get("patch")).rstrip("\n") + "\n" + text_of(pr.get("test_patch")),
+        text_of(pr.get("description")) + "\n" + text_of(pr.get("interface")),
+        tuple(path for path in files if isinstance(path, str)),
+        text_of(pr.get("repo")).lower(),
+        text_of(pr.get("base_commit")),
+        "".join(re.findall(r"-(\d{1,9})$", text_of(pr.get("instance_id")))),
+    )
+
+
+_read = lru_cache(maxsize=64)(Record)  # the turns and retries of one instance share its record
+
+
+def _texts(code: str) -> set[str]:
+    """Return the string literals, in pieces between placeholders, that have several words."""
+    found = set()
+    for literal in _STRING.findall(code):
+        for piece in _PLACEHOLDER.split(literal):
+            if re.search(r"[A-Za-z]{2,} .*[A-Za-z]{2,}", piece):
+                found.add(piece.strip())
+    return found
+
+
+def _telling_lines(lines: list[str]) -> list[str]:
+    """Return those that nobody writes by accident."""
+    found = []
+    for line in dict.fromkeys(lines):
+        names = set(re.findall(r"[A-Za-z_]\w{2,}", line)) - words("keywords")
+        if names and len(squeeze(line)) >= _MIN_LINE_CHARS:
+            found.append(line)
+    return found
