@@ -35,6 +35,8 @@ KINDS = ("path", "identifier", "line", "verbatim", "disclosure", "history")
 _MOST = 200  # things of one kind that are weighed: an odd reply costs no minutes
 _MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
 _MIN_GLOB = 4  # letters that a pattern spells of a file's name
+_NOVEL = 0.33
+_MIN = 4
 _NEAR = 0.6  # share of a hidden line's runs of three tokens that makes a text nearly hold it
 
 
@@ -141,9 +143,6 @@ def _is_known(path: str, chat: Chat) -> bool:
     core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
     if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w", chat.text):
         return True  # the test of a file that was seen
-    near = base_name(folder)
-    if near not in chat.text:
-        return False
     if stem.lower().strip("_") in chat.words:
         # listed in its folder; `retry.Do` -> retry/retry.go; a telling word in a folder that is one
         telling = len(stem) >= _MIN_WORD and near.lower().strip("_") in chat.words
@@ -162,8 +161,8 @@ def _is_guess(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
         return guessed or stem.strip("_") in chat.words  # `options.py` where it speaks of options
     folder = base_name(path.rpartition("/")[0])
     naming = {command.program for command in reply.commands if name in " ".join(command.words)}
-    looked_for = naming and naming <= {"ls", "find", "fd", "tree"}
-    return bool(looked_for) and stem in chat.lower and folder in chat.text
+    only_looked_for = naming <= {"ls", "find", "fd", "tree"} and name not in reply.edited
+    return only_looked_for and stem in chat.lower and folder in chat.text
 
 
 def _blind_edits(reply: Reply, chat: Chat, record: Record) -> list[str]:
@@ -171,9 +170,9 @@ def _blind_edits(reply: Reply, chat: Chat, record: Record) -> list[str]:
     found = []
     for path in record.paths:
         name = base_name(path)
-        if name in reply.edited and name not in chat.shown_names:
-            if _longest_ending(path, reply.edited):
-                found.append(path)
+        shown = name not in reply.edited or name in chat.shown_names
+        if not shown and _longest_ending(path, reply.edited):
+            found.append(path)
     return found[:_MOST]
 
 
@@ -193,8 +192,12 @@ def _names(reply: Reply, chat: Chat, record: Record) -> list[str]:
             continue
         guessed = name not in reply.commanded and reply.only_guesses(name)
         own = guessed or name in reply.defined
-        if not (own and all(part in chat.lower for part in parts)):
-            found.append(name)
+        if own and all(part in chat.lower for part in parts):
+            continue
+        core = "".join(parts[1:])
+        if parts[0] in words("glue") and len(core) > 7 and core in chat.task_names:
+            continue  # `get_window` where the task speaks of a window
+        found.append(name)
     for text in sorted(record.texts):
         squeezed = squeeze(text)
         if squeezed in reply.squeezed and squeezed not in chat.squeezed:
@@ -234,7 +237,9 @@ def _verbatim(reply: Reply, chat: Chat, record: Record) -> list[str]:
         if len(said) < _NEAR * len(triples):
             continue
         novel = triples - chat.triples
-        if novel and len(novel & said) >= len(novel) / 2:
+        nearly = len(triples) >= _MIN and novel and len(novel & said) >= _NOVEL * len(novel)
+        squeezed = squeeze(line)
+        if nearly or squeezed in reply.squeezed and squeezed not in chat.squeezed:
             found.append(line)
     for command in reply.commands:
         if command.program not in words("searchers") and command.program != "git":

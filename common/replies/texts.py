@@ -223,7 +223,8 @@ class Record:
         self.defined = {name for name, _ in DEFINED.findall("\n".join(headers)) if len(name) > 3}
         names = set(NAME.findall("\n".join(code))) | self.defined
         self.names = names - words("keywords") - words("library")
-        self.texts = _texts("\n".join(code))
+        changed = [line[1:] for line in lines if line[0] != " "]
+        self.texts = _texts("\n".join(changed + notes))
         self.squeezed = "\n".join(map(squeeze, code))
         self.lines = [(line.strip(), token_triples(line)) for line in _telling_lines(code)]
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
@@ -263,6 +264,6 @@ def _telling_lines(lines: list[str]) -> list[str]:
     found = []
     for line in dict.fromkeys(lines):
         names = set(re.findall(r"[A-Za-z_]\w{2,}", line)) - words("keywords")
-        if names and len(squeeze(line)) >= _MIN_LINE_CHARS:
+        if names and len(squeeze(line)) >= _MIN_LINE_CHARS and token_triples(line):
             found.append(line)
     return found
