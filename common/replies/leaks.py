@@ -149,7 +149,7 @@ def _is_known(path: str, chat: Chat) -> bool:
         if folder in chat.text or near == stem or telling:
             return True
     wanted = "".join(name_parts(core))  # `Engine.render` -> engine.py
-    return len(wanted) >= _MIN_WORD and wanted in chat.task_names
+    return len(wanted) >= _MIN_WORD and wanted in chat.task_names and base_name(folder) in chat.text
 
 
 def _is_guess(path: str, mention: str, reply: Reply, chat: Chat) -> bool:

@@ -149,9 +149,9 @@ class Chat:
         return token_triples(self.text)
 
     @cached_property
-    def task_names(self) -> str:
-        """What the task names, `marked`, Called() or CamelCase alike, in lower case."""
-        return squeeze(self.task.lower().replace("_", "").replace("-", ""))
+    def task_names(self) -> set[str]:
+        """The words of the task, `getRows`, `get_rows` and `get-rows` alike."""
+        return {"".join(name_parts(word)) for word in re.findall(r"[\w-]+", self.task)}
 
     @cached_property
     def shown_names(self) -> set[str]:
