@@ -26,6 +26,7 @@ _OTHER_REF = re.compile(
 _GIT_FILES = re.compile(r"(?:^|/)\.git/(?:packed-refs|FETCH_HEAD|ORIG_HEAD|refs/|logs/|objects)")
 
 _INSTALLERS = "pip3?|pipx|uv|conda|mamba|poetry|pdm|npm|npx|yarn|pnpm|cargo|go|gem|composer|mvn"
+_GETS = "download|install|add|get|pack|view|require"
 _NETWORK = "curl|wget|gh|hub|git|aria2c|http|svn"
 _FORGES = "github|githubusercontent|gitlab|bitbucket|jsdelivr|sourcegraph|codeload"
 _REGISTRIES = r"pypi\.org|pythonhosted\.org|registry\.npmjs\.org|crates\.io"
@@ -105,7 +106,7 @@ def _looks_at_other_commits(command: Command, chat_text: str) -> bool:
 
 @lru_cache(maxsize=64)
 def _copy_of_project(record: Record) -> re.Pattern:
-    """Return the pattern of commands that get or read an installed or hosted copy of the project."""
+    """Return the pattern of commands that read or get another copy of the project."""
     tops = {path.split("/")[0] for path in record.paths if "/" in path}
     tops |= {path.split("/")[1] for path in record.paths if path.startswith(("src/", "lib/"))}
     names = {record.repo.rsplit("/", 1)[-1], *(tops - _NOT_SOURCE)} - {""}
@@ -113,8 +114,8 @@ def _copy_of_project(record: Record) -> re.Pattern:
     name = f"(?:{'|'.join(sorted(spellings)) or '(?!)'})"
     return re.compile(
         rf"(?:{_INSTALLED})/(?:\S{{0,120}}/)?{name}(?![\w.])"
-        rf"|^(?:python[\d.]* -m )?(?:{_INSTALLERS})\b.* (?:download|install|add|get|pack|view|require)"
-        rf"\b.* (?![./])(?:[\w.@-]{{1,80}}/){{0,2}}{name}(?=[=<>!~\[@;\s]|$)"
+        rf"|^(?:python[\d.]* -m )?(?:{_INSTALLERS})(?: \S+){{0,2}} (?:{_GETS})"
+        rf" (?:.* )?(?![./])(?:[\w.@-]{{1,80}}/){{0,2}}{name}(?=[=<>!~\[@;\s]|$)"
         rf"|(?:^(?:{_NETWORK}|{_INSTALLERS})\b|urlopen|requests\.get)"
         rf".{{0,300}}?(?:(?:{_FORGES})\S{{0,80}}{re.escape(record.repo or '(?!)')}(?![\w-])"
         rf"|(?:{_REGISTRIES})\S{{0,120}}/{name}\b)"

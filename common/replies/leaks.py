@@ -49,10 +49,8 @@ def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
     chat = Chat(messages)
     record = read_record(pr)
     found = []
-    for path in _unknown_files(said, chat, record):
-        found.append(("path", path, "names a file that the chat never showed or suggested"))
-    for path in _blind_edits(said, chat, record):
-        found.append(("path", path, "edits a file that no command named and no output showed"))
+    for path, why in _files(said, chat, record):
+        found.append(("path", path, why))
     for name in _names(said, chat, record):
         found.append(("identifier", name, "a name or text from the hidden patch, never shown"))
     for place in _lines(said, chat, record):
@@ -70,60 +68,53 @@ def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
 # ---- path
 
 
-def _unknown_files(reply: Reply, chat: Chat, record: Record) -> list[str]:
-    """Return the files that the reply names though the chat neither shows nor suggests them."""
+def _files(reply: Reply, chat: Chat, record: Record) -> list[tuple[str, str]]:
+    """Return (name, why) of files that the reply names or edits and could not know of."""
     found = []
     for path in record.paths:
-        mention = _mention(path, reply, chat)
-        if not mention or _is_known(path, chat) or _is_guess(path, mention, reply, chat):
-            continue
-        found.append(mention)
+        name = base_name(path)
+        mention = _named(path, reply.said) or _glob_of(name, reply, chat)
+        if mention and not _is_known(path, chat) and not _is_guess(path, mention, reply, chat):
+            found.append((mention, "names a file that the chat never showed or suggested"))
+        if name in reply.edited and name not in chat.shown_names and _named(path, reply.edited):
+            found.append((path, "edits a file that no command named and no output showed"))
     return found[:_MOST]
 
 
-def _mention(path: str, reply: Reply, chat: Chat) -> str:
-    """Return how the reply names the file: as a path, a module or a pattern; or ''."""
-    name = base_name(path)
-    if name in reply.base_names and (ending := _longest_ending(path, reply.said)):
+def _named(path: str, text: str) -> str:
+    """Return how the text names the file: by an ending of its path, or as a module; or ''."""
+    *folders, name = path.split("/")
+    ending = ""
+    for first in range(len(folders), -1, -1):
+        longer = "/".join([*folders[first:], name])
+        before = r"(?<![\w./-])(?:\.?/|\$\{?\w{1,60}\}?/)?" if first else r"(?<![\w.-])"
+        if longer not in text:
+            break
+        if re.search(before + re.escape(longer) + r"(?![\w-])", text):
+            ending = longer
+    # `src/a/b/__init__.py` is module b of folder a
+    parts = [folder for folder in folders if folder not in words("source roots")]
+    if (stem := name.split(".")[0]) not in ("__init__", "index", "mod"):
+        parts.append(stem)
+    if "/" in ending or len(parts) < 2 or parts[-1] not in text:
         return ending
-    folder, stem = map(re.escape, _module(path))
-    if folder and stem in reply.words:
-        module = re.search(
-            rf"(?<!\w){folder}(?:\.|::|/){stem}(?!\w)|(?<!\w)`?{stem}`? module\b"
-            rf"|\bmodule `?{stem}(?!\w)"
-            rf"|\bfrom (?:[\w.]{{1,150}}\.)?{folder} import [^\n]{{0,200}}?(?<!\w){stem}(?!\w)",
-            reply.said,
-        )
-        if module:
-            return module[0]
+    near, stem = map(re.escape, parts[-2:])
+    module = re.search(
+        rf"(?<!\w){near}(?:\.|::|/){stem}(?!\w)|(?<!\w)`?{stem}`? module\b|\bmodule `?{stem}(?!\w)"
+        rf"|\bfrom (?:[\w.]{{1,150}}\.)?{near} import [^\n]{{0,200}}?(?<!\w){stem}(?!\w)",
+        text,
+    )
+    return module[0] if module else ending
+
+
+def _glob_of(name: str, reply: Reply, chat: Chat) -> str:
+    """Return the pattern that picks the file by letters of its name that the chat does not hold."""
     for word in reply.globs:
-        pattern = base_name(word)
-        letters = max(re.findall(r"\w+", pattern), key=len, default="")
-        spelled = len(letters) >= _MIN_GLOB and letters in name.split(".")[0]
-        if spelled and letters.lower() not in chat.lower and fnmatch.fnmatch(name, pattern):
+        letters = max(re.findall(r"\w+", base_name(word)), key=len, default="")
+        telling = len(letters) >= _MIN_GLOB and letters.lower() not in chat.lower
+        if telling and letters in name.split(".")[0] and fnmatch.fnmatch(name, base_name(word)):
             return word
     return ""
-
-
-def _longest_ending(path: str, text: str) -> str:
-    """Return the longest ending of the path, at least its name, that the text holds; or ''."""
-    parts = path.split("/")
-    for first in range(len(parts)):
-        ending = "/".join(parts[first:])
-        before = r"(?<![\w.-])" if first == 0 else r"(?<![\w./-])(?:\.?/|\$\{?\w{1,60}\}?/)?"
-        if ending in text and re.search(before + re.escape(ending) + r"(?![\w-])", text):
-            return ending
-    return ""
-
-
-def _module(path: str) -> tuple[str, str]:
-    """Return folder and name of the module that a file is: ("a", "b") for `src/a/b/__init__.py`."""
-    *folders, name = path.split("/")
-    parts = [folder for folder in folders if folder not in words("source roots")]
-    stem = name.split(".")[0]
-    if stem not in ("__init__", "index", "mod"):
-        parts.append(stem)
-    return tuple(["", "", *parts][-2:])
 
 
 def _is_known(path: str, chat: Chat) -> bool:
@@ -131,61 +122,42 @@ def _is_known(path: str, chat: Chat) -> bool:
     folder, _, name = path.rpartition("/")
     if name in words("conventional files") and "/" not in folder:
         return True
-    if name in chat.text:
-        seen = _longest_ending(path, chat.text)
-        if "/" in seen or seen == path:
-            return True
-    near, stem = _module(path)
-    module = rf"(?<!\w){re.escape(near)}(?:\.|::|/){re.escape(stem)}(?!\w)"
-    if near and stem in chat.text and re.search(module, chat.text):
-        return True  # `astropy.modeling.separable`, `net::tcp`, `../lib/router`
+    if _named(path, chat.text) not in ("", name if folder else ""):
+        return True
     stem = name.split(".")[0]
     core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
     if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w", chat.text):
         return True  # the test of a file that was seen
+    near = base_name(folder)
     if stem.lower().strip("_") in chat.words:
         # listed in its folder; `retry.Do` -> retry/retry.go; a telling word in a folder that is one
         telling = len(stem) >= _MIN_WORD and near.lower().strip("_") in chat.words
         if folder in chat.text or near == stem or telling:
             return True
     wanted = "".join(name_parts(core))  # `Engine.render` -> engine.py
-    return len(wanted) >= _MIN_WORD and wanted in chat.task_names and base_name(folder) in chat.text
+    return len(wanted) >= _MIN_WORD and wanted in chat.task_names and near in chat.text
 
 
 def _is_guess(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
     """Tell whether the reply only guesses at the file, or goes to see whether it is there."""
-    name = base_name(path)
+    folder, _, name = path.rpartition("/")
     stem = name.split(".")[0].lower()
     if "/" not in mention:
         guessed = mention not in reply.commanded and reply.only_guesses(mention)
         return guessed or stem.strip("_") in chat.words  # `options.py` where it speaks of options
-    folder = base_name(path.rpartition("/")[0])
     naming = {command.program for command in reply.commands if name in " ".join(command.words)}
     only_looked_for = naming <= {"ls", "find", "fd", "tree"} and name not in reply.edited
-    return only_looked_for and stem in chat.lower and folder in chat.text
-
-
-def _blind_edits(reply: Reply, chat: Chat, record: Record) -> list[str]:
-    """Return the record's files that the reply changes though no command or output named them."""
-    found = []
-    for path in record.paths:
-        name = base_name(path)
-        shown = name not in reply.edited or name in chat.shown_names
-        if not shown and _longest_ending(path, reply.edited):
-            found.append(path)
-    return found[:_MOST]
+    return only_looked_for and stem in chat.lower and base_name(folder) in chat.text
 
 
 # ---- identifier
 
 
 def _names(reply: Reply, chat: Chat, record: Record) -> list[str]:
-    """Return the record's names and texts that the reply holds, but for those it may have made up.
-
-    It may have made up a name of parts that the chat holds, said as a guess or defined in its code.
-    """
+    """Return the record's names and texts that the reply holds, but for those it may have made up."""
+    held = {text for text in record.texts if squeeze(text) in reply.squeezed}
     found = []
-    for name in sorted(record.names & reply.names):
+    for name in sorted(held | record.names & reply.names):
         parts = name_parts(name)
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
         if not telling or squeeze(name) in chat.squeezed:
@@ -198,10 +170,6 @@ def _names(reply: Reply, chat: Chat, record: Record) -> list[str]:
         if parts[0] in words("glue") and len(core) > 7 and core in chat.task_names:
             continue  # `get_window` where the task speaks of a window
         found.append(name)
-    for text in sorted(record.texts):
-        squeezed = squeeze(text)
-        if squeezed in reply.squeezed and squeezed not in chat.squeezed:
-            found.append(text)
     return found[:_MOST]
 
 

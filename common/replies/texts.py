@@ -38,8 +38,10 @@ LINE_NUMBER = re.compile(
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
-_STRING = re.compile(r"(?<=[\"'`])[^\"'`\n]{6,120}(?=[\"'`])")
-_PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
+# A string literal, or a piece of one between placeholders.
+_TEXT = re.compile(
+    r"(?<=[\"'`}])[^\"'`{}%\n]*[A-Za-z]{2} [^\"'`{}%\n]*[A-Za-z]{2}(?=[^\"'`{}%\n]*[\"'`{%])"
+)
 _BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
 _FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s{0,99}\n|\n[ \t]{0,99}[-*`]")
@@ -223,8 +225,8 @@ class Record:
         self.defined = {name for name, _ in DEFINED.findall("\n".join(headers)) if len(name) > 3}
         names = set(NAME.findall("\n".join(code))) | self.defined
         self.names = names - words("keywords") - words("library")
-        changed = [line[1:] for line in lines if line[0] != " "]
-        self.texts = _texts("\n".join(changed + notes))
+        changed = "\n".join(line[1:] for line in lines if line[0] != " ")
+        self.texts = {text for text in _TEXT.findall(changed) if len(text.split()) > 1}
         self.squeezed = "\n".join(map(squeeze, code))
         self.lines = [(line.strip(), token_triples(line)) for line in _telling_lines(code)]
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
@@ -247,16 +249,6 @@ def read_record(pr: dict) -> Record:
 
 
 _read = lru_cache(maxsize=64)(Record)  # the turns and retries of one instance share its record
-
-
-def _texts(code: str) -> set[str]:
-    """Return the string literals, in pieces between placeholders, that have several words."""
-    found = set()
-    for literal in _STRING.findall(code):
-        for piece in _PLACEHOLDER.split(literal):
-            if re.search(r"[A-Za-z]{2,} .*[A-Za-z]{2,}", piece):
-                found.add(piece.strip())
-    return found
 
 
 def _telling_lines(lines: list[str]) -> list[str]:
