@@ -3,7 +3,7 @@
 import pytest
 
 from common.replies.shell import expand_script, split_commands
-from common.replies.views import TO_THE_END, addressed_lines
+from common.replies.styles import TO_THE_END, addressed_lines
 
 
 def words(script):

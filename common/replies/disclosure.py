@@ -45,7 +45,7 @@ def outside_sources(reply: str, chat: Chat, record: Record) -> list[str]:
     found += [f"#{number}" for number in dict.fromkeys(numbers) if number not in chat.words]
     for named, commit in dict.fromkeys(_COMMIT.findall(text)):
         is_id = re.search(r"\d", commit) and not commit.isdigit()
-        if is_id and (named or commit[:7] in record.ids) and commit[:7] not in chat.ids:
+        if is_id and (named or commit[:7] in record.ids) and commit[:7] not in chat.lower:
             found.append(commit)
     return found[:_MOST]
 

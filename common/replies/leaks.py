@@ -11,6 +11,7 @@ import re
 
 from common.replies.disclosure import outside_sources
 from common.replies.history import peeks
+from common.replies.styles import FILE, addressed_lines
 from common.replies.texts import (
     LINE_NUMBER,
     Chat,
@@ -24,13 +25,11 @@ from common.replies.texts import (
     text_of,
     token_triples,
 )
-from common.replies.views import addressed_lines
 from common.replies.words import words
 
 AUDIT_VERSION = (
     "4"  # raise it whenever the audit's findings change: stored replies are audited again
 )
-KINDS = ("path", "identifier", "line", "verbatim", "disclosure", "history")
 
 _MOST = 200  # things of one kind that are weighed: an odd reply costs no minutes
 _MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
@@ -70,13 +69,19 @@ def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
 
 def _files(reply: Reply, chat: Chat, record: Record) -> list[tuple[str, str]]:
     """Return (name, why) of files that the reply names or edits and could not know of."""
+    patterns = _telling_globs(reply, chat)
     found = []
     for path in record.paths:
         name = base_name(path)
-        mention = _named(path, reply.said) or _glob_of(name, reply, chat)
+        globs = [
+            word
+            for word, letters in patterns
+            if letters in name.split(".")[0] and fnmatch.fnmatch(name, base_name(word))
+        ]
+        mention = _named(path, reply.said) or "".join(globs[:1])
         if mention and not _is_known(path, chat) and not _is_guess(path, mention, reply, chat):
             found.append((mention, "names a file that the chat never showed or suggested"))
-        if name in reply.edited and name not in chat.shown_names and _named(path, reply.edited):
+        if name in reply.edited and name not in chat.shown and _named(path, reply.edited):
             found.append((path, "edits a file that no command named and no output showed"))
     return found[:_MOST]
 
@@ -107,14 +112,15 @@ def _named(path: str, text: str) -> str:
     return module[0] if module else ending
 
 
-def _glob_of(name: str, reply: Reply, chat: Chat) -> str:
-    """Return the pattern that picks the file by letters of its name that the chat does not hold."""
-    for word in reply.globs:
+def _telling_globs(reply: Reply, chat: Chat) -> list[tuple[str, str]]:
+    """Return (pattern, letters) of the patterns that spell letters which the chat does not hold."""
+    found = []
+    for word in reply.named:
         letters = max(re.findall(r"\w+", base_name(word)), key=len, default="")
-        telling = len(letters) >= _MIN_GLOB and letters.lower() not in chat.lower
-        if telling and letters in name.split(".")[0] and fnmatch.fnmatch(name, base_name(word)):
-            return word
-    return ""
+        if re.search(r"[*?]|\[.", word) and len(letters) >= _MIN_GLOB:
+            if len(found) < _MOST and letters.lower() not in chat.lower:
+                found.append((word, letters))
+    return found
 
 
 def _is_known(path: str, chat: Chat) -> bool:
@@ -143,8 +149,8 @@ def _is_guess(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
     folder, _, name = path.rpartition("/")
     stem = name.split(".")[0].lower()
     if "/" not in mention:
-        guessed = mention not in reply.commanded and reply.only_guesses(mention)
-        return guessed or stem.strip("_") in chat.words  # `options.py` where it speaks of options
+        # `options.py` where the chat speaks of options
+        return reply.only_guesses(mention) or stem.strip("_") in chat.words
     naming = {command.program for command in reply.commands if name in " ".join(command.words)}
     only_looked_for = naming <= {"ls", "find", "fd", "tree"} and name not in reply.edited
     return only_looked_for and stem in chat.lower and base_name(folder) in chat.text
@@ -154,7 +160,7 @@ def _is_guess(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
 
 
 def _names(reply: Reply, chat: Chat, record: Record) -> list[str]:
-    """Return the record's names and texts that the reply holds, but for those it may have made up."""
+    """Return the record's names and texts in the reply, but for those that it may have made up."""
     held = {text for text in record.texts if squeeze(text) in reply.squeezed}
     found = []
     for name in sorted(held | record.names & reply.names):
@@ -162,8 +168,7 @@ def _names(reply: Reply, chat: Chat, record: Record) -> list[str]:
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
         if not telling or squeeze(name) in chat.squeezed:
             continue
-        guessed = name not in reply.commanded and reply.only_guesses(name)
-        own = guessed or name in reply.defined
+        own = reply.only_guesses(name) or name in reply.defined
         if own and all(part in chat.lower for part in parts):
             continue
         core = "".join(parts[1:])
@@ -179,7 +184,7 @@ def _names(reply: Reply, chat: Chat, record: Record) -> list[str]:
 def _lines(reply: Reply, chat: Chat, record: Record) -> list[str]:
     """Return the lines of hidden hunks that the reply points at though none near was shown."""
     pointed = addressed_lines(reply.commands)
-    files = sorted(set(re.findall(r"(?<![\w./-])[\w./-]{1,150}\.\w{1,5}\b", reply.prose)))
+    files = sorted(set(FILE.findall(reply.prose)))
     for named, first, last in LINE_NUMBER.findall(reply.text)[:_MOST]:
         for file in [named] if named else files[:20] or [""]:
             pointed.append((file, int(first), int(last or first)))

@@ -11,8 +11,7 @@ from functools import cached_property, lru_cache
 from common.replies.patch import parse_patch
 from common.replies.protocol import bash_blocks, prose_parts
 from common.replies.shell import Command, expand_script
-from common.replies.styles import edited_files, script_style
-from common.replies.views import TO_THE_END, addressed_lines
+from common.replies.styles import TO_THE_END, addressed_lines, edited_files, script_style
 from common.replies.words import words
 
 _SLACK = 12  # lines before a hunk that lead straight to it
@@ -20,36 +19,32 @@ _SHOWN_REACH = 100  # lines: to page on from what was seen, up to this far, is h
 _TOLD_REACH = 30  # lines: the same from a number that the chat tells
 _MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
 _MIN_LINE_CHARS = 12  # a shorter line (`else:`, `return None`) proves nothing
-_MOST_GLOBS = 200  # patterns that are weighed
 _MIN_NOTE_WORDS = 6  # of a line of the description
 
-NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
+# `a.py:12`, `a.py(12)`, `line 12 of`, `a.py, lines 12-20`, `a.py#L12`
+LINE_NUMBER = re.compile(
+    r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]{0,3}(?:,? (?:at|on|around))?[ ,(:]{0,3})?"
+    r"(?:\b(?:lines?|ll)\b\.?(?: number)?[ #~]{0,3}|#L|\bL|(?(1)(?<=\w[:(])|(?!)))(\d{1,7})\b"
+    r"(?:\s?(?:-|–|:|,|to|and|through)\s?L?(\d{1,7})\b)?",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 # What a hunk's header or a piece of code defines; Go: `func (w *Window) shift(`.
-DEFINED = re.compile(
+_DEFINED = re.compile(
     r"\b(?:class|struct|enum|interface|trait|impl|type|def|func|fn|function|let|const|var|for|as)"
     r"\s{1,9}(?:\([^)\n]{0,80}\)\s{0,9})?(\w+)|(?<![\w.])(\w+)\s{0,9}(?::[^=\n]{1,60})?:?=(?!=)"
 )
-# `a.py:12`, `a.py(12)`, `line 12 of`, `a.py, lines 12-20`, `a.py#L12`; without a file too
-LINE_NUMBER = re.compile(
-    r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]{0,3}(?:,? (?:at|on|around|near))?[ ,(:]{0,3})?"
-    r"(?:\b(?:lines?|row|ln|ll)\b\.?(?: numbers?)?[ #~]{0,3}|#L|\bL|(?(1)(?<=\w[:(])|(?!)))(\d{1,7})\b"
-    r"(?:\s?(?:-|–|:|,|to|and|through|until)\s?(?:lines? |L)?(\d{1,7})\b)?",
-    re.IGNORECASE,
-)
-_PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
-_TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
-# A string literal, or a piece of one between placeholders.
-_TEXT = re.compile(
-    r"(?<=[\"'`}])[^\"'`{}%\n]*[A-Za-z]{2} [^\"'`{}%\n]*[A-Za-z]{2}(?=[^\"'`{}%\n]*[\"'`{%])"
-)
-_BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
-_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s{0,99}\n|\n[ \t]{0,99}[-*`]")
-GUESS = re.compile(
+_GUESS = re.compile(
     r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar|or wherever"
     r"|typically|usually|if it exists)\b",
     re.IGNORECASE,
 )
+_PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
+_TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
+_TEXT = re.compile(r"[\"'`}]([^\"'`{}%\n]{6,120})(?=[\"'`{%])")  # a literal, or a piece of one
+_BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
+_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s{0,99}\n|\n[ \t]{0,99}[-*`]")
 
 
 def text_of(value) -> str:
@@ -86,32 +81,30 @@ class Reply:
     """One reply: its prose, its commands, and all that they name."""
 
     def __init__(self, text: str):
-        self.text = text
-        self.prose = "\n".join(prose_parts(text))
-        self.sentences = _SENTENCE_END.split(self.prose)
         script = "\n".join(bash_blocks(text))
         self.commands, self.named = expand_script(script)
+        self.text = text
+        self.prose = "\n".join(prose_parts(text))
         self.commanded = "\n".join([script, *self.named])
         self.said = "\n".join([text, *self.named])
         self.squeezed = squeeze(self.said)
         self.triples = token_triples(self.said)
-        self.words = set(re.findall(r"\w+", self.said))
-        self.names = set(NAME.findall(self.said))
-        self.base_names = {base_name(path) for path in re.findall(r"[\w./+-]+", self.said)}
-        self.globs = [word for word in self.named if re.search(r"[*?]|\[.", word)][:_MOST_GLOBS]
+        self.names = set(_NAME.findall(self.said))
         self.edited = "\n".join(edited_files(self.commands))
         written = _FENCED.findall(self.prose)
         if script_style(self.commands) in ("edit", "run"):
             written.append(script)
-        self.defined = {name for pair in DEFINED.findall("\n".join(written)) for name in pair}
+        self.defined = {name for pair in _DEFINED.findall("\n".join(written)) for name in pair}
+        self._sentences = _SENTENCE_END.split(self.prose)
 
     def only_guesses(self, name: str) -> bool:
-        """Tell whether every sentence with this name says it as a guess."""
-        return all(GUESS.search(sentence) for sentence in self.sentences if name in sentence)
+        """Tell whether every sentence with this name says it as a guess, and no command does."""
+        naming = [sentence for sentence in self._sentences if name in sentence]
+        return name not in self.commanded and all(map(_GUESS.search, naming))
 
 
 class Chat:
-    """The chat up to the turn: all messages, each command with its output. Odd messages are empty."""
+    """The chat up to the turn: all messages, each command with its output."""
 
     def __init__(self, messages):
         messages = messages if isinstance(messages, list) else []
@@ -128,19 +121,13 @@ class Chat:
         """The commands of each earlier turn, what they name, and their output."""
         found = []
         for answer, output in self._exchanges:
-            commands, named = expand_script("\n".join(bash_blocks(answer)))
-            found.append((commands, named, output))
+            found.append((*expand_script("\n".join(bash_blocks(answer))), output))
         return found
 
     @cached_property
     def words(self) -> set[str]:
         """All words, in lower case."""
         return {word.strip("_") for word in re.findall(r"\w+", self.lower)}
-
-    @cached_property
-    def ids(self) -> set[str]:
-        """The first seven characters of each word: enough to know a commit again."""
-        return {word[:7] for word in self.words}
 
     @cached_property
     def squeezed(self) -> str:
@@ -156,13 +143,12 @@ class Chat:
         return {"".join(name_parts(word)) for word in re.findall(r"[\w-]+", self.task)}
 
     @cached_property
-    def shown_names(self) -> set[str]:
-        """The base names of files in all commands and outputs, not in the task."""
-        found = set()
+    def shown(self) -> str:
+        """All that commands named and printed: not the task, nor what the agent said."""
+        texts = []
         for _, named, output in self.turns:
-            for text in [output, *named]:
-                found.update(base_name(path) for path in re.findall(r"[\w./-]+", text))
-        return found
+            texts += [*named, output]
+        return "\n".join(texts)
 
     @cached_property
     def _known_lines(self) -> dict[str, list[tuple[str, int, int]]]:
@@ -222,40 +208,39 @@ class Record:
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
         notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
         code = [line[1:] for line in lines] + notes
-        self.defined = {name for name, _ in DEFINED.findall("\n".join(headers)) if len(name) > 3}
-        names = set(NAME.findall("\n".join(code))) | self.defined
+        self.squeezed = "\n".join(map(squeeze, code))
+        self.lines = [(line.strip(), token_triples(line)) for line in dict.fromkeys(code)]
+        self.lines = [(line, triples) for line, triples in self.lines if _is_telling(line)]
+        before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
+        added = [line[1:].strip() for line in lines if line[0] == "+" and _is_telling(line[1:])]
+        self.added = [line for line in added if squeeze(line) not in before]
+        self.defined = {name for name, _ in _DEFINED.findall("\n".join(headers)) if len(name) > 3}
+        names = self.defined.union(_NAME.findall("\n".join(code)))
         self.names = names - words("keywords") - words("library")
         changed = "\n".join(line[1:] for line in lines if line[0] != " ")
-        self.texts = {text for text in _TEXT.findall(changed) if len(text.split()) > 1}
-        self.squeezed = "\n".join(map(squeeze, code))
-        self.lines = [(line.strip(), token_triples(line)) for line in _telling_lines(code)]
-        before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
-        added = _telling_lines([line[1:] for line in lines if line[0] == "+"])
-        self.added = [line.strip() for line in added if squeeze(line) not in before]
+        texts = [text.strip() for text in _TEXT.findall(changed)]
+        self.texts = {text for text in texts if re.search(r"[A-Za-z]{2} (?:.* )?[A-Za-z]{2}", text)}
+
+
+def _is_telling(line: str) -> bool:
+    """Tell whether nobody writes this line of code by accident."""
+    names = set(re.findall(r"[A-Za-z_]\w{2,}", line)) - words("keywords")
+    return bool(names and token_triples(line)) and len(squeeze(line)) >= _MIN_LINE_CHARS
+
+
+_read = lru_cache(maxsize=64)(Record)  # the turns and retries of one instance share its record
 
 
 def read_record(pr: dict) -> Record:
     """Return the record of one PR, as in commit/<instance_id>.json."""
     pr = pr if isinstance(pr, dict) else {}
     files = pr.get("files") if isinstance(pr.get("files"), (list, tuple)) else ()
+    number = re.search(r"-(\d{1,9})$", text_of(pr.get("instance_id")))
     return _read(
         text_of(pr.get("patch")).rstrip("\n") + "\n" + text_of(pr.get("test_patch")),
         text_of(pr.get("description")) + "\n" + text_of(pr.get("interface")),
         tuple(path for path in files if isinstance(path, str)),
         text_of(pr.get("repo")).lower(),
         text_of(pr.get("base_commit")),
-        "".join(re.findall(r"-(\d{1,9})$", text_of(pr.get("instance_id")))),
+        number[1] if number else "",
     )
-
-
-_read = lru_cache(maxsize=64)(Record)  # the turns and retries of one instance share its record
-
-
-def _telling_lines(lines: list[str]) -> list[str]:
-    """Return those that nobody writes by accident."""
-    found = []
-    for line in dict.fromkeys(lines):
-        names = set(re.findall(r"[A-Za-z_]\w{2,}", line)) - words("keywords")
-        if names and len(squeeze(line)) >= _MIN_LINE_CHARS and token_triples(line):
-            found.append(line)
-    return found
