@@ -7,7 +7,9 @@ or assert a thing never seen is not. One function finds one kind of hit.
 """
 
 import fnmatch
+import itertools
 import re
+from collections.abc import Iterator
 
 from common.replies.disclosure import outside_sources
 from common.replies.history import peeks
@@ -27,16 +29,16 @@ from common.replies.texts import (
 )
 from common.replies.words import words
 
-AUDIT_VERSION = (
-    "4"  # raise it whenever the audit's findings change: stored replies are audited again
-)
+# Raise it whenever the findings change: stored replies are audited again.
+AUDIT_VERSION = "4"
 
-_MOST = 200  # things of one kind that are weighed: an odd reply costs no minutes
+_MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
 _MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
 _MIN_GLOB = 4  # letters that a pattern spells of a file's name
-_NOVEL = 0.33
-_MIN = 4
-_NEAR = 0.6  # share of a hidden line's runs of three tokens that makes a text nearly hold it
+# A text nearly holds a hidden line: of its runs of three tokens (four at least) it has this share,
+# and this share of those that the chat does not hold.
+_NEAR = 0.6
+_NOVEL = 1 / 3
 
 
 def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
@@ -44,46 +46,32 @@ def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
 
     `messages` is the chat up to the turn, `pr` a record as in commit/<instance_id>.json.
     """
-    said = Reply(text_of(reply))
-    chat = Chat(messages)
-    record = read_record(pr)
-    found = []
-    for path, why in _files(said, chat, record):
-        found.append(("path", path, why))
-    for name in _names(said, chat, record):
-        found.append(("identifier", name, "a name or text from the hidden patch, never shown"))
-    for place in _lines(said, chat, record):
-        found.append(("line", place, "points at lines of a hidden change that were never shown"))
-    for line in _verbatim(said, chat, record):
-        found.append(("verbatim", line, "a line of the hidden record, or nearly one, never shown"))
-    for text in outside_sources(said.text, chat, record):
-        found.append(("disclosure", text, "speaks of a source outside the visible chat"))
-    for command in peeks(said.commands, chat.text, record):
-        found.append(("history", command, "looks at later commits or at a copy of the project"))
-    hits = {(kind, text[:200]): why for kind, text, why in found}
+    texts = (Reply(text_of(reply)), Chat(messages), read_record(pr))
+    hits = {}
+    for find in (_files, _names, _lines, _verbatim, _disclosure, _history):
+        for kind, text, why in itertools.islice(find(*texts), _MOST):
+            hits[kind, text[:200]] = why
     return [{"kind": kind, "text": text, "why": why} for (kind, text), why in hits.items()]
 
 
-# ---- path
-
-
-def _files(reply: Reply, chat: Chat, record: Record) -> list[tuple[str, str]]:
-    """Return (name, why) of files that the reply names or edits and could not know of."""
-    patterns = _telling_globs(reply, chat)
-    found = []
+def _files(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
+    """Find files that the reply names or edits though the chat neither shows nor suggests them."""
+    globs = []
+    for word in reply.named:
+        letters = max(re.findall(r"\w+", base_name(word)), key=len, default="")
+        if len(letters) >= _MIN_GLOB and re.search(r"[*?]|\[.", word) and len(globs) < _MOST:
+            globs.append((base_name(word), letters))
+    globs = [(glob, letters) for glob, letters in globs if letters.lower() not in chat.lower]
     for path in record.paths:
         name = base_name(path)
-        globs = [
-            word
-            for word, letters in patterns
-            if letters in name.split(".")[0] and fnmatch.fnmatch(name, base_name(word))
-        ]
-        mention = _named(path, reply.said) or "".join(globs[:1])
-        if mention and not _is_known(path, chat) and not _is_guess(path, mention, reply, chat):
-            found.append((mention, "names a file that the chat never showed or suggested"))
+        mention = _named(path, reply.said)
+        for glob, letters in globs:
+            if letters in name.split(".")[0] and fnmatch.fnmatch(name, glob):
+                mention = mention or glob
+        if mention and not _could_know(path, mention, reply, chat):
+            yield "path", mention, "names a file that the chat never showed or suggested"
         if name in reply.edited and name not in chat.shown and _named(path, reply.edited):
-            found.append((path, "edits a file that no command named and no output showed"))
-    return found[:_MOST]
+            yield "path", path, "edits a file that no command named and no output showed"
 
 
 def _named(path: str, text: str) -> str:
@@ -112,115 +100,96 @@ def _named(path: str, text: str) -> str:
     return module[0] if module else ending
 
 
-def _telling_globs(reply: Reply, chat: Chat) -> list[tuple[str, str]]:
-    """Return (pattern, letters) of the patterns that spell letters which the chat does not hold."""
-    found = []
-    for word in reply.named:
-        letters = max(re.findall(r"\w+", base_name(word)), key=len, default="")
-        if re.search(r"[*?]|\[.", word) and len(letters) >= _MIN_GLOB:
-            if len(found) < _MOST and letters.lower() not in chat.lower:
-                found.append((word, letters))
-    return found
-
-
-def _is_known(path: str, chat: Chat) -> bool:
-    """Tell whether the chat writes the file out, or lets an honest engineer name it."""
+def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
+    """Tell whether an honest engineer could name the file, guess at it, or look for it."""
     folder, _, name = path.rpartition("/")
+    near = base_name(folder)
+    stem = name.split(".")[0]
+    core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
     if name in words("conventional files") and "/" not in folder:
         return True
     if _named(path, chat.text) not in ("", name if folder else ""):
-        return True
-    stem = name.split(".")[0]
-    core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
+        return True  # written out
     if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w", chat.text):
         return True  # the test of a file that was seen
-    near = base_name(folder)
+    bare = "/" not in mention
+    if bare and reply.only_guesses(mention):
+        return True
     if stem.lower().strip("_") in chat.words:
-        # listed in its folder; `retry.Do` -> retry/retry.go; a telling word in a folder that is one
+        # `options.py` where the chat speaks of options; listed in its folder; `retry.Do` ->
+        # retry/retry.go; a telling word in a folder that is one
         telling = len(stem) >= _MIN_WORD and near.lower().strip("_") in chat.words
-        if folder in chat.text or near == stem or telling:
+        if bare or folder in chat.text or near == stem or telling:
             return True
+    if near not in chat.text:
+        return False
     wanted = "".join(name_parts(core))  # `Engine.render` -> engine.py
-    return len(wanted) >= _MIN_WORD and wanted in chat.task_names and near in chat.text
-
-
-def _is_guess(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
-    """Tell whether the reply only guesses at the file, or goes to see whether it is there."""
-    folder, _, name = path.rpartition("/")
-    stem = name.split(".")[0].lower()
-    if "/" not in mention:
-        # `options.py` where the chat speaks of options
-        return reply.only_guesses(mention) or stem.strip("_") in chat.words
+    if len(wanted) >= _MIN_WORD and wanted in chat.task_names:
+        return True
     naming = {command.program for command in reply.commands if name in " ".join(command.words)}
     only_looked_for = naming <= {"ls", "find", "fd", "tree"} and name not in reply.edited
-    return only_looked_for and stem in chat.lower and base_name(folder) in chat.text
+    return not bare and only_looked_for and stem.lower() in chat.lower
 
 
-# ---- identifier
-
-
-def _names(reply: Reply, chat: Chat, record: Record) -> list[str]:
-    """Return the record's names and texts in the reply, but for those that it may have made up."""
+def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
+    """Find the record's names and texts in the reply, but for those that it may have made up."""
     held = {text for text in record.texts if squeeze(text) in reply.squeezed}
-    found = []
     for name in sorted(held | record.names & reply.names):
         parts = name_parts(name)
+        core = "".join(parts[1:])
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
         if not telling or squeeze(name) in chat.squeezed:
             continue
         own = reply.only_guesses(name) or name in reply.defined
         if own and all(part in chat.lower for part in parts):
             continue
-        core = "".join(parts[1:])
         if parts[0] in words("glue") and len(core) > 7 and core in chat.task_names:
-            continue  # `get_window` where the task speaks of a window
-        found.append(name)
-    return found[:_MOST]
+            continue  # `get_viewports` where the task speaks of viewports
+        yield "identifier", name, "a name or text from the hidden patch, never shown"
 
 
-# ---- line
-
-
-def _lines(reply: Reply, chat: Chat, record: Record) -> list[str]:
-    """Return the lines of hidden hunks that the reply points at though none near was shown."""
+def _lines(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
+    """Find lines of hidden hunks that the reply points at though none near was shown."""
     pointed = addressed_lines(reply.commands)
-    files = sorted(set(FILE.findall(reply.prose)))
+    files = sorted(set(FILE.findall(reply.prose)))[:20]
     for named, first, last in LINE_NUMBER.findall(reply.text)[:_MOST]:
-        for file in [named] if named else files[:20] or [""]:
+        for file in [named] if named else files or [""]:
             pointed.append((file, int(first), int(last or first)))
-    found = []
     for named, first, last in pointed[:_MOST]:
-        for path, start, end in record.hunks if first > 1 else []:
-            if last < start or first > end or named and not same_file(named, path):
-                continue
-            if not chat.knows_lines(path if named else "", first, last):
-                found.append(f"{named or 'line'}:{first}-{last}")
+        for path, start, end in record.hunks:
+            there = 1 < first <= end and last >= start and (not named or same_file(named, path))
+            if there and not chat.knows_lines(path if named else "", first, last):
+                why = "points at lines of a hidden change that were never shown"
+                yield "line", f"{named or 'line'}:{first}-{last}", why
                 break
-    return found
 
 
-# ---- verbatim
-
-
-def _verbatim(reply: Reply, chat: Chat, record: Record) -> list[str]:
-    """Return the record's lines that the reply holds, nearly holds, or searches for."""
-    found = []
+def _verbatim(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
+    """Find the record's lines that the reply holds, nearly holds, or searches for."""
     for line, triples in record.lines:
         said = triples & reply.triples
         if len(said) < _NEAR * len(triples):
             continue
         novel = triples - chat.triples
-        nearly = len(triples) >= _MIN and novel and len(novel & said) >= _NOVEL * len(novel)
+        nearly = len(triples) > 3 and novel and len(novel & said) >= _NOVEL * len(novel)
         squeezed = squeeze(line)
         if nearly or squeezed in reply.squeezed and squeezed not in chat.squeezed:
-            found.append(line)
+            yield "verbatim", line, "a line of the hidden record, or nearly one, never shown"
     for command in reply.commands:
         if command.program not in words("searchers") and command.program != "git":
             continue
         for word in command.argv[1:_MOST]:
             piece = squeeze(word)
-            if len(piece) < 12 or len(token_triples(word)) < 2:
-                continue
-            if piece in record.squeezed and piece not in chat.squeezed:
-                found.append(word)
-    return found[:_MOST]
+            telling = len(piece) > 11 and len(token_triples(word)) > 1
+            if telling and piece in record.squeezed and piece not in chat.squeezed:
+                yield "verbatim", word, "searches for hidden code that was never shown"
+
+
+def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
+    for text in outside_sources(reply.text, chat, record):
+        yield "disclosure", text, "speaks of a source outside the visible chat"
+
+
+def _history(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
+    for command in peeks(reply.commands, chat.text, record):
+        yield "history", command, "looks at later commits or at a copy of the project"
