@@ -29,13 +29,14 @@ _VERSION = re.compile(r"(?<=[a-z])\d[\d.]*$")  # who forbids python forbids pyth
 _FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 
 # How system prompts forbid, in lower case: "never use `cd`", "make is not available", "forbidden:".
-_NEGATION = re.compile(r"\b(?:not|never|no|don['’]t|cannot|forbidden|prohibited|disallowed)\b")
-_BANNED = (
-    r"(?:(?:not|never|don['’]t) (?:use|run|call|invoke|allowed|permitted|available)"
-    r"|forbidden|prohibited|disallowed|banned|unavailable)\b"
+_BAN = re.compile(
+    r"\b(is |are )?(?:not|never|no|don['’]t|cannot|forbidden|prohibited|disallowed|banned"
+    r"|unavailable)\b(?! persist)"
 )
-_BAN_AFTER = re.compile(rf"\b(?:is|are) {_BANNED}")
-_BAN_HEADING = re.compile(rf"\b{_BANNED}(?: \w+){{0,3}}:$")
+_BAN_HEADING = re.compile(
+    r"\b(?:(?:not|never|don['’]t) (?:use|run|call|invoke|allowed|permitted)"
+    r"|forbidden|prohibited|disallowed|banned)\b(?: \w+){0,3}:$"
+)
 _CONDITION = re.compile(r"(?:if|when|where|unless)\b")
 _ITEM = r"[ \t]*(?:[-*•]|\d[.)])[ \t]+"
 _NEXT_SENTENCE = re.compile(rf"(?<=[.!?:;])(?<!\n\d\.)\s+|\n[ \t]*\n|\n(?={_ITEM})")
@@ -139,15 +140,12 @@ def forbidden_programs(messages: list[dict]) -> tuple[set[str], bool]:
         item = re.match(_ITEM, sentence)
         sentence = " ".join(sentence[item.end() if item else 0 :].split())
         in_list = item is not None and (after_heading or in_list)
-        ban = _BAN_AFTER.search(sentence)
-        negation = _NEGATION.search(sentence)
+        ban = _BAN.search(sentence)
         forbidden = ""
-        if after_heading or in_list:
+        if after_heading or in_list or ban and ban[1] and not _CONDITION.match(sentence):
             forbidden = "," + sentence  # the comma lets its first word count
-        elif ban and not _CONDITION.match(sentence):
-            forbidden = "," + sentence[: ban.start()]
-        if negation:
-            forbidden += sentence[negation.end() :]
+        elif ban:
+            forbidden = sentence[ban.end() :]
         after_heading = _BAN_HEADING.search(sentence) is not None
         programs |= set(_NAMED_PROGRAM.findall(forbidden)) & known
         if _FAMILY_NAMED.search(forbidden):
