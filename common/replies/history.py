@@ -98,8 +98,9 @@ def _looks_at_other_commits(command: Command, chat_text: str) -> bool:
         compares = puts_it_here or with_head or ":" in word or ".." in word
         for ref in re.split(r"\.{2,3}", word.partition(":")[0]):
             ref = re.sub(r"[\^~].*$", "", ref)
-            own = f"On branch {ref}" in chat_text or f"* {ref}\n" in chat_text
-            if _OTHER_REF.match(ref) or ref in _TRUNKS and compares and not own:
+            if _OTHER_REF.match(ref):
+                return True
+            if compares and ref in _TRUNKS and f"On branch {ref}" not in chat_text:
                 return True
     return False
 

@@ -76,17 +76,17 @@ class Command:
         return self.argv[0].rsplit("/", 1)[-1] if self.argv else ""
 
 
-def split_commands(script: str) -> list[Command]:
+def split_commands(script: str, most: int = 10**9) -> list[Command]:
     """Return the simple commands of a script, across `;`, newlines, `&&`, pipes, `$(...)`, (...).
 
-    Raises ValueError when a quote or a heredoc is never closed.
+    `most` commands at most. Raises ValueError when a quote or a heredoc is never closed.
     """
     script = _BACKQUOTED.sub(r"$(\1)", script)
     commands = [Command()]
     awaited = []  # (command, tabs, delimiter) of heredocs whose body starts on the next line
     redirect = ""  # a redirection that waits for its target
     position = 0
-    while position < len(script):
+    while position < len(script) and len(commands) <= most:
         token = _TOKEN.match(script, position)
         if not token:
             raise ValueError("a quote is never closed")
@@ -131,7 +131,8 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     never close has no commands.
     """
     try:
-        commands = split_commands(_PRINTED.sub(lambda call: _printed(call[1].split()), script))
+        script = _PRINTED.sub(lambda call: _printed(call[1].split()), script)
+        commands = split_commands(script, _MOST_COMMANDS)
     except ValueError:
         return [], []
     in_full = []
@@ -139,12 +140,12 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     values = {}  # of variables; one that goes over several, as in a loop, is `{a,b}`
     folder = ""
     piped = ""
-    for command in commands[:_MOST_COMMANDS]:
+    for command in commands:
         words = command.words[:_MOST_WORDS]
-        if "xargs" in words and "-I" in words[:-1]:
+        if piped and "-I" in words[:-1]:  # `xargs -I N cat a/N`
             place = words[words.index("-I") + 1] or "{}"
             words = [word.replace(place, piped) for word in words]
-        elif "xargs" in words:
+        elif piped and "xargs" in words:
             words = [*words, piped]
         words = [full for word in words for full in _expand(word, values)]
         written = [_expand(word, values)[0] for word in command.written_files]
