@@ -100,7 +100,8 @@ def _looks_at_other_commits(command: Command, chat_text: str) -> bool:
             ref = re.sub(r"[\^~].*$", "", ref)
             if _OTHER_REF.match(ref):
                 return True
-            if compares and ref in _TRUNKS and f"On branch {ref}" not in chat_text:
+            own = rf"On branch {ref}\n|\* {ref}\n"
+            if compares and ref in _TRUNKS and not re.search(own, chat_text):
                 return True
     return False
 
