@@ -35,8 +35,13 @@ def outside_sources(reply: str, chat: Chat, record: Record) -> list[str]:
     phrases = [match[0] for pattern in _patterns() for match in pattern.finditer(text)]
     if not _PR_WORD.search(chat.text):
         phrases += _PR_WORD.findall(text)
+    visible = {word for word in ("the patch", "the diff") if word in chat.lower}
+    if "git diff" in reply or "diff --git" in chat.lower:
+        visible.add("the diff")  # the agent's own
     found = []
     for phrase in list(dict.fromkeys(phrases))[:_MOST]:
+        if any(word in phrase.lower() for word in visible):
+            continue
         if not re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower):
             found.append(phrase)
     numbers = _NUMBER.findall(text)

@@ -208,7 +208,7 @@ class Record:
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
         added = [line[1:].strip() for line in lines if line[0] == "+" and _is_telling(line[1:])]
         self.added = [line for line in added if squeeze(line) not in before]
-        self.defined = {name for name, _ in _DEFINED.findall("\n".join(headers)) if len(name) > 3}
+        self.defined = {name for name, _ in _DEFINED.findall("\n".join(headers)) if len(name) > 6}
         names = self.defined.union(_NAME.findall("\n".join(code)))
         self.names = names - words("keywords") - words("library")
         changed = "\n".join(line[1:] for line in lines if line[0] != " ")
