@@ -17,6 +17,7 @@ from common.replies.words import words
 _SLACK = 12  # lines before a hunk that lead straight to it
 _SHOWN_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
 _TOLD_REACH = 30  # lines: the same from a number that the chat tells
+_MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
 _MIN_LINE_CHARS = 12  # a shorter line (`else:`, `return None`) proves nothing
 _MIN_NOTE_WORDS = 6  # of a line of the description
 
@@ -151,7 +152,10 @@ class Chat:
 
     @cached_property
     def _known_lines(self) -> dict[str, list[tuple[str, int, int]]]:
-        """For each base name: (path, first, last) of lines shown or told, and those near."""
+        """For each base name: (path, first, last) of lines shown or told, and those near.
+
+        What the task tells without a file stands under "".
+        """
         found = defaultdict(list)
         for commands, named, output in self.turns:
             by_name = defaultdict(set)
@@ -164,17 +168,18 @@ class Chat:
                 for first, last in seen or {(1, TO_THE_END)}:
                     near = (path, first - _SHOWN_REACH, last + _SHOWN_REACH)
                     found[base_name(path)].append(near)
-        for path, first, last in LINE_NUMBER.findall(self.text):
-            if path:
+        for text in (self.task, self.text):
+            for path, first, last in LINE_NUMBER.findall(text):
                 near = (path, int(first) - _TOLD_REACH, int(last or first) + _TOLD_REACH)
-                found[base_name(path)].append(near)
+                if path or text is self.task and int(first) >= _MIN_LOOSE_LINE:
+                    found[base_name(path)].append(near)
         return found
 
     def knows_lines(self, path: str, first: int, last: int) -> bool:
         """Tell whether lines of a file near to these were shown or told; without a path, of any."""
-        for name in [base_name(path)] if path else self._known_lines:
+        for name in {"", base_name(path)} if path else self._known_lines:
             for named, low, high in self._known_lines.get(name, ()):
-                of_it = same_file(named, path) if path else high < TO_THE_END
+                of_it = same_file(named or path, path) if path else high < TO_THE_END
                 if of_it and low <= last and first <= high:
                     return True
         return False
