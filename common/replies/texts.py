@@ -41,7 +41,8 @@ _GUESS = re.compile(
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
-_TEXT = re.compile(r"[\"'`}]([^\"'`{}%\n]{6,120})(?=[\"'`{%])")  # a literal, or a piece of one
+_LITERAL = re.compile(r"([\"'`])([^\"'`\n]{6,120})\1")
+_PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
 _BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
 _FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
 _SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s{0,99}\n|\n[ \t]{0,99}[-*`]")
@@ -217,8 +218,11 @@ class Record:
         names = self.defined.union(_NAME.findall("\n".join(code)))
         self.names = names - words("keywords") - words("library")
         changed = "\n".join(line[1:] for line in lines if line[0] != " ")
-        texts = [text.strip() for text in _TEXT.findall(changed)]
-        self.texts = {text for text in texts if re.search(r"[A-Za-z]{2} (?:.* )?[A-Za-z]{2}", text)}
+        self.texts = set()  # literals of several words, in pieces between their placeholders
+        for _, literal in _LITERAL.findall(changed):
+            for piece in _PLACEHOLDER.split(literal):
+                if re.search(r"[A-Za-z]{2} (?:.* )?[A-Za-z]{2}", piece):
+                    self.texts.add(piece.strip())
 
 
 def _is_telling(line: str) -> bool:
