@@ -63,8 +63,8 @@ def edited_files(commands: list[Command]) -> list[str]:
 
 def _command_style(command: Command) -> str:
     program = command.program
-    arguments = command.argv[1:]
-    script = "\n".join([*command.heredocs, *arguments])
+    operands = [word for word in command.argv[1:] if not word.startswith("-")]
+    script = "\n".join([*command.heredocs, *command.argv[1:]])
     if program in ("echo", "printf") and _SUBMIT in script:
         return "submit"
     if command.written_files or program in words("editors"):
@@ -74,15 +74,15 @@ def _command_style(command: Command) -> str:
     if program in words("interpreters") | words("shells") or _SCRIPT_FILE.search(program):
         return "edit" if _WRITES_IN_SCRIPT.search(script) else "run"
     if program == "git":
-        return _GIT_STYLES.get("".join(arguments[:1]), "git")
+        return _GIT_STYLES.get("".join(operands[:1]), "git")
     if program in words("searchers"):
         return "search"
     if program in ("find", "fd") and _FINDS_BY_NAME.search(script):
         return "search"
     if program in words("readers"):  # of a file: `| head -20` trims what another command printed
-        operands = [word for word in arguments if not word.startswith("-") and not word.isdigit()]
+        files = [word for word in operands if not word.isdigit()]
         needed = 2 if program in ("sed", "awk") else 1
-        return "read" if len(operands) >= needed or command.read_files else "other"
+        return "read" if len(files) >= needed or command.read_files else "other"
     return "look" if program in words("listers") else "other"
 
 

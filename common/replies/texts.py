@@ -209,8 +209,8 @@ class Record:
         notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
         code = [line[1:] for line in lines] + notes
         self.squeezed = "\n".join(map(squeeze, code))
-        self.lines = [(line.strip(), token_triples(line)) for line in dict.fromkeys(code)]
-        self.lines = [(line, triples) for line, triples in self.lines if _is_telling(line)]
+        telling = [line for line in dict.fromkeys(code) if _is_telling(line)]
+        self.lines = [(line.strip(), token_triples(line)) for line in telling]
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
         added = [line[1:].strip() for line in lines if line[0] == "+" and _is_telling(line[1:])]
         self.added = [line for line in added if squeeze(line) not in before]
