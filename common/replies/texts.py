@@ -41,7 +41,7 @@ _GUESS = re.compile(
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
-_LITERAL = re.compile(r"([\"'`])([^\"'`\n]{6,120})\1")
+_LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
 _PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
 _BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
 _FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
