@@ -193,6 +193,20 @@ def test_the_function_that_a_change_stands_in_or_near_is_a_name(definition):
     assert kinds(text, TASK, in_it) == kinds(text, TASK, before_it) == {"identifier"}
 
 
+def test_what_stands_between_two_literals_is_no_text():
+    record = record_adding("pick('first' if there is no 'second' or 'third')")
+    assert find_leaks(reply("ls", "I look if there is no cache."), TASK, record) == []
+
+
+def test_a_word_of_prose_in_a_header_is_no_name():
+    record = {
+        **RECORD,
+        "files": [],
+        "patch": "--- a/x\n+++ b/x\n@@ -1 +1 @@ class that is\n-a\n+b\n",
+    }
+    assert find_leaks(reply("ls", "I know that it fails."), TASK, record) == []
+
+
 def test_vocabulary_is_no_name():
     record = record_adding("raise NotImplementedError(os.path, isinstance, OrderedDict)")
     assert (

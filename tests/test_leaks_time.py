@@ -6,7 +6,8 @@ import pytest
 
 from common.replies.history import shows_fix
 from common.replies.leaks import find_leaks
-from common.replies.protocol import action_style, protocol_problem
+from common.replies.protocol import protocol_problem
+from common.replies.styles import action_style
 from tests.leak_cases import FENCE, RECORD, TASK, reply
 
 SMALL = 8_000  # characters; the large text has four times as many

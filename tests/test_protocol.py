@@ -3,8 +3,6 @@
 import pytest
 
 from common.replies.protocol import (
-    STYLES,
-    action_style,
     bash_blocks,
     forbidden_programs,
     format_ok,
@@ -12,6 +10,7 @@ from common.replies.protocol import (
     protocol_problem,
     visible_text,
 )
+from common.replies.styles import STYLES, action_style
 
 FENCE = "```"
 PLAIN_CHAT = [

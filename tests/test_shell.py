@@ -2,9 +2,8 @@
 
 import pytest
 
-from common.replies.expand import expand_script
-from common.replies.shell import split_commands
-from common.replies.views import TO_THE_END, addressed_lines
+from common.replies.shell import expand_script, split_commands
+from common.replies.styles import TO_THE_END, addressed_lines
 
 
 def words(script):

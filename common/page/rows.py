@@ -12,7 +12,8 @@ from common.cli import Tally
 from common.files import BadFile
 from common.page.labels import label_sha
 from common.page.markdown import Markdown, shown, written
-from common.replies.protocol import action_style, bash_blocks, protocol_problem
+from common.replies.protocol import bash_blocks, protocol_problem
+from common.replies.styles import action_style
 from common.turns import METRICS, OPPONENT, Status, bucket, read_answer, read_score, text_digests
 
 _FORMULA_STARTS = tuple("=+-@\t\r\n")

@@ -1,12 +1,10 @@
 """Read a git diff, or a plain unified one: its files, and the hunks and lines of each."""
 
-from __future__ import annotations
-
+import codecs
 import re
 from dataclasses import dataclass, field
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@ ?(.*)")
-_ESCAPES = {"n": b"\n", "t": b"\t", "r": b"\r", "a": b"\a", "b": b"\b", "f": b"\f", "v": b"\v"}
 
 
 @dataclass
@@ -41,7 +39,7 @@ def changed_files(patch: str) -> list[str]:
     paths = []
     for file in parse_patch(patch):
         if file.renamed:
-            paths.append(file.old_path or "")
+            paths.append(file.old_path)
         paths.append(file.path)
     return [path for path in dict.fromkeys(paths) if path]
 
@@ -86,40 +84,23 @@ def parse_patch(patch: str) -> list[FilePatch]:
             files[-1].hunks.append(Hunk(*numbers, header=hunk[5]))
             old_left = numbers[1]
             new_left = numbers[3]
-        elif files and not files[-1].hunks:
-            _read_extended_header(line, files[-1])
+        elif files and line.startswith(("rename from ", "copy from ")):
+            files[-1].old_path = _path(line.partition(" from ")[2])
+            files[-1].renamed = line.startswith("rename")
+        elif files and line.startswith(("rename to ", "copy to ")):
+            files[-1].new_path = _path(line.partition(" to ")[2])
+        elif files and line.startswith("new file mode "):
+            files[-1].old_path = None
+        elif files and line.startswith("deleted file mode "):
+            files[-1].new_path = None
     return files
 
 
-def _read_extended_header(line: str, file: FilePatch) -> None:
-    """Take in what git writes between `diff --git` and the first hunk."""
-    if line.startswith("rename from "):
-        file.old_path = _path(line.removeprefix("rename from "))
-        file.renamed = True
-    elif line.startswith(("rename to ", "copy to ")):
-        file.new_path = _path(line.split(" ", 2)[2])
-    elif line.startswith("copy from "):
-        file.old_path = _path(line.removeprefix("copy from "))
-    elif line.startswith("new file mode "):
-        file.old_path = None
-    elif line.startswith("deleted file mode "):
-        file.new_path = None
-
-
 def _path(text: str, prefix: str = "") -> str | None:
-    r"""Return a path as text; None for /dev/null.
-
-    A diff puts one with unusual bytes in quotes: "b/caf\303\251.txt".
-    """
+    r"""Return a path as text; None for /dev/null. Unusual ones are quoted: "b/caf\303\251.txt"."""
     if not text.startswith('"'):
         path = text.split("\t")[0].rstrip()  # behind a tab stands the time
         return None if path == "/dev/null" else path.removeprefix(prefix)
-    data = b""
-    for part in re.findall(r"\\[0-7]{3}|\\.|[^\\]+", text.strip()[1:-1]):
-        if not part.startswith("\\"):
-            data += part.encode("utf-8", "replace")
-        elif len(part) == 4:
-            data += bytes([int(part[1:], 8) & 255])
-        else:
-            data += _ESCAPES.get(part[1], part[1].encode("utf-8", "replace"))
-    return data.decode("utf-8", "replace").removeprefix(prefix)
+    quoted = text.strip()[1:-1].encode(errors="replace")
+    unescaped = codecs.decode(quoted, "unicode_escape", "replace").encode("latin-1", "replace")
+    return unescaped.decode(errors="replace").removeprefix(prefix)

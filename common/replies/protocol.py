@@ -1,57 +1,92 @@
 """Check that a reply keeps the rules of its chat: a thought, one command, nothing forbidden.
 
-What is forbidden is read from the chat's own system prompt. Nothing here calls a model.
+A reply is what the agent says in one turn: a THOUGHT in prose, then one ```bash block, found by the
+rule of mini-swe-agent v1, whose parser decides what would really have been run. What is forbidden
+is read from the chat's own system prompt. Nothing here calls a model.
 """
 
 import re
 
-from common.replies.shell import Command, split_commands
-from common.replies.styles import STYLES, action_style
-from common.replies.text import (
-    bash_blocks,
-    format_ok,
-    format_problem,
-    text_before_command,
-    thought,
-    visible_text,
-)
+from common.replies.shell import split_commands
 from common.replies.words import words
 
-# What this module and its neighbours offer about one reply.
-__all__ = [
-    "STYLES", "Command", "action_style", "bash_blocks", "forbidden_programs", "format_ok",
-    "format_problem", "protocol_problem", "split_commands", "thought", "visible_text",
-]  # fmt: skip
+# mini-swe-agent v1: exactly one match of this in a reply, else the turn is refused.
+_BASH_BLOCK = re.compile(r"```bash\s*\n(.*?)\n```", re.DOTALL)
+_FENCE_LINE = re.compile(r"^[ \t]*```[^`\n]*$", re.MULTILINE)
+# ◁▷: Kimi's older models
+_THINK_OPENS = re.compile(r"<think(?:ing)?>|◁think▷", re.IGNORECASE)
+_THINK_ENDS = re.compile(r"</think(?:ing)?>|◁/think▷", re.IGNORECASE)
+# Tokens of chat templates and tool calls that providers let through: Kimi and Qwen (<|...|>),
+# DeepSeek (full-width bars), Hermes (<tool_call>).
+_RAW_TOKEN = re.compile(
+    r"<\|(?:tool_calls?|im|end|start|message|channel|return|call|media|python_tag|eot|assistant"
+    r"|user|system|fim|endoftext)[A-Za-z_]*\|>"
+    r"|<｜[^<>\n]{1,40}｜>"
+    r"|</?tool_calls?>|</?tool_response>|<\|tool_call>|<tool_call\|>"
+)
+_LABEL = re.compile(r"^\W*THOUGHT\W*", re.IGNORECASE)
+_VERSION = re.compile(r"(?<=[a-z])\d[\d.]*$")  # who forbids python forbids python3.11, too
+_FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 
-# `cd`, or `bash -c`, or plain: "do not run cd, python or make".
+# How system prompts forbid, in lower case: "never use `cd`", "make is not available", "forbidden:".
+_BAN = re.compile(
+    r"\b(is |are )?(?:not|never|no|don['’]t|cannot|forbidden|prohibited|disallowed|banned"
+    r"|unavailable)\b(?! persist)"
+)
+_BAN_HEADING = re.compile(
+    r"\b(?:(?:not|never|don['’]t) (?:use|run|call|invoke|allowed|permitted)"
+    r"|forbidden|prohibited|disallowed|banned)\b(?: \w+){0,3}:$"
+)
+_CONDITION = re.compile(r"(?:if|when|where|unless)\b")
+_ITEM = r"[ \t]*(?:[-*•]|\d[.)])[ \t]+"
+_NEXT_SENTENCE = re.compile(rf"(?<=[.!?:;])(?<!\n\d\.)\s+|\n[ \t]*\n|\n(?={_ITEM})")
 _NAMED_PROGRAM = re.compile(
     r"(?:[`,(]|\b(?:or|and|use|run|try|call|issue|invoke|like)\b)\s*`?([\w+-]+(?:\.\w+)*)"
 )
-_FAMILY_NAMED = re.compile(r"interpreter|build tool|test runner|compiler", re.IGNORECASE)
+_FAMILY_NAMED = re.compile(r"interpreter|build tool|test runner|compiler")
 _COMMENT_NAMED = re.compile(
-    r"#`?\s*comment|leading comment|comment line|\b(?:start|begin)\b.{0,60}\bcomment", re.IGNORECASE
+    r"#`?\s*comment|leading comment|comment line|\b(?:start|begin)\b.{0,60}\bcomment"
 )
-_NEGATED = re.compile(
-    r"\b(?:not|never|no|don['’]t|cannot|forbidden|prohibited|disallowed)\b", re.IGNORECASE
-)
-# "cd and make are not permitted"
-_BAN_AFTER = re.compile(
-    r"\b(?:is|are) (?:(?:not|never) (?:allowed|permitted|available)"
-    r"|forbidden|prohibited|disallowed|banned|unavailable)\b",
-    re.IGNORECASE,
-)
-# a heading: "You must not use:", "FORBIDDEN:"
-_BAN_HEADING = re.compile(
-    r"\b(?:(?:not|never|don['’]t) (?:use|run|call|invoke|allowed|permitted)"
-    r"|forbidden|prohibited|disallowed|banned)\b(?: \w+){0,3}:$",
-    re.IGNORECASE,
-)
-_CONDITION = re.compile(r"(?:if|when|where|unless)\b", re.IGNORECASE)
-_LIST_ITEM = re.compile(r"\s*(?:[-*•]|\d{1,2}[.)])[ \t]+")
-_NEXT_BLOCK = re.compile(r"\n[ \t]*\n|\n(?=[ \t]*(?:[-*•]|\d{1,2}[.)])[ \t])")
-_NEXT_SENTENCE = re.compile(r"(?<=[.!?:;])\s+|\s[-*]\s")
-_LABEL = re.compile(r"^\W*THOUGHT\W*", re.IGNORECASE)
-_FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
+
+
+def visible_text(content: str) -> str:
+    """Return the answer without `<think>...</think>`, also when one of the two tags is missing."""
+    after_reasoning = _THINK_ENDS.split(content)[-1]
+    return _THINK_OPENS.split(after_reasoning, maxsplit=1)[0].strip()
+
+
+def format_problem(reply: str) -> str | None:
+    """Tell why this text is no reply at all (empty, raw tokens, reasoning left in, cut off)."""
+    if not reply or not reply.strip():
+        return "the reply is empty"
+    if _RAW_TOKEN.search(reply):
+        return "the reply holds raw tool-call or chat-template tokens"
+    if _THINK_OPENS.search(reply) or _THINK_ENDS.search(reply):
+        return "the reply holds a <think> tag"
+    if len(_FENCE_LINE.findall(reply)) % 2:
+        return "the reply is cut off: a code block is never closed"
+    return None
+
+
+def format_ok(reply: str) -> bool:
+    return format_problem(reply) is None
+
+
+def bash_blocks(reply: str) -> list[str]:
+    """Return the commands of all ```bash blocks, as mini-swe-agent v1 finds them."""
+    return [block.strip() for block in _BASH_BLOCK.findall(reply, 0, _last_fence(reply))]
+
+
+def prose_parts(reply: str) -> list[str]:
+    """Return the prose before, between and after the ```bash blocks."""
+    end = _last_fence(reply)
+    *parts, last = _BASH_BLOCK.split(reply[:end])[::2]
+    return [*parts, last + reply[end:]]
+
+
+def _last_fence(reply: str) -> int:
+    """Return where the last fence ends: behind it no block closes, to search there is costly."""
+    return reply.rfind("\n```") + len("\n```")
 
 
 def protocol_problem(reply: str, messages: list[dict]) -> str | None:
@@ -71,14 +106,20 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
         return f"the command is cut short ({error}); a ``` line inside it ends the block"
     if not any(command.words or command.written_files for command in commands):
         return "the ```bash block holds no command"
-    if not re.search(r"\w", _LABEL.sub("", text_before_command(reply))):
+    if not re.search(r"\w", _LABEL.sub("", prose_parts(reply)[0])):
         return "no THOUGHT stands before the command"
     programs, comment_forbidden = forbidden_programs(messages)
     if comment_forbidden and blocks[0].startswith("#"):
         return "the command starts with a # comment, which this chat's system prompt forbids"
-    families = {_unversioned(program) for program in programs}
-    for program in _programs_run(commands):
-        if _unversioned(program) in families:
+    run = [command.program for command in commands]
+    for command in commands:
+        if command.program == "find":
+            for option, word in zip(command.argv, command.argv[1:], strict=False):
+                if option in _FIND_RUNS:
+                    run.append(word.rsplit("/", 1)[-1])
+    families = {_VERSION.sub("", program) for program in programs}
+    for program in run:
+        if _VERSION.sub("", program) in families:
             return f"the command runs `{program}`, which this chat's system prompt forbids"
     return None
 
@@ -89,58 +130,25 @@ def forbidden_programs(messages: list[dict]) -> tuple[set[str], bool]:
     SWE-ZERO forbids `cd`, interpreters, build tools, test runners, `bash -c` and leading comments;
     mini-swe-agent forbids nothing.
     """
-    interpreters = words("interpreters")
-    known = {"cd"} | interpreters | words("shells")
+    system = [str(m.get("content") or "") for m in messages if m.get("role") == "system"]
+    known = {"cd"} | words("interpreters") | words("shells")
     programs = set()
     comment_forbidden = False
-    system = [str(m.get("content") or "") for m in messages if m.get("role") == "system"]
-    for forbidden in _prohibitions("\n".join(system)):
+    after_heading = False  # "You must not use:"
+    in_list = False  # below such a heading
+    for sentence in _NEXT_SENTENCE.split("\n" + "\n".join(system).lower()):
+        item = re.match(_ITEM, sentence)
+        sentence = " ".join(sentence[item.end() if item else 0 :].split())
+        in_list = item is not None and (after_heading or in_list)
+        ban = _BAN.search(sentence)
+        forbidden = ""
+        if after_heading or in_list or ban and ban[1] and not _CONDITION.match(sentence):
+            forbidden = "," + sentence  # the comma lets its first word count
+        elif ban:
+            forbidden = sentence[ban.end() :]
+        after_heading = _BAN_HEADING.search(sentence) is not None
         programs |= set(_NAMED_PROGRAM.findall(forbidden)) & known
         if _FAMILY_NAMED.search(forbidden):
-            programs |= interpreters
-        if _COMMENT_NAMED.search(forbidden):
-            comment_forbidden = True
+            programs |= words("interpreters")
+        comment_forbidden = comment_forbidden or _COMMENT_NAMED.search(forbidden) is not None
     return programs, comment_forbidden
-
-
-def _prohibitions(system: str) -> list[str]:
-    """Return what follows a negation, what stands before "is not allowed" or under a heading."""
-    found = []
-    under_heading = False
-    for block in _NEXT_BLOCK.split(system):
-        item = _LIST_ITEM.match(block)
-        under_heading = under_heading and item is not None
-        banned = under_heading
-        text = " ".join(block[item.end() if item else 0 :].split())
-        for sentence in _NEXT_SENTENCE.split(text):
-            # the comma lets its first word count
-            listed = "," + sentence[:1].lower() + sentence[1:]
-            negation = _NEGATED.search(sentence)
-            ban = _BAN_AFTER.search(sentence)
-            if banned:
-                found.append(listed)
-            elif ban and not _CONDITION.match(sentence):
-                found.append(listed[: ban.start() + 1])
-            if negation:
-                found.append(sentence[negation.end() :])
-            banned = _BAN_HEADING.search(sentence) is not None
-        under_heading = under_heading or banned
-    return found
-
-
-def _programs_run(commands: list[Command]) -> list[str]:
-    """Return the programs that the commands run, also those of `find -exec`."""
-    found = []
-    for command in commands:
-        found.append(command.program)
-        if command.program == "find":
-            argv = command.argv
-            for word, following in zip(argv, argv[1:], strict=False):
-                if word in _FIND_RUNS:
-                    found.append(following.rsplit("/", 1)[-1])
-    return found
-
-
-def _unversioned(program: str) -> str:
-    """Return `python` for `python3.11`: who forbids one forbids all."""
-    return re.sub(r"(?<=[a-z])\d[\d.]*$", "", program)

@@ -1,159 +1,218 @@
-"""Split a shell script into its simple commands, as a shell would.
+"""Read a shell script: its simple commands, and what they name, with all words in full.
 
-Quotes, heredocs, pipes and subshells are read, so `grep "cd "` is no `cd`. Nothing is run.
+Quotes, heredocs, pipes and subshells are read, so `grep "cd "` is no `cd`. Nothing is run. The
+standard library's shlex knows no heredocs and takes quadratic time for a long word.
 """
 
-from __future__ import annotations
-
+import posixpath
 import re
+import urllib.parse
 from dataclasses import dataclass, field
 from functools import cached_property
 
 from common.replies.words import words as word_list
 
-_ASSIGNMENT = re.compile(r"[A-Za-z_]\w*\+?=")
-_DURATION = re.compile(r"\d+(?:\.\d+)?[smhd]?$")
-_WRITING = {">", ">>", ">|", "&>", "&>>"}
-_HEREDOC = {"<<", "<<-"}
+# Odd scripts cost no minutes.
+_MOST_COMMANDS = 1000
+_MOST_WORDS = 2000  # of one command
+_MOST_VALUES = 32  # of one variable or brace
+_MOST_CHARS = 4000  # of a word that is looked into
+
 # Each alternative starts with characters of its own and nothing follows the repetition: no
 # backtracking. The bound on `${...}` keeps a flood of openings linear.
 _TOKEN = re.compile(
     r"""
-    (?P<blank>   [ \t\r]+ | \\\r?\n )
+    (?P<blank>   [ \t\r]+ | \\\r?\n | (?<![^ \t\n;&|(]) \# [^\n]* )
   | (?P<redirect> [0-9]* (?: <<< | <<-? | >> | >\| | [<>]& | <> | < | > ) | &>>? )
   | (?P<operator> && | \|\| | \|& | ;; | [;&|()\n] )
-  | (?P<word> (?: \\. | '[^']*' | \$'(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*" | `[^`]*`
+  | (?P<word> (?: \\. | '[^']*' | \$'(?:\\.|[^'\\])*' | "(?:\\.|[^"\\])*"
               | \$\{[^}]{0,500}\} | \$\(\((?:[^()]|\([^()]*\))*\)\) | [^\s;&|()<>'"`\\] )+ )
     """,
     re.VERBOSE | re.DOTALL,
 )
 _QUOTED = re.compile(r"""\\(.)|\$'((?:\\.|[^'\\])*)'|'([^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
-_COMMENT = re.compile(r"#[^\n]*")
+_BACKQUOTED = re.compile(r"`([^`]*)`")
+_WRAPPER_OPTION = re.compile(r"-.|\d+(?:\.\d+)?[smhd]?$")  # `timeout -k 5 60 make`, `xargs -0 grep`
+
+_ASSIGNMENT = re.compile(r"([A-Za-z_]\w{0,60})\+?=(.{0,300})", re.DOTALL)
+_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w{0,60})\}?")
+_BRACES = re.compile(r"\{([^{}\s]{0,400},[^{}\s]{0,400})\}")
+_PRINTED = re.compile(r"(?:\$\(|`)\s?(?:echo|printf)\s([^()`\n]{1,300})[)`]")  # `$(echo a/b)`
+_ONE_OF_ONE = re.compile(r"\[(\w)\]")  # `nam[e]` in a pattern
+# `-Sname`, `--include=a.py`
+_GLUED_OPTION = re.compile(r"^(?:-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}=)")
+_PLAIN_WORD = re.compile(r"[\w.@~+-][\w./@+-]*$")
+# Code: `name = "a/b"`, such a name joined with others, and the joints.
+_CODE_ASSIGNMENT = re.compile(
+    r"\b([A-Za-z_]\w{0,60})\s?=\s?(?:Path\()?[rf]?['\"]([^'\"\n]{1,150})['\"]"
+)
+_CODE_NAME = re.compile(r"\$?\{([A-Za-z_]\w{0,60})\}|\b([A-Za-z_]\w{0,60})\b(?=\s?[+/,)])")
+_JOINT = re.compile(r"(/?)['\"]\)?\s?([+/,])\s?[rf]?['\"]")
 
 
 @dataclass
 class Command:
-    """One simple command: words without quotes, redirections (`(">", "out.txt")`), heredoc bodies.
-
-    `ends` is the operator after it.
-    """
+    """One simple command: words without quotes, files, heredoc bodies, the operator behind it."""
 
     words: list[str] = field(default_factory=list)
-    redirects: list[tuple[str, str]] = field(default_factory=list)
-    heredocs: list[str] = field(default_factory=list)
+    written_files: list[str] = field(default_factory=list)
+    read_files: list[str] = field(default_factory=list)
+    heredocs: list[str] = field(default_factory=list)  # and texts behind `<<<`
     ends: str = ""
 
     @cached_property
     def argv(self) -> list[str]:
         """The words from the program's name on: no `VAR=value`, shell keywords, `sudo` and such."""
-        words = self.words
-        start = 0
-        while start < len(words) and _is_skipped(words[start]):
-            start += 1
-            while start < len(words) and _is_wrapper_option(words[start]):
-                start += 1
-        return words[start:]
+        wrapped = False
+        for place, word in enumerate(self.words):
+            if word in word_list("wrappers") or _ASSIGNMENT.match(word):
+                wrapped = True
+            elif not (wrapped and _WRAPPER_OPTION.match(word)):
+                return self.words[place:]
+        return []
 
     @cached_property
     def program(self) -> str:
-        argv = self.argv
-        return argv[0].rsplit("/", 1)[-1] if argv else ""
-
-    @property
-    def written_files(self) -> list[str]:
-        found = []
-        for operator, target in self.redirects:
-            if operator.lstrip("0123456789") in _WRITING and not target.startswith("/dev/"):
-                found.append(target)
-        return found
-
-    @property
-    def read_files(self) -> list[str]:
-        return [target for operator, target in self.redirects if operator == "<"]
+        return self.argv[0].rsplit("/", 1)[-1] if self.argv else ""
 
 
-def _is_skipped(word: str) -> bool:
-    return word in word_list("wrappers") or _ASSIGNMENT.match(word) is not None
-
-
-def _is_wrapper_option(word: str) -> bool:
-    """Tell options of a wrapper: `timeout -k 5 60 make`, `xargs -0 grep`."""
-    return word != "-" and (word.startswith("-") or _DURATION.match(word) is not None)
-
-
-def unquote(word: str) -> str:
-    """Return the word as the program gets it: without its quotes and backslashes."""
-    return _QUOTED.sub(_content, word)
-
-
-def _content(quoted: re.Match) -> str:
-    for part in quoted.groups():
-        if part is not None:
-            return part
-    return ""
-
-
-def split_commands(script: str, most: int | None = None) -> list[Command]:
+def split_commands(script: str, most: int = 10**9) -> list[Command]:
     """Return the simple commands of a script, across `;`, newlines, `&&`, pipes, `$(...)`, (...).
 
-    `most` commands at most, if given. Raises ValueError when a quote or a heredoc is never closed.
+    `most` commands at most. Raises ValueError when a quote or a heredoc is never closed.
     """
-    commands = []
-    current = Command()
-    awaited = []  # (command, operator, delimiter) of heredocs whose body starts on the next line
-    operator = None  # a redirection that waits for its target
+    script = _BACKQUOTED.sub(r"$(\1)", script)
+    commands = [Command()]
+    awaited = []  # (command, tabs, delimiter) of heredocs whose body starts on the next line
+    redirect = ""  # a redirection that waits for its target
     position = 0
-    while position < len(script):
-        at_word_start = position == 0 or script[position - 1] in " \t\n;&|("
-        if at_word_start and (comment := _COMMENT.match(script, position)):
-            position = comment.end()
-            continue
+    while position < len(script) and len(commands) <= most:
         token = _TOKEN.match(script, position)
         if not token:
             raise ValueError("a quote is never closed")
         position = token.end()
-        text = token.group()
-        if token.lastgroup == "redirect":
-            operator = text
-        elif token.lastgroup == "word":
-            if text.startswith("`") and text.endswith("`"):
-                commands += split_commands(text[1:-1].replace("`", " "))
-            word = unquote(text)
-            if operator is None:
-                current.words.append(word)
-                continue
-            current.redirects.append((operator, word))
-            if operator.lstrip("0123456789") in _HEREDOC:
-                awaited.append((current, operator, word))
-            operator = None
-        elif token.lastgroup == "operator":
-            current.ends = text
-            commands.append(current)
-            current = Command()
-            operator = None
-            if most is not None and len(commands) >= most:
-                break
-            if text == "\n":
-                for owner, arrow, delimiter in awaited:
-                    tabs_stripped = arrow.endswith("-")
-                    body, position = _heredoc_body(script, position, delimiter, tabs_stripped)
-                    owner.heredocs.append(body)
+        if token["redirect"]:
+            redirect = token["redirect"].lstrip("0123456789")
+        elif token["word"]:
+            word = _QUOTED.sub(lambda quoted: quoted[quoted.lastindex], token["word"])
+            if not redirect:
+                commands[-1].words.append(word)
+            elif redirect in ("<<", "<<-"):
+                awaited.append((commands[-1], "\t*" if redirect == "<<-" else "", word))
+            elif redirect == "<<<":
+                commands[-1].heredocs.append(word)
+            elif redirect == "<":
+                commands[-1].read_files.append(word)
+            elif redirect in (">", ">>", ">|", "&>", "&>>") and not word.startswith("/dev/"):
+                commands[-1].written_files.append(word)
+            redirect = ""
+        elif token["operator"]:
+            commands[-1].ends = token["operator"]
+            commands.append(Command())
+            redirect = ""
+            if token["operator"] == "\n":
+                for command, tabs, delimiter in awaited:
+                    last_line = re.compile(rf"^{tabs}{re.escape(delimiter)}$", re.MULTILINE)
+                    if not (end := last_line.search(script, position)):
+                        raise ValueError(f"the heredoc {delimiter!r} is never closed")
+                    command.heredocs.append(script[position : end.start()])
+                    position = end.end()
                 awaited = []
-    if awaited and position >= len(script):
+    if awaited:
         raise ValueError(f"the heredoc {awaited[0][2]!r} has no body")
-    commands.append(current)
-    return [command for command in commands if command.words or command.redirects]
+    return [c for c in commands if c.words or c.written_files or c.read_files or c.heredocs]
 
 
-def _heredoc_body(script: str, start: int, delimiter: str, tabs_stripped: bool) -> tuple[str, int]:
-    """Return the text up to the delimiter line, and the place of that line's end."""
-    position = start
-    while position < len(script):
-        line_end = script.find("\n", position)
-        if line_end < 0:
-            line_end = len(script)
-        line = script[position:line_end]
-        if (line.lstrip("\t") if tabs_stripped else line) == delimiter:
-            return script[start:position], line_end
-        position = line_end + 1
-    raise ValueError(f"the heredoc {delimiter!r} is never closed")
+def expand_script(script: str) -> tuple[list[Command], list[str]]:
+    """Return the script's commands with all words in full, and all that they name.
+
+    `cd a && cat b.py`, `D=a; cat $D/b.py`, `cat a/{b,c}.py`, `os.path.join("a", "b.py")` all name
+    `a/b.py`. What cannot be told from the script's own text stays as it is; a script whose quotes
+    never close has no commands.
+    """
+    try:
+        script = _PRINTED.sub(lambda call: _printed(call[1].split()), script)
+        commands = split_commands(script, _MOST_COMMANDS)
+    except ValueError:
+        return [], []
+    in_full = []
+    named = []
+    values = {}  # of variables; one that goes over several, as in a loop, is `{a,b}`
+    folder = ""
+    piped = ""
+    for command in commands:
+        words = command.words[:_MOST_WORDS]
+        if piped and "-I" in words[:-1]:  # `xargs -I N cat a/N`
+            place = words[words.index("-I") + 1] or "{}"
+            words = [word.replace(place, piped) for word in words]
+        elif piped and "xargs" in words:
+            words = [*words, piped]
+        words = [full for word in words for full in _expand(word, values)]
+        written = [_expand(word, values)[0] for word in command.written_files]
+        read = [_expand(word, values)[0] for word in command.read_files]
+        command = Command(words, written, read, command.heredocs, command.ends)
+        in_full.append(command)
+        for word in [*words, *written, *read]:
+            if len(word) > _MOST_CHARS:
+                continue
+            word = urllib.parse.unquote(_ONE_OF_ONE.sub(r"\1", word))
+            named += [word, _GLUED_OPTION.sub("", word)]
+            if _PLAIN_WORD.match(word):
+                named.append(posixpath.normpath(posixpath.join(folder, word)))
+        named.append(_join_strings("\n".join([*command.heredocs, *words])))
+        if len(words) > 3 and words[0] == "for" and words[2] == "in":
+            values[words[1]] = _one_of(words[3:])
+        for word in words[:_MOST_VALUES]:
+            if assignment := _ASSIGNMENT.match(word):
+                values[assignment[1]] = assignment[2]
+        piped = ""
+        if command.program in ("cd", "pushd") and command.argv[1:]:
+            folder = posixpath.join(folder, command.argv[1])
+        elif command.program in ("echo", "printf") and command.ends == "|":
+            piped = _one_of(_printed(command.argv[1:]).split())
+    return in_full, named
+
+
+def _expand(word: str, values: dict[str, str]) -> list[str]:
+    """Return the word with its variables and braces replaced: one word, or several."""
+    if len(word) > _MOST_CHARS or "{" not in word and "$" not in word:
+        return [word]
+    found = [_VARIABLE.sub(lambda name: values.get(name[1], name[0]), word)[:_MOST_CHARS]]
+    for _ in range(4):  # braces in one word
+        several = []
+        for choice in found:
+            head, *rest = _BRACES.split(choice, maxsplit=1)
+            if rest:
+                several += [head + middle + rest[1] for middle in rest[0].split(",")]
+            else:
+                several.append(choice)
+        found = several[:_MOST_VALUES]
+    return found
+
+
+def _one_of(words: list[str]) -> str:
+    """Return the word that stands for one of these: `{a,b}`."""
+    short = [word[:300] for word in words[:_MOST_VALUES]]
+    return "{" + ",".join(short) + "}" if len(short) > 1 else "".join(short)
+
+
+def _printed(words: list[str]) -> str:
+    """Return what `echo` or `printf` of these words prints."""
+    text, *words = [word.strip("'\"") for word in words if word not in ("-n", "-e")] or [""]
+    while words and "%s" in text[:_MOST_CHARS]:
+        text = text.replace("%s", words.pop(0), 1)
+    return " ".join([text.replace("\\n", ""), *words])
+
+
+def _join_strings(code: str) -> str:
+    """Return code with its joined strings as one: `os.path.join("a", "b")`, `d = "a/"; d + "b"`."""
+    values = dict(_CODE_ASSIGNMENT.findall(code))
+
+    def value(name: re.Match) -> str:
+        if name[1]:
+            return values.get(name[1], name[0])
+        return f"'{values[name[2]]}'" if name[2] in values else name[0]
+
+    if values:
+        code = _CODE_NAME.sub(value, code)
+    return _JOINT.sub(lambda joint: joint[1] if joint[2] == "+" else "/", code)

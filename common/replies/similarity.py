@@ -1,7 +1,5 @@
 """How much two replies say the same, by the runs of three words that they share."""
 
-from __future__ import annotations
-
 import re
 
 
@@ -14,5 +12,4 @@ def word_triples(text: str) -> set[str]:
 
 def jaccard(one: set, other: set) -> float:
     """Return the share of two sets' members that both hold."""
-    shared = len(one & other)
-    return shared / (len(one) + len(other) - shared)
+    return len(one & other) / len(one | other)

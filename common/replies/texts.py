@@ -1,0 +1,249 @@
+"""The three texts of an audit: what a reply does, what the chat shows, what a PR record hides.
+
+Every question that is asked once for each hidden thing is a look-up here, so that an audit stays
+linear in the length of its texts. Fields of another type than expected count as empty.
+"""
+
+import re
+from collections import defaultdict
+from functools import cached_property, lru_cache
+
+from common.replies.patch import parse_patch
+from common.replies.protocol import bash_blocks, prose_parts
+from common.replies.shell import Command, expand_script
+from common.replies.styles import TO_THE_END, addressed_lines, edited_files, script_style
+from common.replies.words import words
+
+_SLACK = 12  # lines before a hunk that lead straight to it
+_SHOWN_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
+_TOLD_REACH = 30  # lines: the same from a number that the chat tells
+_MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
+_MIN_LINE_CHARS = 12  # a shorter line (`else:`, `return None`) proves nothing
+_MIN_NOTE_WORDS = 6  # of a line of the description
+
+# `a.py:12`, `a.py(12)`, `line 12 of`, `a.py, lines 12-20`, `a.py#L12`
+LINE_NUMBER = re.compile(
+    r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]{0,3}(?:,? (?:at|on|around))?[ ,(:]{0,3})?"
+    r"(?:\b(?:lines?|ll)\b\.?(?: number)?[ #~]{0,3}|#L|\bL|(?(1)(?<=\w[:(])|(?!)))(\d{1,7})\b"
+    r"(?:\s?(?:-|–|:|,|to|and|through)\s?L?(\d{1,7})\b)?",
+    re.IGNORECASE,
+)
+_NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
+# What a hunk's header or a piece of code defines; Go: `func (w *Window) shift(`.
+_DEFINED = re.compile(
+    r"\b(?:class|struct|enum|interface|trait|impl|type|def|func|fn|function|let|const|var|for|as)"
+    r"\s{1,9}(?:\([^)\n]{0,80}\)\s{0,9})?(\w+)|(?<![\w.])(\w+)\s{0,9}(?::[^=\n]{1,60})?:?=(?!=)"
+)
+_GUESS = re.compile(
+    r"\b(?:might|may|maybe|perhaps|probabl[ey]|likely|suspect|guess|could|or similar|or wherever"
+    r"|typically|usually|if it exists)\b",
+    re.IGNORECASE,
+)
+_PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
+_TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
+_LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
+_PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
+_BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
+_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
+_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s{0,99}\n|\n[ \t]{0,99}[-*`]")
+
+
+def text_of(value) -> str:
+    return value if isinstance(value, str) else ""
+
+
+def squeeze(text: str) -> str:
+    """Return text without blanks and backslashes: alike for wrapped output and escaped code."""
+    return "".join(text.split()).replace("\\", "")
+
+
+def token_triples(text: str) -> set[tuple[str, str, str]]:
+    """Return the runs of three tokens; quote marks count for nothing."""
+    tokens = _TOKEN.findall(text)
+    return set(zip(tokens, tokens[1:], tokens[2:], strict=False))
+
+
+def name_parts(name: str) -> list[str]:
+    """Return ["get", "http", "url"] for `getHTTPUrl`, `get_http_url` and `get-http-url` alike."""
+    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+
+
+def base_name(path: str) -> str:
+    return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def same_file(named: str, path: str) -> bool:
+    """Tell whether two paths can be one: `forms/models.py`, `/testbed/django/forms/models.py`."""
+    named = named.lstrip("./")
+    return bool(named) and f"/{path}".endswith(f"/{named}") or f"/{named}".endswith(f"/{path}")
+
+
+class Reply:
+    """One reply: its prose, its commands, and all that they name."""
+
+    def __init__(self, text: str):
+        script = "\n".join(bash_blocks(text))
+        self.commands, self.named = expand_script(script)
+        self.text = text
+        self.prose = "\n".join(prose_parts(text))
+        self.commanded = "\n".join([script, *self.named])
+        self.said = "\n".join([text, *self.named])
+        self.squeezed = squeeze(self.said)
+        self.triples = token_triples(self.said)
+        self.names = set(_NAME.findall(self.said))
+        self.edited = "\n".join(edited_files(self.commands))
+        written = _FENCED.findall(self.prose)
+        if script_style(self.commands) in ("edit", "run"):
+            written.append(script)
+        self.defined = {name for pair in _DEFINED.findall("\n".join(written)) for name in pair}
+        self._sentences = _SENTENCE_END.split(self.prose)
+
+    def only_guesses(self, name: str) -> bool:
+        """Tell whether every sentence with this name says it as a guess, and no command does."""
+        naming = [sentence for sentence in self._sentences if name in sentence]
+        return name not in self.commanded and all(map(_GUESS.search, naming))
+
+
+class Chat:
+    """The chat up to the turn: all messages, each command with its output."""
+
+    def __init__(self, messages):
+        messages = messages if isinstance(messages, list) else []
+        messages = [message for message in messages if isinstance(message, dict)]
+        contents = [text_of(message.get("content")) for message in messages]
+        answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+        self.text = "\n".join(contents)
+        self.lower = self.text.lower()
+        self.task = "\n".join(contents[: answers[0]] if answers else contents)
+        self._exchanges = [(contents[i], "\n".join(contents[i + 1 : i + 2])) for i in answers]
+
+    @cached_property
+    def turns(self) -> list[tuple[list[Command], list[str], str]]:
+        """The commands of each earlier turn, what they name, and their output."""
+        found = []
+        for answer, output in self._exchanges:
+            found.append((*expand_script("\n".join(bash_blocks(answer))), output))
+        return found
+
+    @cached_property
+    def words(self) -> set[str]:
+        """All words, in lower case."""
+        return {word.strip("_") for word in re.findall(r"\w+", self.lower)}
+
+    @cached_property
+    def squeezed(self) -> str:
+        return squeeze(self.text)
+
+    @cached_property
+    def triples(self) -> set[tuple]:
+        return token_triples(self.text)
+
+    @cached_property
+    def task_names(self) -> set[str]:
+        """The words of the task, `getRows`, `get_rows` and `get-rows` alike."""
+        return {"".join(name_parts(word)) for word in re.findall(r"[\w-]+", self.task)}
+
+    @cached_property
+    def shown(self) -> str:
+        """All that commands named and printed: not the task, nor what the agent said."""
+        texts = []
+        for _, named, output in self.turns:
+            texts += [*named, output]
+        return "\n".join(texts)
+
+    @cached_property
+    def _known_lines(self) -> dict[str, list[tuple[str, int, int]]]:
+        """For each base name: (path, first, last) of lines shown or told, and those near.
+
+        What the task tells without a file stands under "".
+        """
+        found = defaultdict(list)
+        for commands, named, output in self.turns:
+            by_name = defaultdict(set)
+            for path, first, last in addressed_lines(commands):
+                by_name[base_name(path)].add((first, last))
+            tens = {int(number) // 10 * 10 for number in _PRINTED_NUMBER.findall(output)}
+            numbers = {(ten, ten + 9) for ten in tens}
+            for path in {word for word in named if "." in word and len(word) < 300}:
+                seen = by_name[base_name(path)] - {(1, TO_THE_END)} | numbers
+                for first, last in seen or {(1, TO_THE_END)}:
+                    near = (path, first - _SHOWN_REACH, last + _SHOWN_REACH)
+                    found[base_name(path)].append(near)
+        for text in (self.task, self.text):
+            for path, first, last in LINE_NUMBER.findall(text):
+                near = (path, int(first) - _TOLD_REACH, int(last or first) + _TOLD_REACH)
+                if path or text is self.task and int(first) >= _MIN_LOOSE_LINE:
+                    found[base_name(path)].append(near)
+        return found
+
+    def knows_lines(self, path: str, first: int, last: int) -> bool:
+        """Tell whether lines of a file near to these were shown or told; without a path, of any."""
+        for name in {"", base_name(path)} if path else self._known_lines:
+            for named, low, high in self._known_lines.get(name, ()):
+                of_it = same_file(named or path, path) if path else high < TO_THE_END
+                if of_it and low <= last and first <= high:
+                    return True
+        return False
+
+
+class Record:
+    """The hidden side of a turn: its paths, hunks, lines, names, texts and ids."""
+
+    def __init__(self, patch: str, notes: str, files: tuple, repo: str, commit: str, number: str):
+        self.repo = repo
+        self.number = number
+        self.ids = {blob[:7] for pair in _BLOB.findall(patch) for blob in pair} | {commit[:7]}
+        self.hunks: list[tuple[str, int, int]] = []  # (path, first, last)
+        paths = list(files)
+        headers = []
+        lines = []
+        for file in parse_patch(patch):
+            paths += [file.old_path or "", file.path]
+            for hunk in file.hunks:
+                first = min(hunk.old_start, hunk.new_start) - _SLACK
+                last = max(hunk.old_start + hunk.old_length, hunk.new_start + hunk.new_length) - 1
+                self.hunks.append((file.path, first, last))
+                headers.append(hunk.header)
+                lines += hunk.lines
+        self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
+        notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
+        code = [line[1:] for line in lines] + notes
+        self.squeezed = "\n".join(map(squeeze, code))
+        telling = [line for line in dict.fromkeys(code) if _is_telling(line)]
+        self.lines = [(line.strip(), token_triples(line)) for line in telling]
+        before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
+        added = [line[1:].strip() for line in lines if line[0] == "+" and _is_telling(line[1:])]
+        self.added = [line for line in added if squeeze(line) not in before]
+        self.defined = {name for name, _ in _DEFINED.findall("\n".join(headers)) if len(name) > 6}
+        names = self.defined.union(_NAME.findall("\n".join(code)))
+        self.names = names - words("keywords") - words("library")
+        changed = "\n".join(line[1:] for line in lines if line[0] != " ")
+        self.texts = set()  # literals of several words, in pieces between their placeholders
+        for _, literal in _LITERAL.findall(changed):
+            for piece in _PLACEHOLDER.split(literal):
+                if re.search(r"[A-Za-z]{2} (?:.* )?[A-Za-z]{2}", piece):
+                    self.texts.add(piece.strip())
+
+
+def _is_telling(line: str) -> bool:
+    """Tell whether nobody writes this line of code by accident."""
+    names = set(re.findall(r"[A-Za-z_]\w{2,}", line)) - words("keywords")
+    return bool(names and token_triples(line)) and len(squeeze(line)) >= _MIN_LINE_CHARS
+
+
+_read = lru_cache(maxsize=64)(Record)  # the turns and retries of one instance share its record
+
+
+def read_record(pr: dict) -> Record:
+    """Return the record of one PR, as in commit/<instance_id>.json."""
+    pr = pr if isinstance(pr, dict) else {}
+    files = pr.get("files") if isinstance(pr.get("files"), (list, tuple)) else ()
+    number = re.search(r"-(\d{1,9})$", text_of(pr.get("instance_id")))
+    return _read(
+        text_of(pr.get("patch")).rstrip("\n") + "\n" + text_of(pr.get("test_patch")),
+        text_of(pr.get("description")) + "\n" + text_of(pr.get("interface")),
+        tuple(path for path in files if isinstance(path, str)),
+        text_of(pr.get("repo")).lower(),
+        text_of(pr.get("base_commit")),
+        number[1] if number else "",
+    )
