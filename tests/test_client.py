@@ -17,7 +17,7 @@ from threading import Thread
 
 import pytest
 
-from common.client.completion import read_stream
+from common.client.completion import read_completion
 from common.client.costs import Budget
 from common.client.faults import Fault
 from common.demo.server import Reply, Server
@@ -344,7 +344,7 @@ END = event(index=0, delta={}, finish_reason="stop") + b"data: [DONE]\n\n"
     ],
 )
 def test_legal_streams_of_many_kinds_are_read(body, text):
-    assert read_stream(body).content == text
+    assert read_completion(body).content == text
 
 
 @pytest.mark.parametrize(
@@ -361,7 +361,7 @@ def test_legal_streams_of_many_kinds_are_read(body, text):
 )
 def test_a_stream_that_is_not_whole_is_no_reply(body):
     with pytest.raises(Fault) as fault:
-        read_stream(body)
+        read_completion(body)
     assert fault.value.category == "transient"
 
 

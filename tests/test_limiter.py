@@ -9,9 +9,9 @@ from collections.abc import Callable
 
 import pytest
 
-from common.client.pace import Pace
+from common.client.limiter import Pace
 
-TRIP_S = 0.003  # there and back
+TRIP_S = 0.003
 
 
 def bucket(rates: list[tuple[float, float]], burst: float):
@@ -81,7 +81,7 @@ def simulate(
         elif what == "whole":
             flying -= 1
             done += 1
-            pace.succeeded(now, ticket)
+            pace.succeeded(ticket)
         elif what == "refused":
             flying -= 1
             waiting += 1
