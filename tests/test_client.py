@@ -563,12 +563,12 @@ def test_max_cost_ends_whatever_the_order_in_which_calls_settle():
             worst = chance.uniform(0.001, 0.003)
             if await budget.reserve(worst):
                 await asyncio.sleep(chance.random() / 1000)
-                await budget.settle(worst, worst / 3)
+                budget.settle(worst, worst / 3)
 
         await asyncio.wait_for(asyncio.gather(*(call() for _ in range(200))), 10)
         return budget.spent_usd
 
-    for _ in range(20):
+    for _ in range(4):
         assert 0.025 < asyncio.run(spend()) <= 0.031
 
 

@@ -305,17 +305,14 @@ def test_a_request_too_large_says_what_would_help(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "status, target, words",
-    [
-        (301, "/v1/chat/completions/", "would turn the request into a GET"),
-        (307, "http://localhost:1/v1", "leads to another server"),
-    ],
+    "status, target", [(301, "/v1/chat/completions/"), (307, "http://localhost:1/v1")]
 )
-def test_a_redirect_that_loses_the_request_is_named(tmp_path, status, target, words):
+def test_a_redirect_is_named_and_not_followed(tmp_path, status, target):
     make_sample(tmp_path, 2)
     with Raw(say(status, b"", f"Location: {target}")) as server:
         result = stage("king.py", cwd=tmp_path, CHUTES_BASE_URL=server.url)
-    assert result.returncode == 2 and words in result.stderr and target in result.stderr
+    assert result.returncode == 2 and target in result.stderr
+    assert "Write the address that it should be into CHUTES_BASE_URL" in result.stderr
     assert f"({status})" in result.stderr and server.posts == 1
 
 

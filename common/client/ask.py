@@ -28,9 +28,8 @@ from common.client.completion import Completion
 from common.client.costs import Budget, Model, Spending
 from common.client.faults import Fault, Halted, ItemFailed
 from common.client.route import Route, mask_keys, mask_reply
-from common.client.run import LAST_REPLY
+from common.client.run import LAST_REPLY, Saver
 from common.client.run import run_turns as run_turns  # the scripts take it from here
-from common.client.saving import Saver
 from common.config import CallSettings
 from common.environment import Environment
 from common.files import clean_text

@@ -14,6 +14,7 @@ from common.files import UserError
 CHARS_PER_TOKEN = 3.5
 # The densest that real chats are: a Chinese character is three bytes and about one token.
 _LEAST_BYTES_PER_TOKEN = 2
+_LOOK_AGAIN_S = 0.05  # for room in the budget
 _CONTEXT_KEYS = ("context_length", "max_model_len", "context_window")
 
 
@@ -145,21 +146,17 @@ class Budget:
         self.spent_usd = 0.0
         # Of the calls in flight. No running sum, which would keep a rounding error.
         self._reserved: list[float] = []
-        self._changed = asyncio.Condition()
 
-    async def reserve(self, worst_case_usd: float, wait: bool = True) -> bool:
+    async def reserve(self, worst_case_usd: float) -> bool:
         """Wait until the calls in flight leave room; return False when even then there is none."""
-        async with self._changed:
-            while self.spent_usd + sum(self._reserved) + worst_case_usd > self.limit_usd:
-                if not self._reserved or not wait:
-                    return False
-                await self._changed.wait()
-            self._reserved.append(worst_case_usd)
-            return True
+        while self.spent_usd + sum(self._reserved) + worst_case_usd > self.limit_usd:
+            if not self._reserved:
+                return False
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        self._reserved.append(worst_case_usd)
+        return True
 
-    async def settle(self, worst_case_usd: float, cost_usd: float) -> None:
+    def settle(self, worst_case_usd: float, cost_usd: float) -> None:
         """Put the reservation back and count what the call really cost."""
-        async with self._changed:
-            self._reserved.remove(worst_case_usd)
-            self.spent_usd += cost_usd
-            self._changed.notify_all()
+        self._reserved.remove(worst_case_usd)
+        self.spent_usd += cost_usd

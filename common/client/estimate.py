@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
 from common.client.costs import CHARS_PER_TOKEN, Model
@@ -28,38 +28,19 @@ class Ahead:
     chars: int = 0
     longest: int = 0
     told: int = 0  # replies so far of which the tokens are known
-    tokens: Counter = field(default_factory=Counter)
-    last_prompt_tokens: int = 0  # of the last try of each
-    priced: int = 0
+    completion_tokens: int = 0
+    priced: int = 0  # replies so far of which the cost is known
     cost_usd: float = 0.0
 
     def add_reply(self, meta: dict) -> None:
         """Count one reply by what its file says of it."""
-        last = meta.get("usage") or {}
-        usage = meta.get("usage_all_tries") or last
+        usage = meta.get("usage_all_tries") or meta.get("usage") or {}
         if usage.get("completion_tokens"):
             self.told += 1
-            self.tokens.update(usage)
-            self.last_prompt_tokens += last.get("prompt_tokens") or 0
+            self.completion_tokens += usage["completion_tokens"]
         if isinstance(meta.get("cost_usd"), (int, float)):
             self.priced += 1
             self.cost_usd += meta["cost_usd"]
-
-    def usage(self) -> dict:
-        """Return the tokens to expect."""
-        prompt = self.chars / CHARS_PER_TOKEN
-        reply = min(self.call.max_tokens, _EXPECTED_COMPLETION_TOKENS)
-        cached = 0.0
-        if self.told:
-            reply = self.tokens["completion_tokens"] / self.told
-        if self.last_prompt_tokens:
-            prompt *= self.tokens["prompt_tokens"] / self.last_prompt_tokens
-            cached = prompt * self.tokens["cached_tokens"] / self.tokens["prompt_tokens"]
-        return {
-            "prompt_tokens": round(prompt),
-            "completion_tokens": round(self.calls * reply),
-            "cached_tokens": round(cached),
-        }
 
 
 def dry_run(
@@ -118,19 +99,23 @@ def _print_calls(ahead: Ahead, models: dict[str, Model]) -> float | None:
     """Print the calls to one model; return their cost, None when no price is known."""
     call = ahead.call
     model = models.get(call.model, Model())
-    usage = ahead.usage()
-    cost = model.cost_usd(usage)
-    told = f"about ${cost:.2f}" if cost is not None else "price unknown"
-    if cost is None and ahead.priced:
-        cost = ahead.calls * ahead.cost_usd / ahead.priced
-        told = f"about ${cost:.2f}, as the replies so far"
-    a_reply = usage["completion_tokens"] / ahead.calls
-    basis = f"a guess of {a_reply:,.0f} a reply"
+    a_reply = min(call.max_tokens, _EXPECTED_COMPLETION_TOKENS)
+    basis = f"a guess of {a_reply:,} a reply"
     if ahead.told:
+        a_reply = ahead.completion_tokens / ahead.told
         basis = f"{a_reply:,.0f} a reply, as the {ahead.told:,} so far"
+    prompt = round(ahead.chars / CHARS_PER_TOKEN)
+    completion = round(ahead.calls * a_reply)
+    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
+    cost = model.cost_usd(usage)
+    if ahead.priced:
+        cost = ahead.calls * ahead.cost_usd / ahead.priced
+    told = "price unknown"
+    if cost is not None:
+        told = f"about ${cost:.2f}" + (", as the replies so far" if ahead.priced else "")
     print(
-        f"  {call.model}: {ahead.calls:,} calls, about {usage['prompt_tokens']:,} tokens in, "
-        f"{usage['completion_tokens']:,} out ({basis}), {told}"
+        f"  {call.model}: {ahead.calls:,} calls, about {prompt:,} tokens in, "
+        f"{completion:,} out ({basis}), {told}"
     )
     if models and call.model not in models:
         print("    not on the provider's model list: is the id right?")

@@ -78,8 +78,12 @@ class Halted(Exception):
 # --------------------------------------------------------------------------------- what servers say
 
 CHECK_ADDRESS = "Check {url}: an API's address mostly ends in /v1."
+CHANGE_SETTINGS = (
+    "It refuses every call alike. Change what it names in chain.toml (sampling, extra_body, "
+    "stream), then run again."
+)
 _CHECK_KEY = "Check {key} (and that {url} is the one it is for)."
-_CHECK_MODEL = "Check the model id in chain.toml ([generate] model, [judge] models, [confirm] models) and {url}."
+_CHECK_MODEL = "Check the model id in chain.toml ([generate], [judge], [confirm]) and {url}."
 _TOP_UP = "The account has no balance left. Top it up{when}, then run the same line again."
 _ANOTHER_TIER = (
     "The words above say which subscription this model needs. Ask for another model in "

@@ -11,8 +11,8 @@ Nothing is known of a provider's limits but what it takes and what it refuses. F
   by 6 % a call, to find out whether there is more. Refusals in a row double the pause until the
   next call.
 
-Where refusals lower the rate again and again, they have another cause: the spacing is dropped, and
-more of them in a row are needed to believe in a limit again.
+Where refusals keep coming early, however slow the calls are, they have another cause: the spacing
+is dropped, and more of them in a row are needed to believe in a limit again.
 """
 
 from __future__ import annotations
@@ -34,7 +34,8 @@ _RISE = 0.06  # of the rate, a call
 _FASTEST_RISE = 1.4  # calls a second, each second: refusals take time to arrive
 _DEEPEST_FALL = 0.3  # what is left of a rate after one refusal, at least
 _LEAST_RATE = 0.05
-_FUTILE = 0.25  # of the rate measured first: no limit shrinks like this
+_EARLY = 8  # calls since the last refusal: a rate that is right is not refused so soon
+_FUTILE = 4  # early refusals, until they are believed to have another cause
 _RETRY = 0.7  # the pause after a refusal, in distances between two calls
 _LONGEST_PAUSE_S = 30.0
 
@@ -64,7 +65,7 @@ class Pace:
         self._rounds = 0  # of refusals in a row; calls that were out together are one round
         self._believed_from = 1  # refusals in a row that speak of a rate
         self._searching = False  # no rate is measured yet
-        self._measured_first = 0.0
+        self._early = 0  # refusals lately
         self._costly = 1.0  # how much rarer than usual a refusal has to be
         self._taken = 0
         self._marks: deque[list] = deque(maxlen=64)  # [when, calls taken]: the start, refusals
@@ -126,13 +127,14 @@ class Pace:
         if not above and self.rate == math.inf and self._refused_in_a_row < believed_from:
             return
         self._last_refusal = now
+        calm = self._calm
         self._calm = 0
         self._narrow(max(self._good, ticket.level - 1) if above else ticket.level - 1)
         if above:
             return
         self._rounds += 1
         if self._rounds == 1 or self.rate == math.inf:
-            self._measure(now)
+            self._measure(now, calm)
         self._costly = 1 + min(20.0, self.rate * retry_after_s)
         doubled_s = _RETRY * 2 ** min(self._rounds - 1, 10) / max(self.rate, _FIRST_RATE)
         pause_s = max(_RETRY / self.rate, min(_LONGEST_PAUSE_S, doubled_s), retry_after_s)
@@ -168,7 +170,7 @@ class Pace:
         if self._good:
             self._good = self.window
 
-    def _measure(self, now: float) -> None:
+    def _measure(self, now: float, calm: int) -> None:
         """Set the rate to what was taken since the nearest refusal with enough calls after it."""
         for mark in reversed(self._marks):
             if self._taken - mark[1] >= _ENOUGH:
@@ -178,13 +180,16 @@ class Pace:
         if self.rate == math.inf:
             self._searching = now - self._marks[0][0] < _YOUNG_S
             self.rate = _FIRST_RATE if self._searching else max(measured, _FIRST_RATE)
-            self._measured_first = 0.0
+            self._early = 0
             self._marks.clear()
         else:
             self._searching = False
             self.rate = max(_LEAST_RATE, _DEEPEST_FALL * self.rate, min(self.rate, measured))
-            self._measured_first = self._measured_first or self.rate
-            if self.rate < _FUTILE * self._measured_first:
+            if calm < _EARLY:
+                self._early += 1
+            elif calm >= _CALM:
+                self._early = 0
+            if self._early >= _FUTILE:
                 self.forget_refusals()
                 self._believed_from += 2
         self._marks.append([now, self._taken])

@@ -14,7 +14,7 @@ from collections import Counter
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED
 from common.client.completion import Completion
-from common.client.faults import CHECK_ADDRESS, Fault, Halted, ItemFailed
+from common.client.faults import CHANGE_SETTINGS, CHECK_ADDRESS, Fault, Halted, ItemFailed
 from common.client.limiter import RateLimiter, Ticket
 from common.config import CallSettings
 from common.environment import Environment
@@ -22,14 +22,12 @@ from common.environment import Environment
 # An address that never answered at all is a typo or a server that is down: no long wait.
 _NEVER_REACHED_S = 15.0
 # In a row, without a success between.
-_FAULTS_OF_AN_OUTAGE = 5
+_FAULTS_OF_AN_OUTAGE = 2
 _SAME_REFUSALS = 2
-_PAGES_OF_HTML = 3
 _QUICK_S = 1.0  # a server's trouble that comes sooner is a refusal, as nginx's 503 is
 _HELLO = [{"role": "user", "content": "Hello"}]
 _PROBE_TOKENS = 16
 _WAIT_WORTH_A_WORD_S = 5.0
-_SILENCE_BETWEEN_WORDS_S = 30.0
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
 # A shorter key, such as "ollama", is a word that a reply may well hold; no real key is that short.
 _SECRET_CHARS = 12
@@ -55,7 +53,7 @@ class Route:
     def __init__(self, llm, call: CallSettings, connection):
         self.connection = connection
         self.limiter = RateLimiter(llm.concurrency or call.concurrency)
-        self.passes = 0  # calls and one-word chats that passed
+        self.passes = 0  # of calls and one-word chats
         self.probes_passed = 0
         self.gone = ""  # why nothing more is asked of this model, once it is out
         self._llm = llm
@@ -64,7 +62,6 @@ class Route:
         self._reached = False  # anything has answered
         self._proven = False  # a call has passed
         self._faults_in_a_row = 0
-        self._pages_of_html = 0
         self._refusals: Counter = Counter()  # before any call has passed, by their words
         self._probe: asyncio.Future | None = None  # under way
         self._told_until = 0.0
@@ -90,7 +87,6 @@ class Route:
             self.raise_if_over()
             completion, cost = await self._call(call, messages, max_tokens)
             self._passed()
-            self._proven = True
             self.limiter.pace.succeeded(ticket)
             return completion, cost
         except Fault as fault:
@@ -142,7 +138,7 @@ class Route:
             raise
         finally:
             if limited:
-                await llm.budget.settle(reserved, settled)
+                llm.budget.settle(reserved, settled)
 
     def _hear(self) -> None:
         """Note that words of a reply are arriving."""
@@ -151,6 +147,7 @@ class Route:
 
     def _passed(self) -> None:
         self._hear()
+        self._proven = True
         self.passes += 1
         self._faults_in_a_row = 0
 
@@ -159,25 +156,17 @@ class Route:
     async def _judge(self, fault: Fault, call: CallSettings, ticket: Ticket) -> None:
         """Halt the run, give up this model or slow it down, as the fault says."""
         self._reached = self._reached or fault.reached
-        endpoint = self.connection.endpoint
-        if fault.category == "transient" and fault.advice == CHECK_ADDRESS and not self._proven:
-            self._pages_of_html += 1
-            if self._pages_of_html >= _PAGES_OF_HTML:
-                fault.category = "configuration"
+        of_the_item = fault.category == "item" or fault.advice == CHECK_ADDRESS
+        if of_the_item and not self._proven and await self._refuses_all(fault, call):
+            fault.category = "configuration"
+            fault.advice = fault.advice or CHANGE_SETTINGS
         if fault.category == "transient":
             self._slow_down(fault, ticket)
             await self._judge_outage(fault, call)
-        elif fault.category == "item":
-            if not self._proven and await self._refuses_all(fault, call):
-                self._llm.halt(
-                    EXIT_STOPPED,
-                    f"{call.model} refuses every call alike: {fault}\n"
-                    "Change what it names in chain.toml (sampling, extra_body, stream), "
-                    "then run again.",
-                )
-        else:
+        elif fault.category != "item":
             code = EXIT_SOME_FAILED if fault.category == "cap" else EXIT_STOPPED
-            self._llm.halt(code, f"{self._where}: {fault}\n{fault.told(endpoint)}")
+            told = fault.told(self.connection.endpoint)
+            self._llm.halt(code, f"{self._where}: {fault}\n{told}")
 
     def _slow_down(self, fault: Fault, ticket: Ticket) -> None:
         """Tell the pace of a fault, and now and then the user why a silent run waits."""
@@ -192,7 +181,7 @@ class Route:
             pace.broke(now, ticket)
         left_s = self.limiter.pause_left_s()
         if left_s > _WAIT_WORTH_A_WORD_S and now > self._told_until:
-            self._told_until = now + max(left_s, _SILENCE_BETWEEN_WORDS_S)
+            self._told_until = now + left_s
             self._llm.say(f"{self._where}: {fault}; trying again in {left_s:.0f} s")
 
     async def _judge_outage(self, fault: Fault, call: CallSettings) -> None:
@@ -204,7 +193,9 @@ class Route:
         patience_s = call.outage_s if self._reached else min(call.outage_s, _NEVER_REACHED_S)
         if self._faults_in_a_row >= _FAULTS_OF_AN_OUTAGE and silent_s > patience_s:
             again = await self._say_hello(call, min(call.max_tokens, _PROBE_TOKENS))
-            if again is not None and again.category != "item":
+            if again is not None and again.category == "item":
+                self._hear()  # it is there
+            elif again is not None:
                 self._give_up(fault, f"nothing good for {silent_s:.0f} s")
 
     async def _refuses_all(self, fault: Fault, call: CallSettings) -> bool:
@@ -217,7 +208,7 @@ class Route:
         if self._refusals[words] < _SAME_REFUSALS:
             return False
         again = await self._say_hello(call, call.max_tokens)
-        return again is not None and again.category == "item" and again.status == fault.status
+        return again is not None and again.kind == fault.kind
 
     async def _say_hello(self, call: CallSettings, max_tokens: int) -> Fault | None:
         """Return the fault of a one-word chat, None if it passes; one chat for all who ask."""
@@ -226,20 +217,17 @@ class Route:
         return await asyncio.shield(self._probe)
 
     async def _probe_once(self, call: CallSettings, max_tokens: int) -> Fault | None:
-        fault = None
         try:
             await self._call(call, _HELLO, max_tokens)
-            self._llm.spending.calls["one-word probe"] += 1
-            self._proven = True
-        except Fault as again:
-            self._llm.spending.calls[f"one-word probe: {again.kind}"] += 1
-            fault = again
-        if fault is None or fault.category == "item":  # what was refused were the items
-            self._passed()
-            self.probes_passed += 1
-            self.limiter.pace.forget_refusals()
-            self.limiter.let_out()
-        return fault
+        except Fault as fault:
+            self._llm.spending.calls[f"one-word probe: {fault.kind}"] += 1
+            return fault
+        self._llm.spending.calls["one-word probe"] += 1
+        self._passed()
+        self.probes_passed += 1
+        self.limiter.pace.forget_refusals()  # what was refused were the items
+        self.limiter.let_out()
+        return None
 
     def _give_up(self, fault: Fault, what: str) -> None:
         """Ask nothing more of this model; the run ends when no other is left."""

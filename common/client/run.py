@@ -1,13 +1,18 @@
-"""The run over all turns of a stage: so many at once, each saved by its own work, a clean end."""
+"""The run over all turns of a stage: so many at once, each saved by its own work, a clean end.
+
+The disk may refuse for a while (full, out of inodes or descriptors): what is paid for waits.
+"""
 
 from __future__ import annotations
 
 import asyncio
 import signal
 import sys
+import time
 import traceback
 from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
+from pathlib import Path
 
 from common.cli import (
     EXIT_DONE,
@@ -19,10 +24,12 @@ from common.cli import (
     disk_words,
 )
 from common.client.faults import Halted, ItemFailed
-from common.files import BadFile, UserError, printable
+from common.files import BadFile, UserError, json_bytes, printable, write_bytes
 from common.signals import ENDING
 
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
+_DISK_PATIENCE_S = 60.0
+_DISK_PAUSE_S = 0.5
 _ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
 
 # In each item the last reply that came, so that an item that breaks does not lose it.
@@ -140,3 +147,56 @@ def run_turns(
     tally.stopped = code == EXIT_STOPPED
     print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
     return code
+
+
+class Saver:
+    """Writes files; while one cannot be written, no new call starts. Notes go to `say`."""
+
+    def __init__(self, say: Callable[[str], None]):
+        self.patience_s = _DISK_PATIENCE_S  # with each file
+        self.lost = 0  # files given up
+        self.hurried = False
+        self.sound = asyncio.Event()  # set while nothing is refused
+        self.sound.set()
+        self._say = say
+        self._refused: set[Path] = set()
+        self._writes: set[asyncio.Future] = set()
+
+    async def save(self, path: Path | str, value: object) -> None:
+        """Write `value` as JSON. Raises OSError when the disk refused for too long.
+
+        Once begun it ends, also when who asked for it is cancelled.
+        """
+        write = asyncio.ensure_future(self._write(Path(path), json_bytes(value)))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+        await asyncio.shield(write)
+
+    async def close(self) -> None:
+        """Wait for what is being written."""
+        await asyncio.gather(*self._writes, return_exceptions=True)
+
+    async def _write(self, path: Path, data: bytes) -> None:
+        give_up_at = time.monotonic() + self.patience_s
+        try:
+            while True:
+                try:
+                    await asyncio.to_thread(write_bytes, path, data)
+                    return
+                except OSError as error:
+                    error.filename = error.filename or str(path)
+                    # What one file had to wait for in vain, no other waits for.
+                    if self.lost or self.hurried or time.monotonic() > give_up_at:
+                        self.lost += 1
+                        raise
+                    if not self._refused:
+                        words = disk_words(error).splitlines()[0]
+                        pause = f"no new calls, trying again for {self.patience_s:.0f} s"
+                        self._say(f"{words}: {pause}")
+                    self._refused.add(path)
+                    self.sound.clear()
+                    await asyncio.sleep(_DISK_PAUSE_S)
+        finally:
+            self._refused.discard(path)
+            if not self._refused:
+                self.sound.set()
