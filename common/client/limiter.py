@@ -4,10 +4,10 @@ Nothing is known of a provider's limits but what it takes and what it refuses. F
 
 - the window, how many calls at once: sixteen after the first success, then ever more as long as
   what is tried is taken. A refusal above the widest window known to be good ends the try; after
-  sixteen calls without a refusal, one call more is tried.
+  twenty-two calls without a refusal, one call more is tried.
 - the rate, how many calls a second: a refusal within the good window says that calls come too
   fast, and from then on they are spaced. Between two refusals a limit has let through just what
-  it allows, whatever its shape: that is the rate. After sixteen calls without a refusal it rises
+  it allows, whatever its shape: that is the rate. After as many calls without a refusal it rises
   by 6 % a call, to find out whether there is more. Refusals in a row double the pause until the
   next call.
 
@@ -24,7 +24,7 @@ from collections import deque
 from dataclasses import dataclass
 
 _FIRST_WINDOW = 16
-_CALM = 16  # calls without a refusal, until more is tried
+_CALM = 22  # calls without a refusal, until more is tried
 _TAKEN_AFTER_S = 1.0  # a call that is not refused in this time counts as taken
 _FIRST_DISTANCE_S = 0.004  # the first calls are not one burst: a refusal can stop the rest
 _FIRST_RATE = 2.0  # calls a second, when no more is known of a limit than that it is there
@@ -59,11 +59,13 @@ class Pace:
         self._good = 0  # the widest window known to be taken; 0 until anything is
         self._step = min(top, _FIRST_WINDOW) - 1
         self._tried_at: float | None = None  # when the first call above the good window was sent
+        self._last_sent = 0.0
+        self._took_s = 0.0  # the last whole reply
         self._calm = 0  # calls since the last refusal
         self._last_refusal = -math.inf
         self._refused_in_a_row = 0
         self._rounds = 0  # of refusals in a row; calls that were out together are one round
-        self._believed_from = 1  # refusals in a row that speak of a rate
+        self._believed_from = 2  # refusals in a row that speak of a rate
         self._searching = False  # no rate is measured yet
         self._early = 0  # refusals lately
         self._costly = 1.0  # how much rarer than usual a refusal has to be
@@ -75,12 +77,19 @@ class Pace:
 
     def delay_s(self, now: float, in_flight: int) -> float:
         """Return how long the next call waits; infinity when one in flight has to end first."""
-        return max(0.0, self.next_at - now) if in_flight < self.window else math.inf
+        if in_flight >= self.window:
+            return math.inf
+        at = self.next_at
+        if self.window - 1 == self._good == in_flight:
+            # Apart from the others, so that a refusal speaks of the window alone.
+            at = max(at, self._last_sent + self._took_s / (2 * self.window))
+        return max(0.0, at - now)
 
     def sent(self, now: float, in_flight: int) -> Ticket:
         """Note a call that goes out; `in_flight` counts it."""
         if not self._marks:
             self._marks.append([now, 0])
+        self._last_sent = now
         self._taken += 1
         self._calm += 1
         if self.window == self._good:
@@ -103,18 +112,17 @@ class Pace:
         self.next_at = max(self.next_at, now - distance_s) + distance_s
         return Ticket(now, in_flight)
 
-    def succeeded(self, ticket: Ticket) -> None:
+    def succeeded(self, now: float, ticket: Ticket) -> None:
         """Note a whole reply."""
+        self._took_s = now - ticket.at
         if ticket.at > self._last_refusal:
             self._refused_in_a_row = 0
             self._rounds = 0
         if ticket.level > self._good:
             self._widen()
 
-    def refused(
-        self, now: float, ticket: Ticket, *, clearly: bool = True, retry_after_s: float = 0.0
-    ) -> None:
-        """Note a refusal; `clearly`: its status speaks of a limit, as 429 does."""
+    def refused(self, now: float, ticket: Ticket, retry_after_s: float = 0.0) -> None:
+        """Note that the provider wants fewer calls."""
         self._taken -= 1
         if ticket.at <= self._marks[-1][0]:
             self._marks[-1][1] -= 1
@@ -123,8 +131,8 @@ class Pace:
         if ticket.at <= self._last_refusal:
             return  # calls that were out together meet the same limit
         above = ticket.level > self._good > 0
-        believed_from = self._believed_from + (0 if clearly else 1)
-        if not above and self.rate == math.inf and self._refused_in_a_row < believed_from:
+        spaced = self.rate < math.inf
+        if not above and not spaced and self._refused_in_a_row < self._believed_from:
             return
         self._last_refusal = now
         calm = self._calm

@@ -87,7 +87,7 @@ class Route:
             self.raise_if_over()
             completion, cost = await self._call(call, messages, max_tokens)
             self._passed()
-            self.limiter.pace.succeeded(ticket)
+            self.limiter.pace.succeeded(time.monotonic(), ticket)
             return completion, cost
         except Fault as fault:
             self._llm.spending.calls[fault.kind] += 1
@@ -171,12 +171,12 @@ class Route:
     def _slow_down(self, fault: Fault, ticket: Ticket) -> None:
         """Tell the pace of a fault, and now and then the user why a silent run waits."""
         self._faults_in_a_row += 1
-        rate_limited = fault.status == 429
-        fault.refusal = rate_limited or (fault.status >= 500 and fault.took_s < _QUICK_S)
+        quick_trouble = fault.status >= 500 and fault.took_s < _QUICK_S
+        fault.refusal = fault.status == 429 or quick_trouble
         pace = self.limiter.pace
         now = time.monotonic()
         if fault.refusal:
-            pace.refused(now, ticket, clearly=rate_limited, retry_after_s=fault.retry_after_s)
+            pace.refused(now, ticket, fault.retry_after_s)
         else:
             pace.broke(now, ticket)
         left_s = self.limiter.pause_left_s()

@@ -167,7 +167,7 @@ class _Capped(httpx2.AsyncByteStream):
 
 
 def _fault_behind(error: BaseException) -> Fault:
-    """Return the fault behind whatever an attempt has raised."""
+    """Return the fault behind whatever an attempt has raised: nothing of it may end the run."""
     if isinstance(error, Fault):
         return error
     if isinstance(error, openai.APIStatusError):
@@ -176,10 +176,6 @@ def _fault_behind(error: BaseException) -> Fault:
         if error.status_code < 400:
             words = printable(f"to {headers.get('location')}")
         return sort_status(error.status_code, words, headers)
-    if not isinstance(error, (openai.APIError, httpx2.HTTPError, aiohttp.ClientError, OSError)):
-        # Nothing that a server sends may end the run.
-        detail = printable(f"{type(error).__name__}: {error}")
-        return Fault("transient", "malformed reply", detail)
     causes = []
     while error is not None:
         causes.append(error)
