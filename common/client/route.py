@@ -193,9 +193,7 @@ class Route:
         patience_s = call.outage_s if self._reached else min(call.outage_s, _NEVER_REACHED_S)
         if self._faults_in_a_row >= _FAULTS_OF_AN_OUTAGE and silent_s > patience_s:
             again = await self._say_hello(call, min(call.max_tokens, _PROBE_TOKENS))
-            if again is not None and again.category == "item":
-                self._hear()  # it is there
-            elif again is not None:
+            if again is not None and again.category != "item":
                 self._give_up(fault, f"nothing good for {silent_s:.0f} s")
 
     async def _refuses_all(self, fault: Fault, call: CallSettings) -> bool:
@@ -212,22 +210,23 @@ class Route:
 
     async def _say_hello(self, call: CallSettings, max_tokens: int) -> Fault | None:
         """Return the fault of a one-word chat, None if it passes; one chat for all who ask."""
-        if self._probe is None or self._probe.done():
-            self._probe = asyncio.ensure_future(self._probe_once(call, max_tokens))
-        return await asyncio.shield(self._probe)
 
-    async def _probe_once(self, call: CallSettings, max_tokens: int) -> Fault | None:
-        try:
-            await self._call(call, _HELLO, max_tokens)
-        except Fault as fault:
-            self._llm.spending.calls[f"one-word probe: {fault.kind}"] += 1
-            return fault
-        self._llm.spending.calls["one-word probe"] += 1
-        self._passed()
-        self.probes_passed += 1
-        self.limiter.pace.forget_refusals()  # what was refused were the items
-        self.limiter.let_out()
-        return None
+        async def probe() -> Fault | None:
+            try:
+                await self._call(call, _HELLO, max_tokens)
+            except Fault as fault:
+                self._llm.spending.calls[f"one-word probe: {fault.kind}"] += 1
+                return fault
+            self._llm.spending.calls["one-word probe"] += 1
+            self._passed()
+            self.probes_passed += 1
+            self.limiter.pace.forget_refusals()  # what was refused were the items
+            self.limiter.let_out()
+            return None
+
+        if self._probe is None or self._probe.done():
+            self._probe = asyncio.ensure_future(probe())
+        return await asyncio.shield(self._probe)
 
     def _give_up(self, fault: Fault, what: str) -> None:
         """Ask nothing more of this model; the run ends when no other is left."""

@@ -77,16 +77,21 @@ class Connection:
             raise _fault_behind(error) from None
 
     def fetch_prices(self) -> None:
-        """Begin to fetch the model list, once."""
-        self._prices = self._prices or asyncio.ensure_future(self.models())
+        """Begin to fetch the model list, once; it stays empty when it cannot be had."""
+
+        async def models_or_none() -> dict[str, Model]:
+            try:
+                return await self.models()
+            except Fault:
+                return {}
+
+        if self._prices is None:
+            self._prices = asyncio.ensure_future(models_or_none())
 
     async def model(self, name: str) -> Model:
-        """Return a model's prices; unknown ones when the list cannot be had."""
+        """Return a model's prices, unknown ones where the list does not tell."""
         self.fetch_prices()
-        try:
-            return (await asyncio.shield(self._prices)).get(name, Model())
-        except Fault:
-            return Model()
+        return (await asyncio.shield(self._prices)).get(name, Model())
 
     async def complete(
         self,
