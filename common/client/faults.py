@@ -84,7 +84,7 @@ CHANGE_SETTINGS = (
 )
 _CHECK_KEY = "Check {key} (and that {url} is the one it is for)."
 _CHECK_MODEL = "Check the model id in chain.toml ([generate], [judge], [confirm]) and {url}."
-_TOP_UP = "The account has no balance left. Top it up{when}, then run the same line again."
+_TOP_UP = "The account has no balance left. Top it up, then run the same line again."
 _ANOTHER_TIER = (
     "The words above say which subscription this model needs. Ask for another model in "
     "chain.toml, or change the subscription."
