@@ -25,7 +25,7 @@ from common.cli import (
 )
 from common.client.faults import Halted, ItemFailed
 from common.files import BadFile, UserError, json_bytes, printable, write_bytes
-from common.signals import ENDING
+from common.signals import ENDING, interrupt_on_signals
 
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _DISK_PATIENCE_S = 60.0
@@ -132,13 +132,11 @@ def run_turns(
             if isinstance(result, Exception):
                 raise result
 
-    before = {number: signal.getsignal(number) for number in ENDING}
     llm.say = progress.say
     try:
         asyncio.run(drive())
     finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+        interrupt_on_signals()
         progress.close()
     if llm.halted is None:
         return EXIT_DONE
