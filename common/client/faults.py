@@ -6,6 +6,7 @@ import json
 import math
 import re
 import time
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
 from common.environment import Endpoint
@@ -14,38 +15,23 @@ from common.files import printable
 _WORDS_READ = 4000  # characters of an error body that are looked at
 
 
+@dataclass(eq=False)
 class Fault(Exception):
     """What went wrong with one attempt.
 
     category: "configuration" stops the run with exit code 2, "cap" with 1, "item" fails this item,
     "transient" is tried again.
-    kind: a few words for the tally; detail: the provider's own words; advice: see `told`.
-    retry_after_s: the wait that the provider names; reached: whether anything answered at all;
-    took_s: how long the attempt took; refusal: whether it is a matter of the pace. (Route sets
-    these two.)
     """
 
-    def __init__(
-        self,
-        category: str,
-        kind: str,
-        detail: str = "",
-        *,
-        advice: str = "",
-        status: int = 0,
-        retry_after_s: float = 0.0,
-        reached: bool = True,
-    ):
-        super().__init__()
-        self.category = category
-        self.kind = kind
-        self.detail = detail
-        self.advice = advice
-        self.status = status
-        self.retry_after_s = retry_after_s
-        self.reached = reached
-        self.took_s = 0.0
-        self.refusal = False
+    category: str
+    kind: str  # a few words for the tally
+    detail: str = ""  # the provider's own words
+    advice: str = ""  # see told()
+    status: int = 0
+    retry_after_s: float = 0.0  # the wait that the provider names
+    reached: bool = True  # whether anything answered at all
+    took_s: float = 0.0  # set by Route, as is
+    refusal: bool = False  # whether the provider wants fewer calls
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
@@ -156,14 +142,8 @@ def sort_status(status: int, words: str, headers=None) -> Fault:
         for statuses, pattern, *what in _FAULTS
         if sorted_as in statuses and re.search(pattern, said)
     )
-    return Fault(
-        category,
-        kind.format(status=status),
-        words,
-        advice=advice,
-        status=status,
-        retry_after_s=_retry_after_s(headers or {}),
-    )
+    retry_after_s = _retry_after_s(headers or {})
+    return Fault(category, kind.format(status=status), words, advice, status, retry_after_s)
 
 
 def sort_error_body(answer: dict, body: bytes) -> Fault | None:

@@ -4,7 +4,7 @@ Nothing is known of a provider's limits but what it takes and what it refuses. F
 
 - the window, how many calls at once: sixteen after the first success, then ever more as long as
   what is tried is taken. A refusal above the widest window known to be good ends the try; after
-  twenty-two calls without a refusal, one call more is tried.
+  twenty calls without a refusal, one call more is tried.
 - the rate, how many calls a second: a refusal within the good window says that calls come too
   fast, and from then on they are spaced. Between two refusals a limit has let through just what
   it allows, whatever its shape: that is the rate. After as many calls without a refusal it rises
@@ -24,7 +24,7 @@ from collections import deque
 from dataclasses import dataclass
 
 _FIRST_WINDOW = 16
-_CALM = 22  # calls without a refusal, until more is tried
+_CALM = 20  # calls without a refusal, until more is tried
 _TAKEN_AFTER_S = 1.0  # a call that is not refused in this time counts as taken
 _FIRST_DISTANCE_S = 0.004  # the first calls are not one burst: a refusal can stop the rest
 _FIRST_RATE = 2.0  # calls a second, when no more is known of a limit than that it is there
@@ -184,7 +184,7 @@ class Pace:
             if self._taken - mark[1] >= _ENOUGH:
                 break
         since, taken_then = mark
-        measured = (max(0, self._taken - taken_then) + 0.5) / max(now - since, 0.001)
+        measured = max(0.5, self._taken - taken_then) / max(now - since, 0.001)
         if self.rate == math.inf:
             self._searching = now - self._marks[0][0] < _YOUNG_S
             self.rate = _FIRST_RATE if self._searching else max(measured, _FIRST_RATE)
