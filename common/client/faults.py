@@ -30,8 +30,8 @@ class Fault(Exception):
     status: int = 0
     retry_after_s: float = 0.0  # the wait that the provider names
     reached: bool = True  # whether anything answered at all
-    took_s: float = 0.0  # set by Route, as is
-    refusal: bool = False  # whether the provider wants fewer calls
+    took_s: float = 0.0  # how long the attempt took; Route sets it
+    refusal: bool = False  # the provider wants fewer calls; Route sets it
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind

@@ -143,6 +143,8 @@ class Pace:
         self._rounds += 1
         if self._rounds == 1 or self.rate == math.inf:
             self._measure(now, calm)
+        if self.rate == math.inf:
+            return
         self._costly = 1 + min(20.0, self.rate * retry_after_s)
         doubled_s = _RETRY * 2 ** min(self._rounds - 1, 10) / max(self.rate, _FIRST_RATE)
         pause_s = max(_RETRY / self.rate, min(_LONGEST_PAUSE_S, doubled_s), retry_after_s)
