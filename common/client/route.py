@@ -84,7 +84,6 @@ class Route:
         ticket = await self.limiter.enter(first=in_front)
         began_s = self._llm.clock.now_s
         try:
-            self.raise_if_over()
             completion, cost = await self._call(call, messages, max_tokens)
             self._passed()
             self.limiter.pace.succeeded(time.monotonic(), ticket)
@@ -118,6 +117,7 @@ class Route:
                 llm.halt(EXIT_SOME_FAILED, f"{words}\nRun the same line again to go on.")
                 raise Halted()
         try:
+            self.raise_if_over()  # perhaps meanwhile
             self.connection.fetch_prices()
             completion = await self.connection.complete(
                 call, messages, max_tokens, llm.clock, self._hear
