@@ -20,24 +20,20 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 def exit_on_signals() -> None:
     """Leave at once with 130 on a signal: nothing has been begun yet."""
-    _handle(_leave)
+
+    def leave(*_) -> None:
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    _handle(leave)
 
 
 def interrupt_on_signals() -> None:
     """Raise KeyboardInterrupt on a signal."""
-    _handle(_interrupt)
+    _handle(signal.default_int_handler)
 
 
 def _handle(handler) -> None:
     for number in ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup: SIGHUP is to be ignored
             signal.signal(number, handler)
-
-
-def _leave(*_) -> None:
-    os.write(2, b"interrupted\n")
-    os._exit(130)
-
-
-def _interrupt(*_) -> None:
-    raise KeyboardInterrupt

@@ -17,7 +17,7 @@ from threading import Thread
 
 import pytest
 
-from common.client.completion import read_stream
+from common.client.completion import read_completion
 from common.client.costs import Budget
 from common.client.faults import Fault
 from common.demo.server import Reply, Server
@@ -55,9 +55,10 @@ def first_try(faults: dict[int, str]):
 
 @pytest.mark.background
 def test_every_transient_fault_alone_costs_nothing_but_time(tmp_path):
-    names = TRANSIENT + BAD_REPLIES
+    # What slows a model down comes last: its first calls are let out one by one.
+    names = BAD_REPLIES + TRANSIENT[::-1]
     make_sample(tmp_path, len(names))
-    write_settings(tmp_path, generate=QUICK)
+    write_settings(tmp_path, generate={**QUICK, "stall_s": 0.5})
     with Server(
         reply=lambda body: REPLY, key=KEY, faults=first_try(dict(enumerate(names))), stall_s=30
     ) as server:
@@ -166,6 +167,7 @@ def test_an_endpoint_that_dies_midway_keeps_what_came(tmp_path):
         assert result.returncode == 1 and "does not answer" in result.stderr
         assert len(answers(tmp_path)) == 10
         assert len(server.chats) < 40, "no hammering of a server that is down"
+        assert "1 one-word probe: server trouble (503)" in result.stdout
 
 
 def test_one_judge_that_is_out_does_not_hold_up_the_others(tmp_path):
@@ -225,11 +227,10 @@ def test_the_providers_words_are_shown_without_the_key(tmp_path):
 # --------------------------------------------------------------------------------------------- pace
 
 
-@pytest.mark.parametrize("concurrency", ["16", "200"])
-def test_a_server_that_allows_eight_sees_few_429s(tmp_path, concurrency):
+def test_a_server_that_allows_eight_sees_few_429s(tmp_path):
     make_sample(tmp_path, 250)
     with Server(reply=lambda body: REPLY, key=KEY, latency_s=0.05, max_in_flight=8) as server:
-        result = stage("king.py", "--concurrency", concurrency, cwd=tmp_path, server=server)
+        result = stage("king.py", "--concurrency", "200", cwd=tmp_path, server=server)
     assert result.returncode == 0 and len(answers(tmp_path)) == 250
     assert len(server.chats) - 250 <= 25, "at most a tenth of the calls meet a 429"
     assert server.peak_in_flight >= 6, "and the room that there is gets used"
@@ -255,13 +256,16 @@ def test_retry_after_holds_for_the_whole_model(tmp_path):
 # ---------------------------------------------------------------------------------------- reasoning
 
 
-@pytest.mark.parametrize("fault", ["think", "think-unopened", "reasoning", "crlf", "not-stream"])
-def test_only_the_answer_is_kept(tmp_path, fault):
-    make_sample(tmp_path, 2)
+def test_only_the_answer_is_kept(tmp_path):
+    faults = ["think", "think-unopened", "reasoning", "crlf", "not-stream"]
+    make_sample(tmp_path, len(faults))
     reply = "THOUGHT: naïve – 你好 🙂\n\n```bash\nls -la\n```"
-    with Server(reply=lambda body: Reply(reply), key=KEY, faults=lambda n, body: fault) as server:
+    with Server(
+        lambda body: Reply(reply), key=KEY, faults=first_try(dict(enumerate(faults)))
+    ) as server:
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
-    assert kings(tmp_path) == [reply] * 2
+    assert {request["fault"] for request in server.chats} == set(faults)
+    assert kings(tmp_path) == [reply] * len(faults)
 
 
 def test_a_reply_that_reasoning_starved_gets_more_tokens_up_to_the_cap(tmp_path):
@@ -344,7 +348,7 @@ END = event(index=0, delta={}, finish_reason="stop") + b"data: [DONE]\n\n"
     ],
 )
 def test_legal_streams_of_many_kinds_are_read(body, text):
-    assert read_stream(body).content == text
+    assert read_completion(body).content == text
 
 
 @pytest.mark.parametrize(
@@ -361,7 +365,7 @@ def test_legal_streams_of_many_kinds_are_read(body, text):
 )
 def test_a_stream_that_is_not_whole_is_no_reply(body):
     with pytest.raises(Fault) as fault:
-        read_stream(body)
+        read_completion(body)
     assert fault.value.category == "transient"
 
 
@@ -425,7 +429,7 @@ def test_kill_9_at_random_moments_loses_nothing_and_pays_little_twice(tmp_path, 
         assert len(server.chats) - before == paid, "a rerun asks for nothing"
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_an_interrupt_saves_what_is_in_flight(tmp_path, number):
     make_sample(tmp_path, 100)
     write_settings(tmp_path, generate={**QUICK, "concurrency": 8})
@@ -530,14 +534,6 @@ def test_an_output_folder_that_cannot_be_is_a_clear_stop(tmp_path):
 # -------------------------------------------------------------------------------- money, provenance
 
 
-def test_a_dry_run_tells_the_cost_and_sends_nothing_that_costs(tmp_path):
-    make_sample(tmp_path, 7)
-    with Server(reply=lambda body: REPLY, key=KEY) as server:
-        result = stage("king.py", "--dry-run", cwd=tmp_path, server=server)
-    assert result.returncode == 0 and server.chats == [] and answers(tmp_path) == {}
-    assert "7 calls" in result.stdout and "$" in result.stdout and "262,144" in result.stdout
-
-
 def test_max_cost_is_never_passed(tmp_path):
     make_sample(tmp_path, 40)
     write_settings(tmp_path, generate={**QUICK, "max_tokens": 2000})
@@ -563,12 +559,12 @@ def test_max_cost_ends_whatever_the_order_in_which_calls_settle():
             worst = chance.uniform(0.001, 0.003)
             if await budget.reserve(worst):
                 await asyncio.sleep(chance.random() / 1000)
-                await budget.settle(worst, worst / 3)
+                budget.settle(worst, worst / 3)
 
         await asyncio.wait_for(asyncio.gather(*(call() for _ in range(200))), 10)
         return budget.spent_usd
 
-    for _ in range(20):
+    for _ in range(4):
         assert 0.025 < asyncio.run(spend()) <= 0.031
 
 

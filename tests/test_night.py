@@ -111,17 +111,6 @@ def test_items_that_always_fail_fail_alone(tmp_path):
         assert [number_of(chat["body"]) for chat in server.chats[before:]] == [15]
 
 
-def test_an_outage_is_still_an_outage(tmp_path):
-    make_sample(tmp_path, 12)
-    write_settings(tmp_path, generate={**QUICK, "outage_s": 1.0, "concurrency": 4})
-    fault = lambda n, body: "503" if n > 3 else None  # noqa: E731
-    with Server(reply=lambda body: REPLY, key=KEY, faults=fault) as server:
-        result = stage("king.py", cwd=tmp_path, server=server)
-    assert result.returncode == 1 and "does not answer" in result.stderr
-    assert len(answers(tmp_path)) == 3
-    assert "1 one-word probe: server trouble (503)" in result.stdout
-
-
 def test_the_probe_stays_within_the_budget(tmp_path):
     make_sample(tmp_path, 4)
     write_settings(tmp_path, generate={**QUICK, "outage_s": 1.0, "concurrency": 2})
@@ -150,19 +139,6 @@ def test_a_stop_longer_than_the_time_outs_loses_nothing(tmp_path):
     assert process.returncode == 0, out + err
     assert len(server.chats) == 8, "every reply lay in the buffers, none is asked for again"
     assert len(answers(tmp_path)) == 8
-
-
-def test_a_hangup_saves_what_is_in_flight(tmp_path):
-    make_sample(tmp_path, 40)
-    write_settings(tmp_path, generate={**QUICK, "concurrency": 4})
-    with Server(reply=lambda body: REPLY, key=KEY, latency_s=0.3) as server:
-        process = start("king.py", cwd=tmp_path, server=server)
-        while len(server.chats) < 6:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGHUP)
-        _, err = process.communicate(timeout=20)
-        assert process.returncode == 130 and "Traceback" not in err
-        assert len(answers(tmp_path)) == len(server.chats)
 
 
 # -------------------------------------------------------------------------------------- odd bodies
@@ -305,17 +281,14 @@ def test_a_request_too_large_says_what_would_help(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "status, target, words",
-    [
-        (301, "/v1/chat/completions/", "would turn the request into a GET"),
-        (307, "http://localhost:1/v1", "leads to another server"),
-    ],
+    "status, target", [(301, "/v1/chat/completions/"), (307, "http://localhost:1/v1")]
 )
-def test_a_redirect_that_loses_the_request_is_named(tmp_path, status, target, words):
+def test_a_redirect_is_named_and_not_followed(tmp_path, status, target):
     make_sample(tmp_path, 2)
     with Raw(say(status, b"", f"Location: {target}")) as server:
         result = stage("king.py", cwd=tmp_path, CHUTES_BASE_URL=server.url)
-    assert result.returncode == 2 and words in result.stderr and target in result.stderr
+    assert result.returncode == 2 and target in result.stderr
+    assert "Write the address that it should be into CHUTES_BASE_URL" in result.stderr
     assert f"({status})" in result.stderr and server.posts == 1
 
 
@@ -350,7 +323,9 @@ def test_a_dry_run_goes_by_the_replies_so_far(tmp_path):
     usage = {"prompt_tokens": 100, "completion_tokens": 777}
     with Server(lambda body: Reply(REPLY, usage=usage), key=KEY) as server:
         dry = stage("king.py", "--dry-run", cwd=tmp_path, server=server)
-        assert "a guess of 3,000 a reply" in dry.stdout
+        assert "a guess of 3,000 a reply" in dry.stdout and "262,144" in dry.stdout
+        assert "6 calls" in dry.stdout and "$" in dry.stdout
+        assert server.chats == [] and answers(tmp_path) == {}
         assert stage("king.py", "--limit", "2", cwd=tmp_path, server=server).returncode == 0
         dry = stage("king.py", "--dry-run", cwd=tmp_path, server=server)
     assert "777 a reply, as the 2 so far" in dry.stdout and "4 calls" in dry.stdout

@@ -9,42 +9,73 @@
   for `outage_s`, and no answer to a one-word chat either: no more is asked of it, and when no other
   model is left the run stops, exit 1. Where others pass, an item that never does fails alone.
 
-The pace of each model is in limiter.py, the run over all turns in all_turns.py.
+What a fault stands for is decided in faults.py and route.py, the pace of each model in limiter.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 
-from common.cli import EXIT_SOME_FAILED
-from common.client.all_turns import LAST_REPLY
-from common.client.all_turns import run_turns as run_turns  # the scripts take it from here
+from common.client.clock import AwakeClock
 from common.client.completion import Completion
-from common.client.costs import Budget, Model, Spending, worst_case_usd
+from common.client.costs import Budget, Model, Spending
 from common.client.faults import Fault, Halted, ItemFailed
-from common.client.limiter import RateLimiter, wait_s
-from common.client.outages import Outages, OwnFaults, Route, gone
-from common.client.provider import Provider, mask_keys, mask_reply
-from common.client.reply import NoAcceptableReply as NoAcceptableReply
-from common.client.reply import Reply, no_reply
-from common.client.saving import Saver
-from common.client.watch import Watch
+from common.client.route import Route, mask_keys, mask_reply
+from common.client.run import LAST_REPLY, Saver
+from common.client.run import run_turns as run_turns  # the scripts take it from here
 from common.config import CallSettings
 from common.environment import Environment
 from common.files import clean_text
 from common.replies.protocol import visible_text
 
-_TRIES_BEFORE_PROBE = 4  # of one item, while nothing else passes
-_WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 60.0
+# Faults of one item, each after others had passed since the one before: the item is at fault.
+_FAULTS_OF_AN_ITEM = 6
+
+
+@dataclass
+class Reply:
+    """A reply as it is kept: `text` without reasoning.
+
+    `usage` is of this reply; `usage_all_tries`, `cost_usd` and `tries` are of all that it took.
+    """
+
+    text: str
+    finish_reason: str
+    usage: dict
+    usage_all_tries: dict
+    cost_usd: float | None
+    model: str
+    model_answered: str
+    invocation_id: str
+    asked_at: str
+    time_s: float
+    tries: int
+    sampling: dict
+
+    def meta(self) -> dict:
+        """Return all but the text, for a file's `meta`."""
+        return {name: value for name, value in vars(self).items() if name != "text"}
+
+
+class NoAcceptableReply(ItemFailed):
+    """Every reply was refused; `last` is the last one that came, empty or cut off as it may be."""
+
+    def __init__(self, kind: str, detail: str, last: Reply):
+        super().__init__(kind, detail)
+        self.last = last
 
 
 class LLM:
-    """All models of a run: a connection per provider, a limiter per model, one budget."""
+    """All models of a run: a connection per provider, a route per model, one budget."""
 
     def __init__(
         self,
@@ -58,16 +89,13 @@ class LLM:
         self.spending = Spending()
         self.budget = Budget(max_cost)
         self.halted: tuple[int, str] | None = None  # exit code and reason
+        self.halt_signal = asyncio.Event()
         self.say: Callable[[str], None] = print
-        self._watch = Watch(self._woke)
-        self._watching: asyncio.Future | None = None
-        self._providers: dict[str, Provider] = {}
-        self.routes: dict[tuple[str, str], Route] = {}
-        self._outages = Outages(self)
-        self._saver = Saver(self)
-        self._halt_signal: asyncio.Event | None = None
-
-    # -------------------------------------------------------------------------------------- asking
+        self.saver = Saver(lambda words: self.say(words))
+        self.clock = AwakeClock()
+        self.routes: dict[tuple[str, str], Route] = {}  # by provider and model
+        self._connections = {}
+        self._ticking: asyncio.Future | None = None
 
     async def ask(
         self,
@@ -90,7 +118,7 @@ class LLM:
         cost_usd: float | None = 0.0
         usage_all_tries: Counter = Counter()
         for _ in range(call.bad_reply_tries):
-            completion, attempts, cost = await self._completion(call, messages, max_tokens)
+            completion, attempts, cost = await self._persist(call, messages, max_tokens)
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
@@ -110,8 +138,16 @@ class LLM:
                 sampling={**call.sampling(), "max_tokens": max_tokens},
             )
             LAST_REPLY.get([])[:] = [last]
-            why = no_reply(completion, text)
-            if why is None:
+            if last.finish_reason == "length":
+                why = "cut off at max_tokens"
+                if not text:
+                    why = "empty: all of max_tokens went into reasoning"
+                max_tokens = min(2 * max_tokens, call.max_tokens_cap)
+            elif last.finish_reason in ("tool_calls", "function_call"):
+                why = "a tool call instead of text"
+            elif not text:
+                why = "empty"
+            else:
                 why = accept(text)
                 if why is None:
                     self.spending.calls["good"] += 1
@@ -119,163 +155,112 @@ class LLM:
                 if again:
                     messages = again(text, why)
             self.spending.calls["refused reply"] += 1
-            if completion.finish_reason == "length":
-                max_tokens = min(2 * max_tokens, call.max_tokens_cap)
         detail = f"{why} (asked {call.bad_reply_tries} times)"
         if last.finish_reason == "length":
             tokens = f"max_tokens {last.sampling['max_tokens']:,} of max_tokens_cap"
             detail = f"{detail}; {tokens} {call.max_tokens_cap:,} in chain.toml was not enough"
         raise NoAcceptableReply(f"no acceptable reply: {why}", detail, last)
 
-    async def _completion(
+    async def _persist(
         self, call: CallSettings, messages: list[dict], max_tokens: int
     ) -> tuple[Completion, int, float | None]:
         """Return (completion, attempts, cost in dollars or None), through all transient faults."""
         route = self._route(call)
-        own_faults = OwnFaults()
+        budget_s = call.retry_budget_s
         attempts = 0
         in_front = False
-        budget_s = call.retry_budget_s
+        own_faults = 0  # of this item, but for being told to slow down
+        others_passed = 0  # how often others did between two of these
+        passes = 0
         while True:
             attempts += 1
+            await self.saver.sound.wait()
             try:
-                completion, cost = await self._attempt(
-                    route, call, messages, max_tokens, again=in_front
-                )
+                completion, cost = await route.attempt(call, messages, max_tokens, in_front)
                 return completion, attempts, cost
-            except Fault as fault:
-                silent_s = time.monotonic() - route.limiter.last_life
-                if attempts >= _TRIES_BEFORE_PROBE and silent_s > call.outage_s:
-                    what = f"nothing good for {silent_s:.0f} s"
-                    await self._outages.judge_outage(fault, call, route, what)
-                    self._raise_if_over(route.limiter)
-                if own_faults.is_at_fault(route, fault, call.outage_s):
+            except Fault as caught:
+                fault = caught
+            if fault.status != 429:
+                own_faults += 1
+                if own_faults == 1:
+                    first_at_s = self.clock.now_s
+                    probes_passed = route.probes_passed
+                elif route.passes > passes:
+                    others_passed += 1
+                passes = route.passes
+                # Quick refusals may be a limit on the rate: they are given time.
+                waited = self.clock.now_s - first_at_s > call.outage_s / 4
+                outdone = others_passed >= _FAULTS_OF_AN_ITEM - 1 and waited
+                if outdone or route.probes_passed > probes_passed:
                     detail = f"failed {attempts} times while others pass: {fault}"
-                    raise ItemFailed(f"provider: {fault.kind}", detail) from None
-                # A refused call waits for its turn at the limiter, the first time in front of the
-                # others: an item that never passes is not to hold them up.
-                in_front = fault.rate_limited or attempts == 1
-                pause_s = 0.0 if fault.refusal else wait_s(attempts - 1)
-                budget_s -= fault.took_s + max(pause_s, route.limiter.pause_left_s())
-                if budget_s < 0:
-                    await self._outages.note_exhausted(fault, call, route)
-                    self._raise_if_over(route.limiter)
-                    detail = f"gave up after {attempts} tries: {fault}"
-                    raise ItemFailed(f"provider: {fault.kind}", detail) from None
-                if pause_s:
-                    await self._sleep(pause_s)
+                    raise ItemFailed(f"provider: {fault.kind}", detail)
+            # A refused call waits for its turn at the limiter, the first time in front of the
+            # others: an item that never passes is not to hold them up.
+            in_front = fault.status == 429 or attempts == 1
+            pause_s = 0.0
+            if not fault.refusal:
+                longest_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(attempts - 1, 10))
+                pause_s = longest_s * random.uniform(0.5, 1.0)
+            budget_s -= fault.took_s + max(pause_s, route.limiter.pause_left_s())
+            if budget_s < 0:
+                detail = f"gave up after {attempts} tries: {fault}"
+                raise ItemFailed(f"provider: {fault.kind}", detail)
+            try:
+                await asyncio.wait_for(self.halt_signal.wait(), pause_s)
+            except asyncio.TimeoutError:
+                continue
+            raise Halted()
 
-    async def _attempt(
-        self, route: Route, call: CallSettings, messages: list[dict], max_tokens: int, again: bool
-    ) -> tuple[Completion, float | None]:
-        """Return a completion and its cost. Raises Fault only where another try makes sense."""
-        limiter = route.limiter
-        await self._saver.wait()
-        self._raise_if_over(limiter)
-        reserved = 0.0
-        if self.budget.limit_usd:
-            reserved = await self._reserve(call, messages, max_tokens)
-        settled = 0.0
-        try:
-            ticket = await limiter.enter(first=again)
-        except BaseException:
-            if reserved:
-                await self.budget.settle(reserved, settled)
-            raise
-        began_s = self._watch.now_s
-        price = asyncio.ensure_future(self.model(call))
-        try:
-            self._raise_if_over(limiter)
-            completion = await self.complete(route, call, messages, max_tokens)
-            cost = (await price).cost_usd(completion.usage)
-            # A reply whose price nobody tells counts as the worst case: the sum must hold.
-            settled = reserved if cost is None else cost
-            self.spending.add(completion.usage, cost)
-            if completion.model and completion.model != call.model:
-                self.spending.answered[call.model, completion.model] += 1
-            limiter.succeeded(ticket)
-            route.passed()
-            return completion, cost
-        except Fault as fault:
-            fault.took_s = self._watch.now_s - began_s
-            self.spending.calls[fault.kind] += 1
-            limiter.failed(fault, ticket)
-            # Before the place is given on, so that a bad key costs one call.
-            await self._outages.note_fault(fault, call, route)
-            self._raise_if_over(limiter)
-            if fault.category == "item":
-                raise ItemFailed(fault.kind, str(fault), lasting=True) from None
-            raise
-        finally:
-            price.cancel()
-            limiter.leave()
-            if reserved:
-                await self.budget.settle(reserved, settled)
+    def _route(self, call: CallSettings) -> Route:
+        key = call.provider, call.model
+        if key not in self.routes:
+            self.routes[key] = Route(self, call, self._connection(call))
+            self.saver.patience_s = min(self.saver.patience_s, call.outage_s / 2)
+        return self.routes[key]
 
-    async def complete(
-        self, route: Route, call: CallSettings, messages: list[dict], max_tokens: int
-    ) -> Completion:
-        """Return a completion from one attempt, no key in it. Raises Fault."""
-        try:
-            completion = await route.provider.connection.complete(
-                call, messages, max_tokens, route.limiter.alive
-            )
-        except Fault as fault:
-            fault.detail = self.masked(fault.detail)[:_WORDS_SHOWN]
-            fault.kind = self.masked(fault.kind)
-            raise
-        for name in ("finish_reason", "model", "invocation_id"):
-            setattr(completion, name, mask_reply(getattr(completion, name), self.environment))
-        return completion
+    def _connection(self, call: CallSettings):
+        from common.client.wire import Connection  # takes a second
 
-    def _raise_if_over(self, limiter: RateLimiter) -> None:
-        if self.halted:
-            raise Halted() from None
-        if limiter.gone:
-            raise gone(limiter) from None
+        if call.provider not in self._connections:
+            endpoint = self.environment.providers[call.provider]
+            self._connections[call.provider] = Connection(endpoint)
+        return self._connections[call.provider]
 
-    # --------------------------------------------------------------------------- start and end
-
-    async def open(self) -> asyncio.Event:
-        """Start inside the running loop; the event is set when the run must end."""
-        self._watching = asyncio.ensure_future(self._watch.run())
-        self._halt_signal = asyncio.Event()
-        if self.halted:
-            self._halt_signal.set()
-        return self._halt_signal
-
-    async def close(self) -> None:
-        """Finish what is being saved, close all sockets."""
-        await self._saver.close()
-        self._watching.cancel()
-        for provider in self._providers.values():
-            await provider.close()
+    async def model(self, call: CallSettings) -> Model:
+        """Return the model's prices, from its provider's free list, fetched once."""
+        return await self._connection(call).model(call.model)
 
     async def save(self, path: Path | str, value: object) -> None:
         """Write a file that holds paid replies; a disk that refuses is tried again for a while."""
-        await self._saver.save(path, value)
+        await self.saver.save(path, value)
 
-    def hurry(self) -> None:
-        """Wait for no disk any more."""
-        self._saver.hurried = True
+    # --------------------------------------------------------------------------- start and end
+
+    async def open(self) -> None:
+        """Start inside the running loop."""
+        self._ticking = asyncio.ensure_future(self.clock.run())
+
+    async def close(self) -> None:
+        """Finish what is being saved, close all sockets."""
+        await self.saver.close()
+        self._ticking.cancel()
+        for connection in self._connections.values():
+            await connection.close()
 
     def halt(self, code: int, words: str) -> None:
         """Start no new call from now on; the first reason stands."""
-        if self.halted is not None:
-            return
-        self.halted = (code, words)
-        if self._halt_signal is not None:
-            self._halt_signal.set()
-        for route in self.routes.values():
-            route.limiter.turn_away(Halted())
+        if self.halted is None:
+            self.halted = (code, words)
+            self.halt_signal.set()
+            for route in self.routes.values():
+                route.limiter.turn_away(Halted())
 
-    def at_once(self) -> str:
-        """Return the current pace of each model, for the progress bar."""
-        return "+".join(str(route.limiter.pace) for route in self.routes.values())
-
-    def spent(self) -> str:
-        """Return the dollars so far, for the progress bar; "" while no price is known."""
-        return f"${self.spending.cost_usd:.2f}" if self.spending.cost_usd else ""
+    def notes(self) -> dict:
+        """Return the pace of each model and the dollars so far, for the progress bar."""
+        notes = {"at_once": "+".join(str(one.limiter.pace) for one in self.routes.values())}
+        if self.spending.cost_usd:
+            notes["spent"] = f"${self.spending.cost_usd:.2f}"
+        return notes
 
     def masked(self, text: str) -> str:
         """Return a text without any key."""
@@ -283,49 +268,8 @@ class LLM:
 
     def usage_lines(self) -> list[str]:
         """Return calls by outcome, tokens and cost, for the tally."""
-        return [*self.spending.lines(), *self._saver.lines()]
-
-    # ------------------------------------------------------------------------------------- helpers
-
-    async def _sleep(self, seconds: float) -> None:
-        """Wait. Raises Halted when the run ends meanwhile."""
-        try:
-            await asyncio.wait_for(self._halt_signal.wait(), seconds)
-        except asyncio.TimeoutError:
-            return
-        raise Halted()
-
-    async def _reserve(self, call: CallSettings, messages: list[dict], max_tokens: int) -> float:
-        """Set the worst case of a call aside. Raises Halted when --max-cost leaves no room."""
-        amount = worst_case_usd(await self.model(call), call, messages, max_tokens)
-        if await self.budget.reserve(amount):
-            return amount
-        spent = f"${self.budget.spent_usd:.4f} of ${self.budget.limit_usd:.4f} is spent"
-        words = f"--max-cost: {spent}, and the next call could cost ${amount:.4f}."
-        self.halt(EXIT_SOME_FAILED, f"{words}\nRun the same line again to go on.")
-        raise Halted()
-
-    async def model(self, call: CallSettings) -> Model:
-        """Return the model's prices, from its provider's free list, fetched once."""
-        return await self._provider(call).model(call.model)
-
-    def _provider(self, call: CallSettings) -> Provider:
-        if call.provider not in self._providers:
-            endpoint = self.environment.providers[call.provider]
-            self._providers[call.provider] = Provider(endpoint, self._watch)
-        return self._providers[call.provider]
-
-    def _route(self, call: CallSettings) -> Route:
-        key = call.provider, call.model
-        if key not in self.routes:
-            provider = self._provider(call)
-            limiter = RateLimiter(self.concurrency or call.concurrency)
-            where = f"{call.model} at {provider.endpoint.base_url}"
-            self.routes[key] = Route(provider, limiter, where)
-            self._saver.patience_s = min(self._saver.patience_s, call.outage_s / 2)
-        return self.routes[key]
-
-    def _woke(self, seconds: float) -> None:
-        """After a stop of this process: the silence was our own."""
-        for route in self.routes.values():
-            route.limiter.last_life += seconds
+        lines = self.spending.lines()
+        if self.saver.lost:
+            lost = f"{self.saver.lost:,} paid replies: the disk took no file for them"
+            lines.append(f"lost    {lost}")
+        return lines

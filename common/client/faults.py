@@ -1,4 +1,4 @@
-"""What can go wrong with one call, sorted by what to do about it; the exceptions that follow."""
+"""What can go wrong with one call: what kind of fault it is, and what the user can do about it."""
 
 from __future__ import annotations
 
@@ -6,83 +6,42 @@ import json
 import math
 import re
 import time
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
+from common.environment import Endpoint
 from common.files import printable
-
-# What servers say, in lower case. Statuses alone do not tell these apart.
-_TOO_LONG = (
-    "context length", "context_length", "context size", "context_size", "context window",
-    "maximum context", "too long", "too large", "max_model_len", "exceeds the maximum",
-    "maximum allowed length",
-)  # fmt: skip
-_REFUSED = (
-    "content_filter", "content filter", "content policy", "content management policy",
-    "moderation", "flagged", "safety",
-)  # fmt: skip
-_NO_MONEY = (
-    "insufficient_quota", "quota exceeded and account balance", "exceeded your current quota",
-)  # fmt: skip
-_WRONG_KEY = (
-    "api key", "api_key", "apikey", "no connected db", "authentication", "unauthorized",
-    "invalid token", "token is invalid",
-)  # fmt: skip
-_UNKNOWN_MODEL = re.compile(
-    r"model[ _]not[ _]found|(no such|unknown|invalid|not a valid) model\b"
-    r"|\bmodels?\b.{0,150}\b(not found|does not exist|not exist|is not available|not supported)\b"
-)
-# A subscription's cap of some hours or days, which passes by itself.
-_CAP = re.compile(r"\bcap\b|\bwindow\b|per (4|four) ?h|hourly|daily|monthly|usage limit|per day")
-_TIER = re.compile(r"\btier\b|\bmodels? requires?\b|requires? a .{0,40}(subscription|plan)\b")
-_TIME = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}[0-9:.]{0,12}Z?)?")
-
-# Exceptions of the transports, by name: they need not be imported to be told apart.
-_NEVER_REACHED = {
-    "ClientConnectorError", "ClientConnectorDNSError", "ConnectError", "gaierror",
-    "ConnectionRefusedError",
-}  # fmt: skip
-_BROKEN = {"ServerDisconnectedError", "ConnectionResetError", "BrokenPipeError"}
-_TIMED_OUT = {"ReadTimeout", "SocketTimeoutError", "TimeoutException", "TimeoutError"}
 
 _WORDS_READ = 4000  # characters of an error body that are looked at
 
 
+@dataclass(eq=False)
 class Fault(Exception):
     """What went wrong with one attempt.
 
-    category: "configuration" stops the run, "item" fails this item, "transient" is tried again.
-    kind: a few words for the tally; detail: the provider's own words.
-    rate_limited: the provider asks for fewer calls; retry_after_s: the wait that it names.
-    reached: tells whether anything answered at all; took_s: how long the attempt took.
-    meaning: what the user can change ("key", "model", "balance", "cap", "tier", "address", "").
+    category: "configuration" stops the run with exit code 2, "cap" with 1, "item" fails this item,
+    "transient" is tried again.
     """
 
-    def __init__(
-        self,
-        category: str,
-        kind: str,
-        detail: str = "",
-        *,
-        status: int | None = None,
-        rate_limited: bool = False,
-        retry_after_s: float | None = None,
-        reached: bool = True,
-        meaning: str = "",
-    ):
-        super().__init__()
-        self.category = category
-        self.kind = kind
-        self.detail = detail
-        self.status = status
-        self.rate_limited = rate_limited
-        self.retry_after_s = retry_after_s
-        self.reached = reached
-        self.meaning = meaning
-        self.took_s = 0.0
-        self.refusal = False  # the limiter says so: the provider wants fewer calls
+    category: str
+    kind: str  # a few words for the tally
+    detail: str = ""  # the provider's own words
+    advice: str = ""  # see told()
+    status: int = 0
+    retry_after_s: float = 0.0  # the wait that the provider names
+    reached: bool = True  # whether anything answered at all
+    took_s: float = 0.0  # how long the attempt took; Route sets it
+    refusal: bool = False  # the provider wants fewer calls; Route sets it
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
+
+    def told(self, endpoint: Endpoint) -> str:
+        """Say what to change, and where it stands."""
+        when = _TIME.search(self.detail)
+        return self.advice.format(
+            key=endpoint.key_place, url=endpoint.url_place, when=f", at {when[0]}" if when else ""
+        )
 
 
 class ItemFailed(Exception):
@@ -102,105 +61,109 @@ class Halted(Exception):
     """The run has been told to stop: this call was not sent, or not tried again."""
 
 
-# ----------------------------------------------------------------------------------------- sorting
+# --------------------------------------------------------------------------------- what servers say
+
+CHECK_ADDRESS = "Check {url}: an API's address mostly ends in /v1."
+CHANGE_SETTINGS = (
+    "It refuses every call alike. Change what it names in chain.toml (sampling, extra_body, "
+    "stream), then run again."
+)
+_CHECK_KEY = "Check {key} (and that {url} is the one it is for)."
+_CHECK_MODEL = "Check the model id in chain.toml ([generate], [judge], [confirm]) and {url}."
+_TOP_UP = "The account has no balance left. Top it up, then run the same line again."
+_ANOTHER_TIER = (
+    "The words above say which subscription this model needs. Ask for another model in "
+    "chain.toml, or change the subscription."
+)
+_WAIT_FOR_CAP = (
+    "A cap of the subscription is reached; it passes by itself{when}. Run the same line again then."
+)
+_NOT_THIS_KEY = "This key may not use this model. Check {key} and the id in chain.toml."
+_LOOK = "Nothing more is asked. Look at the account, then run the same line again."
+_NEW_ADDRESS = "Write the address that it should be into {url}."
+
+_NO_MONEY = re.compile(
+    "insufficient_quota|quota exceeded and account balance|exceeded your current quota"
+)
+_REFUSED = r"content[_ ]filter|content (management )?policy|moderation|flagged|safety"
+_TOO_LONG = (
+    r"^(?!.*<html).*(context[ _](length|size)|context window|maximum context|too long|too large"
+    r"|max_model_len|exceeds the maximum|maximum allowed length)"
+)
+_WRONG_KEY = (
+    r"api[ _]?key|no connected db|authentication|unauthorized|invalid token|token is invalid"
+)
+_UNKNOWN_MODEL = (
+    r"model[ _]not[ _]found|(no such|unknown|invalid|not a valid) model\b"
+    r"|\bmodels?\b.{0,150}\b(not found|does not exist|not exist|is not available|not supported)\b"
+)
+_NO_BALANCE = r"insufficient.*balance|balance.*insufficient"
+_TIER = r"\btier\b|\bmodels? requires?\b|requires? a .{0,40}(subscription|plan)\b"
+# A subscription's limit of some hours or days.
+_CAP = (
+    r"^(?!.*balance).*(\bcap\b|\bwindow\b|per (4|four) ?h|hourly|daily|monthly|usage limit|per day)"
+)
+_TIME = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}[0-9:.]{0,12}Z?)?")
+
+_REQUEST = (400, 403, 413, 422)  # the request itself may be at fault
+_MOVED = range(300, 400)
+_TROUBLE = (408, 409, 425, *range(500, 1000))
+_ANY = range(1000)
+
+# The first that fits: statuses, what stands in the words (lower case); category, kind, advice.
+_FAULTS = (
+    ([402], _NO_BALANCE, "configuration", "HTTP {status}", _TOP_UP),
+    ([402], _TIER, "configuration", "HTTP {status}", _ANOTHER_TIER),
+    ([402], _CAP, "cap", "HTTP {status}", _WAIT_FOR_CAP),
+    ([402], "", "configuration", "HTTP {status}", _TOP_UP),
+    (_ANY, "stop spamming", "configuration", "the provider wants no more of these calls", _LOOK),
+    ([429], "", "transient", "rate limit (429)", ""),
+    (_TROUBLE, "", "transient", "server trouble ({status})", ""),
+    (_REQUEST, _REFUSED, "item", "refused by the provider's content filter", ""),
+    (_REQUEST, _TOO_LONG, "item", "prompt too long for the model", ""),
+    ([413], "", "item", "request too large for the server (a proxy? client_max_body_size)", ""),
+    ([400], _WRONG_KEY, "configuration", "HTTP {status}", _CHECK_KEY),
+    ([401], "", "configuration", "HTTP {status}", _CHECK_KEY),
+    (_REQUEST, _UNKNOWN_MODEL, "configuration", "HTTP {status}", _CHECK_MODEL),
+    ([404], "", "configuration", "HTTP {status}", _CHECK_MODEL),
+    ([403], "", "configuration", "HTTP {status}", _NOT_THIS_KEY),
+    ([405], "", "configuration", "HTTP {status}", CHECK_ADDRESS),
+    (_MOVED, "", "configuration", "redirected ({status}), which is not followed", _NEW_ADDRESS),
+    (_ANY, "", "item", "request refused ({status})", ""),
+)
 
 
 def sort_status(status: int, words: str, headers=None) -> Fault:
     """Return the fault behind an HTTP status of 300 or more; `words` is what the provider said."""
     said = words.lower()
-    wait = _retry_after_s(headers)
-    asked = status in (400, 403, 413, 422)  # the request itself may be at fault
-    if status == 402 or any(mark in said for mark in _NO_MONEY):
-        return _sort_money(status, words)
-    if "stop spamming" in said:
-        kind = "the provider wants no more calls from this account"
-        return Fault("configuration", kind, words, status=status)
-    if status == 429:
-        kind = "rate limit (429)"
-        return Fault("transient", kind, words, status=status, rate_limited=True, retry_after_s=wait)
-    if status in (408, 409, 425) or status >= 500:
-        kind = f"server trouble ({status})"
-        return Fault("transient", kind, words, status=status, retry_after_s=wait)
-    if asked and any(mark in said for mark in _REFUSED):
-        kind = "refused by the provider's content filter"
-        return Fault("item", kind, words, status=status)
-    if asked and any(mark in said for mark in _TOO_LONG) and "<html" not in said:
-        return Fault("item", "prompt too long for the model", words, status=status)
-    if status == 413:
-        detail = f"{words} (a proxy's limit; nginx: client_max_body_size)"
-        return Fault("item", "request too large for the server (413)", detail, status=status)
-    if status == 401 or (status == 400 and any(mark in said for mark in _WRONG_KEY)):
-        kind = f"HTTP {status}"
-        return Fault("configuration", kind, words, status=status, meaning="key")
-    if status == 404 or (asked and status != 413 and _UNKNOWN_MODEL.search(said)):
-        kind = f"HTTP {status}"
-        return Fault("configuration", kind, words, status=status, meaning="model")
-    if status in (403, 405) or status < 400:
-        meaning = "" if status == 403 else "address"
-        kind = f"HTTP {status}"
-        return Fault("configuration", kind, words, status=status, meaning=meaning)
-    return Fault("item", f"request refused ({status})", words, status=status)
+    sorted_as = 402 if _NO_MONEY.search(said) else status
+    category, kind, advice = next(
+        what
+        for statuses, pattern, *what in _FAULTS
+        if sorted_as in statuses and re.search(pattern, said)
+    )
+    retry_after_s = _retry_after_s(headers or {})
+    return Fault(category, kind.format(status=status), words, advice, status, retry_after_s)
 
 
-def _sort_money(status: int, words: str) -> Fault:
-    """Return what a refusal for money means: a balance used up, a cap that passes, a tier."""
-    said = words.lower()
-    meaning = "balance"
-    if "balance" in said and "insufficient" in said:
-        pass
-    elif _TIER.search(said):
-        meaning = "tier"
-    elif _CAP.search(said) and "balance" not in said:
-        meaning = "cap"
-    kind = f"HTTP {status}"
-    return Fault("configuration", kind, words, status=status, meaning=meaning)
-
-
-def time_in(words: str) -> str:
-    """Return the first date or time that a provider names, "" when there is none."""
-    found = _TIME.search(words)
-    return found[0] if found else ""
-
-
-def sort_break(error: BaseException) -> Fault:
-    """Return the fault behind a connection that failed or broke."""
-    causes = []
-    while error is not None:
-        causes.append(error)
-        error = error.__cause__ or error.__context__
-    names = {kind.__name__ for cause in causes for kind in type(cause).__mro__}
-    said = [str(cause) for cause in causes if str(cause)]
-    detail = printable(said[-1] if said else type(causes[-1]).__name__)[:_WORDS_READ]
-    if names & _NEVER_REACHED:
-        return Fault("transient", "no connection", detail, reached=False)
-    if names & _BROKEN:  # first, for the SDK calls these timeouts
-        return Fault("transient", "connection broken", detail)
-    if names & _TIMED_OUT:
-        return Fault("transient", "stalled", detail)
-    return Fault("transient", "connection broken", detail)
-
-
-def sort_error_body(answer: object, body: bytes) -> Fault | None:
+def sort_error_body(answer: dict, body: bytes) -> Fault | None:
     """Return the fault that a body with status 200 speaks of; None when it holds no error."""
-    error = None
-    if isinstance(answer, dict):
-        error = answer.get("error") or answer.get("detail")
+    error = answer.get("error") or answer.get("detail")
     if not error:
         return None
     words = provider_words(body)
     code = str(error.get("code")) if isinstance(error, dict) else ""
-    if len(code) == 3 and code.isascii() and code.isdigit() and 400 <= int(code) < 600:
+    if re.fullmatch("[45][0-9]{2}", code):
         return sort_status(int(code), words)
-    if any(mark in words.lower() for mark in _TOO_LONG + _REFUSED):
-        return sort_status(400, words)
-    return sort_status(500, words)
+    about_the_item = re.search(f"{_REFUSED}|{_TOO_LONG}", words.lower())
+    return sort_status(400 if about_the_item else 500, words)
 
 
 def provider_words(body: bytes) -> str:
     """Return the provider's own words from an error body in any known form, on one line."""
     text = body.decode("utf-8", "replace")
     try:
-        answer = parse_json(text)
+        answer = parse_json(body)
         for name in ("error", "detail"):
             if isinstance(answer, dict) and answer.get(name):
                 answer = answer[name]
@@ -213,30 +176,26 @@ def provider_words(body: bytes) -> str:
     return printable(" ".join(text[:_WORDS_READ].split()))
 
 
-def parse_json(text: str | bytes) -> object:
+# Python refuses numbers of thousands of digits, which must not cost a reply.
+_DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits[:19]))
+
+
+def parse_json(body: bytes) -> object:
     """Return a JSON document. Raises ValueError for whatever cannot be read."""
     try:
-        try:
-            return json.loads(text)
-        except ValueError:
-            # Perhaps a number of thousands of digits, which must not cost a reply.
-            return json.loads(text, parse_int=_whole_number)
+        return _DECODER.decode(body.decode("utf-8-sig", "replace"))
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
-def _whole_number(digits: str) -> int | str:
-    return int(digits) if len(digits) < 19 else digits
-
-
-def _retry_after_s(headers) -> float | None:
-    """Return the wait that a Retry-After header names, as seconds or as an HTTP date."""
-    given = (headers or {}).get("retry-after") or ""
+def _retry_after_s(headers) -> float:
+    """Return the wait that a Retry-After header names, as seconds or as an HTTP date; else 0."""
+    given = headers.get("retry-after", "")[:100]
     try:
-        wait_s = float(given)
-    except ValueError:
-        try:
-            wait_s = parsedate_to_datetime(given[:100]).timestamp() - time.time()
-        except (TypeError, ValueError, OverflowError):
-            return None
-    return max(0.0, wait_s) if math.isfinite(wait_s) else None
+        if re.fullmatch(r"[0-9.]+", given):
+            wait_s = float(given)
+        else:
+            wait_s = parsedate_to_datetime(given).timestamp() - time.time()
+    except (TypeError, ValueError, OverflowError):
+        return 0.0
+    return max(0.0, wait_s) if math.isfinite(wait_s) else 0.0

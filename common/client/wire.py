@@ -10,6 +10,7 @@ Importing this module takes a second (openai): import it only once there is some
 
 from __future__ import annotations
 
+import asyncio
 import json
 from collections.abc import Callable
 
@@ -17,59 +18,88 @@ import aiohttp
 import httpx2
 import openai
 
+from common.client.clock import AwakeClock, TimeLimit
 from common.client.completion import Completion, read_completion
-from common.client.faults import Fault, parse_json, provider_words, sort_break, sort_status
-from common.client.watch import TimeLimit, Watch
+from common.client.costs import Model, read_models
+from common.client.faults import Fault, parse_json, provider_words, sort_status
 from common.config import CallSettings
 from common.environment import Endpoint
+from common.files import printable
 
 # The SDK then hands over bytes.
 _RAW_STREAM = {"Content-Type": "application/json", "X-Stainless-Raw-Response": "stream"}
 _CONNECT_S = 15
+_LIST_S = 4  # the first finished reply waits for the prices: less than the grace of an interrupt
 # A server that never ends must not fill the memory.
 _MAX_BODY_BYTES = 64 * 2**20
 _MAX_ERROR_BYTES = 64 * 2**10
 _INVOCATION_HEADERS = ("x-chutes-invocationid", "x-request-id")
-_DEFAULT_PORTS = {"http": 80, "https": 443}
+_NEVER_REACHED = (aiohttp.ClientConnectorError, httpx2.ConnectError, ConnectionRefusedError)
 
 
 class Connection:
-    """The SDK's client for one provider.
+    """The SDK's client for one provider, and the provider's price list.
 
     Retrying is the caller's alone: the SDK's would hide rate limits from the pace of a model.
     """
 
-    def __init__(self, endpoint: Endpoint, watch: Watch):
+    def __init__(self, endpoint: Endpoint):
+        self.endpoint = endpoint
+        self._prices: asyncio.Future | None = None
         # 0: as many as are asked for. None would be aiohttp's own hundred for all models together.
         limits = httpx2.Limits(max_connections=0, keepalive_expiry=20)
-        http_client = openai.DefaultAioHttpClient(
-            limits=limits, event_hooks={"response": [self._check_response]}
-        )
         self._client = openai.AsyncOpenAI(
             base_url=endpoint.base_url,
             api_key=endpoint.api_key or "none",
             max_retries=0,
-            http_client=http_client,
+            http_client=openai.DefaultAioHttpClient(
+                limits=limits,
+                follow_redirects=False,  # prompt and key go nowhere else; a POST may become a GET
+                event_hooks={"response": [_cap_body]},
+            ),
         )
-        self._endpoint = endpoint
-        self._watch = watch
-        # Models whose server refuses stream_options: their streams tell no usage.
-        self._without_usage: set[str] = set()
 
     async def close(self) -> None:
         """Close all sockets."""
+        if self._prices is not None:
+            self._prices.cancel()
         await self._client.close()
 
-    async def models(self) -> object:
-        """Return the provider's free list of models, as it stands there. Raises Fault."""
+    async def models(self) -> dict[str, Model]:
+        """Return the models of the provider's free list by id. Raises Fault."""
         try:
-            response = await self._client.get("/models", cast_to=httpx2.Response)
-            return parse_json(response.content)
+            request = self._client.get("/models", cast_to=httpx2.Response)
+            return read_models(parse_json((await asyncio.wait_for(request, _LIST_S)).content))
+        except asyncio.TimeoutError:
+            detail = f"the model list did not come within {_LIST_S} s"
+            raise Fault("transient", "no answer", detail, reached=False) from None
         except Exception as error:
-            raise self._fault(error) from None
+            raise _fault_behind(error) from None
+
+    def fetch_prices(self) -> None:
+        """Begin to fetch the model list, once; it stays empty when it cannot be had."""
+
+        async def models_or_none() -> dict[str, Model]:
+            try:
+                return await self.models()
+            except Fault:
+                return {}
+
+        if self._prices is None:
+            self._prices = asyncio.ensure_future(models_or_none())
+
+    async def model(self, name: str) -> Model:
+        """Return a model's prices, unknown ones where the list does not tell."""
+        self.fetch_prices()
+        return (await asyncio.shield(self._prices)).get(name, Model())
 
     async def complete(
-        self, call: CallSettings, messages: list[dict], max_tokens: int, alive: Callable[[], None]
+        self,
+        call: CallSettings,
+        messages: list[dict],
+        max_tokens: int,
+        clock: AwakeClock,
+        alive: Callable[[], None],
     ) -> Completion:
         """Return a completion from one attempt; `alive()` is called when words arrive.
 
@@ -79,42 +109,18 @@ class Connection:
         body["max_tokens"] = max_tokens
         if call.stream:
             body["stream"] = True
-            if call.model not in self._without_usage:
-                body["stream_options"] = {"include_usage": True}
+            body["stream_options"] = {"include_usage": True}
         content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         # Without a stream, silence is how a reply is made.
         silence_s = call.stall_s if call.stream else call.timeout_s
-        limit = TimeLimit(self._watch, silence_s, call.timeout_s)
+        limit = TimeLimit(clock, silence_s, call.timeout_s)
         try:
-            return await limit.run(self._send(content, alive, limit))
+            return await limit.run(self._send(content, limit, alive))
         except Exception as error:
-            fault = self._fault(error)
-        refused = fault.status in (400, 422) and "stream_options" in fault.detail
-        if refused and "stream_options" in body:
-            self._without_usage.add(call.model)
-            return await self.complete(call, messages, max_tokens, alive)
-        raise fault
-
-    def _fault(self, error: Exception) -> Fault:
-        """Return the fault behind whatever an attempt has raised."""
-        cause = error
-        while cause is not None:
-            if isinstance(cause, Fault):
-                return cause
-            cause = cause.__cause__
-        if isinstance(error, openai.APIStatusError):
-            response = error.response
-            key = self._endpoint.api_key.encode()
-            said = response.content.replace(key, b"[key]") if key else response.content
-            return sort_status(error.status_code, provider_words(said), response.headers)
-        broken = (openai.APIError, httpx2.HTTPError, aiohttp.ClientError, OSError)
-        if isinstance(error, broken):
-            return sort_break(error)
-        # Nothing that a server sends may end the run.
-        return Fault("transient", "malformed reply", f"{type(error).__name__}: {error}"[:4000])
+            raise _fault_behind(error) from None
 
     async def _send(
-        self, content: bytes, alive: Callable[[], None], limit: TimeLimit
+        self, content: bytes, limit: TimeLimit, alive: Callable[[], None]
     ) -> Completion:
         timeout = httpx2.Timeout(None, connect=_CONNECT_S)
         response = await self._client.post(
@@ -123,42 +129,27 @@ class Connection:
             content=content,
             options={"headers": _RAW_STREAM, "timeout": timeout},
         )
+        parts = []
         try:
-            body = await _read(response, alive, limit)
+            async for part in response.aiter_bytes():
+                limit.heard()
+                if b'"delta"' in part:  # of a reply, not a comment that keeps the connection open
+                    alive()
+                parts.append(part)
         finally:
             await response.aclose()
-        completion = read_completion(body)
+        completion = read_completion(b"".join(parts))
         for name in _INVOCATION_HEADERS:
             if response.headers.get(name):
                 completion.invocation_id = response.headers[name][:200]
                 break
         return completion
 
-    async def _check_response(self, response) -> None:
-        """Refuse to be led elsewhere; cap the body. Raises Fault."""
-        if response.has_redirect_location:
-            self._check_redirect(response)
-        most = _MAX_ERROR_BYTES if response.status_code >= 300 else _MAX_BODY_BYTES
-        response.stream = _Capped(response.stream, most)
 
-    def _check_redirect(self, response) -> None:
-        """Let a request be sent on within its server, while it stays what it is."""
-        target = response.url.join(response.headers["location"])
-        upgraded = (response.url.scheme, target.scheme) == ("http", "https")
-        ports = [url.port or _DEFAULT_PORTS.get(url.scheme) for url in (response.url, target)]
-        same_server = target.host == response.url.host and (
-            ports[0] == ports[1] or (upgraded and ports == [80, 443])
-        )
-        status = response.status_code
-        stays = status in (307, 308) or response.request.method == "GET"
-        if same_server and stays:
-            return
-        where = str(target.copy_with(query=None, userinfo=b""))
-        what = "leads to another server, which gets nothing from here"
-        if same_server:
-            what = "would turn the request into a GET, which such a server refuses with 405"
-        kind = f"redirected ({status}) to {where}"
-        raise Fault("configuration", kind, what, status=status)
+async def _cap_body(response) -> None:
+    """Let no more of a body be read than fits into memory."""
+    most = _MAX_ERROR_BYTES if response.status_code >= 300 else _MAX_BODY_BYTES
+    response.stream = _Capped(response.stream, most)
 
 
 class _Capped(httpx2.AsyncByteStream):
@@ -180,15 +171,22 @@ class _Capped(httpx2.AsyncByteStream):
         await self._stream.aclose()
 
 
-async def _read(response, alive: Callable[[], None], limit: TimeLimit) -> bytes:
-    parts = []
-    size = 0
-    async for part in response.aiter_bytes():
-        limit.heard()
-        if b'"delta"' in part:  # words of a reply, not a comment that keeps the connection open
-            alive()
-        parts.append(part)
-        size += len(part)
-        if size >= _MAX_BODY_BYTES:
-            raise Fault("transient", "endless reply", f"more than {_MAX_BODY_BYTES} bytes")
-    return b"".join(parts)
+def _fault_behind(error: BaseException) -> Fault:
+    """Return the fault behind whatever an attempt has raised: nothing of it may end the run."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, openai.APIStatusError):
+        headers = error.response.headers
+        words = provider_words(error.response.content)
+        if error.status_code < 400:
+            words = printable(f"to {headers.get('location')}")
+        return sort_status(error.status_code, words, headers)
+    causes = []
+    while error is not None:
+        causes.append(error)
+        error = error.__cause__ or error.__context__
+    said = [str(cause) for cause in causes if str(cause)]
+    detail = printable(said[-1] if said else type(causes[-1]).__name__)
+    if any(isinstance(cause, _NEVER_REACHED) for cause in causes):
+        return Fault("transient", "no connection", detail, reached=False)
+    return Fault("transient", "connection broken", detail)
