@@ -646,7 +646,7 @@ TOLD = [
     "final/prompts_9_1_2.json is out of date",
     "answer_0/prompts_9_1_3.json: not a whole JSON document",
     "score/prompts_9_1_4.json has no answer",
-    "is not 100 * points / max_points (54/60)",
+    "is not 100 * points / max_points",
     "score/prompts_9_1_6.json: keys 'parsed' and 'status' contradict each other",
     "points that do not follow from the verdicts, mended by: python validate.py: 1",
     "score/prompts_9_1_7.json: 54 of 60",
