@@ -157,7 +157,7 @@ async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
     def prompt(*_) -> list[dict]:
         return prompt_of(answer, config, control, told)
 
-    reply = await llm.ask(config.generator(), prompt(), problem, again=prompt)
+    reply = await llm.ask(config.generate, prompt(), problem, again=prompt)
     meta = answer["meta"]
     if control:
         meta.pop("retired", None)
@@ -271,7 +271,7 @@ def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) 
 def main() -> int:
     flags = parse_flags()
     config = load_config()
-    call = config.generator()
+    call = config.generate
     environment = load_environment(config, [call])
     control = flags.control is not None
     tally = Tally("ch.py")

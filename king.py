@@ -56,7 +56,7 @@ class Answered(NamedTuple):
 def main() -> int:
     flags = parser(__doc__, calls=True).parse_args()
     config = load_config()
-    call = config.generator()
+    call = config.generate
     environment = load_environment(config, [call])
     tally = Tally("king.py")
     shard = flags.shard or (0, 1)

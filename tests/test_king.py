@@ -187,7 +187,7 @@ def hot_settings(cwd: Path) -> None:
         (prompts_of_another_kind, ["a valid list"]),
         (too_many_prompts, ["at most 200 items", "not 205"]),
         (a_prompt_without_its_chat, ["prompts_2_1.json: record 2: key 'messages'", "prompt.py"]),
-        (hot_settings, ["chain.toml", "0 to 2"]),
+        (hot_settings, ["chain.toml", "equal to 2"]),
     ],
 )
 def test_bad_input_gets_one_or_two_plain_lines(tmp_path, server, prepare, words):
