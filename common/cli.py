@@ -189,8 +189,11 @@ class Tally:
         except OSError as error:  # the tally is still to be told
             print(f"{path} could not be written: {error.strerror}", file=sys.stderr)
 
-    def show(self, *lines: str, next_command: str = "") -> int:
-        """Print the tally, then `lines`, then the next command; return the exit code, 0 or 1."""
+    def show(self, *lines: str, next_command: str = "", code: int = EXIT_DONE) -> int:
+        """Print the tally, then `lines`, then the next command; return the exit code.
+
+        It is 1 where items failed, unless `code` says more.
+        """
         seconds = time.monotonic() - self._started
         left = f", {self.left} not reached" if self.left else ""
         print(
@@ -216,7 +219,7 @@ class Tally:
             print("  next    the same line again: it asks only for what is missing")
         elif next_command:
             print(f"  next    {next_command}")
-        return EXIT_SOME_FAILED if self.failed else EXIT_DONE
+        return code or (EXIT_SOME_FAILED if self.failed else EXIT_DONE)
 
 
 def _failed_list(folder: Path | str, shard: tuple[int, int] | None) -> tuple[Path, list[dict]]:
