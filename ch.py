@@ -25,6 +25,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 from collections import Counter
 from pathlib import Path
 
+from common import turns
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.client.ask import LLM, ItemFailed, run_turns
 from common.client.costs import prompt_chars
@@ -34,15 +35,6 @@ from common.environment import load_environment
 from common.files import BadFile, UserError, digest, lock_folders, write_json
 from common.replies.leaks import AUDIT_VERSION, find_leaks
 from common.replies.protocol import protocol_problem
-from common.turns import (
-    answer_files,
-    answer_folders,
-    hidden_record,
-    read_answer,
-    record_of,
-    set_aside,
-    text_digests,
-)
 
 PROMPT_VERSION = "challenger-1"
 CONTROL_VERSION = "challenger-1 without the record"
@@ -105,14 +97,14 @@ def challenger_messages(
     The prefix is the king's prompt, so that a provider's prefix cache serves it. Without a `record`
     the briefing is the same but for the record: the control of what the record is worth.
     """
-    turns = sum(message["role"] == "assistant" for message in messages)
+    agent_turns = sum(message["role"] == "assistant" for message in messages)
     phase = "middle"
-    if turns < EARLY_TURNS:
+    if agent_turns < EARLY_TURNS:
         phase = "early"
-    elif turns >= LATE_TURNS:
+    elif agent_turns >= LATE_TURNS:
         phase = "late"
     last = messages[-1]["content"]
-    shown = hidden_record(record, max_patch_chars) if record else ""
+    shown = turns.hidden_record(record, max_patch_chars) if record else ""
     mark = digest(shown, last)[:12]
     parts = [
         last,
@@ -136,8 +128,8 @@ async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
     What breaks the protocol or leaks is asked for again, told what was wrong. The `control` saw no
     record, so that it cannot leak, and is written into control/.
     """
-    answer = read_answer(path)
-    record = record_of(answer["instance_id"])
+    answer = turns.read_answer(path)
+    record = turns.record_of(answer["instance_id"])
     rejected: Counter = Counter()
     told = ""
 
@@ -176,7 +168,7 @@ async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
 
 def prompt_of(answer: dict, config: Config, control: bool, told: str = "") -> list[dict]:
     """Return the challenger's prompt for an answer. Raises ItemFailed without a PR record."""
-    record = None if control else record_of(answer["instance_id"])
+    record = None if control else turns.record_of(answer["instance_id"])
     return challenger_messages(answer["messages"], record, config.generate.max_patch_chars, told)
 
 
@@ -199,7 +191,7 @@ def audit(answer: dict, record: dict) -> None:
 
 def audit_mark(answer: dict) -> dict:
     """Return what an audit rests on: its version and the texts."""
-    sha = text_digests(answer)
+    sha = turns.text_digests(answer)
     return {"version": AUDIT_VERSION, "sha": digest(sha["chat"], sha["king"], sha["challenger"])}
 
 
@@ -213,16 +205,16 @@ def find_pending(
     pending = []
     for stem, path in files.items():
         try:
-            answer = read_answer(path)
+            answer = turns.read_answer(path)
             if not answer["king"]:
                 raise BadFile(path, "no king in it")
             if answer["challenger"] and answer["meta"].get("audit") != audit_mark(answer):
-                audit(answer, record_of(answer["instance_id"]))
+                audit(answer, turns.record_of(answer["instance_id"]))
                 if write:
                     write_json(path, answer)
             refused = answer["meta"]["challenger"].get("refused")
             if not answer["challenger"] or (refused and redo_refused):
-                record_of(answer["instance_id"])  # without one the turn fails here
+                turns.record_of(answer["instance_id"])  # without one the turn fails here
                 pending.append(path)
             elif refused:
                 reason = "held back, the audit refuses the reply: --redo-refused asks again"
@@ -230,7 +222,7 @@ def find_pending(
             else:
                 tally.skipped["already filled"] += 1
         except BadFile as bad:
-            set_aside(bad, "king.py asks for it again", write)
+            turns.set_aside(bad, "king.py asks for it again", write)
             tally.fail(stem, "torn answer file: run king.py again", str(bad))
         except ItemFailed as failure:
             tally.fail(stem, failure.kind, failure.detail)
@@ -243,18 +235,18 @@ def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) 
     pending = []
     for stem in sorted(files, key=digest):
         try:
-            answer = read_answer(files[stem])
+            answer = turns.read_answer(files[stem])
         except BadFile:
             continue  # a run without --control says so
         if not answer["challenger"]:
             continue
         control = {}
         try:
-            control = read_answer(CONTROL / f"{stem}.json")
+            control = turns.read_answer(CONTROL / f"{stem}.json")
         except FileNotFoundError:
             pass
         except BadFile as bad:
-            set_aside(bad, "asked for again", write)
+            turns.set_aside(bad, "asked for again", write)
         same = all(control.get(key) == answer[key] for key in ("messages", "king"))
         if same and control["challenger"]:
             tally.skipped["already in control/"] += 1
@@ -269,16 +261,21 @@ def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) 
 
 
 def main() -> int:
-    flags = parse_flags()
+    flags = parser(__doc__, calls=True)
+    redo = "ask again where today's audit refuses a stored reply"
+    flags.add_argument("--redo-refused", action="store_true", help=redo)
+    number = "for N turns, write control/: the same king, a challenger without the record"
+    flags.add_argument("--control", type=whole_number, metavar="N", help=number)
+    flags = flags.parse_args()
     config = load_config()
     call = config.generate
     environment = load_environment(config, [call])
     control = flags.control is not None
     tally = Tally("ch.py")
-    folders = answer_folders()
-    if not folders:
-        raise UserError("there is no answer_*/ folder. king.py makes it: run king.py first.")
-    held = folders
+    held = turns.answer_folders()
+    files = turns.answer_files(flags.shard)
+    if not held or not (files or flags.shard):
+        raise UserError("no answers here: answer_*/ hold no turn. Run king.py first.")
     output = "output  answer_*/, key challenger"
     next_command = "python validate.py"
     if control:
@@ -287,9 +284,6 @@ def main() -> int:
         next_command = "(cd control && python ../validate.py), then python report.py"
 
     with lock_folders(held, "ch", flags.shard):
-        files = answer_files(flags.shard)
-        if not files and not flags.shard:
-            raise UserError(f"{folders[0]}/ holds no answers. king.py writes them: run king.py.")
         if control:
             pending = find_control(files, flags.control, not flags.dry_run, tally)
         else:
@@ -298,7 +292,7 @@ def main() -> int:
         pending.sort(key=lambda path: path.stem in failed)  # others first
         pending = pending[: flags.limit]
         if flags.dry_run:
-            prompts = (prompt_of(read_answer(path), config, control) for path in pending)
+            prompts = (prompt_of(turns.read_answer(path), config, control) for path in pending)
             calls = ((call, prompt_chars(prompt), 1) for prompt in prompts)
             return dry_run(environment, calls, tally.skipped, own_replies("challenger"))
 
@@ -313,17 +307,7 @@ def main() -> int:
             tally=tally,
         )
         tally.write_failed(held[0], flags.shard)
-    shown = tally.show(*llm.usage_lines(), output, next_command=next_command)
-    return code or shown
-
-
-def parse_flags():
-    flags = parser(__doc__, calls=True)
-    redo = "ask again where today's audit refuses a stored reply"
-    control = "for N turns, write control/: the same king, a challenger without the record"
-    flags.add_argument("--redo-refused", action="store_true", help=redo)
-    flags.add_argument("--control", type=whole_number, metavar="N", help=control)
-    return flags.parse_args()
+    return tally.show(*llm.usage_lines(), output, next_command=next_command, code=code)
 
 
 if __name__ == "__main__":
