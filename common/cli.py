@@ -103,45 +103,35 @@ def disk_words(error: OSError) -> str:
     return f"{what}\nNothing is torn. Make room or give access, then run the same line again."
 
 
-class Progress:
+class Progress(tqdm):
     """On stderr: a bar with rate, ETA and notes on a terminal, elsewhere a line now and then."""
 
     def __init__(self, total: int, what: str, unit: str = "turn"):
-        self.total = total
-        self.done = 0
-        self._names = {"prefix": f"{what}: ", "unit": unit}
-        self._started = time.monotonic()
-        self._last_line = self._started
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, smoothing=0.05)
+        self.on_terminal = sys.stderr.isatty()
+        options = {"dynamic_ncols": True, "smoothing": 0.05}
+        if not self.on_terminal:  # a line every 15 s: enough to see life, few enough for a log
+            line = "{desc}: {n_fmt}/{total_fmt} {unit}s, {rate_fmt}, ETA {remaining}{postfix}"
+            options = {"bar_format": line, "delay": 15, "mininterval": 15, "miniters": 1}
+        super().__init__(total=total, desc=what, unit=unit, file=sys.stderr, **options)
 
     def update(self, count: int = 1, **notes: object) -> None:
         """Count `count` items as through; show `notes`, such as failed=2 or at_once=16."""
-        self.done += count
-        words = ", ".join(f"{name}={value}" for name, value in notes.items())
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.set_postfix_str(words, refresh=False)
-            self._bar.update(count)
-        elif now - self._last_line >= 15:  # often enough to see life, rare enough for a log
-            self._last_line = now
-            passed_s = now - self._started
-            form = "{desc}{n_fmt}/{total_fmt} {unit}s, {rate_fmt}, ETA {remaining}{postfix}"
-            line = tqdm.format_meter(
-                self.done, self.total, passed_s, **self._names, postfix=words, bar_format=form
-            )
-            print(line, file=sys.stderr, flush=True)
+        self.set_postfix(notes, refresh=False)
+        super().update(count)
+
+    def display(self, *args, **kwargs) -> None:
+        """Draw the bar, or print the line: a log has no cursor to move back."""
+        if self.on_terminal:
+            super().display(*args, **kwargs)
+        else:
+            print(self, file=sys.stderr, flush=True)
 
     def say(self, words: str) -> None:
         """Print a line that does not break the bar."""
-        tqdm.write(printable(words), file=sys.stderr)
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        """End the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        if self.on_terminal:
+            tqdm.write(printable(words), file=sys.stderr)
+        else:
+            print(printable(words), file=sys.stderr, flush=True)
 
 
 class Tally:

@@ -56,7 +56,7 @@ def run_turns(
         progress.close()
     if llm.halted is None:
         return EXIT_DONE
-    tally.left = max(0, progress.total - progress.done)
+    tally.left = max(0, progress.total - progress.n)
     code, words = llm.halted
     tally.stopped = code == EXIT_STOPPED
     print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
