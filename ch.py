@@ -234,17 +234,19 @@ def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) 
     chosen = 0
     pending = []
     for stem in sorted(files, key=digest):
+        if chosen == count:
+            break
         try:
             answer = turns.read_answer(files[stem])
         except BadFile:
             continue  # a run without --control says so
         if not answer["challenger"]:
             continue
+        chosen += 1
         control = {}
         try:
-            control = turns.read_answer(CONTROL / f"{stem}.json")
-        except FileNotFoundError:
-            pass
+            if (CONTROL / f"{stem}.json").exists():
+                control = turns.read_answer(CONTROL / f"{stem}.json")
         except BadFile as bad:
             turns.set_aside(bad, "asked for again", write)
         same = all(control.get(key) == answer[key] for key in ("messages", "king"))
@@ -252,9 +254,6 @@ def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) 
             tally.skipped["already in control/"] += 1
         else:
             pending.append(files[stem])
-        chosen += 1
-        if chosen == count:
-            break
     if not chosen:
         raise UserError("--control compares with challengers, and there is none yet.\nRun ch.py.")
     return pending
