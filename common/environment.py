@@ -9,7 +9,7 @@ from io import StringIO
 
 from dotenv import dotenv_values
 
-from common.config import DEFAULT_BASE_URL, CallSettings, Config, check_address, find_setting_file
+from common import config as settings
 from common.files import UserError
 
 
@@ -31,37 +31,38 @@ class Environment:
     duel_mode: int
 
 
-def load_environment(config: Config, calls: Iterable[CallSettings]) -> Environment:
+def load_environment(
+    config: settings.Config, calls: Iterable[settings.CallSettings]
+) -> Environment:
     """Return the mode, and the providers that `calls` go to. Raises UserError.
 
     A key is demanded only where it is known to be needed: local servers mostly need none.
     """
     values = environment_values()
+    base_url = (values.get("CHUTES_BASE_URL") or settings.DEFAULT_BASE_URL).strip()
+    settings.check_address(base_url, "CHUTES_BASE_URL", "CHUTES_API_KEY")
+    own = settings.Provider(base_url=base_url, key_env="CHUTES_API_KEY")
+    known = {**config.provider, "": own}
     providers = {}
     for name in {call.provider for call in calls}:
+        base_url = known[name].base_url.strip().rstrip("/")
+        key_name = known[name].key_env
         if name:
-            base_url = config.provider[name].base_url
             url_place = f"[provider.{name}] base_url in chain.toml"
-            key_name = config.provider[name].key_env
-            key_place = f"{key_name or 'the key'} in .env ([provider.{name}] key_env names it)"
             needs_key = key_name != ""
         else:
-            base_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
-            check_address(base_url.strip(), "CHUTES_BASE_URL", "CHUTES_API_KEY")
             url_place = "CHUTES_BASE_URL in .env"
-            key_name = "CHUTES_API_KEY"
-            key_place = "CHUTES_API_KEY in .env"
-            needs_key = base_url.strip().rstrip("/") == DEFAULT_BASE_URL
+            needs_key = base_url == settings.DEFAULT_BASE_URL
         api_key = (values.get(key_name) or "").strip()
         if not api_key.isascii() or not api_key.isprintable():
             raise UserError(f"{key_name} holds characters that no key has. Copy it anew.")
         if needs_key and not api_key:
             raise UserError(
-                f"{key_name} is not set. Write {key_place} (.env.example shows how), "
+                f"{key_name} is not set. Write it into .env here (.env.example shows how), "
                 f"or the address of a server that needs none into {url_place}."
             )
-        address = base_url.strip().rstrip("/")
-        providers[name] = Endpoint(address, api_key, url_place, key_place)
+        key_place = f"{key_name or 'the key'} in .env"
+        providers[name] = Endpoint(base_url, api_key, url_place, key_place)
     mode = (values.get("DUEL_MODE") or "2").strip()
     if mode not in ("1", "2"):
         raise UserError(
@@ -73,7 +74,7 @@ def load_environment(config: Config, calls: Iterable[CallSettings]) -> Environme
 
 def environment_values() -> dict[str, str | None]:
     """Return the environment over the nearest .env. Raises UserError."""
-    path = find_setting_file(".env")
+    path = settings.find_setting_file(".env")
     text = path.read_text(encoding="utf-8-sig", errors="replace") if path else ""
     if "\0" in text or "\ufffd" in text:
         raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
