@@ -200,8 +200,8 @@ def audit_mark(answer: dict) -> dict:
 
 def find_pending(
     files: dict[str, Path], redo_refused: bool, write: bool, tally: Tally
-) -> list[Path]:
-    """List the answers that need a challenger; audit again those whose audit is out of date."""
+) -> list[str]:
+    """List the turns that need a challenger; audit again those whose audit is out of date."""
     pending = []
     for stem, path in files.items():
         try:
@@ -215,7 +215,7 @@ def find_pending(
             refused = answer["meta"]["challenger"].get("refused")
             if not answer["challenger"] or (refused and redo_refused):
                 turns.record_of(answer["instance_id"])  # without one the turn fails here
-                pending.append(path)
+                pending.append(stem)
             elif refused:
                 reason = "held back, the audit refuses the reply: --redo-refused asks again"
                 tally.skipped[reason] += 1
@@ -229,7 +229,7 @@ def find_pending(
     return pending
 
 
-def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) -> list[Path]:
+def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) -> list[str]:
     """List the turns of the control that are not there yet: `count` by a hash of their stems."""
     chosen = 0
     pending = []
@@ -253,7 +253,7 @@ def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) 
         if same and control["challenger"]:
             tally.skipped["already in control/"] += 1
         else:
-            pending.append(files[stem])
+            pending.append(stem)
     if not chosen:
         raise UserError("--control compares with challengers, and there is none yet.\nRun ch.py.")
     return pending
@@ -287,11 +287,11 @@ def main() -> int:
             pending = find_control(files, flags.control, not flags.dry_run, tally)
         else:
             pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
-        failed = tally.last_failed(held[0], flags.shard)
-        pending.sort(key=lambda path: path.stem in failed)  # others first
-        pending = pending[: flags.limit]
+        pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
         if flags.dry_run:
-            prompts = (prompt_of(turns.read_answer(path), config, control) for path in pending)
+            prompts = (
+                prompt_of(turns.read_answer(files[stem]), config, control) for stem in pending
+            )
             calls = ((call, prompt_chars(prompt), 1) for prompt in prompts)
             return dry_run(environment, calls, tally.skipped, own_replies("challenger"))
 
@@ -299,8 +299,8 @@ def main() -> int:
         code = run_turns(
             llm,
             pending,
-            lambda path: fill(path, llm, config, control),
-            name=lambda path: path.stem,
+            lambda stem: fill(files[stem], llm, config, control),
+            name=str,
             width=flags.concurrency or call.concurrency,
             progress=Progress(len(pending), "control" if control else "challenger"),
             tally=tally,

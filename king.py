@@ -54,9 +54,7 @@ def main() -> int:
     with lock_folders([Path("prompt")], "king", flags.shard), lock_folders(ours, "king"):
         answered = find_answered(tally)
         pending = find_pending(answered, shard, config.generate.max_record_chars, tally)
-        failed = tally.last_failed(folder)
-        pending.sort(key=lambda stem: stem in failed)  # others first
-        pending = pending[: flags.limit]
+        pending = tally.others_first(pending, folder)[: flags.limit]
         if flags.dry_run:
             sizes = (prompt_chars(prompt_of(stem)["messages"]) for stem in pending)
             calls = ((call, size, 1) for size in sizes)

@@ -157,10 +157,13 @@ class Tally:
         self.failed.append(row)
         self._lasting += lasting
 
-    def last_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> set[str]:
-        """Return the items that this stage's last run in the folder failed at."""
+    def others_first(
+        self, items: list[str], folder: Path | str, shard: tuple[int, int] | None = None
+    ) -> list[str]:
+        """Return the items with those last that this stage's last run in the folder failed at."""
         _, rows = _failed_list(folder, shard)
-        return {str(row.get("item")) for row in rows if row.get("stage") == self.stage}
+        failed = {str(row.get("item")) for row in rows if row.get("stage") == self.stage}
+        return sorted(items, key=lambda item: item in failed)
 
     def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
         """Replace this stage's rows in the folder's list of failed items; no row, no list.

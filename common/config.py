@@ -217,7 +217,7 @@ def _explain(error: dict) -> str:
     if key == "key_env":  # it may be the key itself
         name = "the NAME of the variable in .env that holds the key"
         return f"{place}: expected {name}, never the key itself"
-    return f"{place} = {error['input']!r}: {words}"
+    return f"{place} = {error['input']!r:.200}: {words}"
 
 
 def check_address(base_url: str, place: str, key_place: str) -> None:
