@@ -107,9 +107,7 @@ class Judge(_Call):
     concurrency: int = Field(16, ge=1, le=4096)
     stop_early: bool = False
     full_share: float = Field(0.25, ge=0.01, le=1)
-    override: dict[str, _Call] = {
-        model: _Call.model_validate(table) for model, table in DEFAULT_OVERRIDES.items()
-    }
+    override: dict[str, _Call] = Field(DEFAULT_OVERRIDES, validate_default=True)
 
 
 class Confirm(_Section):
