@@ -158,10 +158,11 @@ def find_pending(
                 tally.skipped[reason] += 1
             else:
                 pending.append(stem)
-    for stem, turn in foreign.items():
+    if foreign:
+        stem = min(foreign)
         raise UserError(
-            f"answer_*/{stem}.json answers a prompt of {turn.instance_id} that prompt/ does not "
-            "hold.\nMove the answers of another sample away, or bring its prompt/ back."
+            f"answer_*/{stem}.json answers a prompt of {foreign[stem].instance_id} that prompt/ "
+            "does not hold.\nMove the answers of another sample away, or bring its prompt/ back."
         )
     return pending
 
