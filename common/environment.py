@@ -40,9 +40,8 @@ def load_environment(
     """
     values = environment_values()
     base_url = (values.get("CHUTES_BASE_URL") or settings.DEFAULT_BASE_URL).strip()
-    settings.check_address(base_url, "CHUTES_BASE_URL", "CHUTES_API_KEY")
-    own = settings.Provider(base_url=base_url, key_env="CHUTES_API_KEY")
-    known = {**config.provider, "": own}
+    known = dict(config.provider)
+    known[""] = settings.Provider(base_url=base_url, key_env="CHUTES_API_KEY")
     providers = {}
     for name in {call.provider for call in calls}:
         base_url = known[name].base_url.strip().rstrip("/")
@@ -51,6 +50,7 @@ def load_environment(
             url_place = f"[provider.{name}] base_url in chain.toml"
             needs_key = key_name != ""
         else:
+            settings.check_address(base_url, "CHUTES_BASE_URL", "CHUTES_API_KEY")
             url_place = "CHUTES_BASE_URL in .env"
             needs_key = base_url == settings.DEFAULT_BASE_URL
         api_key = (values.get(key_name) or "").strip()
