@@ -25,6 +25,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 from collections import Counter
 from pathlib import Path
 
+from common import turns
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.client.ask import LLM, ItemFailed, run_turns
 from common.client.costs import prompt_chars
@@ -34,15 +35,6 @@ from common.environment import load_environment
 from common.files import BadFile, UserError, digest, lock_folders, write_json
 from common.replies.leaks import AUDIT_VERSION, find_leaks
 from common.replies.protocol import protocol_problem
-from common.turns import (
-    answer_files,
-    answer_folders,
-    hidden_record,
-    read_answer,
-    record_of,
-    set_aside,
-    text_digests,
-)
 
 PROMPT_VERSION = "challenger-1"
 CONTROL_VERSION = "challenger-1 without the record"
@@ -105,14 +97,14 @@ def challenger_messages(
     The prefix is the king's prompt, so that a provider's prefix cache serves it. Without a `record`
     the briefing is the same but for the record: the control of what the record is worth.
     """
-    turns = sum(message["role"] == "assistant" for message in messages)
+    agent_turns = sum(message["role"] == "assistant" for message in messages)
     phase = "middle"
-    if turns < EARLY_TURNS:
+    if agent_turns < EARLY_TURNS:
         phase = "early"
-    elif turns >= LATE_TURNS:
+    elif agent_turns >= LATE_TURNS:
         phase = "late"
     last = messages[-1]["content"]
-    shown = hidden_record(record, max_patch_chars) if record else ""
+    shown = turns.hidden_record(record, max_patch_chars) if record else ""
     mark = digest(shown, last)[:12]
     parts = [
         last,
@@ -136,8 +128,8 @@ async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
     What breaks the protocol or leaks is asked for again, told what was wrong. The `control` saw no
     record, so that it cannot leak, and is written into control/.
     """
-    answer = read_answer(path)
-    record = record_of(answer["instance_id"])
+    answer = turns.read_answer(path)
+    record = turns.record_of(answer["instance_id"])
     rejected: Counter = Counter()
     told = ""
 
@@ -157,7 +149,7 @@ async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
     def prompt(*_) -> list[dict]:
         return prompt_of(answer, config, control, told)
 
-    reply = await llm.ask(config.generator(), prompt(), problem, again=prompt)
+    reply = await llm.ask(config.generate, prompt(), problem, again=prompt)
     meta = answer["meta"]
     if control:
         meta.pop("retired", None)
@@ -176,7 +168,7 @@ async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
 
 def prompt_of(answer: dict, config: Config, control: bool, told: str = "") -> list[dict]:
     """Return the challenger's prompt for an answer. Raises ItemFailed without a PR record."""
-    record = None if control else record_of(answer["instance_id"])
+    record = None if control else turns.record_of(answer["instance_id"])
     return challenger_messages(answer["messages"], record, config.generate.max_patch_chars, told)
 
 
@@ -199,7 +191,7 @@ def audit(answer: dict, record: dict) -> None:
 
 def audit_mark(answer: dict) -> dict:
     """Return what an audit rests on: its version and the texts."""
-    sha = text_digests(answer)
+    sha = turns.text_digests(answer)
     return {"version": AUDIT_VERSION, "sha": digest(sha["chat"], sha["king"], sha["challenger"])}
 
 
@@ -208,77 +200,81 @@ def audit_mark(answer: dict) -> dict:
 
 def find_pending(
     files: dict[str, Path], redo_refused: bool, write: bool, tally: Tally
-) -> list[Path]:
-    """List the answers that need a challenger; audit again those whose audit is out of date."""
+) -> list[str]:
+    """List the turns that need a challenger; audit again those whose audit is out of date."""
     pending = []
     for stem, path in files.items():
         try:
-            answer = read_answer(path)
+            answer = turns.read_answer(path)
             if not answer["king"]:
                 raise BadFile(path, "no king in it")
             if answer["challenger"] and answer["meta"].get("audit") != audit_mark(answer):
-                audit(answer, record_of(answer["instance_id"]))
+                audit(answer, turns.record_of(answer["instance_id"]))
                 if write:
                     write_json(path, answer)
             refused = answer["meta"]["challenger"].get("refused")
             if not answer["challenger"] or (refused and redo_refused):
-                record_of(answer["instance_id"])  # without one the turn fails here
-                pending.append(path)
+                turns.record_of(answer["instance_id"])  # without one the turn fails here
+                pending.append(stem)
             elif refused:
                 reason = "held back, the audit refuses the reply: --redo-refused asks again"
                 tally.skipped[reason] += 1
             else:
                 tally.skipped["already filled"] += 1
         except BadFile as bad:
-            set_aside(bad, "king.py asks for it again", write)
+            turns.set_aside(bad, "king.py asks for it again", write)
             tally.fail(stem, "torn answer file: run king.py again", str(bad))
         except ItemFailed as failure:
             tally.fail(stem, failure.kind, failure.detail)
     return pending
 
 
-def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) -> list[Path]:
+def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) -> list[str]:
     """List the turns of the control that are not there yet: `count` by a hash of their stems."""
     chosen = 0
     pending = []
     for stem in sorted(files, key=digest):
+        if chosen == count:
+            break
         try:
-            answer = read_answer(files[stem])
+            answer = turns.read_answer(files[stem])
         except BadFile:
             continue  # a run without --control says so
         if not answer["challenger"]:
             continue
+        chosen += 1
         control = {}
         try:
-            control = read_answer(CONTROL / f"{stem}.json")
-        except FileNotFoundError:
-            pass
+            if (CONTROL / f"{stem}.json").exists():
+                control = turns.read_answer(CONTROL / f"{stem}.json")
         except BadFile as bad:
-            set_aside(bad, "asked for again", write)
+            turns.set_aside(bad, "asked for again", write)
         same = all(control.get(key) == answer[key] for key in ("messages", "king"))
         if same and control["challenger"]:
             tally.skipped["already in control/"] += 1
         else:
-            pending.append(files[stem])
-        chosen += 1
-        if chosen == count:
-            break
+            pending.append(stem)
     if not chosen:
         raise UserError("--control compares with challengers, and there is none yet.\nRun ch.py.")
     return pending
 
 
 def main() -> int:
-    flags = parse_flags()
+    flags = parser(__doc__, calls=True)
+    redo = "ask again where today's audit refuses a stored reply"
+    flags.add_argument("--redo-refused", action="store_true", help=redo)
+    number = "for N turns, write control/: the same king, a challenger without the record"
+    flags.add_argument("--control", type=whole_number, metavar="N", help=number)
+    flags = flags.parse_args()
     config = load_config()
-    call = config.generator()
+    call = config.generate
     environment = load_environment(config, [call])
     control = flags.control is not None
     tally = Tally("ch.py")
-    folders = answer_folders()
-    if not folders:
-        raise UserError("there is no answer_*/ folder. king.py makes it: run king.py first.")
-    held = folders
+    held = turns.answer_folders()
+    files = turns.answer_files(flags.shard)
+    if not held or not (files or flags.shard):
+        raise UserError("no answers here: answer_*/ hold no turn. Run king.py first.")
     output = "output  answer_*/, key challenger"
     next_command = "python validate.py"
     if control:
@@ -287,18 +283,15 @@ def main() -> int:
         next_command = "(cd control && python ../validate.py), then python report.py"
 
     with lock_folders(held, "ch", flags.shard):
-        files = answer_files(flags.shard)
-        if not files and not flags.shard:
-            raise UserError(f"{folders[0]}/ holds no answers. king.py writes them: run king.py.")
         if control:
             pending = find_control(files, flags.control, not flags.dry_run, tally)
         else:
             pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
-        failed = tally.last_failed(held[0], flags.shard)
-        pending.sort(key=lambda path: path.stem in failed)  # others first
-        pending = pending[: flags.limit]
+        pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
         if flags.dry_run:
-            prompts = (prompt_of(read_answer(path), config, control) for path in pending)
+            prompts = (
+                prompt_of(turns.read_answer(files[stem]), config, control) for stem in pending
+            )
             calls = ((call, prompt_chars(prompt), 1) for prompt in prompts)
             return dry_run(environment, calls, tally.skipped, own_replies("challenger"))
 
@@ -306,24 +299,14 @@ def main() -> int:
         code = run_turns(
             llm,
             pending,
-            lambda path: fill(path, llm, config, control),
-            name=lambda path: path.stem,
+            lambda stem: fill(files[stem], llm, config, control),
+            name=str,
             width=flags.concurrency or call.concurrency,
             progress=Progress(len(pending), "control" if control else "challenger"),
             tally=tally,
         )
         tally.write_failed(held[0], flags.shard)
-    shown = tally.show(*llm.usage_lines(), output, next_command=next_command)
-    return code or shown
-
-
-def parse_flags():
-    flags = parser(__doc__, calls=True)
-    redo = "ask again where today's audit refuses a stored reply"
-    control = "for N turns, write control/: the same king, a challenger without the record"
-    flags.add_argument("--redo-refused", action="store_true", help=redo)
-    flags.add_argument("--control", type=whole_number, metavar="N", help=control)
-    return flags.parse_args()
+    return tally.show(*llm.usage_lines(), output, next_command=next_command, code=code)
 
 
 if __name__ == "__main__":

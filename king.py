@@ -18,10 +18,11 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
     exit_on_signals()
 
-from functools import cache, lru_cache
+from functools import lru_cache
 from pathlib import Path
 from typing import NamedTuple
 
+from common import turns
 from common.cli import Progress, Tally, parser, run
 from common.client.ask import LLM, ItemFailed, run_turns
 from common.client.costs import prompt_chars
@@ -32,31 +33,14 @@ from common.files import BadFile, UserError, lock_folders, turn_files
 from common.replies.protocol import bash_blocks, format_problem
 from common.replies.protocol import format_ok as format_ok  # this stage's check by its own name
 from common.turns import EXCLUDED_IDS as _EXCLUDE_IDS
-from common.turns import (
-    PROMPTS_PER_FILE,
-    answer_folders,
-    exclusion_reason,
-    read_answer,
-    read_prompts,
-    record_of,
-    set_aside,
-)
 
 PROMPT_VERSION = "king-1: the chat as it is"
-
-
-class Answered(NamedTuple):
-    """What is kept in mind of an answered turn."""
-
-    instance_id: str
-    source: dict | None  # where the prompt stands in the dataset
-    has_block: bool  # the king's reply holds a ```bash block
 
 
 def main() -> int:
     flags = parser(__doc__, calls=True).parse_args()
     config = load_config()
-    call = config.generator()
+    call = config.generate
     environment = load_environment(config, [call])
     tally = Tally("king.py")
     shard = flags.shard or (0, 1)
@@ -66,13 +50,11 @@ def main() -> int:
             raise UserError(f"{source}/ holds no {what}.\nRun python prompt.py first.")
 
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
-    ours = [folder] if flags.shard else sorted({folder, *answer_folders()})
+    ours = [folder] if flags.shard else sorted({folder, *turns.answer_folders()})
     with lock_folders([Path("prompt")], "king", flags.shard), lock_folders(ours, "king"):
         answered = find_answered(tally)
         pending = find_pending(answered, shard, config.generate.max_record_chars, tally)
-        failed = tally.last_failed(folder)
-        pending.sort(key=lambda stem: stem in failed)  # others first
-        pending = pending[: flags.limit]
+        pending = tally.others_first(pending, folder)[: flags.limit]
         if flags.dry_run:
             sizes = (prompt_chars(prompt_of(stem)["messages"]) for stem in pending)
             calls = ((call, size, 1) for size in sizes)
@@ -80,17 +62,29 @@ def main() -> int:
 
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
 
-        async def answer(stem: str) -> None:
+        async def write_king(stem: str) -> None:
             prompt = prompt_of(stem)
             reply = await llm.ask(call, prompt["messages"], format_problem)
-            await llm.save(folder / f"{stem}.json", new_answer(prompt, reply))
-            has_block = bool(bash_blocks(reply.text))
-            answered[stem] = Answered(prompt["instance_id"], prompt.get("source"), has_block)
+            answer = {
+                "instance_id": prompt["instance_id"],
+                "king": reply.text,
+                "challenger": "",  # until ch.py fills it
+                "assistant": prompt["assistant"],
+                "messages": prompt["messages"],
+                "meta": {
+                    "repo": prompt.get("repo"),
+                    "source": prompt.get("source"),
+                    "king": {"prompt_version": PROMPT_VERSION, **reply.meta()},
+                    "challenger": {},
+                },
+            }
+            await llm.save(folder / f"{stem}.json", answer)
+            answered[stem] = in_short(answer)
 
         code = run_turns(
             llm,
             pending,
-            answer,
+            write_king,
             name=str,
             width=flags.concurrency or call.concurrency,
             progress=Progress(len(pending), "king"),
@@ -101,44 +95,35 @@ def main() -> int:
     without_block = sum(not turn.has_block for turn in answered.values())
     if without_block:
         lines.append(f"note    {without_block} of {len(answered)} kings hold no ```bash block")
-    shown = tally.show(*lines, next_command="python ch.py")
-    return code or shown
-
-
-def new_answer(prompt: dict, reply) -> dict:
-    """Return the answer file of a turn that has its king and waits for its challenger."""
-    return {
-        "instance_id": prompt["instance_id"],
-        "king": reply.text,
-        "challenger": "",
-        "assistant": prompt["assistant"],
-        "messages": prompt["messages"],
-        "meta": {
-            "repo": prompt.get("repo"),
-            "source": prompt.get("source"),
-            "king": {"prompt_version": PROMPT_VERSION, **reply.meta()},
-            "challenger": {},
-        },
-    }
+    return tally.show(*lines, next_command="python ch.py", code=code)
 
 
 # ---------------------------------------------------------------------------------- what is ahead
 
 
+class Answered(NamedTuple):
+    """What is kept in mind of an answered turn."""
+
+    instance_id: str
+    source: dict | None  # where the prompt stands in the dataset
+    has_block: bool  # the king's reply holds a ```bash block
+
+
+def in_short(answer: dict) -> Answered:
+    has_block = bool(bash_blocks(answer["king"]))
+    return Answered(answer["instance_id"], answer["meta"].get("source"), has_block)
+
+
 def find_answered(tally: Tally) -> dict[str, Answered]:
     """Return by stem what lies in all answer_*/; a torn file is set aside and asked for again."""
     answered = {}
-    for folder in answer_folders():
+    for folder in turns.answer_folders():
         for path in turn_files(folder):
             try:
-                answer = read_answer(path)
+                answered[path.stem] = in_short(turns.read_answer(path))
             except BadFile as bad:
-                set_aside(bad, "asked for again")
+                turns.set_aside(bad, "asked for again")
                 tally.skipped["torn files set aside"] += 1
-                continue
-            source = answer["meta"].get("source")
-            has_block = bool(bash_blocks(answer["king"]))
-            answered[path.stem] = Answered(answer["instance_id"], source, has_block)
     return answered
 
 
@@ -149,52 +134,48 @@ def find_pending(
 
     Raises UserError when the answers belong to another sample under the same file names.
     """
-
-    @cache
-    def reason_to_exclude(instance_id: str) -> str | None:
-        return exclusion_reason(record_of(instance_id), max_record_chars, _EXCLUDE_IDS)
-
-    index, shards = shard
     pending = []
-    of_another_sample = dict(answered)  # until its prompt is seen
+    foreign = dict(answered)  # until its prompt is seen
     for number, path in enumerate(turn_files("prompt")):
-        for order, prompt in enumerate(read_prompts(path), 1):
+        for order, prompt in enumerate(turns.read_prompts(path), 1):
             stem = f"{path.stem}_{order}"
             turn = answered.get(stem)
             same_instance = turn and turn.instance_id == prompt["instance_id"]
             if same_instance and turn.source in (None, prompt.get("source")):
-                del of_another_sample[stem]
-            if (number * PROMPTS_PER_FILE + order - 1) % shards != index:
+                del foreign[stem]
+            if (number * turns.PROMPTS_PER_FILE + order - 1) % shard[1] != shard[0]:
                 continue
-            if stem in answered:
+            if turn:
                 tally.skipped["already answered"] += 1
                 continue
             try:
-                reason = reason_to_exclude(prompt["instance_id"])
+                record = turns.record_of(prompt["instance_id"])
             except ItemFailed as failure:
                 tally.fail(stem, failure.kind, failure.detail)
                 continue
+            reason = turns.exclusion_reason(record, max_record_chars, _EXCLUDE_IDS)
             if reason:
                 tally.skipped[reason] += 1
             else:
                 pending.append(stem)
-    if of_another_sample:
-        stem = min(of_another_sample)
-        instance_id = of_another_sample[stem].instance_id
+    if foreign:
+        stem = min(foreign)
         raise UserError(
-            f"answer_*/{stem}.json answers a prompt of {instance_id} that prompt/ does not hold.\n"
-            "Move the answers of another sample away, or bring its prompt/ back."
+            f"answer_*/{stem}.json answers a prompt of {foreign[stem].instance_id} that prompt/ "
+            "does not hold.\nMove the answers of another sample away, or bring its prompt/ back."
         )
     return pending
+
+
+@lru_cache(maxsize=1)
+def prompts_of(source: str) -> list[dict]:
+    return turns.read_prompts(Path("prompt", f"{source}.json"))
 
 
 def prompt_of(stem: str) -> dict:
     """Return a turn's prompt; one prompts file is kept in memory at a time."""
     source, order = stem.rsplit("_", 1)
-    return last_prompts(Path("prompt", f"{source}.json"))[int(order) - 1]
-
-
-last_prompts = lru_cache(maxsize=1)(read_prompts)
+    return prompts_of(source)[int(order) - 1]
 
 
 if __name__ == "__main__":

@@ -165,9 +165,7 @@ def survey(
         else:
             tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
     progress.close()
-    failed = tally.last_failed(SCORE, flags.shard)
-    todo.sort(key=lambda stem: stem in failed)  # others first
-    return judged, todo[: flags.limit]
+    return judged, tally.others_first(todo, SCORE, flags.shard)[: flags.limit]
 
 
 async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import argparse
-import errno
 import json
 import os
 import re
+import signal
 import sys
 import time
 from collections import Counter
@@ -16,15 +16,13 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.files import BadFile, UserError, printable, write_bytes
-from common.signals import interrupt_on_signals
+from common.signals import handle_signals
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
 EXIT_STOPPED = 2
 EXIT_INTERRUPTED = 130
 INTERRUPTED = "interrupted; what was finished is saved, the same line goes on from here"
-
-_PLAIN_LINE_EVERY_S = 15  # without a terminal: often enough to see life, rare enough for a log
 
 
 def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
@@ -79,7 +77,7 @@ def run(main: Callable[[], int]) -> None:
 
     UserError, BadFile and a full disk become one or two lines on stderr and exit code 2.
     """
-    interrupt_on_signals()
+    handle_signals(signal.default_int_handler)
     words = ""
     code = EXIT_STOPPED
     try:
@@ -100,58 +98,40 @@ def run(main: Callable[[], int]) -> None:
 
 
 def disk_words(error: OSError) -> str:
-    """Say what a disk or a file system refused, in plain words."""
-    where = error.filename or "the output folder"
-    if error.errno in (errno.ENOSPC, errno.EDQUOT):
-        what = f"no space left to write {where}; nothing is torn"
-        return f"{what}.\nFree some space, then run the same line again."
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        what = f"no permission to use {where}"
-        return f"{what}.\nMake it readable and writable, then run the same line again."
-    return f"{where}: {error.strerror or error}"
+    """Say what a disk or a file system refused, and in a second line what to do."""
+    what = f"{error.filename or 'the output folder'}: {error.strerror or error}"
+    return f"{what}\nNothing is torn. Make room or give access, then run the same line again."
 
 
-class Progress:
+class Progress(tqdm):
     """On stderr: a bar with rate, ETA and notes on a terminal, elsewhere a line now and then."""
 
     def __init__(self, total: int, what: str, unit: str = "turn"):
-        self.total = total
-        self.what = what
-        self.unit = unit
-        self.done = 0
-        self.notes: dict[str, object] = {}
-        self._started = time.monotonic()
-        self._last_line = self._started
-        self._bar = None
-        if sys.stderr.isatty():
-            self._bar = tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, smoothing=0.05)
+        self.on_terminal = sys.stderr.isatty()
+        options = {"dynamic_ncols": True, "smoothing": 0.05}
+        if not self.on_terminal:  # a line every 15 s: enough to see life, few enough for a log
+            line = "{desc}: {n_fmt}/{total_fmt} {unit}s, {rate_fmt}, ETA {remaining}{postfix}"
+            options = {"bar_format": line, "delay": 15, "mininterval": 15, "miniters": 1}
+        super().__init__(total=total, desc=what, unit=unit, file=sys.stderr, **options)
 
     def update(self, count: int = 1, **notes: object) -> None:
         """Count `count` items as through; show `notes`, such as failed=2 or at_once=16."""
-        self.done += count
-        self.notes.update(notes)
-        now = time.monotonic()
-        if self._bar is not None:
-            self._bar.set_postfix(self.notes, refresh=False)
-            self._bar.update(count)
-        elif now - self._last_line >= _PLAIN_LINE_EVERY_S:
-            self._last_line = now
-            rate = self.done / (now - self._started)
-            left = tqdm.format_interval((self.total - self.done) / rate) if rate else "?"
-            line = f"{self.what}: {self.done}/{self.total} {self.unit}s, {rate:.1f}/s, ETA {left}"
-            for name, value in self.notes.items():
-                line += f", {name.replace('_', ' ')} {value}"
-            print(line, file=sys.stderr, flush=True)
+        self.set_postfix(notes, refresh=False)
+        super().update(count)
+
+    def display(self, *args, **kwargs) -> None:
+        """Draw the bar, or print the line: a log has no cursor to move back."""
+        if self.on_terminal:
+            super().display(*args, **kwargs)
+        else:
+            print(self, file=sys.stderr, flush=True)
 
     def say(self, words: str) -> None:
         """Print a line that does not break the bar."""
-        tqdm.write(printable(words), file=sys.stderr)
-        sys.stderr.flush()
-
-    def close(self) -> None:
-        """End the bar."""
-        if self._bar is not None:
-            self._bar.close()
+        if self.on_terminal:
+            tqdm.write(printable(words), file=sys.stderr)
+        else:
+            print(printable(words), file=sys.stderr, flush=True)
 
 
 class Tally:
@@ -177,32 +157,36 @@ class Tally:
         self.failed.append(row)
         self._lasting += lasting
 
+    def others_first(
+        self, items: list[str], folder: Path | str, shard: tuple[int, int] | None = None
+    ) -> list[str]:
+        """Return the items with those last that this stage's last run in the folder failed at."""
+        _, rows = _failed_list(folder, shard)
+        failed = {str(row.get("item")) for row in rows if row.get("stage") == self.stage}
+        return sorted(items, key=lambda item: item in failed)
+
     def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
         """Replace this stage's rows in the folder's list of failed items; no row, no list.
 
         Shards that share a folder keep a list each; a run of the whole removes those.
         """
-        path = _failed_path(folder, shard)
-        rows = [row for row in _read_failed(path) if row.get("stage") != self.stage]
-        rows += self.failed
+        path, rows = _failed_list(folder, shard)
+        rows = [row for row in rows if row.get("stage") != self.stage] + self.failed
         try:
             if rows:
                 write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode("ascii"))
             else:
                 path.unlink(missing_ok=True)
-            if shard is None:
-                for other in Path(folder).glob("_failed_*_of_*.jsonl"):
-                    other.unlink()
+            for other in [] if shard else Path(folder).glob("_failed_*_of_*.jsonl"):
+                other.unlink()
         except OSError as error:  # the tally is still to be told
             print(f"{path} could not be written: {error.strerror}", file=sys.stderr)
 
-    def last_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> set[str]:
-        """Return the items that this stage's last run in the folder failed at."""
-        rows = _read_failed(_failed_path(folder, shard))
-        return {str(row.get("item")) for row in rows if row.get("stage") == self.stage}
+    def show(self, *lines: str, next_command: str = "", code: int = EXIT_DONE) -> int:
+        """Print the tally, then `lines`, then the next command; return the exit code.
 
-    def show(self, *lines: str, next_command: str = "") -> int:
-        """Print the tally, then `lines`, then the next command; return the exit code, 0 or 1."""
+        It is 1 where items failed, unless `code` says more.
+        """
         seconds = time.monotonic() - self._started
         left = f", {self.left} not reached" if self.left else ""
         print(
@@ -214,8 +198,8 @@ class Tally:
                 print(printable(f"  skipped {count:>6}  {reason}"))
         for kind, count in Counter(row["kind"] for row in self.failed).most_common():
             example = next(row for row in self.failed if row["kind"] == kind)
-            reason = example["reason"][:160]
-            words = f"  failed  {count:>6}  {kind} (such as {example['item']}: {reason})"
+            such_as = f"{example['item']}: {example['reason'][:160]}"
+            words = f"  failed  {count:>6}  {kind} (such as {such_as})"
             print(printable(words).replace("\n", " "))
         for line in lines:
             print(printable(f"  {line}"))
@@ -228,17 +212,15 @@ class Tally:
             print("  next    the same line again: it asks only for what is missing")
         elif next_command:
             print(f"  next    {next_command}")
-        return EXIT_SOME_FAILED if self.failed else EXIT_DONE
+        return code or (EXIT_SOME_FAILED if self.failed else EXIT_DONE)
 
 
-def _failed_path(folder: Path | str, shard: tuple[int, int] | None) -> Path:
+def _failed_list(folder: Path | str, shard: tuple[int, int] | None) -> tuple[Path, list[dict]]:
+    """Return where a folder's failed items are listed, and what lies there."""
     name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
-    return Path(folder, name)
-
-
-def _read_failed(path: Path) -> list[dict]:
+    path = Path(folder, name)
     try:
         rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
     except (OSError, ValueError, RecursionError):
-        return []
-    return [row for row in rows if isinstance(row, dict)]
+        rows = []
+    return path, [row for row in rows if isinstance(row, dict)]

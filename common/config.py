@@ -8,13 +8,11 @@ from __future__ import annotations
 
 import difflib
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, JsonValue, ValidationError
-from pydantic.fields import FieldInfo
+from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from common.files import UserError
 
@@ -25,73 +23,51 @@ else:
 
 DEFAULT_BASE_URL = "https://llm.chutes.ai/v1"
 
+ModelId = Annotated[str, Field(pattern=r"\S")]
+# Request fields that have a setting of their own, or that are ours.
+_OUR_FIELDS = set("max_tokens messages model stream stream_options temperature top_p".split())
+
 
 class _Section(BaseModel):
-    model_config = ConfigDict(extra="forbid", frozen=True, strict=True, allow_inf_nan=False)
+    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
 
-
-# A setting is declared with its default and, as its description, what it must be: errors show it.
-
-
-def _within(default: float, low: float, high: float) -> FieldInfo:
-    """Declare a number with its default and its bounds (inclusive)."""
-    kind = "a whole number" if isinstance(default, int) else "a number"
-    return Field(default, ge=low, le=high, description=f"{kind} from {low:,} to {high:,}")
-
-
-def _check(is_right: Callable[[Any], bool]) -> AfterValidator:
-    """Demand of a value what its type does not say."""
-
-    def check(value):
-        if not is_right(value):
-            raise ValueError
-        return value
-
-    return AfterValidator(check)
-
-
-ModelId = Annotated[str, Field(pattern=r"\S", description='a model id such as "maker/model"')]
-_Models = Annotated[list[ModelId], _check(lambda models: len(set(models)) == len(models))]
-_PROVIDER = 'the NAME of a [provider.NAME] section, "" for CHUTES_BASE_URL in .env'
-# Request fields that have a setting of their own, or that are ours.
-_OUR_FIELDS = "max_tokens messages model stream stream_options temperature top_p".split()
-_RequestFields = Annotated[
-    dict[str, JsonValue],
-    _check(lambda table: not table.keys() & set(_OUR_FIELDS)),
-    Field(description=f"a table of request fields, other than {', '.join(_OUR_FIELDS)}"),
-]
+    @model_validator(mode="before")
+    @classmethod
+    def refuse_unknown_keys(cls, table: Any) -> Any:
+        known = list(cls.model_fields)
+        for key in table if isinstance(table, dict) else []:
+            if key not in known:
+                near = difflib.get_close_matches(key, known, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+                raise ValueError(f"has no key {key!r}; {hint}")
+        return table
 
 
 class Provider(_Section):
-    """A provider beside the one of .env."""
+    """A provider beside the one of .env; `key_env` is "" for a server that needs no key."""
 
-    base_url: str = Field(min_length=1, description='an address such as "http://127.0.0.1:8000/v1"')
-    key_env: str = Field(
-        "",
-        pattern=r"^([A-Z_][A-Z0-9_]*)?$",
-        description="the NAME of the variable in .env that holds the key, never the key itself; "
-        '"" for a server that needs none',
-    )
+    base_url: str
+    key_env: str = Field("", pattern=r"^([A-Z_][A-Z0-9_]*)?$")
 
 
 class _Call(_Section):
     """How a model is called: shared by [generate], [judge] and [judge.override."maker/model"]."""
 
-    provider: str = Field("", description=_PROVIDER)
-    temperature: float = _within(1.0, 0, 2)
-    top_p: float = _within(0.95, 0.01, 1)
+    provider: str = ""
+    temperature: float = Field(1.0, ge=0, le=2)
+    top_p: float = Field(0.95, ge=0.01, le=1)
     # Kimi-K2.6 at 4,096 spends all on reasoning; its maker says >= 16,000.
-    max_tokens: int = _within(16000, 1, 1_000_000)
+    max_tokens: int = Field(16000, ge=1, le=1_000_000)
     # The largest output of Kimi-K2.6 and DeepSeek-V3.2 on Chutes is 65,535.
-    max_tokens_cap: int = _within(64000, 1, 1_000_000)
-    extra_body: _RequestFields = {}
+    max_tokens_cap: int = Field(64000, ge=1, le=1_000_000)
+    extra_body: dict[str, JsonValue] = {}
     stream: bool = True
-    concurrency: int = _within(32, 1, 4096)
-    stall_s: float = _within(120.0, 0.1, 3600)  # cold models take a minute to the first byte
-    timeout_s: float = _within(900.0, 1, 86400)  # Chutes gives an upstream attempt 600 s
-    retry_budget_s: float = _within(600.0, 0, 86400)
-    outage_s: float = _within(120.0, 1, 86400)
-    bad_reply_tries: int = _within(4, 1, 20)
+    concurrency: int = Field(32, ge=1, le=4096)
+    stall_s: float = Field(120.0, ge=0.1, le=3600)  # cold models take a minute to the first byte
+    timeout_s: float = Field(900.0, ge=1, le=86400)  # Chutes gives an upstream attempt 600 s
+    retry_budget_s: float = Field(600.0, ge=0, le=86400)
+    outage_s: float = Field(120.0, ge=1, le=86400)
+    bad_reply_tries: int = Field(4, ge=1, le=20)
 
 
 class CallSettings(_Call):
@@ -113,8 +89,8 @@ class CallSettings(_Call):
 
 class Generate(CallSettings):
     model: ModelId = "moonshotai/Kimi-K2.6-TEE"
-    max_record_chars: int = _within(200_000, 1000, 10_000_000)
-    max_patch_chars: int = _within(40_000, 1000, 1_000_000)
+    max_record_chars: int = Field(200_000, ge=1000, le=10_000_000)
+    max_patch_chars: int = Field(40_000, ge=1000, le=1_000_000)
 
 
 # What a judge needs otherwise than [judge] says.
@@ -126,42 +102,31 @@ DEFAULT_OVERRIDES: dict[str, dict] = {
 
 
 class Judge(_Call):
-    models: _Models = Field(
-        list(DEFAULT_OVERRIDES),
-        min_length=1,
-        description='a list of at least one model id, none twice, such as ["maker/model"]',
-    )
-    temperature: float = _within(0.6, 0, 2)
-    concurrency: int = _within(16, 1, 4096)
+    models: list[ModelId] = Field(list(DEFAULT_OVERRIDES), min_length=1)
+    temperature: float = Field(0.6, ge=0, le=2)
+    concurrency: int = Field(16, ge=1, le=4096)
     stop_early: bool = False
-    full_share: float = _within(0.25, 0.01, 1)
-    override: dict[str, _Call] = {
-        model: _Call.model_validate(table) for model, table in DEFAULT_OVERRIDES.items()
-    }
+    full_share: float = Field(0.25, ge=0.01, le=1)
+    override: dict[str, _Call] = Field(DEFAULT_OVERRIDES, validate_default=True)
 
 
 class Confirm(_Section):
-    """The second look: who is asked about which first scores."""
+    """The second look: who is asked about which first scores; provider "": as [judge] has it."""
 
-    provider: str = Field("", description=_PROVIDER)  # "": as [judge] has it
-    models: _Models = Field(
-        [], description="a list of model ids, none twice; [] for no second look"
-    )
-    band: Annotated[
-        list[float],
-        _check(lambda band: len(band) == 2 and 0 <= band[0] <= band[1] <= 100),
-        Field(strict=False, description="two scores from 0 to 100, the lower one first"),
-    ] = [73, 90]
+    provider: str = ""
+    models: list[ModelId] = []
+    band: list[Annotated[float, Field(ge=0, le=100)]] = Field([73, 90], min_length=2, max_length=2)
     peek: bool = True
 
 
 class Duel(_Section):
-    win_margin: float = _within(2.0, 0, 100)
-    min_valid_turn_frac: float = _within(0.5, 0, 1)
-    alpha: float = _within(0.05, 0.0001, 0.5)
-    resamples: int = _within(10000, 100, 1_000_000)
-    seed: int = _within(0, 0, 2**32 - 1)
-    min_instances: int = _within(5, 2, 10_000)  # no interval of ours holds its level below five
+    win_margin: float = Field(2.0, ge=0, le=100)
+    min_valid_turn_frac: float = Field(0.5, ge=0, le=1)
+    alpha: float = Field(0.05, ge=0.0001, le=0.5)
+    resamples: int = Field(10000, ge=100, le=1_000_000)
+    seed: int = Field(0, ge=0, le=2**32 - 1)
+    # No interval of ours holds its level below five.
+    min_instances: int = Field(5, ge=2, le=10_000)
 
 
 class Config(_Section):
@@ -172,10 +137,6 @@ class Config(_Section):
     confirm: Confirm = Confirm()
     duel: Duel = Duel()
     provider: dict[str, Provider] = {}
-
-    def generator(self) -> CallSettings:
-        """Return how king and challenger are asked for."""
-        return self.generate
 
     def judge_call(self, model: str, provider: str = "") -> CallSettings:
         """Return how one judge is asked: its own table over `provider` over [judge]."""
@@ -211,61 +172,50 @@ def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
-        raise UserError(f"{path}: {_explain(error.errors()[0]['loc'], document)}") from None
+        raise UserError(f"{path}: {_explain(error.errors()[0])}") from None
     for name, provider in config.provider.items():
         check_address(provider.base_url, f"{path}: [provider.{name}] base_url", "key_env")
-    calls = [("generate", config.generator())]
-    for model in config.judge.models:
-        section = f'judge.override."{model}"' if model in config.judge.override else "judge"
-        calls.append((section, config.judge_call(model)))
+
+    wrong = []
+    if config.confirm.band[0] > config.confirm.band[1]:
+        wrong.append(f"[confirm] band = {config.confirm.band}: expected the lower score first")
+    for section in ("judge", "confirm"):
+        models = getattr(config, section).models
+        if len(set(models)) < len(models):
+            wrong.append(f"[{section}] models = {models}: expected none twice")
+    calls = [("generate", config.generate)]
+    calls += [("judge", config.judge_call(model)) for model in config.judge.models]
     calls += [("confirm", config.confirm_call(model)) for model in config.confirm.models]
     for section, call in calls:
+        place = f"{call.model}, [{section}]"
         if call.provider and call.provider not in config.provider:
-            raise UserError(
-                f"{path}: [{section}] provider = {call.provider!r}: there is no section "
-                f"[provider.{call.provider}] with its base_url and key_env."
-            )
+            what = f"there is no section [provider.{call.provider}] with its base_url and key_env"
+            wrong.append(f"{place} provider = {call.provider!r}: {what}")
         if call.max_tokens > call.max_tokens_cap:
-            raise UserError(
-                f"{path}: [{section}] max_tokens = {call.max_tokens}: expected at most "
-                f"max_tokens_cap, which is {call.max_tokens_cap}."
-            )
+            what = f"expected at most max_tokens_cap, which is {call.max_tokens_cap}"
+            wrong.append(f"{place} max_tokens = {call.max_tokens}: {what}")
+        for key in sorted(_OUR_FIELDS & call.extra_body.keys()):
+            wrong.append(f"{place} extra_body: {key!r} has no place there")
+    if wrong:
+        raise UserError(f"{path}: {wrong[0]}")
     return config
 
 
-def _explain(place: tuple, document: dict) -> str:
-    """Say what is wrong at a place of chain.toml, such as ("judge", "temperature")."""
-    if place[0] not in Config.model_fields:
-        return f"there is no section [{place[0]}]; {_hint(place[0], Config)}"
-    depth = 1  # names that make up the section's own
-    known = Config.model_fields[place[0]].annotation
-    if place[0] == "provider":
-        depth = 2
-        known = Provider
-    elif place[:2] == ("judge", "override"):
-        depth = 3
-        known = _Call
-    section = ".".join(name if name.isidentifier() else f'"{name}"' for name in place[:depth])
-    value = document
-    for name in place[: depth + 1]:
-        value = value.get(name) if isinstance(value, dict) else value
-    if len(place) <= depth:
-        return f"{section} = {value!r}: expected a section, written [{section}]."
-    key = place[depth]
-    if key not in known.model_fields:
-        return f"[{section}] has no key {key!r}; {_hint(key, known)}"
-    wanted = known.model_fields[key].description or "true or false"
-    if value is None:
-        return f"[{section}] {key} is missing: expected {wanted}."
+def _explain(error: dict) -> str:
+    """Say in a line what pydantic found wrong, and where."""
+    names = [name for name in error["loc"] if isinstance(name, str)]  # no places in lists
+    names = [name if name.isidentifier() else f'"{name}"' for name in names]
+    words = error["msg"].removeprefix("Value error, ")
+    if error["type"] == "value_error":  # an unknown key, so that the place is its section
+        return f"[{'.'.join(names)}] {words}" if names else words
+    *section, key = names
+    place = f"[{'.'.join(section)}] {key}" if section else key
+    if error["type"] == "missing":
+        return f"{place} is missing"
     if key == "key_env":  # it may be the key itself
-        return f"[{section}] {key}: expected {wanted}."
-    return f"[{section}] {key} = {value!r}: expected {wanted}."
-
-
-def _hint(name: str, section: type[_Section]) -> str:
-    known = list(section.model_fields)
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}."
+        name = "the NAME of the variable in .env that holds the key"
+        return f"{place}: expected {name}, never the key itself"
+    return f"{place} = {error['input']!r:.200}: {words}"
 
 
 def check_address(base_url: str, place: str, key_place: str) -> None:

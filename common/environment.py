@@ -9,7 +9,7 @@ from io import StringIO
 
 from dotenv import dotenv_values
 
-from common.config import DEFAULT_BASE_URL, CallSettings, Config, check_address, find_setting_file
+from common import config as settings
 from common.files import UserError
 
 
@@ -31,44 +31,37 @@ class Environment:
     duel_mode: int
 
 
-_DEFAULTS = Config()
-
-
 def load_environment(
-    config: Config = _DEFAULTS, calls: Iterable[CallSettings] = (_DEFAULTS.generate,)
+    config: settings.Config, calls: Iterable[settings.CallSettings]
 ) -> Environment:
     """Return the mode, and the providers that `calls` go to. Raises UserError.
 
-    The environment goes over the nearest .env. A key is demanded only where it is known to be
-    needed: local servers mostly need none.
+    A key is demanded only where it is known to be needed: local servers mostly need none.
     """
     values = environment_values()
+    base_url = (values.get("CHUTES_BASE_URL") or settings.DEFAULT_BASE_URL).strip()
+    known = dict(config.provider)
+    known[""] = settings.Provider(base_url=base_url, key_env="CHUTES_API_KEY")
     providers = {}
-    for name in dict.fromkeys(call.provider for call in calls):
+    for name in {call.provider for call in calls}:
+        base_url = known[name].base_url.strip().rstrip("/")
+        key_name = known[name].key_env
         if name:
-            base_url = config.provider[name].base_url
             url_place = f"[provider.{name}] base_url in chain.toml"
-            key_name = config.provider[name].key_env
-            key_place = f"{key_name or 'the key'} in .env ([provider.{name}] key_env names it)"
+            needs_key = key_name != ""
         else:
-            base_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
-            check_address(base_url.strip(), "CHUTES_BASE_URL", "CHUTES_API_KEY")
+            settings.check_address(base_url, "CHUTES_BASE_URL", "CHUTES_API_KEY")
             url_place = "CHUTES_BASE_URL in .env"
-            key_name = "CHUTES_API_KEY"
-            key_place = "CHUTES_API_KEY in .env"
-        base_url = base_url.strip().rstrip("/")
+            needs_key = base_url == settings.DEFAULT_BASE_URL
         api_key = (values.get(key_name) or "").strip()
         if not api_key.isascii() or not api_key.isprintable():
-            what = "holds characters that no key has. Copy it into .env again"
-            raise UserError(f"{key_name} {what}.")
-        if not api_key and name and key_name:
-            what = f"is not set: [provider.{name}] key_env in chain.toml names it"
-            raise UserError(f"{key_name} {what}.\nWrite it into .env here.")
-        if not api_key and not name and base_url == DEFAULT_BASE_URL:
+            raise UserError(f"{key_name} holds characters that no key has. Copy it anew.")
+        if needs_key and not api_key:
             raise UserError(
-                "CHUTES_API_KEY is not set. Write it into .env here (copy .env.example), "
-                "or set CHUTES_BASE_URL to a server that needs no key."
+                f"{key_name} is not set. Write it into .env here (.env.example shows how), "
+                f"or the address of a server that needs none into {url_place}."
             )
+        key_place = f"{key_name or 'the key'} in .env"
         providers[name] = Endpoint(base_url, api_key, url_place, key_place)
     mode = (values.get("DUEL_MODE") or "2").strip()
     if mode not in ("1", "2"):
@@ -81,14 +74,8 @@ def load_environment(
 
 def environment_values() -> dict[str, str | None]:
     """Return the environment over the nearest .env. Raises UserError."""
-    path = find_setting_file(".env")
-    values = {}
-    if path:
-        try:
-            text = path.read_text(encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            text = "\0"
-        if "\0" in text:
-            raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
-        values = dotenv_values(stream=StringIO(text))
-    return {**values, **os.environ}
+    path = settings.find_setting_file(".env")
+    text = path.read_text(encoding="utf-8-sig", errors="replace") if path else ""
+    if "\0" in text or "\ufffd" in text:
+        raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
+    return {**dotenv_values(stream=StringIO(text)), **os.environ}

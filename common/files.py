@@ -18,6 +18,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
+_WRITER = Path(sys.argv[0]).stem or "python"  # in temporary names: each stage sweeps its own
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
@@ -77,7 +78,7 @@ def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{_writer()}.{os.getpid()}.tmp"
+    temporary = path.parent / f".{path.name}.{_WRITER}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -99,11 +100,6 @@ def json_bytes(value: object) -> bytes:
     """Return `value` as write_json writes it: text stays readable, lone surrogates are escaped."""
     text = json.dumps(value, ensure_ascii=False, indent=1)
     return text.encode("utf-8", "backslashreplace") + b"\n"  # its escapes are JSON's as well
-
-
-def _writer() -> str:
-    """Return the stage's name: temporary files carry it, so that each stage sweeps its own."""
-    return Path(sys.argv[0]).stem or "python"
 
 
 def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
@@ -164,9 +160,8 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
     """Hold `folders` for one run of `stage`; raises UserError when another run has one of them.
 
     A run holds `_lock_<stage>`, a shard (I, N) `_lock_<stage>_<I>_of_<N>`, by flock(2), which the
-    kernel drops when its holder dies. It may run beside shards of the same N, and no others: those
-    of another N hold some of the same turns. Temporary files that a killed run left behind are
-    removed once the folder is ours alone.
+    kernel drops when its holder dies. Only shards of one N run side by side: those of another N
+    hold some of the same turns. What a killed run left half written is removed.
     """
     name = f"_lock_{stage}"
     process = f"process {os.getpid()} on {socket.gethostname()}"
@@ -190,7 +185,7 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
                     with open(path, encoding="utf-8") as other:
                         _flock(other, fcntl.LOCK_SH)
             if not shard:
-                for path in folder.glob(f".*.{_writer()}.*.tmp"):
+                for path in folder.glob(f".*.{_WRITER}.*.tmp"):
                     path.unlink(missing_ok=True)
         yield
 

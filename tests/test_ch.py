@@ -115,11 +115,9 @@ def test_the_prompt_is_the_kings_chat_then_the_record_and_the_rule(turns):
         assert places == sorted(places), "the record, then the rule, then what a good move is now"
 
 
-def test_the_challenger_is_filled_in_place_and_asked_once(turns):
-    before = answers(turns)
-    result, _ = run(turns)
-    assert result.returncode == 0, result.stderr
-    after = answers(turns)
+def test_the_challenger_is_filled_in_place_and_asked_once(filled, runs):
+    before = answers(runs / "kings")
+    after = answers(filled)
     for stem, answer in after.items():
         assert answer["challenger"] == GOOD
         for key in ("instance_id", "king", "assistant", "messages"):
@@ -129,9 +127,9 @@ def test_the_challenger_is_filled_in_place_and_asked_once(turns):
         for side in ("king", "challenger"):
             assert meta[side]["leaks"] == {"version": meta["audit"]["version"], "hits": []}
             assert meta[side]["usage"]
-    again, asked = run(turns)
+    again, asked = run(filled)
     assert again.returncode == 0
-    assert asked == [] and answers(turns) == after
+    assert asked == [] and answers(filled) == after
 
 
 def test_a_leak_is_asked_for_again_with_its_kind_and_never_with_the_hidden_text(turns):
@@ -231,6 +229,11 @@ def test_only_redo_refused_asks_again_and_a_dry_run_prices_it(filled):
     dry, asked = run(filled, lambda body: GOOD, "--redo-refused", "--dry-run")
     assert "1 calls" in dry.stdout and "about $" in dry.stdout and asked == []
     assert leaking.read_bytes() == before, "a dry run changes nothing"
+    result, asked = run(filled, lambda body: LEAK.format(number=1), "--redo-refused")
+    assert result.returncode == 1 and len(asked) == 3
+    held = get(leaking)
+    assert held["challenger"] == LEAK.format(number=1), "a redo that fails keeps the reply"
+    assert held["meta"]["challenger"]["refused"]
     result, asked = run(filled, lambda body: GOOD, "--redo-refused")
     assert result.returncode == 0, result.stderr
     assert len(asked) == 1 and is_of(1, asked[0])
@@ -239,15 +242,6 @@ def test_only_redo_refused_asks_again_and_a_dry_run_prices_it(filled):
     (retired,) = answer["meta"]["retired"]
     assert retired["challenger"] == LEAK.format(number=1), "a paid reply is kept beside"
     assert run(filled, lambda body: GOOD, "--redo-refused")[1] == []
-
-
-def test_a_redo_that_fails_keeps_the_reply_that_was_held_back(filled):
-    leaking = edit(filled, 1, challenger=LEAK.format(number=1))
-    result, asked = run(filled, lambda body: LEAK.format(number=1), "--redo-refused")
-    assert result.returncode == 1 and len(asked) == 3
-    answer = get(leaking)
-    assert answer["challenger"] == LEAK.format(number=1)
-    assert answer["meta"]["challenger"]["refused"]
 
 
 def test_replies_edited_by_hand_are_audited_and_judged_again(filled):

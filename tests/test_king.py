@@ -150,52 +150,40 @@ def test_an_unsafe_id_or_a_missing_record_fails_that_turn_alone(tmp_path, server
     assert "prompt.py" in failed["prompts_3_1_2"]
 
 
-def no_prompts(cwd: Path) -> None:
-    pass
-
-
-def cut_prompts(cwd: Path) -> None:
-    make_sample(cwd, 2)
-    (cwd / "prompt/prompts_2_1.json").write_text("[{")
-
-
-def prompts_of_another_kind(cwd: Path) -> None:
-    make_sample(cwd, 2)
-    put(cwd / "prompt/prompts_2_1.json", {})
-
-
-def too_many_prompts(cwd: Path) -> None:
-    make_sample(cwd, 205, per_file=300)
-
-
-def a_prompt_without_its_chat(cwd: Path) -> None:
-    make_sample(cwd, 2)
-    prompts = [make_prompt(0), {"instance_id": "acme__widgets-1", "assistant": ""}]
-    put(cwd / "prompt/prompts_2_1.json", prompts)
-
-
-def hot_settings(cwd: Path) -> None:
-    make_sample(cwd, 2)
-    write_settings(cwd, generate={"temperature": 9})
-
-
 @pytest.mark.parametrize(
-    "prepare, words",
+    "prompts, words",
     [
-        (no_prompts, ["prompt/", "prompt.py"]),
-        (cut_prompts, ["prompts_2_1.json", "prompt.py"]),
-        (prompts_of_another_kind, ["a valid list"]),
-        (too_many_prompts, ["at most 200 items", "not 205"]),
-        (a_prompt_without_its_chat, ["prompts_2_1.json: record 2: key 'messages'", "prompt.py"]),
-        (hot_settings, ["chain.toml", "0 to 2"]),
+        (None, ["prompt/ holds no prompts", "prompt.py"]),
+        ("[{", ["prompts_2_1.json", "prompt.py"]),
+        ({}, ["a valid list"]),
+        ([make_prompt(0)] * 205, ["at most 200 items", "not 205"]),
+        (
+            [make_prompt(0), {"instance_id": "acme__widgets-1", "assistant": ""}],
+            ["prompts_2_1.json: record 2: key 'messages'", "prompt.py"],
+        ),
     ],
+    ids=["none", "cut", "another kind", "too many", "without a chat"],
 )
-def test_bad_input_gets_one_or_two_plain_lines(tmp_path, server, prepare, words):
-    prepare(tmp_path)
-    result = stage("king.py", cwd=tmp_path, server=server)
+def test_bad_prompts_get_one_or_two_plain_lines(tmp_path, server, prompts, words):
+    make_sample(tmp_path, 2)
+    path = tmp_path / "prompt/prompts_2_1.json"
+    path.write_text(prompts if isinstance(prompts, str) else json.dumps(prompts))
+    if prompts is None:
+        path.unlink()
+    refused(tmp_path, server, words)
+
+
+def test_a_wrong_setting_gets_a_plain_line(tmp_path, server):
+    make_sample(tmp_path, 2)
+    write_settings(tmp_path, generate={"temperature": 9})
+    refused(tmp_path, server, ["chain.toml: [generate] temperature = 9", "equal to 2"])
+
+
+def refused(cwd: Path, server, words: list[str]) -> None:
+    """Assert that king.py stops before any call and says why."""
+    result = stage("king.py", cwd=cwd, server=server)
     assert result.returncode == 2 and "Traceback" not in result.stderr
-    assert len(result.stderr.strip().splitlines()) <= 2
-    assert server.chats == []
+    assert len(result.stderr.strip().splitlines()) <= 2 and server.chats == []
     for word in words:
         assert word in result.stderr
 

@@ -25,7 +25,7 @@ from common.cli import (
 )
 from common.client.faults import Halted, ItemFailed
 from common.files import BadFile, UserError, json_bytes, printable, write_bytes
-from common.signals import ENDING, interrupt_on_signals
+from common.signals import ENDING, handle_signals
 
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _DISK_PATIENCE_S = 60.0
@@ -136,11 +136,11 @@ def run_turns(
     try:
         asyncio.run(drive())
     finally:
-        interrupt_on_signals()
+        handle_signals(signal.default_int_handler)
         progress.close()
     if llm.halted is None:
         return EXIT_DONE
-    tally.left = max(0, progress.total - progress.done)
+    tally.left = max(0, progress.total - progress.n)
     code, words = llm.halted
     tally.stopped = code == EXIT_STOPPED
     print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)

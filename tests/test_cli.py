@@ -1,0 +1,64 @@
+"""The command line of all stages: progress in a log, the tally's last lines and lists."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from common.cli import Progress, Tally
+
+
+def test_a_log_gets_a_plain_line_now_and_then(capsys):
+    progress = Progress(100, "king")
+    progress.update(1, failed=0)
+    assert capsys.readouterr().err == "", "a short run says nothing"
+    for attribute in ("start_t", "last_print_t"):  # as if 20 s had passed
+        setattr(progress, attribute, getattr(progress, attribute) - 20)
+    progress.update(9, failed=2, at_once=16)
+    line = capsys.readouterr().err
+    assert line.startswith("king: 10/100 turns, ") and line.count("\n") == 1 and "\r" not in line
+    assert "ETA 03:00" in line and "failed=2, at_once=16" in line
+    progress.say("a word\x1b[31m")
+    assert capsys.readouterr().err == "a word\\x1b[31m\n"
+
+
+@pytest.mark.parametrize(
+    "failed, left, stopped, next_line",
+    [
+        ([], 0, False, "python ch.py"),
+        ([False], 0, False, "the same line again"),
+        ([True, False], 0, False, "the same line again"),
+        ([True], 0, False, "python ch.py"),  # once more would fail alike
+        ([True], 2, False, "the same line again"),
+        ([], 2, True, "change what is said above"),
+    ],
+)
+def test_the_tally_says_what_to_run_next(capsys, failed, left, stopped, next_line):
+    tally = Tally("king.py")
+    tally.left = left
+    tally.stopped = stopped
+    for number, lasting in enumerate(failed):
+        tally.fail(f"turn_{number}", "too long", "1,000 tokens\x1b[31m", lasting)
+    assert tally.show(next_command="python ch.py") == (1 if failed else 0)
+    assert tally.show(code=130) == 130
+    out = capsys.readouterr().out
+    assert f"  next    {next_line}" in out and "\x1b" not in out
+
+
+def test_each_stage_and_each_shard_keeps_its_own_list_of_failed_items(tmp_path):
+    king, ch, shard = Tally("king.py"), Tally("ch.py"), Tally("ch.py")
+    for tally, item in ((king, "a"), (ch, "b"), (shard, "c")):
+        tally.fail(item, "too long")
+    king.write_failed(tmp_path)
+    ch.write_failed(tmp_path)
+    rows = [json.loads(line) for line in (tmp_path / "_failed.jsonl").read_text().splitlines()]
+    assert [(row["item"], row["stage"]) for row in rows] == [("a", "king.py"), ("b", "ch.py")]
+    shard.write_failed(tmp_path, (1, 2))
+    assert shard.others_first(["c", "b"], tmp_path, (1, 2)) == ["b", "c"]
+    assert ch.others_first(["b", "c", "a"], tmp_path) == ["c", "a", "b"]
+    Tally("ch.py").write_failed(tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["_failed.jsonl"]
+    assert king.others_first(["a", "b"], tmp_path) == ["b", "a"]
+    Tally("king.py").write_failed(tmp_path)
+    assert list(tmp_path.iterdir()) == []
