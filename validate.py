@@ -261,8 +261,7 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
         score = panel.score_record(turn)
         questions = panel.pending(turn, score, flags.confirm, flags.retry_failed)
         if questions[0].look == SECOND_LOOK:  # it may bring the turn to final/
-            _, later = panel.look_up(turn, READING, flags.retry_failed)
-            questions += later
+            questions += panel.missing(turn, READING, flags.retry_failed)
         for question in questions:
             try:
                 yield question.call, prompt_chars(prompt_of(turn, panel, question)), 1
@@ -393,7 +392,7 @@ def main() -> int:
         # Step 1: ask for the verdicts that are missing.
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
         limits = [flags.concurrency or call.concurrency for call in judges]
-        one_by_one = panel.stop_early and not flags.confirm
+        one_by_one = panel.config.judge.stop_early and not flags.confirm
 
         async def judge(stem: str) -> None:
             if one_by_one:

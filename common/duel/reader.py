@@ -12,7 +12,7 @@ import re
 
 from common.files import digest
 from common.replies.protocol import visible_text
-from common.turns import OPPONENT, ORDERS
+from common.turns import OPPONENT
 
 READER_RUBRIC = """\
 You are an auditor. Two replies of a coding agent to the same chat lie before you, and the record of
@@ -129,15 +129,15 @@ def holds_quote(reply: str, quote: str) -> bool:
     return " ".join(quote.lower().split()) in " ".join(reply.lower().split())
 
 
-def named_sides(findings: dict[str, dict], answer: dict, mode: int) -> dict[str, str]:
-    """Return the quote of each side that the findings of both orders name with words it holds."""
+def named_sides(findings: list[dict], answer: dict, mode: int) -> dict[str, str]:
+    """Return the quote of each side that the findings, by order, both name with words it holds."""
     named = {}
-    for places, side in (((1, 2), "challenger"), ((2, 1), OPPONENT[mode])):
+    for side, places in (("challenger", (1, 2)), (OPPONENT[mode], (2, 1))):
         quotes = []
-        for order, place in zip(ORDERS, places):
-            quote = findings[order][f"quote_{place}"]
-            if findings[order][f"reply_{place}"] and holds_quote(answer[side], quote):
+        for finding, place in zip(findings, places):
+            quote = finding[f"quote_{place}"]
+            if finding[f"reply_{place}"] and holds_quote(answer[side], quote):
                 quotes.append(quote)
-        if len(quotes) == len(ORDERS):
+        if len(quotes) == len(findings):
             named[side] = quotes[0]
     return named

@@ -157,7 +157,7 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
         "kept_again": kept_again(points, final_mask(points)),
         "equal_length": at_equal_length(scores, parsed["length_ratio"], parsed["instance"]),
         "stop_early": {
-            "on": panel.stop_early,
+            "on": panel.config.judge.stop_early,
             "edge": panel.edge,
             "saves": stopping_saves(asked_in_full(table), panel.edge),
         },
@@ -227,14 +227,14 @@ def outlook(table: np.ndarray, todo: list[str], panel: Panel) -> list[str]:
     reopened = len(set(table["stem"][stopped]) & set(todo))
     if reopened:
         why = "stop_early is off"
-        if panel.stop_early:
+        if panel.config.judge.stop_early:
             why = f"they could still reach {panel.edge:g} points"
         lines.append(f"{reopened} turns that had been stopped early are judged further: {why}.")
     points = asked_in_full(table)
     if len(points):
         saves = (1 - panel.config.judge.full_share) * stopping_saves(points, panel.edge)
         told = f"[judge] stop_early = true would save about {saves:.0%} of a run's calls"
-        if panel.stop_early:
+        if panel.config.judge.stop_early:
             told = f"These are the most: stop_early saves about {saves:.0%} of a run's calls"
         lines.append(f"{told}, by the scores of the {len(points)} turns judged in full so far.")
     return lines
