@@ -99,7 +99,7 @@ class Answer(Prompt):
 class Verdict(BaseModel, strict=True):
     key: str
     judge: str
-    order: str
+    order: Literal[ORDERS]
     look: int = 1
     calls: dict[str, int | str] | None  # None: the judge's answer could not be read
     reason: str

@@ -343,7 +343,7 @@ def test_a_challenger_is_held_back_when_both_orders_name_it_with_its_words(judge
         found, why = bucket(score(cwd, stems[7]))
         assert found == "refined" and "the chat does not explain 'THOUGHT: GOOD.'" in why
         assert duel(cwd)["second_look"]["named"] == {"challenger": 1, "king": 0, "assistant": 0}
-        assert "of 5 turns read: 1 challengers named" in result.stdout
+        assert "of 5 turns read it named: 0 king, 1 challenger" in result.stdout
         before = len(server.chats)
         validate(cwd, server, "--confirm")
         assert len(server.chats) == before

@@ -35,8 +35,10 @@ _OPENING = re.compile(r'\{\s*"')
 _MIN_QUOTE_CHARS = 8  # fewer letters and digits can be found in any reply
 
 
-def marked_prompt(messages: list[dict], sections: list[tuple[str, str]], closing: str) -> str:
-    """Return chat, (name, text) sections and closing, between marks that no text can forge.
+def marked_messages(
+    rubric: str, messages: list[dict], sections: list[tuple[str, str]], closing: str
+) -> list[dict]:
+    """Return the rubric, then chat, (name, text) sections and closing between unforgeable marks.
 
     Up to the first section the prompt depends on the chat alone: a prefix cache serves it to both
     orders, both modes and all judges.
@@ -54,17 +56,15 @@ def marked_prompt(messages: list[dict], sections: list[tuple[str, str]], closing
     parts += [f"=== {code} END OF CHAT ===", ""]
     for name, text in sections:
         parts += [f"=== {code} {name} ===", text, f"=== {code} END OF {name} ===", ""]
-    return "\n".join([*parts, closing])
+    prompt = "\n".join([*parts, closing])
+    return [{"role": "system", "content": rubric}, {"role": "user", "content": prompt}]
 
 
 def reader_messages(messages: list[dict], record: str, first: str, second: str) -> list[dict]:
     """Return what the reader is sent; `record` is the text that the challenger was shown."""
     sections = [("RECORD", record), ("REPLY 1", first), ("REPLY 2", second)]
     closing = "Which reply holds what the chat cannot explain? Answer with the one JSON object."
-    return [
-        {"role": "system", "content": READER_RUBRIC},
-        {"role": "user", "content": marked_prompt(messages, sections, closing)},
-    ]
+    return marked_messages(READER_RUBRIC, messages, sections, closing)
 
 
 def read_object(text: object, keys: tuple[str, ...]) -> dict | None:

@@ -6,14 +6,7 @@ from collections import Counter
 
 import numpy as np
 
-from common.duel.statistics import (
-    at_equal_length,
-    final_mask,
-    judge_figures,
-    kept_again,
-    percent_of,
-    stopping_saves,
-)
+from common.duel import statistics
 from common.duel.verdicts import FIRST_LOOK, READING, SCORE, SECOND_LOOK, Panel
 from common.files import BadFile
 from common.turns import METRICS, OPPONENT, ORDERS, SIDES, Status, half_points, read_score
@@ -38,10 +31,7 @@ def new_table(turns: int, judges: int) -> np.ndarray:
     columns += [(name, float) for name in ("length_ratio", "score", "score_confirmed")]
     columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
     table = np.zeros(turns, columns)
-    table["instance"] = ""
-    table["repo"] = ""
-    table["status"] = Status.UNFINISHED
-    table["named"] = None
+    table[["instance", "repo", "status", "named"]] = ("", "", Status.UNFINISHED, None)
     table["score_confirmed"] = np.nan
     table["points"] = MISSING
     return table
@@ -75,12 +65,11 @@ def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.nd
         for verdict in {verdict["key"]: verdict for verdict in score["verdicts"]}.values():
             look = verdict["look"]
             judge = verdict["judge"]
-            if look != READING and verdict["key"] not in counted:
-                continue
-            bills.setdefault((look, judge), Counter()).update(bill_of(verdict))
-            if look == FIRST_LOOK and judge in panel.names and verdict["order"] in ORDERS:
-                place = panel.names.index(judge), ORDERS.index(verdict["order"])
-                row["points"][place] = half_points(verdict)
+            if look == READING or verdict["key"] in counted:
+                bills.setdefault((look, judge), Counter()).update(bill_of(verdict))
+                if look == FIRST_LOOK and judge in panel.names:
+                    place = panel.names.index(judge), ORDERS.index(verdict["order"])
+                    row["points"][place] = half_points(verdict)
         row["score"] = score["score"]
         row["score_confirmed"] = score.get("score_confirmed")
         row["named"] = score.get("reader")
@@ -131,15 +120,20 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
 
     base = table[~table["may_stop"]]
     asked = base[~base["identical"]]
-    judges, agreement = judge_figures(asked["points"], asked["instance"], panel.names, settings)
+    judges, agreement = statistics.judge_figures(
+        asked["points"], asked["instance"], panel.names, settings
+    )
     for place, name in enumerate(panel.names):
-        score = percent_of(base["points"][:, place])
+        score = statistics.percent_of(base["points"][:, place])
         judges[name] = {"score": score, **judges[name], **spending(bills[FIRST_LOOK, name])}
     looks = {}
     for look, what in LOOKS.items():
         own = [bill for (of_look, _), bill in bills.items() if of_look == look]
         looks[what] = spending(sum(own, Counter()))
-    metrics = {name: percent_of(base["points"][..., place]) for place, name in enumerate(METRICS)}
+    metrics = {
+        name: statistics.percent_of(base["points"][..., place])
+        for place, name in enumerate(METRICS)
+    }
     parsed = base[(base["points"] >= 0).all(axis=(1, 2, 3))]
     points = parsed["points"]
     scores = 50 * points.mean(axis=(1, 2, 3))
@@ -154,12 +148,14 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
         "agreement": agreement,
         "leave_one_out": without,
         "without_generator": without.get(panel.config.generate.model),
-        "kept_again": kept_again(points, final_mask(points)),
-        "equal_length": at_equal_length(scores, parsed["length_ratio"], parsed["instance"]),
+        "kept_again": statistics.kept_again(points, statistics.final_mask(points)),
+        "equal_length": statistics.at_equal_length(
+            scores, parsed["length_ratio"], parsed["instance"]
+        ),
         "stop_early": {
             "on": panel.config.judge.stop_early,
             "edge": panel.edge,
-            "saves": stopping_saves(asked_in_full(table), panel.edge),
+            "saves": statistics.stopping_saves(asked_in_full(table), panel.edge),
         },
         "second_look": second_look(table, panel),
         **looks[LOOKS[FIRST_LOOK]],
@@ -210,31 +206,32 @@ def summary(duel: dict) -> list[str]:
     lines.append(f"turns   {', '.join(counts)}")
     if turns["parse_fail"]:
         lines.append("        --retry-failed asks the parse-fails again")
-    look = duel["second_look"]
-    if look and look["turns"]:
+    look = duel["second_look"] or {}
+    if look.get("turns"):
         change = f"{look['mean_first']:.1f} -> {look['mean_confirmed']:.1f}"
         lines.append(f"second  {look['turns']} turns looked at again: mean score {change}")
-    if look and look["read"]:
-        named = ", ".join(f"{count} {side}s" for side, count in look["named"].items() if count)
-        lines.append(f"reader  of {look['read']} turns read: {named or 'no reply'} named")
+    if look.get("read"):
+        named = ", ".join(f"{count} {side}" for side, count in look["named"].items())
+        lines.append(f"reader  of {look['read']} turns read it named: {named}")
     return lines
 
 
 def outlook(table: np.ndarray, todo: list[str], panel: Panel) -> list[str]:
     """Return what a dry run says besides its calls; `todo` are the stems to ask for."""
+    judge = panel.config.judge
     lines = []
     stopped = table["reopened"] | (table["status"] == Status.STOPPED)
     reopened = len(set(table["stem"][stopped]) & set(todo))
     if reopened:
-        why = "stop_early is off"
-        if panel.config.judge.stop_early:
-            why = f"they could still reach {panel.edge:g} points"
+        reach = f"they could still reach {panel.edge:g} points"
+        why = reach if judge.stop_early else "stop_early is off"
         lines.append(f"{reopened} turns that had been stopped early are judged further: {why}.")
     points = asked_in_full(table)
     if len(points):
-        saves = (1 - panel.config.judge.full_share) * stopping_saves(points, panel.edge)
-        told = f"[judge] stop_early = true would save about {saves:.0%} of a run's calls"
-        if panel.config.judge.stop_early:
-            told = f"These are the most: stop_early saves about {saves:.0%} of a run's calls"
-        lines.append(f"{told}, by the scores of the {len(points)} turns judged in full so far.")
+        told = "[judge] stop_early = true would save"
+        if judge.stop_early:
+            told = "These are the most: stop_early saves"
+        saves = (1 - judge.full_share) * statistics.stopping_saves(points, panel.edge)
+        rests = f"by the scores of the {len(points)} turns judged in full so far"
+        lines.append(f"{told} about {saves:.0%} of a run's calls, {rests}.")
     return lines
