@@ -88,11 +88,7 @@ CLOSING = (
 
 
 def judge_messages(messages: list[dict], first: str, second: str) -> list[dict]:
-    """Return what a judge is sent: the rubric, the chat, then the two replies, as they are kept.
-
-    Up to the first reply the prompt is the same for both orders, both modes and all judges: a
-    prefix cache serves it.
-    """
+    """Return what a judge is sent: the rubric, the chat, then the two replies, as they are kept."""
     replies = [("REPLY 1", first), ("REPLY 2", second)]
     return reader.marked_messages(RUBRIC, messages, replies, CLOSING)
 
@@ -108,20 +104,17 @@ def fixed_prompt() -> str:
 def parse_verdict(text: str) -> dict | None:
     """Return the verdict in a judge's answer, None when there is any doubt.
 
-    A verdict is the five metrics as 0, 1 or 2, and "reason". Counted is a JSON object with all five
-    keys, each exactly 0, 1 or 2 as a number or a string. None when any object that names a metric
-    says something else, or when an object is broken: see `read_object`.
+    A verdict is the five metrics as 0, 1 or 2, and "reason". It is read from a JSON object with all
+    five keys, each exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`.
     """
     answer = reader.read_object(text, METRICS)
     if answer is None:
         return None
-    verdict = {}
-    for metric in METRICS:
-        call = str(answer[metric])
-        if call not in ("0", "1", "2"):
-            return None
-        verdict[metric] = int(call)
+    calls = [str(answer[metric]) for metric in METRICS]
+    if not set(calls) <= {"0", "1", "2"}:
+        return None
     reason = answer.get("reason")
+    verdict = dict(zip(METRICS, map(int, calls)))
     return {**verdict, "reason": reason if isinstance(reason, str) else ""}
 
 
@@ -237,10 +230,9 @@ def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
         replies = replies[::-1]
     if question.look != READING:
         return judge_messages(messages, *replies)
-    hidden = hidden_record(
-        record_of(turn.answer["instance_id"]), panel.config.generate.max_patch_chars
-    )
-    return reader.reader_messages(messages, hidden, *replies)
+    pr = record_of(turn.answer["instance_id"])
+    shown = hidden_record(pr, panel.config.generate.max_patch_chars)
+    return reader.reader_messages(messages, shown, *replies)
 
 
 def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int, int]]:
@@ -341,10 +333,8 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
 
 def main() -> int:
     flags = parser(__doc__, calls=True)
-    again = "also ask again where a judge's answer could not be read"
-    flags.add_argument("--retry-failed", action="store_true", help=again)
-    second = "the second look: [confirm] models judge the turns near the edge of final/"
-    flags.add_argument("--confirm", action="store_true", help=second)
+    flags.add_argument("--retry-failed", action="store_true", help="also ask for unreadable ones")
+    flags.add_argument("--confirm", action="store_true", help="the second look, by [confirm]")
     flags = flags.parse_args()
     config = load_config()
     check_settings(config, flags)
@@ -366,10 +356,9 @@ def main() -> int:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
             code = dry_run(environment, calls, tally.skipped, own_verdicts())
-            table, _ = record.read_table(judged, panel, mode)
-            lines = record.outlook(table, todo, panel)
-            if flags.confirm:
-                lines = ["These are the most: the reader sees only what then reaches final/."]
+            lines = ["These are the most: the reader sees only what then reaches final/."]
+            if not flags.confirm:
+                lines = record.outlook(record.read_table(judged, panel, mode)[0], todo, panel)
             for line in lines:
                 print(f"  {line}")
             return code
@@ -406,9 +395,9 @@ def main() -> int:
             write_json(SCORE / "_duel.json", duel)
             lines = [*record.summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
         tally.write_failed(SCORE, flags.shard)
-    follow = "python report.py"
-    if flags.shard:
-        follow = "python validate.py, once all shards are through"
+    follow = (
+        "python validate.py, once all shards are through" if flags.shard else "python report.py"
+    )
     shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
     return code or shown
 

@@ -183,9 +183,9 @@ class Panel:
         else:
             by_judge = figures["by_judge"]
             nearest = min(by_judge, key=lambda name: abs(by_judge[name] - figures["score"]))
-            for verdict in counted:
-                if (verdict["judge"], verdict["order"]) == (nearest, ORDERS[0]):
-                    reason = f"{nearest} (reply 1 = challenger): {verdict['reason']}"
+            firsts = [verdict for verdict in counted if verdict["order"] == ORDERS[0]]
+            reasons = {verdict["judge"]: verdict["reason"] for verdict in firsts}
+            reason = f"{nearest} (reply 1 = challenger): {reasons[nearest]}"
         if status in (Status.UNFINISHED, Status.PARSE_FAIL):
             figures |= dict.fromkeys(("points", "score", "metrics"))
             figures["max_points"] = turns.MOST_HALF_POINTS * len(verdicts)
