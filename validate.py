@@ -344,14 +344,14 @@ def main() -> int:
     mode = environment.duel_mode
     tally = Tally("validate.py")
     answers = answer_files(flags.shard)
-    if not answers and not flags.shard:
-        raise UserError(
-            "no answers here: answer_*/ hold no turn.\n"
-            "Run python king.py, then python ch.py, then this again."
-        )
     lock = nullcontext() if flags.dry_run else lock_folders([SCORE], "validate", flags.shard)
     with lock:
         judged, todo = survey(answers, panel, mode, flags, tally)
+        if not judged and not tally.failed and not flags.shard:
+            raise UserError(
+                "no turn in answer_*/ has both its replies.\n"
+                "Run python king.py, then python ch.py, then this again."
+            )
         if flags.dry_run:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
@@ -388,8 +388,6 @@ def main() -> int:
 
         # Step 2: make the duel from what lies in score/.
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
-            if not judged and not tally.failed:
-                raise UserError("no turn has both its replies yet.\nRun python ch.py first.")
             table, bills = record.read_table(judged, panel, mode)
             duel = record.make_duel(table, bills, gate(table, panel.names, config), panel, mode)
             write_json(SCORE / "_duel.json", duel)

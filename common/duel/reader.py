@@ -12,7 +12,7 @@ import re
 
 from common.files import digest
 from common.replies.protocol import visible_text
-from common.turns import OPPONENT
+from common.turns import OPPONENT, chat_digest
 
 READER_RUBRIC = """\
 You are an auditor. Two replies of a coding agent to the same chat lie before you, and the record of
@@ -43,11 +43,10 @@ def marked_messages(
     Up to the first section the prompt depends on the chat alone: a prefix cache serves it to both
     orders, both modes and all judges.
     """
-    texts = []
+    texts = [text for _, text in sections]
     for message in messages:
         texts += [message["role"], message["content"]]
-    code = digest(*texts)[:12]
-    texts += [text for _, text in sections]
+    code = chat_digest(messages)[:12]
     while any(code in text for text in texts):
         code = digest(code)[:12]
     parts = []
@@ -110,16 +109,13 @@ def parse_finding(text: str) -> dict | None:
     answer = read_object(text, ("reply_1", "reply_2"))
     if answer is None:
         return None
-    finding = {}
-    for key in ("reply_1", "reply_2"):
-        if type(answer[key]) is not int or answer[key] > 1:
-            return None
-        finding[key] = answer[key]
-    for key in ("quote_1", "quote_2"):
-        finding[key] = answer.get(key, "")
-        if not isinstance(finding[key], str):
-            return None
-    return finding
+    calls = [answer["reply_1"], answer["reply_2"]]
+    quotes = [answer.get("quote_1", ""), answer.get("quote_2", "")]
+    if any(type(call) is not int or call > 1 for call in calls):
+        return None
+    if not all(isinstance(quote, str) for quote in quotes):
+        return None
+    return dict(zip(("reply_1", "reply_2", "quote_1", "quote_2"), calls + quotes))
 
 
 def holds_quote(reply: str, quote: str) -> bool:

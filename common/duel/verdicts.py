@@ -56,14 +56,11 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
         where = f", moved to {quarantine(path)}" if write else ""
         tally.fail(stem, "torn answer: run king.py, then ch.py", f"{bad}{where}")
         return None
-    if not answer["challenger"]:
-        tally.skipped["no challenger yet: ch.py writes it"] += 1
-        return None
-    opponent = OPPONENT[mode]
-    if not answer[opponent]:
-        tally.skipped[f"no {SIDES[opponent]} to compare the challenger with"] += 1
-        return None
-    replies = (answer["challenger"], answer[opponent])
+    for side in ("challenger", OPPONENT[mode]):
+        if not answer[side]:
+            tally.skipped[f"no {SIDES[side]} yet"] += 1
+            return None
+    replies = (answer["challenger"], answer[OPPONENT[mode]])
     turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, turns.text_digests(answer))
     try:
         turn.saved = turns.read_score(turn.path)
