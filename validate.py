@@ -159,7 +159,7 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
     """
     saving = asyncio.Lock()
     failures: list[ItemFailed] = []
-    asked = set()
+    asked: list[Question] = []
 
     async def ask_in_order(questions: list[Question]) -> None:
         for question in questions:
@@ -174,12 +174,12 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
     while True:
         score = panel.score_record(turn)
         pending = panel.pending(turn, score, flags.confirm, flags.retry_failed)
-        questions = [question for question in pending if question.key(turn) not in asked]
+        questions = [question for question in pending if question not in asked]
         if panel.may_stop(turn.stem) and not flags.confirm:
             questions = questions[:1]  # after every single verdict the turn may be decided
         if not questions:
             break
-        asked.update(question.key(turn) for question in questions)
+        asked += questions
         by_judge = groupby(questions, key=lambda question: question.call.model)
         work = [ask_in_order(list(group)) for _, group in by_judge]
         for fault in await asyncio.gather(*work, return_exceptions=True):

@@ -203,16 +203,8 @@ def summary(duel: dict) -> list[str]:
         rests = f"{duel['turns_counted']} of {turns['answered']} turns"
         lines.append(f"score   {duel['mean_score']:.2f}, {level}, by {rests}")
     counts = [f"{count} {name.replace('_', '-')}" for name, count in turns.items()]
-    lines.append(f"turns   {', '.join(counts)}")
-    if turns["parse_fail"]:
-        lines.append("        --retry-failed asks the parse-fails again")
-    look = duel["second_look"] or {}
-    if look.get("turns"):
-        change = f"{look['mean_first']:.1f} -> {look['mean_confirmed']:.1f}"
-        lines.append(f"second  {look['turns']} turns looked at again: mean score {change}")
-    if look.get("read"):
-        named = ", ".join(f"{count} {side}" for side, count in look["named"].items())
-        lines.append(f"reader  of {look['read']} turns read it named: {named}")
+    again = "; --retry-failed asks the parse-fails again" if turns["parse_fail"] else ""
+    lines.append(f"turns   {', '.join(counts)}{again}")
     return lines
 
 

@@ -7,7 +7,6 @@ every verdict that was ever paid for; its `counted` names those that its score r
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
@@ -16,7 +15,7 @@ from common import turns
 from common.cli import Tally
 from common.config import CallSettings, Config
 from common.duel.reader import READER_RUBRIC, named_sides
-from common.files import BadFile, digest, printable, quarantine
+from common.files import BadFile, digest
 from common.replies.flags import reply_flags
 from common.turns import FINAL_MIN, OPPONENT, ORDERS, SIDES, Status
 
@@ -48,13 +47,13 @@ class Turn:
 def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Turn | None:
     """Return a turn with the verdicts on file, None for one that cannot be judged yet.
 
-    A torn answer fails in the tally, a torn score is forgotten; with `write` both are set aside.
+    A torn answer fails in the tally; it and a torn score are set aside, with `write` off only told.
     """
     try:
         answer = turns.read_answer(path)
     except BadFile as bad:
-        where = f", moved to {quarantine(path)}" if write else ""
-        tally.fail(stem, "torn answer: run king.py, then ch.py", f"{bad}{where}")
+        turns.set_aside(bad, "king.py asks for it again", write)
+        tally.fail(stem, "torn answer: run king.py, then ch.py", str(bad))
         return None
     for side in ("challenger", OPPONENT[mode]):
         if not answer[side]:
@@ -68,8 +67,7 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
     except FileNotFoundError:
         pass
     except BadFile as bad:
-        where = printable(f"; moved to {quarantine(bad.path)}") if write else ""
-        print(f"{bad}{where}; its verdicts are asked for again", file=sys.stderr)
+        turns.set_aside(bad, "its verdicts are asked for again", write)
     return turn
 
 
