@@ -141,7 +141,8 @@ class Score(BaseModel, strict=True):
         if self.status in (Status.PARSED, Status.STOPPED):
             won = self.points
             most = self.max_points
-            if won is None or not most or not 0 <= won <= most or self.score != 100 * won / most:
+            sound = None not in (won, self.score) and most and 0 <= won <= most
+            if not sound or abs(self.score - 100 * won / most) > 1e-6:
                 made = f"100 * points / max_points ({won}/{most})"
                 raise ValueError(f"score {self.score} is not {made}")
         if self.status is Status.STOPPED and self.bounds is None:

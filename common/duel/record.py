@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 
@@ -40,10 +40,10 @@ def new_table(turns: int, judges: int) -> np.ndarray:
 def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.ndarray, dict]:
     """Return all turns with both replies (stem: length ratio) as a table, in the order of stems.
 
-    With it comes what their verdicts that count have cost, by (look, judge).
+    With it comes what their verdicts that count have cost, by (look, judge), "" for all judges.
     """
     table = new_table(len(judged), len(panel.names))
-    bills: dict[tuple[int, str], Counter] = {(FIRST_LOOK, name): Counter() for name in panel.names}
+    bills = defaultdict(Counter)
     for row, stem in zip(table, sorted(judged)):
         row["stem"] = stem
         row["length_ratio"] = judged[stem]
@@ -66,7 +66,8 @@ def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.nd
             look = verdict["look"]
             judge = verdict["judge"]
             if look == READING or verdict["key"] in counted:
-                bills.setdefault((look, judge), Counter()).update(bill_of(verdict))
+                bills[look, judge].update(bill_of(verdict))
+                bills[look, ""].update(bill_of(verdict))
                 if look == FIRST_LOOK and judge in panel.names:
                     place = panel.names.index(judge), ORDERS.index(verdict["order"])
                     row["points"][place] = half_points(verdict)
@@ -126,38 +127,43 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
     for place, name in enumerate(panel.names):
         score = statistics.percent_of(base["points"][:, place])
         judges[name] = {"score": score, **judges[name], **spending(bills[FIRST_LOOK, name])}
-    looks = {}
-    for look, what in LOOKS.items():
-        own = [bill for (of_look, _), bill in bills.items() if of_look == look]
-        looks[what] = spending(sum(own, Counter()))
-    metrics = {
-        name: statistics.percent_of(base["points"][..., place])
-        for place, name in enumerate(METRICS)
-    }
+    looks = {what: spending(bills[look, ""]) for look, what in LOOKS.items()}
+    of_metrics = [statistics.percent_of(points) for points in np.moveaxis(base["points"], -1, 0)]
     parsed = base[(base["points"] >= 0).all(axis=(1, 2, 3))]
     points = parsed["points"]
     scores = 50 * points.mean(axis=(1, 2, 3))
+    again = table[~np.isnan(table["score_confirmed"])]
+    readings = [named for named in table["named"] if named is not None]
+    second_look = {
+        "models": [call.model for call in panel.confirm],
+        "band": panel.config.confirm.band,
+        "turns": len(again),
+        "mean_first": float(again["score"].mean()) if len(again) else None,
+        "mean_confirmed": float(again["score_confirmed"].mean()) if len(again) else None,
+        "reader": panel.reader.model if panel.reader else None,
+        "read": len(readings),
+        "named": {side: sum(side in reading for reading in readings) for side in SIDES},
+    }
+    length = statistics.at_equal_length(scores, parsed["length_ratio"], parsed["instance"])
     return {
         "mode": mode,
         "opponent": SIDES[OPPONENT[mode]],
         **verdict,
         "alpha": duel.alpha,
         "turns": turns,
-        "metrics": metrics if None not in metrics.values() else None,
+        "metrics": dict(zip(METRICS, of_metrics)) if None not in of_metrics else None,
         "judges": judges,
         "agreement": agreement,
         "leave_one_out": without,
         "without_generator": without.get(panel.config.generate.model),
         "kept_again": statistics.kept_again(points, statistics.final_mask(points)),
-        "equal_length": statistics.at_equal_length(
-            scores, parsed["length_ratio"], parsed["instance"]
-        ),
+        "equal_length": length,
         "stop_early": {
             "on": panel.config.judge.stop_early,
             "edge": panel.edge,
             "saves": statistics.stopping_saves(asked_in_full(table), panel.edge),
         },
-        "second_look": second_look(table, panel),
+        "second_look": second_look if panel.confirm else None,
         **looks[LOOKS[FIRST_LOOK]],
         "looks": {what: bill for what, bill in looks.items() if bill["calls"]},
         "config": {
@@ -172,25 +178,6 @@ def asked_in_full(table: np.ndarray) -> np.ndarray:
     """Return the half-points of the turns that the whole panel read, whatever they scored."""
     whole = (table["points"] >= 0).all(axis=(1, 2, 3))
     return table["points"][whole & ~table["identical"] & ~table["may_stop"]]
-
-
-def second_look(table: np.ndarray, panel: Panel) -> dict | None:
-    """Return what the second look and the reader's test have found; None without one."""
-    if not panel.confirm:
-        return None
-    again = table[~np.isnan(table["score_confirmed"])]
-    readings = [named for named in table["named"] if named is not None]
-    named = {side: sum(side in reading for reading in readings) for side in SIDES}
-    return {
-        "models": [call.model for call in panel.confirm],
-        "band": panel.config.confirm.band,
-        "turns": len(again),
-        "mean_first": float(again["score"].mean()) if len(again) else None,
-        "mean_confirmed": float(again["score_confirmed"].mean()) if len(again) else None,
-        "reader": panel.reader.model if panel.reader else None,
-        "read": len(readings),
-        "named": named,
-    }
 
 
 def summary(duel: dict) -> list[str]:
