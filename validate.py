@@ -333,8 +333,8 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
 
 def main() -> int:
     flags = parser(__doc__, calls=True)
-    flags.add_argument("--retry-failed", action="store_true", help="also ask for unreadable ones")
-    flags.add_argument("--confirm", action="store_true", help="the second look, by [confirm]")
+    flags.add_argument("--retry-failed", action="store_true", help="ask unreadable verdicts again")
+    flags.add_argument("--confirm", action="store_true", help="the second look by [confirm]")
     flags = flags.parse_args()
     config = load_config()
     check_settings(config, flags)
