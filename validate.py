@@ -40,20 +40,10 @@ from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
 from common.config import CallSettings, Config, load_config
-from common.duel.reader import marked_prompt, parse_finding, read_object, reader_messages
-from common.duel.record import MISSING, make_duel, outlook, read_table, summary
+from common.duel import reader, record, verdicts
 from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
-from common.duel.verdicts import (
-    FIRST_LOOK,
-    READING,
-    SCORE,
-    SECOND_LOOK,
-    Panel,
-    Question,
-    Turn,
-    load_turn,
-)
+from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn
 from common.environment import load_environment
 from common.files import UserError, lock_folders, write_json
 from common.turns import METRICS, answer_files, hidden_record, record_of
@@ -98,16 +88,9 @@ CLOSING = (
 
 
 def judge_messages(messages: list[dict], first: str, second: str) -> list[dict]:
-    """Return what a judge is sent: the rubric, the chat, then the two replies, as they are kept.
-
-    Up to the first reply the prompt is the same for both orders, both modes and all judges: a
-    prefix cache serves it.
-    """
-    sections = [("REPLY 1", first), ("REPLY 2", second)]
-    return [
-        {"role": "system", "content": RUBRIC},
-        {"role": "user", "content": marked_prompt(messages, sections, CLOSING)},
-    ]
+    """Return what a judge is sent: the rubric, the chat, then the two replies, as they are kept."""
+    replies = [("REPLY 1", first), ("REPLY 2", second)]
+    return reader.marked_messages(RUBRIC, messages, replies, CLOSING)
 
 
 def fixed_prompt() -> str:
@@ -121,20 +104,17 @@ def fixed_prompt() -> str:
 def parse_verdict(text: str) -> dict | None:
     """Return the verdict in a judge's answer, None when there is any doubt.
 
-    A verdict is the five metrics as 0, 1 or 2, and "reason". Counted is a JSON object with all five
-    keys, each exactly 0, 1 or 2 as a number or a string. None when any object that names a metric
-    says something else, or when an object is broken: see `read_object`.
+    A verdict is the five metrics as 0, 1 or 2, and "reason". It is read from a JSON object with all
+    five keys, each exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`.
     """
-    answer = read_object(text, METRICS)
+    answer = reader.read_object(text, METRICS)
     if answer is None:
         return None
-    verdict = {}
-    for metric in METRICS:
-        call = str(answer[metric])
-        if call not in ("0", "1", "2"):
-            return None
-        verdict[metric] = int(call)
+    calls = [str(answer[metric]) for metric in METRICS]
+    if not set(calls) <= {"0", "1", "2"}:
+        return None
     reason = answer.get("reason")
+    verdict = dict(zip(METRICS, map(int, calls)))
     return {**verdict, "reason": reason if isinstance(reason, str) else ""}
 
 
@@ -177,7 +157,7 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
     """
     saving = asyncio.Lock()
     failures: list[ItemFailed] = []
-    asked = set()
+    asked: list[Question] = []
 
     async def ask_in_order(questions: list[Question]) -> None:
         for question in questions:
@@ -192,12 +172,12 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
     while True:
         score = panel.score_record(turn)
         pending = panel.pending(turn, score, flags.confirm, flags.retry_failed)
-        questions = [question for question in pending if question.key(turn) not in asked]
+        questions = [question for question in pending if question not in asked]
         if panel.may_stop(turn.stem) and not flags.confirm:
             questions = questions[:1]  # after every single verdict the turn may be decided
         if not questions:
             break
-        asked.update(question.key(turn) for question in questions)
+        asked += questions
         by_judge = groupby(questions, key=lambda question: question.call.model)
         work = [ask_in_order(list(group)) for _, group in by_judge]
         for fault in await asyncio.gather(*work, return_exceptions=True):
@@ -211,7 +191,7 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
     """Ask one judge in one order; return the verdict, readable or not. Raises ItemFailed."""
     judge = question.call.model
     prompt = prompt_of(turn, panel, question)
-    read = parse_finding if question.look == READING else parse_verdict
+    read = reader.parse_finding if question.look == READING else parse_verdict
 
     def problem(text: str) -> str | None:
         return None if read(text) else "not one JSON object with the calls that were asked for"
@@ -248,9 +228,9 @@ def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
         replies = replies[::-1]
     if question.look != READING:
         return judge_messages(messages, *replies)
-    record = record_of(turn.answer["instance_id"])
-    shown = hidden_record(record, panel.config.generate.max_patch_chars)
-    return reader_messages(messages, shown, *replies)
+    pr = record_of(turn.answer["instance_id"])
+    shown = hidden_record(pr, panel.config.generate.max_patch_chars)
+    return reader.reader_messages(messages, shown, *replies)
 
 
 def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int, int]]:
@@ -258,9 +238,8 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
     for turn in turns:
         score = panel.score_record(turn)
         questions = panel.pending(turn, score, flags.confirm, flags.retry_failed)
-        if questions[0].look == SECOND_LOOK:  # it may bring the turn to final/
-            _, later = panel.look_up(turn, READING, flags.retry_failed)
-            questions += later
+        if questions[0].look == verdicts.SECOND_LOOK:  # it may bring the turn to final/
+            questions += panel.missing(turn, READING, flags.retry_failed)
         for question in questions:
             try:
                 yield question.call, prompt_chars(prompt_of(turn, panel, question)), 1
@@ -290,7 +269,7 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
     seats = 1 - np.eye(len(names), len(panels), k=1, dtype=int)
     won = np.where(points >= 0, points, 0).sum(axis=(2, 3)) @ seats
     read = (points >= 0).all(axis=3).sum(axis=2) @ seats  # verdicts
-    counted = (points == MISSING).any(axis=(2, 3)) @ seats == 0
+    counted = (points == record.MISSING).any(axis=(2, 3)) @ seats == 0
     parsed = (points < 0).any(axis=(2, 3)) @ seats == 0
     common = math.lcm(*np.unique(read[read > 0]).tolist())
     even = len(METRICS) * common  # units of a delta of 50 score points
@@ -302,52 +281,49 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
     lower, upper, lower_by_repo, _ = 50 * np.array(bounds) / even  # score points
 
     reopened = int(table["reopened"].sum())
-    verdicts = {}
+    decided = {}
     for place, name in enumerate(panels):
-        asked = parsed[~table["identical"], place]
         turns = int(counted[:, place].sum())
         instances = len(set(table["instance"][counted[:, place]]))
-        verdict = {
-            "accepted": None,
-            "why": "",
-            **dict.fromkeys(("margin", "mean_score", "lcb", "lcb_by_repo", "se", "interval")),
-            "parsed_frac": float(asked.mean()) if len(asked) else float(len(table) > 0),
+        margin = 100 * int(units[:, place].sum()) / (even * turns) if turns else None
+        asked = parsed[~table["identical"], place]
+        share = float(asked.mean()) if len(asked) else float(len(table) > 0)
+        lcb = float(lower[place])
+        lcb_by_repo = float(lower_by_repo[place])
+        enough = instances >= duel.min_instances and math.isfinite(lcb)
+        accepted = None
+        if not enough:
+            least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
+            why = f"too few to tell: {instances} instances are judged, {least} are needed"
+        elif reopened:  # only poor turns are ever stopped: without them the mean is too high
+            words = "turns that had been stopped early are not judged in full yet"
+            why = f"not decided: {reopened} {words}"
+        else:
+            wanted = duel.win_margin
+            least = duel.min_valid_turn_frac
+            demands = [
+                (margin >= wanted, f"margin {margin:+.2f} (at least {wanted:g} asked for)"),
+                (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"),
+                (share >= least, f"parsed share {share:.1%} (at least {least:.1%} asked for)"),
+            ]
+            failed = [words for holds, words in demands if not holds]
+            accepted = not failed
+            told = failed or [words for _, words in demands]
+            why = f"{'not ' if failed else ''}accepted: {', '.join(told)}"
+        decided[name] = {
+            "accepted": accepted,
+            "why": why,
+            "margin": margin,
+            "mean_score": 50 + margin / 2 if turns else None,
+            "lcb": lcb if enough else None,
+            "lcb_by_repo": lcb_by_repo if enough and math.isfinite(lcb_by_repo) else None,
+            "se": 50 * cluster_error(sums[:, place], sizes[:, place]) / even if enough else None,
+            "interval": [50 + lcb, 50 + float(upper[place])] if enough else None,
+            "parsed_frac": share,
             "instances": instances,
             "turns_counted": turns,
         }
-        verdicts[name] = verdict
-        if turns:
-            verdict["margin"] = 100 * int(units[:, place].sum()) / (even * turns)
-            verdict["mean_score"] = 50 + verdict["margin"] / 2
-        lcb = float(lower[place])
-        if instances < duel.min_instances or math.isinf(lcb):
-            least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
-            few = f"{instances} instances are judged, {least} are needed"
-            verdict["why"] = f"too few to tell: {few}"
-            continue
-        verdict["lcb"] = lcb
-        verdict["se"] = 50 * cluster_error(sums[:, place], sizes[:, place]) / even
-        verdict["interval"] = [50 + lcb, 50 + float(upper[place])]
-        if np.isfinite(lower_by_repo[place]):
-            verdict["lcb_by_repo"] = float(lower_by_repo[place])
-        if reopened:  # only poor turns are ever stopped: without them the mean is too high
-            words = "turns that had been stopped early are not judged in full yet"
-            verdict["why"] = f"not decided: {reopened} {words}"
-            continue
-        margin = verdict["margin"]
-        wanted = duel.win_margin
-        share = verdict["parsed_frac"]
-        least = duel.min_valid_turn_frac
-        demands = [
-            (margin >= wanted, f"margin {margin:+.2f} (at least {wanted:g} asked for)"),
-            (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"),
-            (share >= least, f"parsed share {share:.1%} (at least {least:.1%} asked for)"),
-        ]
-        failed = [words for holds, words in demands if not holds]
-        verdict["accepted"] = not failed
-        told = failed or [words for _, words in demands]
-        verdict["why"] = f"{'not ' if failed else ''}accepted: {', '.join(told)}"
-    return verdicts
+    return decided
 
 
 # ------------------------------------------------------------------------------------------- main
@@ -355,10 +331,8 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
 
 def main() -> int:
     flags = parser(__doc__, calls=True)
-    again = "also ask again where a judge's answer could not be read"
-    flags.add_argument("--retry-failed", action="store_true", help=again)
-    second = "the second look: [confirm] models judge the turns near the edge of final/"
-    flags.add_argument("--confirm", action="store_true", help=second)
+    flags.add_argument("--retry-failed", action="store_true", help="ask unreadable verdicts again")
+    flags.add_argument("--confirm", action="store_true", help="the second look by [confirm]")
     flags = flags.parse_args()
     config = load_config()
     check_settings(config, flags)
@@ -368,22 +342,21 @@ def main() -> int:
     mode = environment.duel_mode
     tally = Tally("validate.py")
     answers = answer_files(flags.shard)
-    if not answers and not flags.shard:
-        raise UserError(
-            "no answers here: answer_*/ hold no turn.\n"
-            "Run python king.py, then python ch.py, then this again."
-        )
     lock = nullcontext() if flags.dry_run else lock_folders([SCORE], "validate", flags.shard)
     with lock:
         judged, todo = survey(answers, panel, mode, flags, tally)
+        if not judged and not tally.failed and not flags.shard:
+            raise UserError(
+                "no turn in answer_*/ has both its replies.\n"
+                "Run python king.py, then python ch.py, then this again."
+            )
         if flags.dry_run:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
             code = dry_run(environment, calls, tally.skipped, own_verdicts())
-            table, _ = read_table(judged, panel, mode)
-            lines = outlook(table, todo, panel)
-            if flags.confirm:
-                lines = ["These are the most: the reader sees only what then reaches final/."]
+            lines = ["These are the most: the reader sees only what then reaches final/."]
+            if not flags.confirm:
+                lines = record.outlook(record.read_table(judged, panel, mode)[0], todo, panel)
             for line in lines:
                 print(f"  {line}")
             return code
@@ -391,7 +364,7 @@ def main() -> int:
         # Step 1: ask for the verdicts that are missing.
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
         limits = [flags.concurrency or call.concurrency for call in judges]
-        one_by_one = panel.stop_early and not flags.confirm
+        one_by_one = panel.config.judge.stop_early and not flags.confirm
 
         async def judge(stem: str) -> None:
             if one_by_one:
@@ -413,16 +386,14 @@ def main() -> int:
 
         # Step 2: make the duel from what lies in score/.
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
-            if not judged and not tally.failed:
-                raise UserError("no turn has both its replies yet.\nRun python ch.py first.")
-            table, bills = read_table(judged, panel, mode)
-            duel = make_duel(table, bills, gate(table, panel.names, config), panel, mode)
+            table, bills = record.read_table(judged, panel, mode)
+            duel = record.make_duel(table, bills, gate(table, panel.names, config), panel, mode)
             write_json(SCORE / "_duel.json", duel)
-            lines = [*summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
+            lines = [*record.summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
         tally.write_failed(SCORE, flags.shard)
-    follow = "python report.py"
-    if flags.shard:
-        follow = "python validate.py, once all shards are through"
+    follow = (
+        "python validate.py, once all shards are through" if flags.shard else "python report.py"
+    )
     shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
     return code or shown
 
@@ -434,7 +405,7 @@ async def cheapest_first(llm: LLM, panel: Panel) -> None:
     for call in panel.judges:
         costs[call.model] = (await llm.model(call)).cost_usd(usual)
     if None not in costs.values():
-        panel.questions[FIRST_LOOK].sort(key=lambda question: costs[question.call.model])
+        panel.questions[verdicts.FIRST_LOOK].sort(key=lambda question: costs[question.call.model])
 
 
 def check_settings(config: Config, flags) -> None:

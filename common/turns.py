@@ -12,26 +12,19 @@ has to run first. Paths are relative to the current directory.
 
 from __future__ import annotations
 
+import re
 from contextlib import suppress
 from enum import Enum
+from itertools import product
 from pathlib import Path
 from typing import Annotated, Literal
 from zlib import crc32
 
 from pydantic import BaseModel, Field, FiniteFloat, RootModel, ValidationError, model_validator
 
+from common import files
 from common.client.faults import ItemFailed
-from common.files import (
-    BadFile,
-    UserError,
-    digest,
-    is_safe_name,
-    natural_key,
-    printable,
-    quarantine,
-    read_json,
-    turn_files,
-)
+from common.files import BadFile, UserError, digest, natural_key, read_json
 
 # Instances that must never become training data. prompt.py --exclude FILE adds a user's own.
 EXCLUDED_IDS: frozenset[str] = frozenset()
@@ -106,7 +99,7 @@ class Answer(Prompt):
 class Verdict(BaseModel, strict=True):
     key: str
     judge: str
-    order: str
+    order: Literal[ORDERS]
     look: int = 1
     calls: dict[str, int | str] | None  # None: the judge's answer could not be read
     reason: str
@@ -146,12 +139,12 @@ class Score(BaseModel, strict=True):
         if self.parsed != (self.status is Status.PARSED):
             raise ValueError("keys 'parsed' and 'status' contradict each other")
         if self.status in (Status.PARSED, Status.STOPPED):
-            points = self.points
+            won = self.points
             most = self.max_points
-            if points is None or not most or not 0 <= points <= most:
-                raise ValueError(f"points {points} of {most}: expected whole numbers")
-            if self.score is None or abs(self.score - 100 * points / most) > 1e-6:
-                raise ValueError(f"score {self.score} is not 100 * points / max_points")
+            sound = None not in (won, self.score) and most and 0 <= won <= most
+            if not sound or abs(self.score - 100 * won / most) > 1e-6:
+                made = f"100 * points / max_points ({won}/{most})"
+                raise ValueError(f"score {self.score} is not {made}")
         if self.status is Status.STOPPED and self.bounds is None:
             raise ValueError("key 'bounds' is missing")
         return self
@@ -199,7 +192,7 @@ def read_plan(folder: Path | str) -> dict | None:
 
 def read_record(instance_id: str) -> dict:
     """Return the PR record of an instance, keys as in RECORD_KEYS. Raises UserError, BadFile."""
-    if not is_safe_name(instance_id):
+    if not files.is_safe_name(instance_id):
         raise UserError(f"instance id not fit for a file name: {instance_id!r}")
     path = Path("commit", f"{instance_id}.json")
     try:
@@ -264,22 +257,16 @@ ANSWER_KEYS = ("instance_id", "king", "challenger", "assistant", "messages")
 
 def answer_folders() -> list[Path]:
     """Return the folders answer_0, answer_1, ... that exist, in numeric order."""
-    numbers = {}
-    for path in Path().glob("answer_*"):
-        number = path.name.removeprefix("answer_")
-        if number.isascii() and number.isdigit() and path.is_dir():
-            numbers[path] = int(number)
-    return sorted(numbers, key=numbers.get)
+    names = [path.name for path in Path().glob("answer_*") if path.is_dir()]
+    numbered = [name for name in names if re.fullmatch("answer_[0-9]+", name)]
+    return [Path(name) for name in sorted(numbered, key=natural_key)]
 
 
 def answer_files(shard: tuple[int, int] | None = None) -> dict[str, Path]:
-    """Return the answer file of each stem in natural order; of several see `first_filled`.
-
-    `shard` (I, N) takes every N-th turn by a hash of its stem.
-    """
+    """Return the answer file of each stem in natural order; `shard` as in `in_shard`."""
     found: dict[str, list[Path]] = {}
     for folder in answer_folders():
-        for path in turn_files(folder):
+        for path in files.turn_files(folder):
             if in_shard(path.stem, shard):
                 found.setdefault(path.stem, []).append(path)
     return {stem: first_filled(found[stem]) for stem in sorted(found, key=natural_key)}
@@ -290,9 +277,7 @@ def first_filled(paths: list[Path]) -> Path:
 
     A reply that was paid for counts in whichever folder it lies.
     """
-    if len(paths) == 1:
-        return paths[0]
-    for path in paths:
+    for path in paths if len(paths) > 1 else []:
         with suppress(BadFile):  # whoever reads it next says so
             if read_answer(path)["challenger"]:
                 return path
@@ -305,7 +290,7 @@ def read_answer(path: Path) -> dict:
     Raises BadFile for a torn file or one that king.py and ch.py did not write.
     """
     answer = read_as(Answer, path)
-    if not is_safe_name(path.stem):
+    if not files.is_safe_name(path.stem):
         raise BadFile(path, "a name that no stage of this pipeline gives")
     for side in SIDES:
         answer[side] = answer[side] or ""
@@ -319,7 +304,7 @@ def read_answer(path: Path) -> dict:
 
 def set_aside(bad: BadFile, what_next: str, write: bool = True) -> None:
     """Rename a torn or foreign file to <name>.bad and say so; without `write` only say so."""
-    where = f": set aside as {printable(quarantine(bad.path).name)}" if write else ""
+    where = f": set aside as {files.printable(files.quarantine(bad.path).name)}" if write else ""
     print(f"{bad}{where}; {what_next}")
 
 
@@ -374,60 +359,38 @@ def half_points(verdict: dict | None) -> list[int]:
     """Return the challenger's half-points by metric: win 2, draw 1, loss 0; -1 where unread."""
     if verdict is None or verdict["calls"] is None:
         return [-1] * len(METRICS)
-    if verdict["order"] == "challenger-first":
-        worth = {0: 1, 1: 2, 2: 0}
-    else:
-        worth = {0: 1, 1: 0, 2: 2}
+    worth = {0: 1, 1: 2, 2: 0} if verdict["order"] == ORDERS[0] else {0: 1, 1: 0, 2: 2}
     return [worth[verdict["calls"][metric]] for metric in METRICS]
 
 
-def panel_points(verdicts: dict[tuple[str, str], dict], judges: list[str]) -> list:
-    """Return half-points by judge, order and metric of the verdicts by (judge, order)."""
-    return [[half_points(verdicts.get((name, order))) for order in ORDERS] for name in judges]
-
-
-def points_of(identical: bool, counted: dict[tuple[str, str], dict], names: list[str]) -> list:
-    """Return what `panel_points` does; identical replies draw everywhere."""
-    if identical:
-        return [[[1] * len(METRICS) for _ in ORDERS] for _ in names]
-    return panel_points(counted, names)
-
-
-def turn_score(points: list, judges: list[str], scored: bool = True) -> dict:
-    """Return points, max_points, score, metrics and by_judge of `panel_points`.
+def turn_score(verdicts: list[dict], judges: list[str], identical: bool = False) -> dict:
+    """Return points, max_points, score, metrics, by_judge and bounds of a panel's verdicts.
 
     Scores are 0-100: the challenger's share of the half-points of the verdicts that could be read,
-    divided last so that 80 is 80. A judge has a score when both its orders were read. With `scored`
-    false all but by_judge is null, and max_points that of the full panel.
+    divided last so that 80 is 80; None where none could. A judge has one when both its orders were
+    read; bounds are what the verdicts not read leave open. Identical replies draw everywhere.
     """
-    by_judge: dict[str, float | None] = {}
-    for name, orders in zip(judges, points):
-        halves = [half for order in orders for half in order]
-        by_judge[name] = 100 * sum(halves) / (2 * len(halves)) if min(halves) >= 0 else None
-    verdicts = [order for orders in points for order in orders]
-    read = [order for order in verdicts if min(order) >= 0]
-    won = None
-    most = MOST_HALF_POINTS * len(verdicts)
-    score = None
-    metrics = None
-    if scored and read:
-        won = sum(sum(order) for order in read)
-        most = MOST_HALF_POINTS * len(read)
-        score = 100 * won / most
-        sums = [sum(halves) for halves in zip(*read)]
-        metrics = {name: 100 * half / (2 * len(read)) for name, half in zip(METRICS, sums)}
+    by_place = {(verdict["judge"], verdict["order"]): verdict for verdict in verdicts}
+    halves = {}
+    for place in product(judges, ORDERS):
+        halves[place] = [1] * len(METRICS) if identical else half_points(by_place.get(place))
+    read = [own for own in halves.values() if min(own) >= 0]
+    points = sum(map(sum, read))
+    most = MOST_HALF_POINTS * len(read)
+    unread = MOST_HALF_POINTS * len(halves) - most
+    by_judge = {}
+    for name in judges:
+        own = [half for order in ORDERS for half in halves[name, order]]
+        by_judge[name] = 100 * sum(own) / (2 * len(own)) if min(own) >= 0 else None
+    of_metrics = zip(METRICS, zip(*read))
     return {
-        "points": won, "max_points": most, "score": score, "metrics": metrics, "by_judge": by_judge
-    }  # fmt: skip
-
-
-def score_bounds(points: list) -> list[float]:
-    """Return the lowest and the highest score that the verdicts not read yet leave open."""
-    verdicts = [order for orders in points for order in orders]
-    most = MOST_HALF_POINTS * len(verdicts)
-    won = sum(sum(order) for order in verdicts if min(order) >= 0)
-    left = MOST_HALF_POINTS * sum(min(order) < 0 for order in verdicts)
-    return [100 * won / most, 100 * (won + left) / most]
+        "points": points,
+        "max_points": most,
+        "score": 100 * points / most if read else None,
+        "metrics": {name: 100 * sum(own) / (2 * len(own)) for name, own in of_metrics},
+        "by_judge": by_judge,
+        "bounds": [100 * points / (most + unread), 100 * (points + unread) / (most + unread)],
+    }
 
 
 def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:

@@ -84,7 +84,7 @@ def make_finished_turns(folder: Path, count: int) -> None:
     for number, (stem, path) in enumerate(answer_files().items()):
         turn = load_turn(stem, path, 2, Tally("bench"), write=False)
         points = [(number + place) % 3 for place in range(len(METRICS))]
-        for question in panel.look_up(turn, FIRST_LOOK)[1]:
+        for question in panel.questions[FIRST_LOOK]:
             key = question.key(turn)
             turn.verdicts.append(
                 make_verdict(question.call.model, question.order, points, key=key, reason=REASON)

@@ -13,6 +13,7 @@ import numpy as np
 
 from common.turns import METRICS
 from makers import get, make_answer, make_prompt, make_record, put, write_settings
+from runner import stage
 
 JUDGES = ["a/steady", "b/second", "c/third"]
 SECRET = "zebra_offset"  # stands in every PR record, and nowhere in a chat
@@ -73,6 +74,21 @@ def score(folder: Path, stem: str) -> dict:
 
 def duel(folder: Path) -> dict:
     return get(folder / "score/_duel.json")
+
+
+def validate(cwd: Path, server, *flags: str, code: int = 0, **environment: str):
+    """Run validate.py and check how it ends."""
+    result = stage("validate.py", *flags, cwd=cwd, server=server, **environment)
+    assert "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == code, (result.stdout, result.stderr)
+    return result
+
+
+def calls(cwd: Path, server, *flags: str, **environment: str) -> int:
+    """Run validate.py and return how many calls it took."""
+    before = len(server.chats)
+    validate(cwd, server, *flags, **environment)
+    return len(server.chats) - before
 
 
 # ---------------------------------------------------------------------------------------- the rules

@@ -11,7 +11,7 @@ import random
 from pathlib import Path
 
 from common.files import digest
-from common.turns import METRICS, ORDERS, PROMPTS_PER_FILE, panel_points, text_digests, turn_score
+from common.turns import METRICS, ORDERS, PROMPTS_PER_FILE, text_digests, turn_score
 
 REPLY = "THOUGHT: I list the files to see what there is.\n\n```bash\nls -la\n```"
 JUDGES = ("maker-a/judge-1", "maker-b/judge-2", "maker-c/judge-3")
@@ -204,13 +204,12 @@ def make_score(stem: str, answer: dict, points: int, judges=JUDGES, **fields) ->
     verdicts = make_verdicts(points, judges)
     for verdict in verdicts:
         verdict["key"] = digest(stem, verdict["judge"], verdict["order"])
-    by_place = {(verdict["judge"], verdict["order"]): verdict for verdict in verdicts}
     score = {
         "stem": stem,
         "instance_id": answer["instance_id"],
         "repo": answer["meta"]["repo"],
         "mode": 2,
-        **turn_score(panel_points(by_place, list(judges)), list(judges)),
+        **turn_score(verdicts, list(judges)),
         "parsed": True,
         "status": "parsed",
         "reason": f"{judges[0]}: reads the file that the traceback names",

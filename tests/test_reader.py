@@ -155,22 +155,19 @@ def test_only_words_that_the_reply_really_holds_count(quote, held):
 def test_a_side_is_named_only_in_both_orders_and_with_its_own_words():
     first = finding(1, 0, QUOTE)  # the challenger shown first
     second = finding(0, 1, "", QUOTE)
-    both = {"challenger-first": first, "challenger-second": second}
+    both = [first, second]  # the challenger shown first, then second
     assert named_sides(both, ANSWER, 2) == {"challenger": QUOTE}
-    one_order = {**both, "challenger-second": finding(0, 0)}
+    one_order = [first, finding(0, 0)]
     assert named_sides(one_order, ANSWER, 2) == {}
-    same_seat = {**both, "challenger-second": finding(1, 0, QUOTE)}
+    same_seat = [first, finding(1, 0, QUOTE)]
     assert named_sides(same_seat, ANSWER, 2) == {}, "the seat was named, not the reply"
-    made_up = {**both, "challenger-second": finding(0, 1, "", "the hidden patch says so")}
+    made_up = [first, finding(0, 1, "", "the hidden patch says so")]
     assert named_sides(made_up, ANSWER, 2) == {}
 
 
 def test_the_opponent_is_named_by_the_same_rule():
     words = "THOUGHT: I look around"
-    both = {
-        "challenger-first": finding(1, 1, QUOTE, words),
-        "challenger-second": finding(1, 1, words, QUOTE),
-    }
+    both = [finding(1, 1, QUOTE, words), finding(1, 1, words, QUOTE)]
     assert named_sides(both, ANSWER, 2) == {"challenger": QUOTE, "king": words}
     reference = {**ANSWER, "assistant": ANSWER["king"]}
     assert named_sides(both, reference, 1) == {"challenger": QUOTE, "assistant": words}

@@ -15,38 +15,25 @@ from common.duel.verdicts import is_full
 from common.turns import METRICS, bucket
 from judges import (
     JUDGES,
+    calls,
     challenger_is_first,
     duel,
     mixed,
     planted,
     score,
     turn_of,
+    validate,
     verdict,
     write_panel,
     write_turn,
     write_turns,
 )
-from runner import stage
 
 COUNT = 24
 # $ per million tokens: the second judge is the cheapest, the first the dearest.
 PRICES = {"a/steady": (9.0, 9.0), "b/second": (0.1, 0.1), "c/third": (1.0, 1.0)}
 MODELS = {name: (100_000, 50_000, *prices) for name, prices in PRICES.items()}
 CHEAPEST_FIRST = ["b/second", "c/third", "a/steady"]
-
-
-def validate(cwd: Path, server, *flags: str, code: int = 0):
-    result = stage("validate.py", *flags, cwd=cwd, server=server)
-    assert "Traceback" not in result.stderr, result.stderr
-    assert result.returncode == code, (result.stdout, result.stderr)
-    return result
-
-
-def calls(cwd: Path, server, *flags: str) -> int:
-    """Run validate.py and return how many calls it took."""
-    before = len(server.chats)
-    validate(cwd, server, *flags)
-    return len(server.chats) - before
 
 
 def for_challenger(body: dict) -> str:

@@ -19,13 +19,11 @@ from common.turns import (
     half_points,
     hidden_record,
     in_shard,
-    panel_points,
     read_answer,
     read_duel,
     read_prompts,
     read_record,
     read_score,
-    score_bounds,
     text_digests,
     turn_score,
 )
@@ -190,22 +188,20 @@ def test_half_points_are_the_challengers_in_either_order():
 
 
 def test_a_score_is_the_share_of_what_could_be_read():
-    verdicts = {
-        ("a", ORDERS[0]): make_verdict("a", ORDERS[0], [2] * 5),
-        ("a", ORDERS[1]): make_verdict("a", ORDERS[1], [2, 2, 2, 1, 1]),
-        ("b", ORDERS[0]): make_verdict("b", ORDERS[0], [0, 0, 1, 1, 1]),
-        ("b", ORDERS[1]): make_verdict("b", ORDERS[1], None),
-    }
-    points = panel_points(verdicts, ["a", "b"])
-    score = turn_score(points, ["a", "b"])
+    verdicts = [
+        make_verdict("a", ORDERS[0], [2] * 5),
+        make_verdict("a", ORDERS[1], [2, 2, 2, 1, 1]),
+        make_verdict("b", ORDERS[0], [0, 0, 1, 1, 1]),
+        make_verdict("b", ORDERS[1], None),
+    ]
+    score = turn_score(verdicts, ["a", "b"])
     assert (score["points"], score["max_points"]) == (21, 30)
     assert score["score"] == 70.0
     assert score["by_judge"] == {"a": 90.0, "b": None}
     assert score["metrics"]["correctness"] == pytest.approx(100 * 4 / 6)
-    assert score_bounds(points) == [100 * 21 / 40, 100 * 31 / 40]
-    unscored = turn_score(points, ["a", "b"], scored=False)
-    assert unscored["score"] is unscored["points"] is unscored["metrics"] is None
-    assert unscored["max_points"] == 40 and unscored["by_judge"] == score["by_judge"]
+    assert score["bounds"] == [100 * 21 / 40, 100 * 31 / 40]
+    assert turn_score(verdicts[3:], ["a", "b"])["score"] is None
+    assert turn_score([], ["a", "b"], identical=True)["by_judge"] == {"a": 50, "b": 50}
 
 
 @pytest.mark.parametrize(
@@ -235,6 +231,13 @@ def test_eighty_is_eighty_in_whole_numbers(points, most, where):
     assert bucket(confirmed)[0] == where
 
 
+def verdicts_with(**change) -> dict:
+    """Return a score's verdicts with the third one changed."""
+    verdicts = make_score(STEM, make_answer(0), 30)["verdicts"]
+    verdicts[2] |= change
+    return {"verdicts": verdicts}
+
+
 @pytest.mark.parametrize(
     "change, why",
     [
@@ -243,15 +246,22 @@ def test_eighty_is_eighty_in_whole_numbers(points, most, where):
         ({"status": "fine"}, "key 'status'"),
         ({"status": "unfinished"}, "'parsed' and 'status' contradict"),
         ({"sha": {}}, "key 'sha'"),
-        ({"points": 61}, "points 61 of 60"),
+        ({"points": 61, "score": 100 * 61 / 60}, "score 101.6"),
         ({"points": True}, "key 'points'"),
         ({"score": 12.5}, "score 12.5 is not"),
         ({"score": float("nan")}, "key 'score'"),
         ({"metrics": {"correctness": "high"}}, "key 'metrics'"),
         ({"by_judge": None}, "key 'by_judge'"),
-        ({"status": "stopped", "parsed": False}, "key 'bounds'"),
+        ({"status": "stopped", "parsed": False, "bounds": None}, "key 'bounds'"),
         ({"verdicts": [{}]}, "key 'verdicts': record 1: key 'key': missing"),
         ({"repo": None}, "key 'repo'"),
+        (verdicts_with(calls={"correctness": 1}), "key 'verdicts': record 3"),
+        (verdicts_with(calls=dict.fromkeys(METRICS, 3)), "key 'verdicts': record 3"),
+        (verdicts_with(calls=dict.fromkeys(METRICS, True)), "key 'verdicts': record 3"),
+        (verdicts_with(usage={"prompt_tokens": "many"}), "key 'verdicts': record 3"),
+        (verdicts_with(cost_usd="cheap"), "key 'verdicts': record 3"),
+        (verdicts_with(order=None), "key 'verdicts': record 3"),
+        (verdicts_with(order="sideways"), "key 'verdicts': record 3"),
     ],
 )
 def test_a_score_file_of_others_is_named(here, change, why):
@@ -261,26 +271,6 @@ def test_a_score_file_of_others_is_named(here, change, why):
     assert read_score(path)["points"] == 30
     put(path, {**score, **change})
     with pytest.raises(BadFile, match=why):
-        read_score(path)
-
-
-@pytest.mark.parametrize(
-    "change",
-    [
-        {"calls": {"correctness": 1}},
-        {"calls": dict.fromkeys(METRICS, 3)},
-        {"calls": dict.fromkeys(METRICS, True)},
-        {"usage": {"prompt_tokens": "many"}},
-        {"cost_usd": "cheap"},
-        {"order": None},
-    ],
-)
-def test_a_verdict_of_others_is_none(here, change):
-    score = make_score(STEM, make_answer(0), 30)
-    score["verdicts"][2] |= change
-    path = here / f"score/{STEM}.json"
-    put(path, score)
-    with pytest.raises(BadFile, match="key 'verdicts'"):
         read_score(path)
 
 

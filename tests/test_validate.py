@@ -7,7 +7,6 @@ import re
 import signal
 import time
 from collections import Counter
-from pathlib import Path
 
 import numpy as np
 import pytest
@@ -21,28 +20,22 @@ from judges import (
     SECRET,
     by_merit,
     by_seat,
+    calls,
     duel,
     mixed,
     planted,
     replies_of,
     score,
+    validate,
     verdict,
     write_panel,
     write_turn,
     write_turns,
 )
 from makers import get
-from runner import assert_no_key, paused, stage, start
+from runner import assert_no_key, paused, start
 
 pytestmark = pytest.mark.background
-
-
-def validate(cwd: Path, server, *flags: str, code: int = 0, **environment: str):
-    """Run validate.py and check how it ends."""
-    result = stage("validate.py", *flags, cwd=cwd, server=server, **environment)
-    assert "Traceback" not in result.stderr, result.stderr
-    assert result.returncode == code, (result.stdout, result.stderr)
-    return result
 
 
 def test_position_only_judges_decide_nothing(tmp_path):
@@ -109,38 +102,32 @@ def check_blindness(server: Server) -> None:
 def test_only_what_an_edit_touches_is_asked_again(tmp_path):
     stems = write_turns(tmp_path, 40)
     with Server(reply=by_merit) as server:
-
-        def calls(*flags: str, **environment: str) -> int:
-            before = len(server.chats)
-            validate(tmp_path, server, *flags, **environment)
-            return len(server.chats) - before
-
         write_panel(tmp_path, JUDGES[:2])
-        assert calls() == 160
+        assert calls(tmp_path, server) == 160
 
         write_panel(tmp_path)
         dry = validate(tmp_path, server, "--dry-run")
         assert "c/third: 80 calls" in dry.stdout and "a/steady" not in dry.stdout
         assert len(server.chats) == 160
-        assert calls() == 80  # a third judge over 40 turns
+        assert calls(tmp_path, server) == 80  # a third judge over 40 turns
 
         write_panel(tmp_path, JUDGES[1:], duel={"win_margin": 100})
-        assert calls() == 0
+        assert calls(tmp_path, server) == 0
         assert duel(tmp_path)["accepted"] is True
         assert duel(tmp_path)["config"]["duel"]["win_margin"] == 100
         assert score(tmp_path, stems[0])["max_points"] == 40
         assert len(score(tmp_path, stems[0])["verdicts"]) == 6
 
         write_panel(tmp_path, **{"c/third": {"temperature": 0.9}})
-        assert calls() == 80
+        assert calls(tmp_path, server) == 80
         assert {chat["body"]["model"] for chat in server.chats[-80:]} == {"c/third"}
 
         write_turn(tmp_path, 7, challenger="GOOD and new.")
-        assert calls() == 6
+        assert calls(tmp_path, server) == 6
         for chat in server.chats[-6:]:
             assert "GOOD and new" in "".join(replies_of(chat["body"]))
 
-        assert calls("--limit", "5", DUEL_MODE="1") == 30
+        assert calls(tmp_path, server, "--limit", "5", DUEL_MODE="1") == 30
         one = score(tmp_path, stems[0])
         assert one["mode"] == 1
         assert len([found for found in one["verdicts"] if found["mode"] == 1]) == 6
@@ -149,7 +136,7 @@ def test_only_what_an_edit_touches_is_asked_again(tmp_path):
             "answered": 40, "parsed": 5, "stopped": 0, "parse_fail": 0, "unfinished": 35,
             "identical": 0,
         }  # fmt: skip
-        assert calls() == 0
+        assert calls(tmp_path, server) == 0
         assert score(tmp_path, stems[0])["mode"] == 2
         assert duel(tmp_path)["turns"]["parsed"] == 40
 

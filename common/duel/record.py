@@ -2,18 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 
 import numpy as np
 
-from common.duel.statistics import (
-    at_equal_length,
-    final_mask,
-    judge_figures,
-    kept_again,
-    percent_of,
-    stopping_saves,
-)
+from common.duel import statistics
 from common.duel.verdicts import FIRST_LOOK, READING, SCORE, SECOND_LOOK, Panel
 from common.files import BadFile
 from common.turns import METRICS, OPPONENT, ORDERS, SIDES, Status, half_points, read_score
@@ -38,10 +31,7 @@ def new_table(turns: int, judges: int) -> np.ndarray:
     columns += [(name, float) for name in ("length_ratio", "score", "score_confirmed")]
     columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
     table = np.zeros(turns, columns)
-    table["instance"] = ""
-    table["repo"] = ""
-    table["status"] = Status.UNFINISHED
-    table["named"] = None
+    table[["instance", "repo", "status", "named"]] = ("", "", Status.UNFINISHED, None)
     table["score_confirmed"] = np.nan
     table["points"] = MISSING
     return table
@@ -50,10 +40,10 @@ def new_table(turns: int, judges: int) -> np.ndarray:
 def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.ndarray, dict]:
     """Return all turns with both replies (stem: length ratio) as a table, in the order of stems.
 
-    With it comes what their verdicts that count have cost, by (look, judge).
+    With it comes what their verdicts that count have cost, by (look, judge), "" for all judges.
     """
     table = new_table(len(judged), len(panel.names))
-    bills: dict[tuple[int, str], Counter] = {(FIRST_LOOK, name): Counter() for name in panel.names}
+    bills = defaultdict(Counter)
     for row, stem in zip(table, sorted(judged)):
         row["stem"] = stem
         row["length_ratio"] = judged[stem]
@@ -75,12 +65,12 @@ def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.nd
         for verdict in {verdict["key"]: verdict for verdict in score["verdicts"]}.values():
             look = verdict["look"]
             judge = verdict["judge"]
-            if look != READING and verdict["key"] not in counted:
-                continue
-            bills.setdefault((look, judge), Counter()).update(bill_of(verdict))
-            if look == FIRST_LOOK and judge in panel.names and verdict["order"] in ORDERS:
-                place = panel.names.index(judge), ORDERS.index(verdict["order"])
-                row["points"][place] = half_points(verdict)
+            if look == READING or verdict["key"] in counted:
+                bills[look, judge].update(bill_of(verdict))
+                bills[look, ""].update(bill_of(verdict))
+                if look == FIRST_LOOK and judge in panel.names:
+                    place = panel.names.index(judge), ORDERS.index(verdict["order"])
+                    row["points"][place] = half_points(verdict)
         row["score"] = score["score"]
         row["score_confirmed"] = score.get("score_confirmed")
         row["named"] = score.get("reader")
@@ -131,37 +121,49 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
 
     base = table[~table["may_stop"]]
     asked = base[~base["identical"]]
-    judges, agreement = judge_figures(asked["points"], asked["instance"], panel.names, settings)
+    judges, agreement = statistics.judge_figures(
+        asked["points"], asked["instance"], panel.names, settings
+    )
     for place, name in enumerate(panel.names):
-        score = percent_of(base["points"][:, place])
+        score = statistics.percent_of(base["points"][:, place])
         judges[name] = {"score": score, **judges[name], **spending(bills[FIRST_LOOK, name])}
-    looks = {}
-    for look, what in LOOKS.items():
-        own = [bill for (of_look, _), bill in bills.items() if of_look == look]
-        looks[what] = spending(sum(own, Counter()))
-    metrics = {name: percent_of(base["points"][..., place]) for place, name in enumerate(METRICS)}
+    looks = {what: spending(bills[look, ""]) for look, what in LOOKS.items()}
+    of_metrics = [statistics.percent_of(points) for points in np.moveaxis(base["points"], -1, 0)]
     parsed = base[(base["points"] >= 0).all(axis=(1, 2, 3))]
     points = parsed["points"]
     scores = 50 * points.mean(axis=(1, 2, 3))
+    again = table[~np.isnan(table["score_confirmed"])]
+    readings = [named for named in table["named"] if named is not None]
+    second_look = {
+        "models": [call.model for call in panel.confirm],
+        "band": panel.config.confirm.band,
+        "turns": len(again),
+        "mean_first": float(again["score"].mean()) if len(again) else None,
+        "mean_confirmed": float(again["score_confirmed"].mean()) if len(again) else None,
+        "reader": panel.reader.model if panel.reader else None,
+        "read": len(readings),
+        "named": {side: sum(side in reading for reading in readings) for side in SIDES},
+    }
+    length = statistics.at_equal_length(scores, parsed["length_ratio"], parsed["instance"])
     return {
         "mode": mode,
         "opponent": SIDES[OPPONENT[mode]],
         **verdict,
         "alpha": duel.alpha,
         "turns": turns,
-        "metrics": metrics if None not in metrics.values() else None,
+        "metrics": dict(zip(METRICS, of_metrics)) if None not in of_metrics else None,
         "judges": judges,
         "agreement": agreement,
         "leave_one_out": without,
         "without_generator": without.get(panel.config.generate.model),
-        "kept_again": kept_again(points, final_mask(points)),
-        "equal_length": at_equal_length(scores, parsed["length_ratio"], parsed["instance"]),
+        "kept_again": statistics.kept_again(points, statistics.final_mask(points)),
+        "equal_length": length,
         "stop_early": {
-            "on": panel.stop_early,
+            "on": panel.config.judge.stop_early,
             "edge": panel.edge,
-            "saves": stopping_saves(asked_in_full(table), panel.edge),
+            "saves": statistics.stopping_saves(asked_in_full(table), panel.edge),
         },
-        "second_look": second_look(table, panel),
+        "second_look": second_look if panel.confirm else None,
         **looks[LOOKS[FIRST_LOOK]],
         "looks": {what: bill for what, bill in looks.items() if bill["calls"]},
         "config": {
@@ -178,25 +180,6 @@ def asked_in_full(table: np.ndarray) -> np.ndarray:
     return table["points"][whole & ~table["identical"] & ~table["may_stop"]]
 
 
-def second_look(table: np.ndarray, panel: Panel) -> dict | None:
-    """Return what the second look and the reader's test have found; None without one."""
-    if not panel.confirm:
-        return None
-    again = table[~np.isnan(table["score_confirmed"])]
-    readings = [named for named in table["named"] if named is not None]
-    named = {side: sum(side in reading for reading in readings) for side in SIDES}
-    return {
-        "models": [call.model for call in panel.confirm],
-        "band": panel.config.confirm.band,
-        "turns": len(again),
-        "mean_first": float(again["score"].mean()) if len(again) else None,
-        "mean_confirmed": float(again["score_confirmed"].mean()) if len(again) else None,
-        "reader": panel.reader.model if panel.reader else None,
-        "read": len(readings),
-        "named": named,
-    }
-
-
 def summary(duel: dict) -> list[str]:
     """Return the duel in a few lines, for the tally."""
     turns = duel["turns"]
@@ -207,34 +190,27 @@ def summary(duel: dict) -> list[str]:
         rests = f"{duel['turns_counted']} of {turns['answered']} turns"
         lines.append(f"score   {duel['mean_score']:.2f}, {level}, by {rests}")
     counts = [f"{count} {name.replace('_', '-')}" for name, count in turns.items()]
-    lines.append(f"turns   {', '.join(counts)}")
-    if turns["parse_fail"]:
-        lines.append("        --retry-failed asks the parse-fails again")
-    look = duel["second_look"]
-    if look and look["turns"]:
-        change = f"{look['mean_first']:.1f} -> {look['mean_confirmed']:.1f}"
-        lines.append(f"second  {look['turns']} turns looked at again: mean score {change}")
-    if look and look["read"]:
-        named = ", ".join(f"{count} {side}s" for side, count in look["named"].items() if count)
-        lines.append(f"reader  of {look['read']} turns read: {named or 'no reply'} named")
+    again = "; --retry-failed asks the parse-fails again" if turns["parse_fail"] else ""
+    lines.append(f"turns   {', '.join(counts)}{again}")
     return lines
 
 
 def outlook(table: np.ndarray, todo: list[str], panel: Panel) -> list[str]:
     """Return what a dry run says besides its calls; `todo` are the stems to ask for."""
+    judge = panel.config.judge
     lines = []
     stopped = table["reopened"] | (table["status"] == Status.STOPPED)
     reopened = len(set(table["stem"][stopped]) & set(todo))
     if reopened:
-        why = "stop_early is off"
-        if panel.stop_early:
-            why = f"they could still reach {panel.edge:g} points"
+        reach = f"they could still reach {panel.edge:g} points"
+        why = reach if judge.stop_early else "stop_early is off"
         lines.append(f"{reopened} turns that had been stopped early are judged further: {why}.")
     points = asked_in_full(table)
     if len(points):
-        saves = (1 - panel.config.judge.full_share) * stopping_saves(points, panel.edge)
-        told = f"[judge] stop_early = true would save about {saves:.0%} of a run's calls"
-        if panel.stop_early:
-            told = f"These are the most: stop_early saves about {saves:.0%} of a run's calls"
-        lines.append(f"{told}, by the scores of the {len(points)} turns judged in full so far.")
+        told = "[judge] stop_early = true would save"
+        if judge.stop_early:
+            told = "These are the most: stop_early saves"
+        saves = (1 - judge.full_share) * statistics.stopping_saves(points, panel.edge)
+        rests = f"by the scores of the {len(points)} turns judged in full so far"
+        lines.append(f"{told} about {saves:.0%} of a run's calls, {rests}.")
     return lines

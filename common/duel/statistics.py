@@ -21,16 +21,16 @@ def bootstrap_lcb(
     """Return the mean of `deltas`, its lower confidence bound at level 1 - alpha, and its error.
 
     deltas: score/100 - 0.5 of each turn, or whole units of it; shape (turns,). groups: each turn's
-    instance. Deterministic for a seed, and the order of the turns does not matter. Raises
-    ValueError for no deltas, unequal lengths, or values not finite.
+    instance. Deterministic for a seed, whatever the order of the turns. Raises ValueError for no
+    deltas, unequal lengths, or values not finite.
 
-    Instances are resampled, never turns: each resample takes every instance with chance 1/2, all
-    of its turns or none, and the bound is the alpha quantile of the resamples' means: the wild
-    cluster bootstrap test with Rademacher weights and the null imposed (Cameron, Gelbach & Miller
-    2008), inverted. What holds: when challenger and king are equals whose names could be swapped,
-    the false-accept rate is alpha for any number and sizes of instances, up to the grain of
-    2**-instances; with fewer than log2(1/alpha) of them no bound exists: -inf. What does not: rare
-    large losses among small gains (8-12 % at 5 %, simulated), and turns alike across repos.
+    Each resample takes every instance with chance 1/2, all of its turns or none; the bound is the
+    alpha quantile of their means: the wild cluster bootstrap test with Rademacher weights and the
+    null imposed (Cameron, Gelbach & Miller 2008), inverted. What holds: when challenger and king
+    are equals whose names could be swapped, the false-accept rate is alpha for any number and sizes
+    of instances, up to the grain of 2**-instances; below log2(1/alpha) of them there is no bound:
+    -inf. What does not: rare large losses among small gains (8-12 % at 5 %, simulated), and turns
+    alike across repos.
     """
     deltas = np.asarray(deltas, float)
     if deltas.ndim != 1 or not len(deltas) or len(deltas) != len(groups):
@@ -113,7 +113,7 @@ def judge_figures(
     both = (points >= 0).all(axis=2)  # turns, judges, metrics
     leanings = points[:, :, 1].astype(int) - points[:, :, 0]
     sides = one_hot(points)
-    read = (points >= 0).all(axis=(2, 3))
+    read = both.all(axis=2)
     scores = np.where(read, 50 * points.mean(axis=(2, 3)), np.nan)  # 0-100, (turns, judges)
     whole = read.all(axis=1)
     others = (scores.sum(axis=1, keepdims=True) - scores) / max(1, len(names) - 1)

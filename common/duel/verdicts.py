@@ -7,31 +7,17 @@ every verdict that was ever paid for; its `counted` names those that its score r
 from __future__ import annotations
 
 import json
-import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from common import turns
 from common.cli import Tally
 from common.config import CallSettings, Config
 from common.duel.reader import READER_RUBRIC, named_sides
-from common.files import BadFile, digest, printable, quarantine
+from common.files import BadFile, digest
 from common.replies.flags import reply_flags
-from common.turns import (
-    FINAL_MIN,
-    OPPONENT,
-    ORDERS,
-    SIDES,
-    Status,
-    bucket,
-    panel_points,
-    points_of,
-    read_answer,
-    read_score,
-    score_bounds,
-    text_digests,
-    turn_score,
-)
+from common.turns import FINAL_MIN, OPPONENT, ORDERS, SIDES, Status
 
 SCORE = Path("score")
 FIRST_LOOK = 1
@@ -52,35 +38,36 @@ class Turn:
     saved: dict | None = None  # the score file as it was found
     verdicts: list[dict] = field(default_factory=list)
 
+    @property
+    def identical(self) -> bool:
+        """Tell whether both replies are the same text: a draw without a call."""
+        return self.replies[0] == self.replies[1]
+
 
 def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Turn | None:
     """Return a turn with the verdicts on file, None for one that cannot be judged yet.
 
-    A torn answer fails in the tally, a torn score is forgotten; with `write` both are set aside.
+    A torn answer fails in the tally; it and a torn score are set aside, with `write` off only told.
     """
     try:
-        answer = read_answer(path)
+        answer = turns.read_answer(path)
     except BadFile as bad:
-        where = f", moved to {quarantine(path)}" if write else ""
-        tally.fail(stem, "torn answer: run king.py, then ch.py", f"{bad}{where}")
+        turns.set_aside(bad, "king.py asks for it again", write)
+        tally.fail(stem, "torn answer: run king.py, then ch.py", str(bad))
         return None
-    if not answer["challenger"]:
-        tally.skipped["no challenger yet: ch.py writes it"] += 1
-        return None
-    opponent = OPPONENT[mode]
-    if not answer[opponent]:
-        tally.skipped[f"no {SIDES[opponent]} to compare the challenger with"] += 1
-        return None
-    replies = (answer["challenger"], answer[opponent])
-    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, text_digests(answer))
+    for side in ("challenger", OPPONENT[mode]):
+        if not answer[side]:
+            tally.skipped[f"no {SIDES[side]} yet"] += 1
+            return None
+    replies = (answer["challenger"], answer[OPPONENT[mode]])
+    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, turns.text_digests(answer))
     try:
-        turn.saved = read_score(turn.path)
+        turn.saved = turns.read_score(turn.path)
         turn.verdicts = list(turn.saved["verdicts"])
     except FileNotFoundError:
         pass
     except BadFile as bad:
-        where = printable(f"; moved to {quarantine(bad.path)}") if write else ""
-        print(f"{bad}{where}; its verdicts are asked for again", file=sys.stderr)
+        turns.set_aside(bad, "its verdicts are asked for again", write)
     return turn
 
 
@@ -106,7 +93,6 @@ class Panel:
         """`told` is everything fixed that a judge is told: rubric and layout."""
         self.config = config
         self.names = config.judge.models
-        self.stop_early = config.judge.stop_early
         self.judges = [config.judge_call(model) for model in self.names]
         self.confirm = [config.confirm_call(model) for model in config.confirm.models]
         readers = [call for call in self.confirm if call.model != config.generate.model]
@@ -127,7 +113,12 @@ class Panel:
 
     def may_stop(self, stem: str) -> bool:
         """Tell whether a turn may be stopped early: `full_share` of them never are."""
-        return self.stop_early and not is_full(stem, self.config.judge.full_share)
+        judge = self.config.judge
+        return judge.stop_early and not is_full(stem, judge.full_share)
+
+    def decided(self, turn: Turn, bounds: list[float]) -> bool:
+        """Tell whether no verdict that is left could bring the turn to the edge."""
+        return self.may_stop(turn.stem) and bounds[1] < self.edge
 
     def in_band(self, score: dict) -> bool:
         """Tell whether a turn's first score asks for a second look."""
@@ -136,25 +127,18 @@ class Panel:
         low, high = self.config.confirm.band
         return low * score["max_points"] <= 100 * score["points"] <= high * score["max_points"]
 
-    def look_up(
-        self, turn: Turn, look: int, retry_failed: bool = False
-    ) -> tuple[dict[tuple[str, str], dict], list[Question]]:
-        """Return (the verdicts that count by (judge, order), the questions still to ask).
-
-        Of two with one key the later counts. `retry_failed` asks again where an answer could not be
-        read; identical replies are a draw without a call.
-        """
+    def look_up(self, turn: Turn, look: int) -> list[dict | None]:
+        """Return the verdict on file of each question of a look; of two with one key the later."""
         on_file = {verdict["key"]: verdict for verdict in turn.verdicts}
-        found = {}
-        missing = []
-        for question in self.questions[look]:
-            verdict = on_file.get(question.key(turn))
-            if verdict is not None:
-                found[question.call.model, question.order] = verdict
+        return [on_file.get(question.key(turn)) for question in self.questions[look]]
+
+    def missing(self, turn: Turn, look: int, retry_failed: bool) -> list[Question]:
+        """List the questions of a look to ask, `retry_failed` also those that were not readable."""
+        questions = []
+        for question, verdict in zip(self.questions[look], self.look_up(turn, look)):
             if verdict is None or (retry_failed and verdict["calls"] is None):
-                missing.append(question)
-        identical = turn.replies[0] == turn.replies[1]
-        return found, [] if identical else missing
+                questions.append(question)
+        return questions
 
     def pending(self, turn: Turn, score: dict, confirm: bool, retry_failed: bool) -> list[Question]:
         """List what to ask of a turn now: the first look, or with `confirm` what follows it.
@@ -162,37 +146,44 @@ class Panel:
         score: its `score_record`. Of a turn that may be stopped early ask the first question alone,
         then come again.
         """
-        looks = [FIRST_LOOK]
-        if confirm:
-            looks = [SECOND_LOOK] if self.in_band(score) else []
-            looks += [READING] if bucket(score)[0] == "final" else []
-            if turn.answer["meta"]["challenger"].get("refused"):
-                looks = []  # the audit keeps it out of final/, whatever anyone says
-        elif self.may_stop(turn.stem) and score["bounds"][1] < self.edge:
-            looks = []
-        for look in looks:
-            _, missing = self.look_up(turn, look, retry_failed)
-            if missing:
-                return missing
-        return []
+        if turn.identical:
+            return []
+        if not confirm:
+            decided = self.decided(turn, score["bounds"])
+            return [] if decided else self.missing(turn, FIRST_LOOK, retry_failed)
+        if turn.answer["meta"]["challenger"].get("refused"):
+            return []  # the audit keeps it out of final/, whatever anyone says
+        again = self.missing(turn, SECOND_LOOK, retry_failed) if self.in_band(score) else []
+        if again or turns.bucket(score)[0] != "final":
+            return again
+        return self.missing(turn, READING, retry_failed)
 
     def score_record(self, turn: Turn) -> dict:
         """Return the content of score/<stem>.json."""
-        counted, missing = self.look_up(turn, FIRST_LOOK)
-        unread = [verdict for verdict in counted.values() if verdict["calls"] is None]
-        identical = turn.replies[0] == turn.replies[1]
-        points = points_of(identical, counted, self.names)
-        bounds = score_bounds(points)
-        status = Status.PARSE_FAIL if unread else Status.PARSED
+        verdicts = self.look_up(turn, FIRST_LOOK)
+        counted = [verdict for verdict in verdicts if verdict is not None]
+        figures = turns.turn_score(counted, self.names, turn.identical)
+        status = Status.PARSED
         reason = ""
-        if identical:
+        if turn.identical:
             reason = "Both replies are the same text: a draw without a call."
-        elif missing and counted and self.may_stop(turn.stem) and bounds[1] < self.edge:
+        elif len(counted) < len(verdicts) and self.decided(turn, figures["bounds"]):
             status = Status.STOPPED
-            many = f"{len(counted)} of {len(self.questions[FIRST_LOOK])} verdicts"
-            reason = f"Stopped after {many}: it could reach {bounds[1]:.1f} at most."
-        elif missing:
+            many = f"{len(counted)} of {len(verdicts)} verdicts"
+            reason = f"Stopped after {many}: it could reach {figures['bounds'][1]:.1f} at most."
+        elif len(counted) < len(verdicts):
             status = Status.UNFINISHED
+        elif any(verdict["calls"] is None for verdict in counted):
+            status = Status.PARSE_FAIL
+        else:
+            by_judge = figures["by_judge"]
+            nearest = min(by_judge, key=lambda name: abs(by_judge[name] - figures["score"]))
+            firsts = [verdict for verdict in counted if verdict["order"] == ORDERS[0]]
+            reasons = {verdict["judge"]: verdict["reason"] for verdict in firsts}
+            reason = f"{nearest} (reply 1 = challenger): {reasons[nearest]}"
+        if status in (Status.UNFINISHED, Status.PARSE_FAIL):
+            figures |= dict.fromkeys(("points", "score", "metrics"))
+            figures["max_points"] = turns.MOST_HALF_POINTS * len(verdicts)
         flags = []
         for side in ("challenger", OPPONENT[turn.mode]):
             flags += [f"{SIDES[side]}: {flag}" for flag in reply_flags(turn.answer[side])]
@@ -201,49 +192,42 @@ class Panel:
             "instance_id": turn.answer["instance_id"],
             "repo": str(turn.answer["meta"].get("repo") or ""),
             "mode": turn.mode,
-            **turn_score(points, self.names, scored=status in (Status.PARSED, Status.STOPPED)),
-            "bounds": bounds,
+            **figures,
             "parsed": status is Status.PARSED,
             "status": status.value,
             "reason": reason,
             "held_back": "",
             "flags": flags,
             "sha": turn.sha,
-            "counted": [verdict["key"] for verdict in counted.values()],
+            "counted": [verdict["key"] for verdict in counted],
             "verdicts": turn.verdicts,
         }
         before = turn.saved or {"status": None}
         stopped = before["status"] == Status.STOPPED or "reopened" in before
         if status is Status.UNFINISHED and stopped:
             score["reopened"] = True  # it must now be judged further
-        if status is Status.PARSED and not identical:
-            by_judge = score["by_judge"]
-            nearest = min(by_judge, key=lambda name: abs(by_judge[name] - score["score"]))
-            reason = counted[nearest, "challenger-first"]["reason"]
-            score["reason"] = f"{nearest} (reply 1 = challenger): {reason}"
+        if status is Status.PARSED and not turn.identical:
             self._look_again(score, turn)
         return score
 
     def _look_again(self, score: dict, turn: Turn) -> None:
         """Add what the second look and the reader's test say of a parsed turn."""
-        found, missing = self.look_up(turn, SECOND_LOOK)
-        if self.in_band(score) and not missing:
-            score["counted_confirmed"] = [verdict["key"] for verdict in found.values()]
-            names = [call.model for call in self.confirm]
-            second = turn_score(panel_points(found, names), names)
-            if any(verdict["calls"] is None for verdict in found.values()):
+        found = self.look_up(turn, SECOND_LOOK)
+        if self.in_band(score) and None not in found:
+            score["counted_confirmed"] = [verdict["key"] for verdict in found]
+            if any(verdict["calls"] is None for verdict in found):
                 score["held_back"] = "a verdict of the second look could not be read"
             else:
+                second = turns.turn_score(found, [call.model for call in self.confirm])
                 points = score["points"] + second["points"]
                 most = score["max_points"] + second["max_points"]
                 score["points_confirmed"] = points
                 score["max_points_confirmed"] = most
                 score["score_confirmed"] = 100 * (points / most)
-        found, missing = self.look_up(turn, READING)
-        findings = {order: verdict["calls"] for (_, order), verdict in found.items()}
-        if self.reader and not missing and None not in findings.values():
+        findings = [verdict and verdict["calls"] for verdict in self.look_up(turn, READING)]
+        if findings and None not in findings:
             score["reader"] = named_sides(findings, turn.answer, turn.mode)
-            if "challenger" in score["reader"] and bucket(score)[0] == "final":
+            if "challenger" in score["reader"] and turns.bucket(score)[0] == "final":
                 quote = " ".join(score["reader"]["challenger"].split())[:200]
                 score["held_back"] = f"the reader's test: the chat does not explain {quote!r}"
 

@@ -10,7 +10,7 @@ from common.files import natural_key
 from common.outputs import Outputs
 from common.page.figures import NEXT_STEP, Facts, stale_reason
 from common.page.markdown import written
-from common.turns import BUCKETS, OPPONENT, Status, points_of, read_score, turn_score
+from common.turns import BUCKETS, OPPONENT, Status, read_score, turn_score
 
 FAULTS_SHOWN = 20  # of each kind
 
@@ -69,10 +69,7 @@ def follows_from_verdicts(score: dict) -> bool:
     if not judges or not isinstance(score["counted"], list):
         return False
     identical = score["sha"]["challenger"] == score["sha"][OPPONENT[score["mode"]]]
-    counted = {}
-    for verdict in score["verdicts"]:
-        if verdict["key"] in score["counted"]:
-            counted[verdict["judge"], verdict["order"]] = verdict
-    points = points_of(identical, counted, judges)
-    expected = turn_score(points, judges)
-    return all(score[key] == expected[key] for key in expected)
+    counted = [verdict for verdict in score["verdicts"] if verdict["key"] in score["counted"]]
+    expected = turn_score(counted, judges, identical)
+    told = ("points", "max_points", "score", "metrics", "by_judge")
+    return all(score[key] == expected[key] for key in told)
