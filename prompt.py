@@ -40,7 +40,7 @@ from pathlib import Path
 from common import sample, sources
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.exclusions import Exclusions, read_names
-from common.files import UserError, clean_text, digest, lock_folders, write_json
+from common.files import UserError, digest, lock_folders, write_json
 from common.hub import Outage
 from common.parquet import ParquetFiles
 from common.replies.history import may_peek, shows_fix
@@ -142,12 +142,13 @@ class Sampler:
         for kind in SAMPLING_LISTS:
             self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in plan[kind]}
 
-    def leave_out(self, kind: str, entry: dict) -> None:
-        """Put into one of the plan's lists what it does not hold yet."""
-        key = (kind, entry["instance_id"], entry["reason"])
+    def leave_out(self, name: str, repo: str, kind: str, reason: str, lists: list[str]) -> None:
+        """Name an instance in one of the plan's lists, once for each reason."""
+        key = (kind, name[:300], reason)
         if key not in self.left_out:
             self.left_out.add(key)
-            self.plan[kind].append(entry)
+            entry = {"instance_id": name[:300], "repo": repo, "reason": reason}
+            self.plan[kind].append({**entry, "lists": lists} if lists else entry)
 
     def draw(self, goal: int):
         """Yield the prompts of window after window until the plan holds `goal` turns, or all."""
@@ -195,12 +196,9 @@ class Sampler:
         instances = {}
         left_out = []
         for name, (repo, rows) in sources.read_instances(self.files, file, group).items():
-            found = self.exclusions.why_left_out(name, repo)
-            if found:
-                kind, reason, lists = found
-                named = clean_text(str(name))[:300]
-                entry = {"instance_id": named, "repo": repo, "reason": reason}
-                left_out.append((kind, {**entry, "lists": lists} if lists else entry))
+            why = self.exclusions.why_left_out(name, repo)
+            if why:
+                left_out.append((name, repo, *why))
             else:
                 instances[name] = (repo, rows)
 
@@ -242,8 +240,8 @@ class Sampler:
                     prompts.append(sample.make_prompt(window["file"], turn, repo, messages))
         window["passed_over"] = [{"row": row, "reason": reason} for row, reason in passed_over]
         window["turns"] = turns
-        for kind, entry in left_out:
-            self.leave_out(kind, entry)
+        for why in left_out:
+            self.leave_out(*why)
         self.plan["offsets"].append(window)
         return prompts
 
@@ -263,8 +261,7 @@ class Sampler:
                     if words:
                         problem = "its chat shows the fix"
                         reason = f"row {row} of {file}: {words}"
-                        entry = {"instance_id": name, "repo": repo, "reason": reason}
-                        self.leave_out("shows_fix", entry)
+                        self.leave_out(name, repo, "shows_fix", reason, [])
                 sha = sample.chat_digest(name, chat)
                 if problem:
                     passed_over[row, problem] = True
@@ -313,41 +310,35 @@ def main() -> int:
         tally.skipped["already there"] = held
         try:
             if not sample.is_complete(plan, held, goal):
-                plan = fill(args, plan, goal, flags)
+                plan = fill(args, plan, goal, flags, tally)
         except Outage as outage:
             tally.fail("the rest", "the Hub did not answer well", str(outage))
         except KeyboardInterrupt:
-            tally.done = sample.count_held(sample.read_plan(flags), goal) - held
             tally.show()
             raise
-        tally.done = sample.count_held(sample.read_plan(flags), goal) - held
         tally.write_failed(Path("prompt"))
         lines = [] if tally.failed else sample.summary_lines(plan)
         lines.append(f"output     prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/")
         return tally.show(*lines, next_command="python king.py")
 
 
-def fill(args, plan: dict | None, goal: int, flags: dict) -> dict:
+def fill(args, plan: dict | None, goal: int, flags: dict, tally: Tally) -> dict:
     """Draw and write what is missing; return the plan. Raises Outage."""
     pool = ThreadPoolExecutor(AT_ONCE)
     revision = plan["revision"] if plan else args.revision
     files = ParquetFiles("--dataset", args.dataset, sources.ROW_COLUMNS, revision)
     prs_revision = plan["prs_revision"] if plan else None
-    prs = ParquetFiles("--prs", args.prs, sources.PR_COLUMNS, prs_revision)
+    prs = ParquetFiles("--prs", args.prs, sources.PR_COLUMNS, prs_revision, keep=True)
     for source, pinned in ((files, revision), (prs, prs_revision)):
         if plan and source.revision != pinned:
             raise sample.changed(source)
     records = sources.Records(prs, pool)
     exclusions = Exclusions(flags, args.exclude, records)
     exclusions.read_benchmarks(args.benchmarks, files.hub is not None, plan)
-    plan = plan or sample.new_plan(flags, files, prs)
-    plan["benchmarks"] = {"lists": exclusions.lists}
+    plan = plan or sample.new_plan(flags, files, prs, exclusions)
 
-    sample.write_prompts(Sampler(files, plan, exclusions, args, pool), goal)
+    sample.write_prompts(Sampler(files, plan, exclusions, args, pool), goal, tally)
     turns = sample.planned_turns(plan)[:goal]
-    if not turns:
-        raise UserError(f"--dataset {args.dataset} gave no prompt: {sample.why_empty(plan)}.")
-
     missing = sample.missing_records(turns)
     progress = Progress(len(missing), "records", "record")
     for record in records.read(missing):
@@ -355,6 +346,8 @@ def fill(args, plan: dict | None, goal: int, flags: dict) -> dict:
         progress.update(1)
     progress.close()
     sample.summarize(plan, turns, exclusions)
+    if not turns:
+        raise UserError(f"--dataset {args.dataset} gave no prompt: {sample.why_empty(plan)}.")
     write_json(sample.PLAN, plan)
     return plan
 

@@ -8,13 +8,12 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-import time
 from collections import Counter
 from operator import itemgetter
 from pathlib import Path
 
-from common.cli import Progress
-from common.exclusions import Exclusions, benchmark_lines, new_entry
+from common.cli import Progress, Tally
+from common.exclusions import Exclusions, new_entry
 from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
 from common.parquet import ParquetFiles
 from common.sources import read_chats, read_instances
@@ -22,7 +21,6 @@ from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record
 
 PROMPT = Path("prompt")
 PLAN = PROMPT / "_plan.json"
-SAVE_EVERY_S = 1  # the plan, while windows are drawn
 PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary")
 YOUNGER_FLAGS = {"--license": []}  # what a plan that does not name them was made with
 
@@ -47,7 +45,7 @@ def read_plan(flags: dict) -> dict | None:
         return None
     for kind in SAMPLING_LISTS:
         plan.setdefault(kind, [])  # an older version knew fewer, and no benchmarks
-    unchecked = new_entry("any benchmark", None, 0, "sampled by an older version")
+    unchecked = new_entry("any benchmark", "sampled by an older version")
     plan.setdefault("benchmarks", {"lists": [unchecked]})
     for flag, value in flags.items():
         there = plan["flags"].get(flag, YOUNGER_FLAGS.get(flag, value))
@@ -64,13 +62,13 @@ def set_aside(path: Path, problem: str) -> None:
     print(f"{path}: {problem}; moved aside to {quarantine(path)}, made again", file=sys.stderr)
 
 
-def new_plan(flags: dict, files: ParquetFiles, prs: ParquetFiles) -> dict:
+def new_plan(flags: dict, files: ParquetFiles, prs: ParquetFiles, exclusions: Exclusions) -> dict:
     """Return a plan in which nothing was drawn yet."""
     return {
         "dataset": flags["--dataset"], "revision": files.revision,
         "prs": flags["--prs"], "prs_revision": prs.revision,
         "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
-        "exhausted": False, "summary": None, "benchmarks": {"lists": []},
+        "exhausted": False, "summary": None, "benchmarks": {"lists": exclusions.lists},
         **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
     }  # fmt: skip
 
@@ -181,53 +179,49 @@ def changed(files: ParquetFiles) -> UserError:
 def read_again(files: ParquetFiles, plan: dict, turns: list[dict]) -> list[dict]:
     """Return the prompts of planned turns, read from the dataset."""
     prompts = []
-    for number, group in itertools.groupby(turns, key=itemgetter("window")):
-        turns_of_window = list(group)
-        window = plan["offsets"][number]
-        place = window["file"], window["row_group"]
+    for number, turns_of_window in itertools.groupby(turns, key=itemgetter("window")):
+        planned = list(turns_of_window)
+        place = planned[0]["file"], plan["offsets"][number]["row_group"]
         instances = read_instances(files, *place)
-        chats = read_chats(files, *place, {turn["row"] for turn in turns_of_window})
-        for turn in turns_of_window:
+        chats = read_chats(files, *place, {turn["row"] for turn in planned})
+        for turn in planned:
             messages = chats[turn["row"]] or []
             if turn["instance_id"] not in instances or turn["turn"] >= len(messages):
                 raise changed(files)
             repo = instances[turn["instance_id"]][0]
-            prompts.append(make_prompt(window["file"], turn, repo, messages))
+            prompts.append(make_prompt(turn["file"], turn, repo, messages))
     if not all(map(is_prompt_of, turns, prompts)):
         raise changed(files)
     return prompts
 
 
-def write_prompts(sampler, goal: int) -> None:
+def write_prompts(sampler, goal: int, tally: Tally) -> None:
     """Write prompts 0 to `goal`: those that the plan holds, then those of new windows.
 
-    The plan is saved every second: a kill costs the reading of one file's prompts at most.
+    A kill costs the reading of one file's prompts at most; they are drawn again just so.
     """
     plan = sampler.plan
     windows = sampler.draw(goal)
     progress = Progress(goal, "prompts", "prompt")
-    saved_at = time.monotonic()
     prompts: list[dict] = []  # of the file at hand, and what was drawn beyond it
     for first in range(0, goal, PROMPTS_PER_FILE):
         size = min(PROMPTS_PER_FILE, goal - first)
-        held = []  # by the file
+        held = 0  # by the file
         if not prompts:
             turns = planned_turns(plan)
-            held = held_prompts(plan, turns, first)
-            missing = turns[first + len(held) : first + size]
-            prompts = held + read_again(sampler.files, plan, missing)
+            prompts = held_prompts(plan, turns, first)
+            held = len(prompts)
+            prompts += read_again(sampler.files, plan, turns[first + held : first + size])
             progress.update(len(prompts))
         try:
             while len(prompts) < size and (drawn := next(windows, None)) is not None:
                 prompts += drawn
                 progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
-                if prompts and time.monotonic() - saved_at > SAVE_EVERY_S:
-                    write_json(PLAN, plan)
-                    saved_at = time.monotonic()
         finally:  # also of a run that is interrupted here
-            if len(prompts) > len(held):
+            if len(prompts) > held:
                 write_json(PLAN, plan)
                 write_json(prompts_file(plan, first), prompts[:size])
+                tally.done += min(size, len(prompts)) - held
         if len(prompts) < size:
             break  # there are no more
         prompts = prompts[size:]
@@ -257,7 +251,7 @@ def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
         "prompts": len(turns),
         "instances": len(per_instance),
         "repos": len(repos),
-        "most_turns_of_an_instance": max(per_instance.values()),
+        "most_turns_of_an_instance": max(per_instance.values(), default=0),
         "languages": dict(languages.most_common()),
         "thirds": {third: thirds[third] for third in ("early", "middle", "late")},
         "windows": len(plan["offsets"]),
@@ -278,9 +272,16 @@ def summary_lines(plan: dict) -> list[str]:
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
-            named = ", ".join(names[:5]) + (" ..." if names[5:] else "")
-            lines.append(f"left out {len(names)} {words}: {named}")
-    lines += benchmark_lines(plan)
+            lines.append(f"left out {len(names)} {words}: {', '.join(names[:5])}")
+    for entry in plan["benchmarks"]["lists"]:
+        name = entry["name"]
+        if entry["state"] == "checked":
+            found = f"{len(entry['overlaps'])} of its {entry['instances']} instances passed over"
+            lines.append(f"benchmark {name}: {found}, {entry['repos_shared']} repos shared")
+        else:
+            lines.append(f"OVERLAP WITH {name} NOT CHECKED: {entry['why']}")
+    if not plan["benchmarks"]["lists"]:
+        lines.append("overlap not checked: no list was named (--benchmarks)")
     if plan["exhausted"]:
         found = f"{plan['summary']['prompts']} of {plan['count']} were found"
         lines.append(f"the dataset has no more turns to give: {found}")
@@ -289,9 +290,7 @@ def summary_lines(plan: dict) -> list[str]:
 
 def why_empty(plan: dict) -> str:
     """Return why a plan without a turn is empty."""
-    reasons = Counter()
-    for window in plan["offsets"]:
-        reasons.update(row["reason"] for row in window["passed_over"])
+    reasons = Counter(plan["summary"]["rows_passed_over"])
     for kind in SAMPLING_LISTS:
         reasons.update(entry["reason"] for entry in plan[kind])
     counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]

@@ -18,6 +18,7 @@ from common.exclusions import (
     LIST_COLUMNS,
     Exclusions,
     marks_of,
+    new_entry,
     read_list,
     text_mark,
 )
@@ -274,8 +275,9 @@ def exclusions(**places: Place) -> Exclusions:
 def test_which_lists_hold_an_instance():
     known = exclusions(a=Place("f", 0, 0, "", ""), b=Place("f", 0, 1, "A/a", "c1"))
     row = {"instance_id": "a", "repo": "A/a", "base_commit": "", "problem_statement": "it is"}
-    known.add_list("one", "c1", [row])
-    known.add_list("two", "c2", [row, {**row, "instance_id": "b", "base_commit": "C1"}])
+    known.lists = [new_entry("one"), new_entry("two")]
+    known.add_list(known.lists[0], [row])
+    known.add_list(known.lists[1], [row, {**row, "instance_id": "b", "base_commit": "C1"}])
     assert known.why_left_out("a", "") == (
         "in_benchmark",
         "in one, two: the same id",

@@ -387,7 +387,7 @@ def test_unsafe_ids_missing_records_and_exclusions_are_named_and_replaced(tmp_pa
     assert made["excluded"] == [{"instance_id": "out-2", "repo": "acme/rows", "reason": reason}]
     assert [entry["instance_id"] for entry in made["without_record"]] == ["lost-1"]
     refused = sorted(entry["instance_id"] for entry in made["refused"])
-    assert refused == ["../evil", "None", "a\x1b[2Jb"]
+    assert refused == ["", "../evil", "a\x1b[2Jb"]
     assert "lost-1" in run.stdout and "../evil" in run.stdout
     assert r"a\x1b[2Jb" in run.stdout and "\x1b" not in run.stdout
     (tmp_path / "leave.txt").write_text("acme/rows\n")
@@ -567,8 +567,8 @@ def test_errors_end_with_2_and_leave_nothing_behind(data, hub, tmp_path):
     rows = str(data / "acme" / "trajectories")
     write_rows(tmp_path / "other", [("x-1", trajectory(1, 0))])
     for flags, words in (
-        (("--revision", "v9"), "no revision 'v9'"),
-        (("--dataset", rows, "--prs", rows), "no column 'base_commit'"),
+        (("--revision", "v9"), "no such revision"),
+        (("--dataset", rows, "--prs", rows), "'base_commit' of text, found none"),
         (("--dataset", rows, "--prs", "other/prs.parquet"), "no PR record in other/prs.parquet"),
         (("--exclude", "none.txt"), "--exclude none.txt"),
     ):
