@@ -33,8 +33,10 @@ import os
 import random
 import re
 import sys
+from argparse import Namespace
 from collections import Counter
 from concurrent.futures import Executor, ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 
 from common import sample, sources
@@ -78,15 +80,6 @@ def next_turns(messages: list[dict]) -> list[int]:
     return turns
 
 
-def row_problem(messages: list[dict] | None) -> str:
-    """Return why a row has no turn to give."""
-    if messages is None:
-        return "malformed: messages is no list of role and content"
-    if not any(message["role"] == "assistant" for message in messages):
-        return "cut: it ends before the first assistant message"
-    return "no usable turn: no assistant message right after a user message"
-
-
 def reply_problem(reply: str) -> str | None:
     """Return why a reply is no reference; None when it is one."""
     if not reply.strip():
@@ -120,6 +113,7 @@ def row_group_order(files: ParquetFiles, seed: int):
         heapq.heappush(queue, (place + 1 / files.files[file], file, number + 1))
 
 
+@dataclass
 class Sampler:
     """Draws windows into a plan; one that was broken off goes on as if it had not been.
 
@@ -127,20 +121,19 @@ class Sampler:
     be read ahead; which turns it takes depends on those before it, so they are taken in order.
     """
 
-    def __init__(
-        self, files: ParquetFiles, plan: dict, exclusions: Exclusions, args, pool: Executor
-    ):
-        self.files = files
-        self.plan = plan
-        self.exclusions = exclusions
-        self.args = args
-        self.pool = pool
-        turns = sample.planned_turns(plan)
+    files: ParquetFiles
+    plan: dict
+    exclusions: Exclusions
+    args: Namespace
+    pool: Executor
+
+    def __post_init__(self):
+        turns = sample.planned_turns(self.plan)
         self.chats = {turn["chat"] for turn in turns}  # digests of the chats taken: one a turn
         self.taken = Counter(turn["instance_id"] for turn in turns)
         self.left_out = set()  # what the plan's lists hold
         for kind in SAMPLING_LISTS:
-            self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in plan[kind]}
+            self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in self.plan[kind]}
 
     def leave_out(self, name: str, repo: str, kind: str, reason: str, lists: list[str]) -> None:
         """Name an instance in one of the plan's lists, once for each reason."""
@@ -249,8 +242,13 @@ class Sampler:
         """Return a turn of these rows that was not taken yet, as the plan keeps it, or None."""
         for row, messages in chats.items():
             turns = next_turns(messages or [])
-            if not turns:
-                passed_over[row, row_problem(messages)] = True
+            if messages is None:
+                passed_over[row, "malformed: messages is no list of role and content"] = True
+            elif not any(message["role"] == "assistant" for message in messages):
+                passed_over[row, "cut: it ends before the first assistant message"] = True
+            elif not turns:
+                problem = "no usable turn: no assistant message right after a user message"
+                passed_over[row, problem] = True
             for turn in shuffled(f"{self.args.seed}/{file}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
@@ -306,10 +304,8 @@ def main() -> int:
     goal = min(args.count, args.limit or args.count)
     with lock_folders([Path("prompt"), Path("commit")], "prompt"):
         plan = sample.read_plan(flags)
-        held = sample.count_held(plan, goal)
-        tally.skipped["already there"] = held
         try:
-            if not sample.is_complete(plan, held, goal):
+            if not sample.is_complete(plan, goal, tally):
                 plan = fill(args, plan, goal, flags, tally)
         except Outage as outage:
             tally.fail("the rest", "the Hub did not answer well", str(outage))

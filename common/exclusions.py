@@ -96,8 +96,9 @@ class Exclusions:
                 why = str(error).strip().partition("\n")[0] or type(error).__name__
                 why = why.removeprefix(f"--benchmarks {name}").lstrip(": ")[:200]
                 entry |= {"state": "not checked", "why": why}
-                warning = f"WARNING: overlap with {name} not checked: {why}"
-                print(printable(warning), file=sys.stderr)
+                print(
+                    printable(f"WARNING: overlap with {name} not checked: {why}"), file=sys.stderr
+                )
                 continue
             if plan and commit != entry["commit"]:
                 raise UserError(
@@ -133,11 +134,8 @@ def read_names(path: str | None) -> set[str]:
         return set()
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(
-            f"--exclude {path}: {problem}. Expected instance ids or repos, one a line."
-        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--exclude {path}: no text file that can be read ({error}).") from None
     return {line.split("#")[0].strip() for line in lines} - {""}
 
 

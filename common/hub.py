@@ -123,19 +123,9 @@ class RemoteFile(AbstractBufferedFile):
     def _fetch_range(self, start: int, end: int) -> bytes:
         """Return bytes [start, end) of the file. Raises UserError, Outage."""
         end = min(end, self.size)
-        if self.folder is None:
-            return self._ask(start, end)
-        kept = self.folder / f"{start}-{end}"
-        if kept.exists():
+        kept = self.folder / f"{start}-{end}" if self.folder else None
+        if kept and kept.exists():
             return kept.read_bytes()
-        body = self._ask(start, end)
-        self.folder.mkdir(parents=True, exist_ok=True)
-        temporary = self.folder / f".{uuid4()}.tmp"
-        temporary.write_bytes(body)
-        os.replace(temporary, kept)
-        return body
-
-    def _ask(self, start: int, end: int) -> bytes:
         hub = self.hub
         url = hf_hub_url(
             hub.name, self.path, repo_type="dataset", revision=hub.revision, endpoint=hub.endpoint
@@ -159,7 +149,13 @@ class RemoteFile(AbstractBufferedFile):
                 raise ConnectionError(f"a body of {self.path} was cut short")
 
         hub.with_retries(read_the_rest)
-        return bytes(memoryview(body)[: end - start])
+        del body[end - start :]
+        if kept:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = self.folder / f".{uuid4()}.tmp"
+            temporary.write_bytes(body)
+            os.replace(temporary, kept)
+        return bytes(body)
 
 
 def plain(error: Exception) -> str:

@@ -51,12 +51,11 @@ class ParquetFiles:
             if path.is_dir():
                 self._root = path
                 found = path.rglob("*.parquet")
-            elif path.is_file():
-                self._root = path.parent
-                found = [path]
             else:
-                fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
-                self._root = Path(*fixed)
+                parts = path.parent.parts
+                self._root = Path(
+                    *itertools.takewhile(lambda part: not glob.has_magic(part), parts)
+                )
                 found = map(Path, glob.glob(str(path), recursive=True))
             sizes = {}
             for file in found:
@@ -83,20 +82,16 @@ class ParquetFiles:
         if file not in self._footers:
             with self._told(file), pq.ParquetFile(self._open(file)) as parquet:
                 metadata = parquet.metadata
-            schema = metadata.schema.to_arrow_schema()
             for column in self.columns:
-                kinds = [schema.field(place).type for place in schema.get_all_field_indices(column)]
+                paths = column_paths(metadata, [column])
                 if column == "messages":
-                    expected = "a list of role and content"
-                    fits = bool(needed_leaves(metadata, [column]))
+                    fits = len(paths) == len({*paths}) > 0
                 else:
-                    expected = "text"
-                    fits = not any(map(pa.types.is_nested, kinds))
-                if len(kinds) != 1 or not fits:
-                    found = " and ".join(str(kind)[:80] for kind in kinds) or "none"
+                    fits = paths == [column]
+                if not fits:
                     raise UserError(
-                        f"{self.what}: {file}: expected one column {column!r} of {expected}, found "
-                        f"{found}.\nIts columns: {', '.join(schema.names[:40])}."
+                        f"{self.what}: {file}: expected one column {column!r} of text (messages: "
+                        f"of role and content), found {', '.join(paths) or 'none'}."
                     )
             self._footers[file] = metadata
         return self._footers[file]
@@ -107,7 +102,6 @@ class ParquetFiles:
         size = self.size(file, group, columns)
         self.bytes_read += size
         at_one_go = self.hub is not None and size <= PRE_BUFFER_BYTES
-        paths = [metadata.schema.column(leaf).path for leaf in needed_leaves(metadata, columns)]
         parquet = pq.ParquetFile(
             self._open(file),
             metadata=metadata,
@@ -115,7 +109,9 @@ class ParquetFiles:
             buffer_size=0 if at_one_go else PIECE_BYTES,
         )
         with self._told(file), parquet:
-            yield from parquet.iter_batches(64, row_groups=[group], columns=paths)
+            yield from parquet.iter_batches(
+                64, row_groups=[group], columns=column_paths(metadata, columns)
+            )
 
     def rows(self, file: str, group: int, columns, wanted: set[int] | None = None):
         """Yield (row number in the file, value of each column) of one row group, or of rows of it.
@@ -159,6 +155,11 @@ def needed_leaves(metadata: pq.FileMetaData, columns) -> list[int]:
         if top in columns and (top != "messages" or not nested or {"role", "content"} & {*nested}):
             leaves.append(leaf)
     return leaves
+
+
+def column_paths(metadata: pq.FileMetaData, columns) -> list[str]:
+    """Return the paths of what `needed_leaves` returns."""
+    return [metadata.schema.column(leaf).path for leaf in needed_leaves(metadata, columns)]
 
 
 def plain_value(scalar: pa.Scalar) -> object:

@@ -9,6 +9,7 @@ import itertools
 import json
 import sys
 from collections import Counter
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 
@@ -136,15 +137,6 @@ def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
     return []
 
 
-def count_held(plan: dict | None, goal: int) -> int:
-    """Return how many of the first `goal` prompts of the plan lie there, whole."""
-    turns = planned_turns(plan) if plan else []
-    held = 0
-    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
-        held += min(len(held_prompts(plan, turns, first)), goal - first)
-    return held
-
-
 def missing_records(turns: list[dict]) -> set[str]:
     """Return the instances that have no whole record in commit/; a torn one is set aside."""
     missing = set()
@@ -159,13 +151,16 @@ def missing_records(turns: list[dict]) -> set[str]:
     return missing
 
 
-def is_complete(plan: dict | None, held: int, goal: int) -> bool:
-    """Tell whether nothing is left to do: no turn, no record, no summary."""
-    if plan is None or not plan["summary"]:
+def is_complete(plan: dict | None, goal: int, tally: Tally) -> bool:
+    """Tell whether nothing is left to do: no turn, no record, no summary; count what is there."""
+    turns = planned_turns(plan) if plan else []
+    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
+        held = len(held_prompts(plan, turns, first))
+        tally.skipped["already there"] += min(held, goal - first)
+    if not turns or tally.skipped["already there"] < min(goal, len(turns)):
         return False
-    turns = planned_turns(plan)[:goal]
-    drawn = len(turns) == goal or plan["exhausted"]
-    return drawn and held == len(turns) and not missing_records(turns)
+    drawn = len(turns) >= goal or plan["exhausted"]
+    return bool(drawn and plan["summary"]) and not missing_records(turns[:goal])
 
 
 def changed(files: ParquetFiles) -> UserError:
@@ -185,12 +180,10 @@ def read_again(files: ParquetFiles, plan: dict, turns: list[dict]) -> list[dict]
         instances = read_instances(files, *place)
         chats = read_chats(files, *place, {turn["row"] for turn in planned})
         for turn in planned:
-            messages = chats[turn["row"]] or []
-            if turn["instance_id"] not in instances or turn["turn"] >= len(messages):
-                raise changed(files)
-            repo = instances[turn["instance_id"]][0]
-            prompts.append(make_prompt(turn["file"], turn, repo, messages))
-    if not all(map(is_prompt_of, turns, prompts)):
+            with suppress(KeyError, IndexError, TypeError):  # of a dataset that was changed
+                repo = instances[turn["instance_id"]][0]
+                prompts.append(make_prompt(turn["file"], turn, repo, chats[turn["row"]]))
+    if len(prompts) < len(turns) or not all(map(is_prompt_of, turns, prompts)):
         raise changed(files)
     return prompts
 
@@ -240,10 +233,10 @@ def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
         record = read_record(instance_id)
         languages[record["language"] or "unknown"] += count
         repos.add(record["repo"])
-    sizes = {}
+    windows = plan["offsets"]
+    sizes = {(window["file"], window["row_group"]): window["bytes"] for window in windows}
     passed_over = set()
-    for window in plan["offsets"]:
-        sizes[window["file"], window["row_group"]] = window["bytes"]
+    for window in windows:
         for row in window["passed_over"]:
             passed_over.add((window["file"], row["row"], row["reason"]))
     thirds = Counter(turn["third"] for turn in turns)
@@ -254,7 +247,7 @@ def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
         "most_turns_of_an_instance": max(per_instance.values(), default=0),
         "languages": dict(languages.most_common()),
         "thirds": {third: thirds[third] for third in ("early", "middle", "late")},
-        "windows": len(plan["offsets"]),
+        "windows": len(windows),
         "row_groups": len(sizes),
         "trajectory_bytes": sum(sizes.values()),
         "rows_passed_over": dict(Counter(reason for *_, reason in sorted(passed_over))),

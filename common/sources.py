@@ -50,23 +50,16 @@ def read_chats(files: ParquetFiles, file: str, group: int, wanted: set[int]) -> 
 
 def read_messages(value: object) -> list[dict] | None:
     """Return a row's messages, content None where the dataset has none; None when malformed."""
-    if isinstance(value, (str, bytes)):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    if not isinstance(value, list):
-        return None
     messages = []
-    for item in value:
-        if not isinstance(item, dict) or not isinstance(item.get("role"), str):
-            return None
-        content = item.get("content")
-        if isinstance(content, str):
-            content = clean_text(content)
-        elif content is not None:
-            return None
-        messages.append({"role": clean_text(item["role"]), "content": content})
+    try:
+        if isinstance(value, (str, bytes)):
+            value = json.loads(value)
+        for item in value:
+            content = item.get("content")
+            content = None if content is None else clean_text(content)
+            messages.append({"role": clean_text(item["role"]), "content": content})
+    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        return None
     return messages
 
 
@@ -128,32 +121,28 @@ class Records:
         """Return the records of these instances, as commit/ holds them; of each id the first."""
         select = ", ".join(f"{column} AS {key}" for key, column in RECORD_COLUMNS.items())
         query = f"SELECT {select} FROM rows WHERE instance_id IN (SELECT unnest(?))"
-        found = {}
+        records = {}
         with duckdb.connect() as database:
             for batch in self.prs.batches(*group, PR_COLUMNS):
-                database.register("rows", clean_table(batch))
-                for instance_id, *values in database.execute(query, [wanted]).fetchall():
-                    found.setdefault(instance_id, (instance_id, *values))
-        records = []
-        for values in found.values():
-            record = dict(zip(RECORD_COLUMNS, values))
-            record["files"] = changed_files(record["patch"])
-            record = {key: record[key] for key in RECORD_KEYS}
-            created_at = record["created_at"]
-            is_number = isinstance(created_at, (int, float)) and math.isfinite(created_at)
-            record["created_at"] = created_at if is_number else as_text(created_at)
-            license_name = self.places[record["instance_id"]].license
-            records.append({**record, "license": license_name} if license_name else record)
-        return records
+                columns = {}
+                for name in PR_COLUMNS:  # all as clean text, but for dates that are numbers
+                    kind = batch[name].type
+                    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+                    columns[name] = batch[name]
+                    if name != "created_at" or not is_number:
+                        columns[name] = [as_text(plain_value(value)) for value in batch[name]]
+                database.register("rows", pa.table(columns))
+                for values in database.execute(query, [wanted]).fetchall():
+                    record = dict(zip(RECORD_COLUMNS, values))
+                    records.setdefault(record["instance_id"], record)
+        return [self._as_kept(record) for record in records.values()]
 
-
-def clean_table(rows: pa.RecordBatch) -> pa.Table:
-    """Return rows of PR records with every column as clean text, but for dates that are numbers."""
-    columns = {}
-    for name in PR_COLUMNS:
-        kind = rows[name].type
-        is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-        columns[name] = rows[name]
-        if name != "created_at" or not is_number:
-            columns[name] = [as_text(plain_value(value)) for value in rows[name]]
-    return pa.table(columns)
+    def _as_kept(self, record: dict) -> dict:
+        """Return a record as commit/ holds it: nothing null, the files that its patch changes."""
+        created_at = record["created_at"]
+        if not (isinstance(created_at, (int, float)) and math.isfinite(created_at)):
+            created_at = as_text(created_at)
+        record |= {"created_at": created_at, "files": changed_files(record["patch"])}
+        place = self.places[record["instance_id"]]
+        kept = {key: record[key] for key in RECORD_KEYS}
+        return {**kept, "license": place.license} if place.license else kept

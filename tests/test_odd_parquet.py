@@ -129,11 +129,8 @@ ODD_CHATS = {
         "repo",
     ),
     "repo as a number": (lambda: of(chats(), "repo", pa.float64(), float("nan")), 6),
-    "id twice": (
-        lambda: duplicate(chats(), "instance_id"),
-        "column 'instance_id' of text, found string and string",
-    ),
-    "messages twice": (lambda: duplicate(chats(), "messages"), "column 'messages' of a list"),
+    "id twice": (lambda: duplicate(chats(), "instance_id"), "found instance_id, instance_id"),
+    "messages twice": (lambda: duplicate(chats(), "messages"), "one column 'messages'"),
     "messages nested deep": (lambda: as_json(DEEP), 5),
     "messages of endless digits": (lambda: as_json("[" + "7" * 5000 + "]"), 5),
     "messages as an object": (lambda: as_json({"role": "user"}), 5),
@@ -172,7 +169,10 @@ ODD_RECORDS = {
         lambda: of(pull_requests(), "instance_id", pa.list_(pa.string()), ["a"]),
         "instance_id",
     ),
-    "id twice": (lambda: duplicate(pull_requests(), "instance_id"), "found string and string"),
+    "id twice": (
+        lambda: duplicate(pull_requests(), "instance_id"),
+        "found instance_id, instance_id",
+    ),
     "patch twice": (lambda: duplicate(pull_requests(), "patch"), "column 'patch' of text"),
     "patch as bytes": (lambda: as_kind(pull_requests(), "patch", pa.binary()), 6),
     "patch as bytes that are no text": (
