@@ -36,8 +36,7 @@ class Exclusions:
         self.licenses = flags["--license"]
         self.records = records
         self.lists: list[dict] = []
-        self._marks: dict[str, set[tuple]] = {}  # by list
-        self._repos: dict[str, set[str]] = {}  # by list
+        self._marks: dict[str, set[tuple]] = {}  # of a list that was read: what tells its tasks
 
     def why_left_out(self, instance_id: str, repo: str) -> tuple[str, str, list[str]] | None:
         """Return the plan's list for it, the reason and the benchmarks; None where it stays in."""
@@ -64,10 +63,10 @@ class Exclusions:
             for name, known in self._marks.items():
                 if mark in known:
                     lists[name] = same[mark[0]] = True
-        if lists:
-            reason = f"in {', '.join(lists)}: the same {' and '.join(same)}"
-            return "in_benchmark", reason, list(lists)
-        return None
+        if not lists:
+            return None
+        reason = f"in {', '.join(lists)}: the same {' and '.join(same)}"
+        return "in_benchmark", reason, list(lists)
 
     def read_benchmarks(self, flag: str | None, on_the_hub: bool, plan: dict | None) -> None:
         """Read the lists that --benchmarks names, or those of the plan again as they were then.
@@ -96,36 +95,28 @@ class Exclusions:
                 why = str(error).strip().partition("\n")[0] or type(error).__name__
                 why = why.removeprefix(f"--benchmarks {name}").lstrip(": ")[:200]
                 entry |= {"state": "not checked", "why": why}
-                print(
-                    printable(f"WARNING: overlap with {name} not checked: {why}"), file=sys.stderr
-                )
+                warning = f"WARNING: overlap with {name} not checked: {why}"
+                print(printable(warning), file=sys.stderr)
                 continue
             if plan and commit != entry["commit"]:
                 raise UserError(
                     f"--benchmarks {name}: it is no longer what the plan was made with.\n"
                     "Put it back, or start in another folder."
                 )
-            entry["commit"] = commit
-            self.add_list(entry, rows)
-
-    def add_list(self, entry: dict, rows: list[dict]) -> None:
-        """Add what a benchmark holds."""
-        name = entry["name"]
-        entry["instances"] = len({row["instance_id"] for row in rows})
-        self._repos[name] = {row["repo"].lower() for row in rows} - {""}
-        self._marks[name] = {text_mark(row["problem_statement"]) for row in rows} - {None}
-        for row in rows:
-            marks = marks_of(row["instance_id"], row["repo"], row["base_commit"])
-            self._marks[name].update(marks)
+            entry |= {"commit": commit, "instances": len({row["instance_id"] for row in rows})}
+            self._marks[name] = {text_mark(row["problem_statement"]) for row in rows} - {None}
+            for row in rows:
+                marks = marks_of(row["instance_id"], row["repo"], row["base_commit"])
+                self._marks[name].update([*marks, ("repo", row["repo"].lower())])
 
     def count_overlaps(self, overlaps: list[dict], sampled_repos: set[str]) -> None:
         """Put into the lists which instances were passed over, and how many repos they share."""
-        repos = {repo.lower() for repo in sampled_repos}
+        repos = {("repo", repo.lower()) for repo in sampled_repos if repo}
         for entry in self.lists:
             name = entry["name"]
-            if name in self._repos:
+            if name in self._marks:
                 entry["overlaps"] = [row["instance_id"] for row in overlaps if name in row["lists"]]
-                entry["repos_shared"] = len(repos & self._repos[name])
+                entry["repos_shared"] = len(repos & self._marks[name])
 
 
 def read_names(path: str | None) -> set[str]:

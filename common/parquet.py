@@ -83,7 +83,7 @@ class ParquetFiles:
             with self._told(file), pq.ParquetFile(self._open(file)) as parquet:
                 metadata = parquet.metadata
             for column in self.columns:
-                paths = column_paths(metadata, [column])
+                paths = list(needed_leaves(metadata, [column]).values())
                 if column == "messages":
                     fits = len(paths) == len({*paths}) > 0
                 else:
@@ -102,6 +102,7 @@ class ParquetFiles:
         size = self.size(file, group, columns)
         self.bytes_read += size
         at_one_go = self.hub is not None and size <= PRE_BUFFER_BYTES
+        paths = list(needed_leaves(metadata, columns).values())
         parquet = pq.ParquetFile(
             self._open(file),
             metadata=metadata,
@@ -109,9 +110,7 @@ class ParquetFiles:
             buffer_size=0 if at_one_go else PIECE_BYTES,
         )
         with self._told(file), parquet:
-            yield from parquet.iter_batches(
-                64, row_groups=[group], columns=column_paths(metadata, columns)
-            )
+            yield from parquet.iter_batches(64, row_groups=[group], columns=paths)
 
     def rows(self, file: str, group: int, columns, wanted: set[int] | None = None):
         """Yield (row number in the file, value of each column) of one row group, or of rows of it.
@@ -147,19 +146,15 @@ class ParquetFiles:
             raise UserError(f"{self.what}: {problem}.") from None
 
 
-def needed_leaves(metadata: pq.FileMetaData, columns) -> list[int]:
-    """Return the leaves of the top-level `columns`; of a list of messages only role and content."""
-    leaves = []
+def needed_leaves(metadata: pq.FileMetaData, columns) -> dict[int, str]:
+    """Return {leaf: its path} of top-level columns; of a list of messages only role and content."""
+    leaves = {}
     for leaf in range(len(metadata.schema)):
-        top, *nested = metadata.schema.column(leaf).path.split(".")
+        path = metadata.schema.column(leaf).path
+        top, *nested = path.split(".")
         if top in columns and (top != "messages" or not nested or {"role", "content"} & {*nested}):
-            leaves.append(leaf)
+            leaves[leaf] = path
     return leaves
-
-
-def column_paths(metadata: pq.FileMetaData, columns) -> list[str]:
-    """Return the paths of what `needed_leaves` returns."""
-    return [metadata.schema.column(leaf).path for leaf in needed_leaves(metadata, columns)]
 
 
 def plain_value(scalar: pa.Scalar) -> object:
