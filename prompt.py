@@ -35,8 +35,7 @@ import re
 import sys
 from argparse import Namespace
 from collections import Counter
-from concurrent.futures import Executor, ThreadPoolExecutor
-from dataclasses import dataclass
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common import sample, sources
@@ -113,7 +112,6 @@ def row_group_order(files: ParquetFiles, seed: int):
         heapq.heappush(queue, (place + 1 / files.files[file], file, number + 1))
 
 
-@dataclass
 class Sampler:
     """Draws windows into a plan; one that was broken off goes on as if it had not been.
 
@@ -121,13 +119,29 @@ class Sampler:
     be read ahead; which turns it takes depends on those before it, so they are taken in order.
     """
 
-    files: ParquetFiles
-    plan: dict
-    exclusions: Exclusions
-    args: Namespace
-    pool: Executor
+    def __init__(self, args: Namespace, flags: dict, plan: dict | None):
+        self.args = args
+        self.flags = flags
+        self.plan = plan
+        self.files: ParquetFiles | None = None  # until something is found to be missing
 
-    def __post_init__(self):
+    def open(self) -> None:
+        """Open the datasets, once: at the commits that the plan pins, or for a new plan."""
+        if self.files:
+            return
+        args = self.args
+        pins = self.plan or {"revision": args.revision, "prs_revision": None}
+        files = ParquetFiles("--dataset", args.dataset, sources.ROW_COLUMNS, pins["revision"])
+        prs = ParquetFiles("--prs", args.prs, sources.PR_COLUMNS, pins["prs_revision"], keep=True)
+        for dataset, pinned in ((files, pins["revision"]), (prs, pins["prs_revision"])):
+            if self.plan and dataset.revision != pinned:
+                raise sample.changed(dataset)
+        self.pool = ThreadPoolExecutor(AT_ONCE)
+        self.records = sources.Records(prs, self.pool)
+        self.exclusions = Exclusions(self.flags, args.exclude, self.records)
+        self.exclusions.read_benchmarks(args.benchmarks, files.hub is not None, self.plan)
+        self.files = files
+        self.plan = self.plan or sample.new_plan(self.flags, files, prs, self.exclusions)
         turns = sample.planned_turns(self.plan)
         self.chats = {turn["chat"] for turn in turns}  # digests of the chats taken: one a turn
         self.taken = Counter(turn["instance_id"] for turn in turns)
@@ -146,6 +160,9 @@ class Sampler:
     def draw(self, goal: int):
         """Yield the prompts of window after window until the plan holds `goal` turns, or all."""
         plan = self.plan
+        if plan["exhausted"]:
+            return
+        self.open()
         rounds = [1, self.args.per_instance or 1]
         if plan["offsets"]:
             rounds = plan["offsets"][-1].get("rounds", rounds)  # an older version wrote none
@@ -254,7 +271,7 @@ class Sampler:
                 reply = messages[turn]["content"]
                 problem = reply_problem(reply)
                 if not problem and may_peek(chat):  # only then is the record read for it
-                    [record] = self.exclusions.records.read({name})
+                    [record] = self.records.read({name})
                     words = shows_fix(chat, record)
                     if words:
                         problem = "its chat shows the fix"
@@ -303,49 +320,38 @@ def main() -> int:
     tally = Tally("prompt")
     goal = min(args.count, args.limit or args.count)
     with lock_folders([Path("prompt"), Path("commit")], "prompt"):
-        plan = sample.read_plan(flags)
+        lines = [f"output     prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/"]
         try:
-            if not sample.is_complete(plan, goal, tally):
-                plan = fill(args, plan, goal, flags, tally)
+            sampler = Sampler(args, flags, sample.read_plan(flags))
+            fill(sampler, goal, tally)
+            lines = sample.summary_lines(sampler.plan) + lines
         except Outage as outage:
             tally.fail("the rest", "the Hub did not answer well", str(outage))
         except KeyboardInterrupt:
             tally.show()
             raise
         tally.write_failed(Path("prompt"))
-        lines = [] if tally.failed else sample.summary_lines(plan)
-        lines.append(f"output     prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/")
         return tally.show(*lines, next_command="python king.py")
 
 
-def fill(args, plan: dict | None, goal: int, flags: dict, tally: Tally) -> dict:
-    """Draw and write what is missing; return the plan. Raises Outage."""
-    pool = ThreadPoolExecutor(AT_ONCE)
-    revision = plan["revision"] if plan else args.revision
-    files = ParquetFiles("--dataset", args.dataset, sources.ROW_COLUMNS, revision)
-    prs_revision = plan["prs_revision"] if plan else None
-    prs = ParquetFiles("--prs", args.prs, sources.PR_COLUMNS, prs_revision, keep=True)
-    for source, pinned in ((files, revision), (prs, prs_revision)):
-        if plan and source.revision != pinned:
-            raise sample.changed(source)
-    records = sources.Records(prs, pool)
-    exclusions = Exclusions(flags, args.exclude, records)
-    exclusions.read_benchmarks(args.benchmarks, files.hub is not None, plan)
-    plan = plan or sample.new_plan(flags, files, prs, exclusions)
-
-    sample.write_prompts(Sampler(files, plan, exclusions, args, pool), goal, tally)
+def fill(sampler: Sampler, goal: int, tally: Tally) -> None:
+    """Draw and write what is missing: prompts, records, the summary. Raises Outage."""
+    sample.write_prompts(sampler, goal, tally)
+    plan = sampler.plan
     turns = sample.planned_turns(plan)[:goal]
     missing = sample.missing_records(turns)
+    if plan["summary"] and not missing and not sampler.files:
+        return  # everything was there
+    sampler.open()
     progress = Progress(len(missing), "records", "record")
-    for record in records.read(missing):
+    for record in sampler.records.read(missing):
         write_json(Path("commit", f"{record['instance_id']}.json"), record)
         progress.update(1)
     progress.close()
-    sample.summarize(plan, turns, exclusions)
+    sample.summarize(plan, turns, sampler.exclusions)
     if not turns:
-        raise UserError(f"--dataset {args.dataset} gave no prompt: {sample.why_empty(plan)}.")
+        raise UserError(f"{sampler.files.what} gave no prompt: {sample.why_empty(plan)}.")
     write_json(sample.PLAN, plan)
-    return plan
 
 
 if __name__ == "__main__":

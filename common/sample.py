@@ -74,6 +74,14 @@ def new_plan(flags: dict, files: ParquetFiles, prs: ParquetFiles, exclusions: Ex
     }  # fmt: skip
 
 
+def changed(dataset: ParquetFiles) -> UserError:
+    """Return the error of a dataset that is not what the plan was made from."""
+    return UserError(
+        f"{dataset.what}: it no longer holds what {PLAN} was made from.\n"
+        "Put its files back, or start in another folder."
+    )
+
+
 def planned_turns(plan: dict) -> list[dict]:
     """Return the turns of the plan in order, each with its file and its window's number."""
     turns = []
@@ -151,26 +159,6 @@ def missing_records(turns: list[dict]) -> set[str]:
     return missing
 
 
-def is_complete(plan: dict | None, goal: int, tally: Tally) -> bool:
-    """Tell whether nothing is left to do: no turn, no record, no summary; count what is there."""
-    turns = planned_turns(plan) if plan else []
-    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
-        held = len(held_prompts(plan, turns, first))
-        tally.skipped["already there"] += min(held, goal - first)
-    if not turns or tally.skipped["already there"] < min(goal, len(turns)):
-        return False
-    drawn = len(turns) >= goal or plan["exhausted"]
-    return bool(drawn and plan["summary"]) and not missing_records(turns[:goal])
-
-
-def changed(files: ParquetFiles) -> UserError:
-    """Return the error of a dataset that is not what the plan was made from."""
-    return UserError(
-        f"{files.what}: it no longer holds what {PLAN} was made from.\n"
-        "Put its files back, or start in another folder."
-    )
-
-
 def read_again(files: ParquetFiles, plan: dict, turns: list[dict]) -> list[dict]:
     """Return the prompts of planned turns, read from the dataset."""
     prompts = []
@@ -193,6 +181,8 @@ def write_prompts(sampler, goal: int, tally: Tally) -> None:
 
     A kill costs the reading of one file's prompts at most; they are drawn again just so.
     """
+    if sampler.plan is None:
+        sampler.open()
     plan = sampler.plan
     windows = sampler.draw(goal)
     progress = Progress(goal, "prompts", "prompt")
@@ -204,7 +194,11 @@ def write_prompts(sampler, goal: int, tally: Tally) -> None:
             turns = planned_turns(plan)
             prompts = held_prompts(plan, turns, first)
             held = len(prompts)
-            prompts += read_again(sampler.files, plan, turns[first + held : first + size])
+            tally.skipped["already there"] += min(held, size)
+            missing = turns[first + held : first + size]
+            if missing:
+                sampler.open()
+                prompts += read_again(sampler.files, plan, missing)
             progress.update(len(prompts))
         try:
             while len(prompts) < size and (drawn := next(windows, None)) is not None:
@@ -257,11 +251,7 @@ def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
 
 def summary_lines(plan: dict) -> list[str]:
     """Return the summary as lines for the tally."""
-    lines = []
-    for name, value in plan["summary"].items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {count}" for key, count in list(value.items())[:8])
-        lines.append(f"{name.replace('_', ' ')}: {value or 'none'}")
+    lines = [f"{name}: {json.dumps(value)}" for name, value in plan["summary"].items()]
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:

@@ -346,7 +346,7 @@ def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
         "no usable turn": 3,
         "reply cut off inside a code block": 1,
     }
-    assert "reply cut off inside a code block 1" in run.stdout
+    assert '"reply cut off inside a code block": 1' in run.stdout
 
 
 def test_messages_as_json_text(tmp_path):
@@ -568,7 +568,7 @@ def test_errors_end_with_2_and_leave_nothing_behind(data, hub, tmp_path):
     write_rows(tmp_path / "other", [("x-1", trajectory(1, 0))])
     for flags, words in (
         (("--revision", "v9"), "no such revision"),
-        (("--dataset", rows, "--prs", rows), "'base_commit' of text, found none"),
+        (("--dataset", rows, "--prs", rows), "one column 'base_commit' of text"),
         (("--dataset", rows, "--prs", "other/prs.parquet"), "no PR record in other/prs.parquet"),
         (("--exclude", "none.txt"), "--exclude none.txt"),
     ):
