@@ -51,11 +51,12 @@ class ParquetFiles:
             if path.is_dir():
                 self._root = path
                 found = path.rglob("*.parquet")
+            elif path.is_file():
+                self._root = path.parent
+                found = [path]
             else:
-                parts = path.parent.parts
-                self._root = Path(
-                    *itertools.takewhile(lambda part: not glob.has_magic(part), parts)
-                )
+                fixed = itertools.takewhile(lambda part: not glob.has_magic(part), path.parts)
+                self._root = Path(*fixed)
                 found = map(Path, glob.glob(str(path), recursive=True))
             sizes = {}
             for file in found:

@@ -23,7 +23,6 @@ from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record
 PROMPT = Path("prompt")
 PLAN = PROMPT / "_plan.json"
 PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary")
-YOUNGER_FLAGS = {"--license": []}  # what a plan that does not name them was made with
 
 
 # ------------------------------------------------------------------------------------------- plan
@@ -48,8 +47,9 @@ def read_plan(flags: dict) -> dict | None:
         plan.setdefault(kind, [])  # an older version knew fewer, and no benchmarks
     unchecked = new_entry("any benchmark", "sampled by an older version")
     plan.setdefault("benchmarks", {"lists": [unchecked]})
+    made_with = {"--license": [], **plan["flags"]}  # an older version knew fewer flags
     for flag, value in flags.items():
-        there = plan["flags"].get(flag, YOUNGER_FLAGS.get(flag, value))
+        there = made_with.get(flag, value)
         if there != value:
             raise UserError(
                 f"{PLAN} was made with {flag} {there}, this run has {value}.\nGive the same flags "
@@ -266,8 +266,8 @@ def summary_lines(plan: dict) -> list[str]:
     if not plan["benchmarks"]["lists"]:
         lines.append("overlap not checked: no list was named (--benchmarks)")
     if plan["exhausted"]:
-        found = f"{plan['summary']['prompts']} of {plan['count']} were found"
-        lines.append(f"the dataset has no more turns to give: {found}")
+        found = plan["summary"]["prompts"]
+        lines.append(f"the dataset has no more turns to give: {found} of {plan['count']}")
     return lines
 
 

@@ -192,7 +192,7 @@ def test_a_small_dataset_gives_every_turn_once_and_then_says_so(tmp_path):
     assert run.returncode == 0, run.stderr
     chats = {(item["instance_id"], len(item["messages"])) for item in prompts(tmp_path)}
     assert chats == {(name, 2 * turn) for name in ("a-1", "b-2") for turn in range(1, 7)}
-    assert len(prompts(tmp_path)) == 12 and f"12 of {most} were found" in run.stdout
+    assert len(prompts(tmp_path)) == 12 and f"12 of {most}" in run.stdout
 
 
 def remade(cwd: Path, how, *args) -> list[str]:
