@@ -98,11 +98,6 @@ class Exclusions:
                 warning = f"WARNING: overlap with {name} not checked: {why}"
                 print(printable(warning), file=sys.stderr)
                 continue
-            if plan and commit != entry["commit"]:
-                raise UserError(
-                    f"--benchmarks {name}: it is no longer what the plan was made with.\n"
-                    "Put it back, or start in another folder."
-                )
             entry |= {"commit": commit, "instances": len({row["instance_id"] for row in rows})}
             self._marks[name] = {text_mark(row["problem_statement"]) for row in rows} - {None}
             for row in rows:
@@ -155,20 +150,30 @@ def new_entry(name: str, why: str = "") -> dict:
     }  # fmt: skip
 
 
-def read_list(name: str, commit: str | None) -> tuple[str, list[dict]]:
-    """Return the commit (of a local list a digest) and the rows of a list, absent texts as ""."""
+def read_list(name: str, pinned: str | None) -> tuple[str, list[dict]]:
+    """Return the commit (of a local list a digest) and the rows of a list, absent texts as "".
+
+    Raises UserError where the list is not the pinned one, or holds no tasks.
+    """
     path = Path(name).expanduser()
     loader = LOADERS.get(path.suffix.lower())
+    if loader:
+        commit = "local-" + digest(path.read_bytes().decode("utf-8", "replace"))[:16]
+    else:
+        files = ParquetFiles("--benchmarks", name, (), pinned, train=False, keep=True)
+        commit = files.revision
+    if pinned not in (None, commit):
+        raise UserError(
+            f"--benchmarks {name}: it is no longer what the plan was made with.\n"
+            "Put it back, or start in another folder."
+        )
     rows = []
     if loader:
         import datasets  # takes seconds, and most runs need none
 
         datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is said here
-        commit = "local-" + digest(path.read_bytes().decode("utf-8", "replace"))[:16]
         rows = datasets.load_dataset(loader, data_files=str(path), split="train", streaming=True)
     else:
-        files = ParquetFiles("--benchmarks", name, (), commit, train=False, keep=True)
-        commit = files.revision
         for group in files.groups():
             for batch in files.batches(*group, LIST_COLUMNS):
                 rows += batch.to_pylist()
