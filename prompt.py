@@ -33,14 +33,15 @@ import os
 import random
 import re
 import sys
+from argparse import Namespace
 from collections import Counter
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common import sample, sources
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.exclusions import Exclusions, read_names
-from common.files import UserError, clean_text, digest, lock_folders, write_json
+from common.files import UserError, digest, lock_folders, write_json
 from common.hub import Outage
 from common.parquet import ParquetFiles
 from common.replies.history import may_peek, shows_fix
@@ -76,15 +77,6 @@ def next_turns(messages: list[dict]) -> list[int]:
         if message["role"] == "assistant" and index and messages[index - 1]["role"] == "user":
             turns.append(index)
     return turns
-
-
-def row_problem(messages: list[dict] | None) -> str:
-    """Return why a row has no turn to give."""
-    if messages is None:
-        return "malformed: messages is no list of role and content"
-    if not any(message["role"] == "assistant" for message in messages):
-        return "cut: it ends before the first assistant message"
-    return "no usable turn: no assistant message right after a user message"
 
 
 def reply_problem(reply: str) -> str | None:
@@ -127,31 +119,50 @@ class Sampler:
     be read ahead; which turns it takes depends on those before it, so they are taken in order.
     """
 
-    def __init__(
-        self, files: ParquetFiles, plan: dict, exclusions: Exclusions, args, pool: Executor
-    ):
-        self.files = files
-        self.plan = plan
-        self.exclusions = exclusions
+    def __init__(self, args: Namespace, flags: dict, plan: dict | None):
         self.args = args
-        self.pool = pool
-        turns = sample.planned_turns(plan)
+        self.flags = flags
+        self.plan = plan
+        self.files: ParquetFiles | None = None  # until something is found to be missing
+
+    def open(self) -> None:
+        """Open the datasets, once: at the commits that the plan pins, or for a new plan."""
+        if self.files:
+            return
+        args = self.args
+        pins = self.plan or {"revision": args.revision, "prs_revision": None}
+        files = ParquetFiles("--dataset", args.dataset, sources.ROW_COLUMNS, pins["revision"])
+        prs = ParquetFiles("--prs", args.prs, sources.PR_COLUMNS, pins["prs_revision"], keep=True)
+        for dataset, pinned in ((files, pins["revision"]), (prs, pins["prs_revision"])):
+            if self.plan and dataset.revision != pinned:
+                raise sample.changed(dataset)
+        self.pool = ThreadPoolExecutor(AT_ONCE)
+        self.records = sources.Records(prs, self.pool)
+        self.exclusions = Exclusions(self.flags, args.exclude, self.records)
+        self.exclusions.read_benchmarks(args.benchmarks, files.hub is not None, self.plan)
+        self.files = files
+        self.plan = self.plan or sample.new_plan(self.flags, files, prs, self.exclusions)
+        turns = sample.planned_turns(self.plan)
         self.chats = {turn["chat"] for turn in turns}  # digests of the chats taken: one a turn
         self.taken = Counter(turn["instance_id"] for turn in turns)
         self.left_out = set()  # what the plan's lists hold
         for kind in SAMPLING_LISTS:
-            self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in plan[kind]}
+            self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in self.plan[kind]}
 
-    def leave_out(self, kind: str, entry: dict) -> None:
-        """Put into one of the plan's lists what it does not hold yet."""
-        key = (kind, entry["instance_id"], entry["reason"])
+    def leave_out(self, name: str, repo: str, kind: str, reason: str, lists: list[str]) -> None:
+        """Name an instance in one of the plan's lists, once for each reason."""
+        key = (kind, name[:300], reason)
         if key not in self.left_out:
             self.left_out.add(key)
-            self.plan[kind].append(entry)
+            entry = {"instance_id": name[:300], "repo": repo, "reason": reason}
+            self.plan[kind].append({**entry, "lists": lists} if lists else entry)
 
     def draw(self, goal: int):
         """Yield the prompts of window after window until the plan holds `goal` turns, or all."""
         plan = self.plan
+        if plan["exhausted"]:
+            return
+        self.open()
         rounds = [1, self.args.per_instance or 1]
         if plan["offsets"]:
             rounds = plan["offsets"][-1].get("rounds", rounds)  # an older version wrote none
@@ -195,12 +206,9 @@ class Sampler:
         instances = {}
         left_out = []
         for name, (repo, rows) in sources.read_instances(self.files, file, group).items():
-            found = self.exclusions.why_left_out(name, repo)
-            if found:
-                kind, reason, lists = found
-                named = clean_text(str(name))[:300]
-                entry = {"instance_id": named, "repo": repo, "reason": reason}
-                left_out.append((kind, {**entry, "lists": lists} if lists else entry))
+            why = self.exclusions.why_left_out(name, repo)
+            if why:
+                left_out.append((name, repo, *why))
             else:
                 instances[name] = (repo, rows)
 
@@ -242,8 +250,8 @@ class Sampler:
                     prompts.append(sample.make_prompt(window["file"], turn, repo, messages))
         window["passed_over"] = [{"row": row, "reason": reason} for row, reason in passed_over]
         window["turns"] = turns
-        for kind, entry in left_out:
-            self.leave_out(kind, entry)
+        for why in left_out:
+            self.leave_out(*why)
         self.plan["offsets"].append(window)
         return prompts
 
@@ -251,20 +259,24 @@ class Sampler:
         """Return a turn of these rows that was not taken yet, as the plan keeps it, or None."""
         for row, messages in chats.items():
             turns = next_turns(messages or [])
-            if not turns:
-                passed_over[row, row_problem(messages)] = True
+            if messages is None:
+                passed_over[row, "malformed: messages is no list of role and content"] = True
+            elif not any(message["role"] == "assistant" for message in messages):
+                passed_over[row, "cut: it ends before the first assistant message"] = True
+            elif not turns:
+                problem = "no usable turn: no assistant message right after a user message"
+                passed_over[row, problem] = True
             for turn in shuffled(f"{self.args.seed}/{file}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
                 problem = reply_problem(reply)
                 if not problem and may_peek(chat):  # only then is the record read for it
-                    [record] = self.exclusions.records.read({name})
+                    [record] = self.records.read({name})
                     words = shows_fix(chat, record)
                     if words:
                         problem = "its chat shows the fix"
                         reason = f"row {row} of {file}: {words}"
-                        entry = {"instance_id": name, "repo": repo, "reason": reason}
-                        self.leave_out("shows_fix", entry)
+                        self.leave_out(name, repo, "shows_fix", reason, [])
                 sha = sample.chat_digest(name, chat)
                 if problem:
                     passed_over[row, problem] = True
@@ -308,55 +320,38 @@ def main() -> int:
     tally = Tally("prompt")
     goal = min(args.count, args.limit or args.count)
     with lock_folders([Path("prompt"), Path("commit")], "prompt"):
-        plan = sample.read_plan(flags)
-        held = sample.count_held(plan, goal)
-        tally.skipped["already there"] = held
+        lines = [f"output     prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/"]
         try:
-            if not sample.is_complete(plan, held, goal):
-                plan = fill(args, plan, goal, flags)
+            sampler = Sampler(args, flags, sample.read_plan(flags))
+            fill(sampler, goal, tally)
+            lines = sample.summary_lines(sampler.plan) + lines
         except Outage as outage:
             tally.fail("the rest", "the Hub did not answer well", str(outage))
         except KeyboardInterrupt:
-            tally.done = sample.count_held(sample.read_plan(flags), goal) - held
             tally.show()
             raise
-        tally.done = sample.count_held(sample.read_plan(flags), goal) - held
         tally.write_failed(Path("prompt"))
-        lines = [] if tally.failed else sample.summary_lines(plan)
-        lines.append(f"output     prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/")
         return tally.show(*lines, next_command="python king.py")
 
 
-def fill(args, plan: dict | None, goal: int, flags: dict) -> dict:
-    """Draw and write what is missing; return the plan. Raises Outage."""
-    pool = ThreadPoolExecutor(AT_ONCE)
-    revision = plan["revision"] if plan else args.revision
-    files = ParquetFiles("--dataset", args.dataset, sources.ROW_COLUMNS, revision)
-    prs_revision = plan["prs_revision"] if plan else None
-    prs = ParquetFiles("--prs", args.prs, sources.PR_COLUMNS, prs_revision)
-    for source, pinned in ((files, revision), (prs, prs_revision)):
-        if plan and source.revision != pinned:
-            raise sample.changed(source)
-    records = sources.Records(prs, pool)
-    exclusions = Exclusions(flags, args.exclude, records)
-    exclusions.read_benchmarks(args.benchmarks, files.hub is not None, plan)
-    plan = plan or sample.new_plan(flags, files, prs)
-    plan["benchmarks"] = {"lists": exclusions.lists}
-
-    sample.write_prompts(Sampler(files, plan, exclusions, args, pool), goal)
+def fill(sampler: Sampler, goal: int, tally: Tally) -> None:
+    """Draw and write what is missing: prompts, records, the summary. Raises Outage."""
+    sample.write_prompts(sampler, goal, tally)
+    plan = sampler.plan
     turns = sample.planned_turns(plan)[:goal]
-    if not turns:
-        raise UserError(f"--dataset {args.dataset} gave no prompt: {sample.why_empty(plan)}.")
-
     missing = sample.missing_records(turns)
+    if plan["summary"] and not missing and not sampler.files:
+        return  # everything was there
+    sampler.open()
     progress = Progress(len(missing), "records", "record")
-    for record in records.read(missing):
+    for record in sampler.records.read(missing):
         write_json(Path("commit", f"{record['instance_id']}.json"), record)
         progress.update(1)
     progress.close()
-    sample.summarize(plan, turns, exclusions)
+    sample.summarize(plan, turns, sampler.exclusions)
+    if not turns:
+        raise UserError(f"{sampler.files.what} gave no prompt: {sample.why_empty(plan)}.")
     write_json(sample.PLAN, plan)
-    return plan
 
 
 if __name__ == "__main__":

@@ -36,11 +36,9 @@ class Exclusions:
         self.licenses = flags["--license"]
         self.records = records
         self.lists: list[dict] = []
-        self._names: dict[tuple, list[str]] = {}  # mark -> the lists that hold it
-        self._repos: dict[str, set[str]] = {}  # list -> its repos
-        self._has_texts = False
+        self._marks: dict[str, set[tuple]] = {}  # of a list that was read: what tells its tasks
 
-    def why_left_out(self, instance_id: object, repo: str) -> tuple[str, str, list[str]] | None:
+    def why_left_out(self, instance_id: str, repo: str) -> tuple[str, str, list[str]] | None:
         """Return the plan's list for it, the reason and the benchmarks; None where it stays in."""
         if not is_safe_name(instance_id):
             return "refused", "its instance id cannot be a file name", []
@@ -55,15 +53,20 @@ class Exclusions:
         if self.licenses and place.license.lower() not in self.licenses:
             found = place.license or "unknown"
             return "other_license", f"its licence is {found}, --license keeps others", []
+        if not self._marks:
+            return None
         marks = marks_of(instance_id, place.repo, place.base_commit)
-        if self._has_texts:
-            marks.append(self.records.text_mark(instance_id))
-        marks = [mark for mark in marks if mark in self._names]
-        if marks:
-            lists = list(dict.fromkeys(name for mark in marks for name in self._names[mark]))
-            same = " and ".join(mark[0] for mark in marks)
-            return "in_benchmark", f"in {', '.join(lists)}: the same {same}", lists
-        return None
+        marks.append(self.records.text_mark(instance_id))
+        lists = {}
+        same = {}
+        for mark in marks:
+            for name, known in self._marks.items():
+                if mark in known:
+                    lists[name] = same[mark[0]] = True
+        if not lists:
+            return None
+        reason = f"in {', '.join(lists)}: the same {' and '.join(same)}"
+        return "in_benchmark", reason, list(lists)
 
     def read_benchmarks(self, flag: str | None, on_the_hub: bool, plan: dict | None) -> None:
         """Read the lists that --benchmarks names, or those of the plan again as they were then.
@@ -72,56 +75,43 @@ class Exclusions:
         read for a new plan stops nothing: it is said, and the plan keeps why. Raises UserError and
         Outage where one cannot be read again.
         """
-        if plan is None:
+        if plan:
+            self.lists = plan["benchmarks"]["lists"]
+        else:
             names = [name.strip() for name in (flag or "").split(",")]
             if flag is None and on_the_hub:
                 names = DEFAULT_LISTS
-            for name in dict.fromkeys(names):
-                if name.lower() in ("", "none"):
-                    continue
-                try:
-                    self.add_list(name, *read_list(name, None))
-                except Exception as error:  # whatever a list from outside holds
-                    why = str(error).strip().partition("\n")[0] or type(error).__name__
-                    why = why.removeprefix(f"--benchmarks {name}").lstrip(": ")[:200]
-                    self.lists.append(new_entry(name, None, 0, why))
-                    warning = f"WARNING: overlap with {name} not checked: {why}"
-                    print(printable(warning), file=sys.stderr)
-            return
-        for entry in plan["benchmarks"]["lists"]:
-            if entry["state"] != "checked":
-                self.lists.append(entry)
+            names = [name for name in dict.fromkeys(names) if name.lower() not in ("", "none")]
+            self.lists = [new_entry(name) for name in names]
+        for entry in self.lists:
+            if entry["state"] == "not checked":
                 continue
-            commit, rows = read_list(entry["name"], entry["commit"])
-            if commit != entry["commit"]:
-                raise UserError(
-                    f"--benchmarks {entry['name']}: it is no longer what the plan was made with.\n"
-                    "Put it back, or start in another folder."
-                )
-            self.add_list(entry["name"], commit, rows)
-
-    def add_list(self, name: str, commit: str, rows: list[dict]) -> None:
-        """Add a benchmark that was read."""
-        marks = set()
-        for row in rows:
-            marks.update(marks_of(row["instance_id"], row["repo"], row["base_commit"]))
-            text = text_mark(row["problem_statement"])
-            if text:
-                marks.add(text)
-                self._has_texts = True
-        for mark in marks:
-            self._names.setdefault(mark, []).append(name)
-        self._repos[name] = {row["repo"].lower() for row in rows} - {""}
-        self.lists.append(new_entry(name, commit, len({row["instance_id"] for row in rows})))
+            name = entry["name"]
+            try:
+                commit, rows = read_list(name, entry["commit"])
+            except Exception as error:  # whatever a list from outside holds
+                if plan:
+                    raise
+                why = str(error).strip().partition("\n")[0] or type(error).__name__
+                why = why.removeprefix(f"--benchmarks {name}").lstrip(": ")[:200]
+                entry |= {"state": "not checked", "why": why}
+                warning = f"WARNING: overlap with {name} not checked: {why}"
+                print(printable(warning), file=sys.stderr)
+                continue
+            entry |= {"commit": commit, "instances": len({row["instance_id"] for row in rows})}
+            self._marks[name] = {text_mark(row["problem_statement"]) for row in rows} - {None}
+            for row in rows:
+                marks = marks_of(row["instance_id"], row["repo"], row["base_commit"])
+                self._marks[name].update([*marks, ("repo", row["repo"].lower())])
 
     def count_overlaps(self, overlaps: list[dict], sampled_repos: set[str]) -> None:
         """Put into the lists which instances were passed over, and how many repos they share."""
-        repos = {repo.lower() for repo in sampled_repos}
+        repos = {("repo", repo.lower()) for repo in sampled_repos if repo}
         for entry in self.lists:
-            if entry["state"] == "checked":
-                name = entry["name"]
+            name = entry["name"]
+            if name in self._marks:
                 entry["overlaps"] = [row["instance_id"] for row in overlaps if name in row["lists"]]
-                entry["repos_shared"] = len(repos & self._repos[name])
+                entry["repos_shared"] = len(repos & self._marks[name])
 
 
 def read_names(path: str | None) -> set[str]:
@@ -130,11 +120,8 @@ def read_names(path: str | None) -> set[str]:
         return set()
     try:
         lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        problem = getattr(error, "strerror", None) or "not a text file"
-        raise UserError(
-            f"--exclude {path}: {problem}. Expected instance ids or repos, one a line."
-        ) from None
+    except (OSError, ValueError) as error:
+        raise UserError(f"--exclude {path}: no text file that can be read ({error}).") from None
     return {line.split("#")[0].strip() for line in lines} - {""}
 
 
@@ -155,48 +142,42 @@ def text_mark(issue: str) -> tuple | None:
     return ("issue's text", digest(" ".join(words))[:16]) if words else None
 
 
-def new_entry(name: str, commit: str | None, instances: int, why: str = "") -> dict:
+def new_entry(name: str, why: str = "") -> dict:
     """Return a list as the plan keeps it; with `why`, one that was not compared with."""
     return {
-        "name": name, "commit": commit, "state": "not checked" if why else "checked", "why": why,
-        "instances": instances, "overlaps": [], "repos_shared": 0,
+        "name": name, "commit": None, "state": "not checked" if why else "checked", "why": why,
+        "instances": 0, "overlaps": [], "repos_shared": 0,
     }  # fmt: skip
 
 
-def read_list(name: str, commit: str | None) -> tuple[str, list[dict]]:
-    """Return the commit (of a local list a digest) and the rows of a list, absent texts as ""."""
+def read_list(name: str, pinned: str | None) -> tuple[str, list[dict]]:
+    """Return the commit (of a local list a digest) and the rows of a list, absent texts as "".
+
+    Raises UserError where the list is not the pinned one, or holds no tasks.
+    """
     path = Path(name).expanduser()
     loader = LOADERS.get(path.suffix.lower())
+    if loader:
+        commit = "local-" + digest(path.read_bytes().decode("utf-8", "replace"))[:16]
+    else:
+        files = ParquetFiles("--benchmarks", name, (), pinned, train=False, keep=True)
+        commit = files.revision
+    if pinned not in (None, commit):
+        raise UserError(
+            f"--benchmarks {name}: it is no longer what the plan was made with.\n"
+            "Put it back, or start in another folder."
+        )
     rows = []
     if loader:
         import datasets  # takes seconds, and most runs need none
 
         datasets.logging.set_verbosity(datasets.logging.CRITICAL)  # what is wrong is said here
-        commit = "local-" + digest(path.read_bytes().decode("utf-8", "replace"))[:16]
-        rows = list(
-            datasets.load_dataset(loader, data_files=str(path), split="train", streaming=True)
-        )
+        rows = datasets.load_dataset(loader, data_files=str(path), split="train", streaming=True)
     else:
-        files = ParquetFiles("--benchmarks", name, (), commit, train=False)
-        commit = files.revision
         for group in files.groups():
-            for batch in files.clean_batches(*group, LIST_COLUMNS):
+            for batch in files.batches(*group, LIST_COLUMNS):
                 rows += batch.to_pylist()
     rows = [{column: as_text(row.get(column)) for column in LIST_COLUMNS} for row in rows]
     if not any(row["instance_id"] or row["base_commit"] for row in rows):
         raise UserError(f"no row has an instance_id or a base_commit (of {len(rows)} rows)")
     return commit, rows
-
-
-def benchmark_lines(plan: dict) -> list[str]:
-    """Say of each list, for the tally, what it was compared with."""
-    said = []
-    for entry in plan["benchmarks"]["lists"]:
-        if entry["state"] == "checked":
-            said.append(
-                f"benchmark  {entry['name']}: {len(entry['overlaps'])} of its "
-                f"{entry['instances']} instances passed over, {entry['repos_shared']} repos shared"
-            )
-        else:
-            said.append(f"OVERLAP WITH {entry['name']} NOT CHECKED: {entry['why']}")
-    return said or ["benchmark  overlap not checked: no list was named (--benchmarks)"]

@@ -9,10 +9,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import re
 import sys
 import time
+from pathlib import Path
+from uuid import uuid4
 
 from fsspec.spec import AbstractBufferedFile
 from huggingface_hub import HfApi, constants, errors, hf_hub_url
@@ -43,7 +46,6 @@ class Hub:
     def __init__(self, flag: str, name: str, asked: str | None, train: bool = True):
         self.what = f"{flag} {name}"
         self.name = name
-        self.asked = asked
         self.answered = False
         values = environment_values()
         keys = [key for key in ("HF_TOKEN", "HUGGINGFACE_API_KEY") if values.get(key)]
@@ -63,7 +65,7 @@ class Hub:
         self.files = dict(sorted((chosen or sizes).items()))
 
     def with_retries(self, work):
-        """Return work(), tried again after a pause. Raises UserError at once, Outage in the end."""
+        """Return work(), tried again after a pause. Raises UserError, Outage in the end."""
         for attempt in itertools.count(1):
             try:
                 result = work()
@@ -76,9 +78,13 @@ class Hub:
                     self.answered = True
                     self._stop_if_final(error, response.status_code)
                     wait_s = asked_wait_s(response.headers) or wait_s
-                if attempt >= (TRIES if self.answered else TRIES // 2):
-                    trouble = "does not answer well" if self.answered else "cannot be reached"
-                    raise Outage(f"{self.endpoint} {trouble}: {plain(error)}") from None
+                if not self.answered and attempt >= TRIES // 2:
+                    raise UserError(
+                        f"{self.endpoint} cannot be reached: {plain(error)}.\nCheck the network "
+                        "and HF_ENDPOINT, or give local parquet: --dataset FOLDER --prs FOLDER."
+                    ) from None
+                if attempt >= TRIES:
+                    raise Outage(f"{self.endpoint} does not answer well: {plain(error)}") from None
                 if wait_s > 30:
                     words = f"the Hub asks to wait {wait_s:.0f} s (a token raises its limits)"
                     print(words, file=sys.stderr)
@@ -86,37 +92,40 @@ class Hub:
 
     def _stop_if_final(self, error: Exception, status: int) -> None:
         """Raise UserError for a refusal that no pause mends."""
-        unknown = isinstance(error, errors.RepositoryNotFoundError)
+        if status >= 500 or status in (408, 425, 429):
+            return
         if isinstance(error, errors.GatedRepoError):
             page = f"{self.endpoint}/datasets/{self.name}"
-            problem = (
-                f"is gated. Accept its terms at {page},\nand set HF_TOKEN in .env to your token"
-            )
+            advice = f"it is gated: accept its terms at {page}, set HF_TOKEN in .env to your token"
         elif isinstance(error, errors.RevisionNotFoundError):
-            problem = f"has no revision {self.asked!r}. Check --revision, or leave it out"
-        elif self.variable and status in (401, 403) and not unknown:
-            problem = f"refuses {self.variable} ({status}): expired, mistyped or without permission"
-        elif status in (401, 403, 404):
-            problem = (
-                f"is not there ({status}): check the name. A private one needs HF_TOKEN in .env"
-            )
-        elif 400 <= status < 500 and status not in (408, 425, 429):
-            problem = f"cannot be read: {self.endpoint} refuses the request ({status})"
+            advice = "there is no such revision: check --revision, or leave it out"
+        elif isinstance(error, errors.RepositoryNotFoundError) or not self.variable:
+            advice = "check the name; a private one needs HF_TOKEN in .env"
         else:
-            return
-        raise UserError(f"{self.what} {problem}.")
+            advice = f"{self.variable} may be expired, mistyped or without permission"
+        raise UserError(f"{self.what}: {self.endpoint} refuses it ({status}).\n{advice}.")
 
 
 class RemoteFile(AbstractBufferedFile):
-    """A Hub file as a seekable file: every read is one request for just those bytes."""
+    """A Hub file as a seekable file: every read is one request for just those bytes.
 
-    def __init__(self, hub: Hub, file: str):
+    With `keep` they are kept under HF_HOME (~/.cache/huggingface) for the next run.
+    """
+
+    def __init__(self, hub: Hub, file: str, keep: bool = False):
         super().__init__(None, file, cache_type="none", size=hub.files[file])
         self.hub = hub
+        self.folder = None
+        if keep:
+            parts = hub.name.replace("/", "--"), hub.revision, file.replace("/", "--")
+            self.folder = Path(constants.HF_HOME, "parquet_parts", *parts)
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         """Return bytes [start, end) of the file. Raises UserError, Outage."""
         end = min(end, self.size)
+        kept = self.folder / f"{start}-{end}" if self.folder else None
+        if kept and kept.exists():
+            return kept.read_bytes()
         hub = self.hub
         url = hf_hub_url(
             hub.name, self.path, repo_type="dataset", revision=hub.revision, endpoint=hub.endpoint
@@ -140,7 +149,13 @@ class RemoteFile(AbstractBufferedFile):
                 raise ConnectionError(f"a body of {self.path} was cut short")
 
         hub.with_retries(read_the_rest)
-        return bytes(memoryview(body)[: end - start])
+        del body[end - start :]
+        if kept:
+            self.folder.mkdir(parents=True, exist_ok=True)
+            temporary = self.folder / f".{uuid4()}.tmp"
+            temporary.write_bytes(body)
+            os.replace(temporary, kept)
+        return bytes(body)
 
 
 def plain(error: Exception) -> str:

@@ -8,19 +8,16 @@ from __future__ import annotations
 import glob
 import itertools
 import json
-import os
 import re
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from huggingface_hub import constants
 
 from common.files import UserError, clean_text, digest
-from common.hub import Hub, Outage, RemoteFile, plain
+from common.hub import Hub, RemoteFile, plain
 
 PRE_BUFFER_BYTES = 64 << 20  # up to here a row group's columns come in one request, into memory
 PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded for any row group
@@ -31,26 +28,23 @@ class ParquetFiles:
 
     `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit); the
     revision of local files is a digest of their names and sizes. The files must hold the top-level
-    `columns`. Raises UserError.
+    `columns`. What is read of the Hub is kept for the next run with `keep`. Raises UserError.
     """
 
-    def __init__(self, flag: str, name: str, columns, revision=None, train: bool = True):
+    def __init__(
+        self, flag: str, name: str, columns, revision=None, train: bool = True, keep: bool = False
+    ):
         self.what = f"{flag} {name}"
         self.name = name
         self.columns = columns
+        self.keep = keep
         self.hub: Hub | None = None
         self.bytes_read = 0
         self._footers: dict[str, pq.FileMetaData] = {}
         path = Path(name).expanduser()
         is_here = glob.has_magic(name) or path.exists()
         if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
-            try:
-                self.hub = Hub(flag, name, revision, train)
-            except Outage as outage:
-                raise UserError(
-                    f"{outage}.\nCheck the network and HF_ENDPOINT, or give local parquet: "
-                    "--dataset FOLDER --prs FOLDER."
-                ) from None
+            self.hub = Hub(flag, name, revision, train)
             self.files = self.hub.files
             self.revision = self.hub.revision
         else:
@@ -71,10 +65,9 @@ class ParquetFiles:
             self.files = dict(sorted(sizes.items()))  # the draw goes by their order
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
         if not any(self.files.values()):
-            wrong = "all of its parquet files are empty" if self.files else "no parquet file there"
             raise UserError(
-                f"{self.what}: {wrong}. Expected a folder or a glob of *.parquet files, or a "
-                "Hub dataset id such as owner/name."
+                f"{self.what}: no parquet file there that holds anything. Expected a folder or a "
+                "glob of *.parquet files, or a Hub dataset id such as owner/name."
             )
 
     def groups(self) -> list[tuple[str, int]]:
@@ -91,22 +84,26 @@ class ParquetFiles:
             with self._told(file), pq.ParquetFile(self._open(file)) as parquet:
                 metadata = parquet.metadata
             for column in self.columns:
-                problem = column_problem(metadata, column)
-                if problem:
+                paths = list(needed_leaves(metadata, [column]).values())
+                if column == "messages":
+                    fits = len(paths) == len({*paths}) > 0
+                else:
+                    fits = paths == [column]
+                if not fits:
                     raise UserError(
-                        f"{self.what}: {file} {problem}\n"
-                        f"Expected columns: {', '.join(self.columns)}."
+                        f"{self.what}: {file}: expected one column {column!r} of text (messages: "
+                        f"of role and content), found {', '.join(paths) or 'none'}."
                     )
             self._footers[file] = metadata
         return self._footers[file]
 
-    def batches(self, file: str, group: int, columns, rows_at_once: int = 64):
-        """Yield record batches of columns of one row group. Raises UserError for a broken file."""
+    def batches(self, file: str, group: int, columns) -> Iterator[pa.RecordBatch]:
+        """Yield columns of one row group in small batches. Raises UserError for a broken file."""
         metadata = self.footer(file)
         size = self.size(file, group, columns)
         self.bytes_read += size
         at_one_go = self.hub is not None and size <= PRE_BUFFER_BYTES
-        paths = [metadata.schema.column(leaf).path for leaf in needed_leaves(metadata, columns)]
+        paths = list(needed_leaves(metadata, columns).values())
         parquet = pq.ParquetFile(
             self._open(file),
             metadata=metadata,
@@ -114,45 +111,20 @@ class ParquetFiles:
             buffer_size=0 if at_one_go else PIECE_BYTES,
         )
         with self._told(file), parquet:
-            yield from parquet.iter_batches(rows_at_once, row_groups=[group], columns=paths)
+            yield from parquet.iter_batches(64, row_groups=[group], columns=paths)
 
-    def clean_batches(self, file: str, group: int, columns) -> Iterator[pa.RecordBatch]:
-        """Yield what `batches` does, all but numbers as clean text, null where there is none.
+    def rows(self, file: str, group: int, columns, wanted: set[int] | None = None):
+        """Yield (row number in the file, value of each column) of one row group, or of rows of it.
 
-        A Hub dataset's row group is copied first, under HF_HOME (~/.cache/huggingface), and the
-        copy is kept for the next run.
+        A value is None where Python has none; text that is no UTF-8 has U+FFFD in it.
         """
-        if self.hub is None:
-            batches = self.batches(file, group, columns)
-        else:
-            batches = self._kept_batches(file, group, columns)
-        for batch in batches:
-            clean = {}
-            for name, column in zip(batch.schema.names, batch.columns):
-                is_number = pa.types.is_integer(column.type) or pa.types.is_floating(column.type)
-                if not is_number:
-                    column = pa.array(map(as_text, plain_values(column)), pa.string())
-                clean[name] = column
-            yield pa.RecordBatch.from_pydict(clean)
-
-    def _kept_batches(self, file: str, group: int, columns) -> Iterator[pa.RecordBatch]:
-        folder = Path(constants.HF_HOME, "parquet_parts", self.name.replace("/", "--"))
-        part = f"{file.replace('/', '--')}.{group}.{digest(*columns)[:8]}.parquet"
-        path = folder / self.revision / part
-        if not path.exists():
-            path.parent.mkdir(parents=True, exist_ok=True)
-            temporary = path.with_name(f".{part}.{os.getpid()}-{threading.get_ident()}.tmp")
-            try:
-                batches = self.batches(file, group, columns)
-                first = next(batches)
-                with pq.ParquetWriter(temporary, first.schema, compression="zstd") as writer:
-                    for batch in itertools.chain([first], batches):
-                        writer.write_batch(batch)
-                os.replace(temporary, path)
-            finally:
-                temporary.unlink(missing_ok=True)
-        with self._told(path), pq.ParquetFile(path) as parquet:
-            yield from parquet.iter_batches(1024)
+        row = sum(self.footer(file).row_group(before).num_rows for before in range(group))
+        for batch in self.batches(file, group, columns):
+            arrays = [batch[column] for column in columns]
+            for place in range(batch.num_rows):
+                if wanted is None or row in wanted:
+                    yield row, *(plain_value(array[place]) for array in arrays)
+                row += 1
 
     def size(self, file: str, group: int, columns) -> int:
         """Return the compressed bytes of columns of one row group."""
@@ -161,15 +133,11 @@ class ParquetFiles:
         leaves = needed_leaves(metadata, columns)
         return sum(row_group.column(leaf).total_compressed_size for leaf in leaves)
 
-    def first_row(self, file: str, group: int) -> int:
-        """Return the row number in the file of a row group's first row."""
-        return sum(self.footer(file).row_group(before).num_rows for before in range(group))
-
     def _open(self, file: str):
-        return RemoteFile(self.hub, file) if self.hub else self._root / file
+        return RemoteFile(self.hub, file, self.keep) if self.hub else self._root / file
 
     @contextmanager
-    def _told(self, file: str | Path):
+    def _told(self, file: str):
         try:
             yield
         except (pa.ArrowException, EOFError, OSError) as error:
@@ -179,44 +147,24 @@ class ParquetFiles:
             raise UserError(f"{self.what}: {problem}.") from None
 
 
-def needed_leaves(metadata: pq.FileMetaData, columns) -> list[int]:
-    """Return the leaves of the top-level `columns`; of a list of messages only role and content."""
-    leaves = []
+def needed_leaves(metadata: pq.FileMetaData, columns) -> dict[int, str]:
+    """Return {leaf: its path} of top-level columns; of a list of messages only role and content."""
+    leaves = {}
     for leaf in range(len(metadata.schema)):
-        top, *nested = metadata.schema.column(leaf).path.split(".")
+        path = metadata.schema.column(leaf).path
+        top, *nested = path.split(".")
         if top in columns and (top != "messages" or not nested or {"role", "content"} & {*nested}):
-            leaves.append(leaf)
+            leaves[leaf] = path
     return leaves
 
 
-def column_problem(metadata: pq.FileMetaData, column: str) -> str | None:
-    """Return why a file's column cannot be read, in words; None when it can."""
-    schema = metadata.schema.to_arrow_schema()
-    found = schema.get_all_field_indices(column)
-    if not found:
-        return f"has no column {column!r}; it has {', '.join(schema.names[:40])}."
-    if len(found) > 1:
-        return f"has {len(found)} columns named {column!r}; expected one."
-    kind = schema.field(found[0]).type
-    if column == "messages" and not needed_leaves(metadata, [column]):
-        return f"holds {str(kind)[:80]} in 'messages'; expected a list of role and content."
-    if column != "messages" and pa.types.is_nested(kind):
-        return f"holds {str(kind)[:80]} in column {column!r}; expected text."
-    return None
-
-
-def plain_values(column: pa.Array) -> list:
-    """Return a column's values: None where Python has none, U+FFFD in text that is no UTF-8."""
+def plain_value(scalar: pa.Scalar) -> object:
+    """Return a value: None where Python has none, U+FFFD in text that is no UTF-8."""
     try:
-        return column.to_pylist()
+        return scalar.as_py()
     except (ValueError, OverflowError, pa.ArrowException):
-        if len(column) > 1:
-            return [plain_values(column.slice(place, 1))[0] for place in range(len(column))]
-        if pa.types.is_string(column.type) or pa.types.is_large_string(column.type):
-            return [
-                value.decode("utf-8", "replace") for value in column.cast(pa.binary()).to_pylist()
-            ]
-        return [None]
+        is_text = isinstance(scalar, pa.StringScalar)
+        return scalar.as_buffer().to_pybytes().decode("utf-8", "replace") if is_text else None
 
 
 def as_text(value: object) -> str:

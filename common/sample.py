@@ -8,13 +8,13 @@ from __future__ import annotations
 import itertools
 import json
 import sys
-import time
 from collections import Counter
+from contextlib import suppress
 from operator import itemgetter
 from pathlib import Path
 
-from common.cli import Progress
-from common.exclusions import Exclusions, benchmark_lines, new_entry
+from common.cli import Progress, Tally
+from common.exclusions import Exclusions, new_entry
 from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
 from common.parquet import ParquetFiles
 from common.sources import read_chats, read_instances
@@ -22,9 +22,7 @@ from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record
 
 PROMPT = Path("prompt")
 PLAN = PROMPT / "_plan.json"
-SAVE_EVERY_S = 1  # the plan, while windows are drawn
 PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary")
-YOUNGER_FLAGS = {"--license": []}  # what a plan that does not name them was made with
 
 
 # ------------------------------------------------------------------------------------------- plan
@@ -47,10 +45,11 @@ def read_plan(flags: dict) -> dict | None:
         return None
     for kind in SAMPLING_LISTS:
         plan.setdefault(kind, [])  # an older version knew fewer, and no benchmarks
-    unchecked = new_entry("any benchmark", None, 0, "sampled by an older version")
+    unchecked = new_entry("any benchmark", "sampled by an older version")
     plan.setdefault("benchmarks", {"lists": [unchecked]})
+    made_with = {"--license": [], **plan["flags"]}  # an older version knew fewer flags
     for flag, value in flags.items():
-        there = plan["flags"].get(flag, YOUNGER_FLAGS.get(flag, value))
+        there = made_with.get(flag, value)
         if there != value:
             raise UserError(
                 f"{PLAN} was made with {flag} {there}, this run has {value}.\nGive the same flags "
@@ -64,15 +63,23 @@ def set_aside(path: Path, problem: str) -> None:
     print(f"{path}: {problem}; moved aside to {quarantine(path)}, made again", file=sys.stderr)
 
 
-def new_plan(flags: dict, files: ParquetFiles, prs: ParquetFiles) -> dict:
+def new_plan(flags: dict, files: ParquetFiles, prs: ParquetFiles, exclusions: Exclusions) -> dict:
     """Return a plan in which nothing was drawn yet."""
     return {
         "dataset": flags["--dataset"], "revision": files.revision,
         "prs": flags["--prs"], "prs_revision": prs.revision,
         "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
-        "exhausted": False, "summary": None, "benchmarks": {"lists": []},
+        "exhausted": False, "summary": None, "benchmarks": {"lists": exclusions.lists},
         **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
     }  # fmt: skip
+
+
+def changed(dataset: ParquetFiles) -> UserError:
+    """Return the error of a dataset that is not what the plan was made from."""
+    return UserError(
+        f"{dataset.what}: it no longer holds what {PLAN} was made from.\n"
+        "Put its files back, or start in another folder."
+    )
 
 
 def planned_turns(plan: dict) -> list[dict]:
@@ -138,15 +145,6 @@ def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
     return []
 
 
-def count_held(plan: dict | None, goal: int) -> int:
-    """Return how many of the first `goal` prompts of the plan lie there, whole."""
-    turns = planned_turns(plan) if plan else []
-    held = 0
-    for first in range(0, min(goal, len(turns)), PROMPTS_PER_FILE):
-        held += min(len(held_prompts(plan, turns, first)), goal - first)
-    return held
-
-
 def missing_records(turns: list[dict]) -> set[str]:
     """Return the instances that have no whole record in commit/; a torn one is set aside."""
     missing = set()
@@ -161,73 +159,56 @@ def missing_records(turns: list[dict]) -> set[str]:
     return missing
 
 
-def is_complete(plan: dict | None, held: int, goal: int) -> bool:
-    """Tell whether nothing is left to do: no turn, no record, no summary."""
-    if plan is None or not plan["summary"]:
-        return False
-    turns = planned_turns(plan)[:goal]
-    drawn = len(turns) == goal or plan["exhausted"]
-    return drawn and held == len(turns) and not missing_records(turns)
-
-
-def changed(files: ParquetFiles) -> UserError:
-    """Return the error of a dataset that is not what the plan was made from."""
-    return UserError(
-        f"{files.what}: it no longer holds what {PLAN} was made from.\n"
-        "Put its files back, or start in another folder."
-    )
-
-
 def read_again(files: ParquetFiles, plan: dict, turns: list[dict]) -> list[dict]:
     """Return the prompts of planned turns, read from the dataset."""
     prompts = []
-    for number, group in itertools.groupby(turns, key=itemgetter("window")):
-        turns_of_window = list(group)
-        window = plan["offsets"][number]
-        place = window["file"], window["row_group"]
+    for number, turns_of_window in itertools.groupby(turns, key=itemgetter("window")):
+        planned = list(turns_of_window)
+        place = planned[0]["file"], plan["offsets"][number]["row_group"]
         instances = read_instances(files, *place)
-        chats = read_chats(files, *place, {turn["row"] for turn in turns_of_window})
-        for turn in turns_of_window:
-            messages = chats[turn["row"]] or []
-            if turn["instance_id"] not in instances or turn["turn"] >= len(messages):
-                raise changed(files)
-            repo = instances[turn["instance_id"]][0]
-            prompts.append(make_prompt(window["file"], turn, repo, messages))
-    if not all(map(is_prompt_of, turns, prompts)):
+        chats = read_chats(files, *place, {turn["row"] for turn in planned})
+        for turn in planned:
+            with suppress(KeyError, IndexError, TypeError):  # of a dataset that was changed
+                repo = instances[turn["instance_id"]][0]
+                prompts.append(make_prompt(turn["file"], turn, repo, chats[turn["row"]]))
+    if len(prompts) < len(turns) or not all(map(is_prompt_of, turns, prompts)):
         raise changed(files)
     return prompts
 
 
-def write_prompts(sampler, goal: int) -> None:
+def write_prompts(sampler, goal: int, tally: Tally) -> None:
     """Write prompts 0 to `goal`: those that the plan holds, then those of new windows.
 
-    The plan is saved every second: a kill costs the reading of one file's prompts at most.
+    A kill costs the reading of one file's prompts at most; they are drawn again just so.
     """
+    if sampler.plan is None:
+        sampler.open()
     plan = sampler.plan
     windows = sampler.draw(goal)
     progress = Progress(goal, "prompts", "prompt")
-    saved_at = time.monotonic()
     prompts: list[dict] = []  # of the file at hand, and what was drawn beyond it
     for first in range(0, goal, PROMPTS_PER_FILE):
         size = min(PROMPTS_PER_FILE, goal - first)
-        held = []  # by the file
+        held = 0  # by the file
         if not prompts:
             turns = planned_turns(plan)
-            held = held_prompts(plan, turns, first)
-            missing = turns[first + len(held) : first + size]
-            prompts = held + read_again(sampler.files, plan, missing)
+            prompts = held_prompts(plan, turns, first)
+            held = len(prompts)
+            tally.skipped["already there"] += min(held, size)
+            missing = turns[first + held : first + size]
+            if missing:
+                sampler.open()
+                prompts += read_again(sampler.files, plan, missing)
             progress.update(len(prompts))
         try:
             while len(prompts) < size and (drawn := next(windows, None)) is not None:
                 prompts += drawn
                 progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
-                if prompts and time.monotonic() - saved_at > SAVE_EVERY_S:
-                    write_json(PLAN, plan)
-                    saved_at = time.monotonic()
         finally:  # also of a run that is interrupted here
-            if len(prompts) > len(held):
+            if len(prompts) > held:
                 write_json(PLAN, plan)
                 write_json(prompts_file(plan, first), prompts[:size])
+                tally.done += min(size, len(prompts)) - held
         if len(prompts) < size:
             break  # there are no more
         prompts = prompts[size:]
@@ -246,10 +227,10 @@ def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
         record = read_record(instance_id)
         languages[record["language"] or "unknown"] += count
         repos.add(record["repo"])
-    sizes = {}
+    windows = plan["offsets"]
+    sizes = {(window["file"], window["row_group"]): window["bytes"] for window in windows}
     passed_over = set()
-    for window in plan["offsets"]:
-        sizes[window["file"], window["row_group"]] = window["bytes"]
+    for window in windows:
         for row in window["passed_over"]:
             passed_over.add((window["file"], row["row"], row["reason"]))
     thirds = Counter(turn["third"] for turn in turns)
@@ -257,10 +238,10 @@ def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
         "prompts": len(turns),
         "instances": len(per_instance),
         "repos": len(repos),
-        "most_turns_of_an_instance": max(per_instance.values()),
+        "most_turns_of_an_instance": max(per_instance.values(), default=0),
         "languages": dict(languages.most_common()),
         "thirds": {third: thirds[third] for third in ("early", "middle", "late")},
-        "windows": len(plan["offsets"]),
+        "windows": len(windows),
         "row_groups": len(sizes),
         "trajectory_bytes": sum(sizes.values()),
         "rows_passed_over": dict(Counter(reason for *_, reason in sorted(passed_over))),
@@ -270,28 +251,29 @@ def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
 
 def summary_lines(plan: dict) -> list[str]:
     """Return the summary as lines for the tally."""
-    lines = []
-    for name, value in plan["summary"].items():
-        if isinstance(value, dict):
-            value = ", ".join(f"{key} {count}" for key, count in list(value.items())[:8])
-        lines.append(f"{name.replace('_', ' ')}: {value or 'none'}")
+    lines = [f"{name}: {json.dumps(value)}" for name, value in plan["summary"].items()]
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
-            named = ", ".join(names[:5]) + (" ..." if names[5:] else "")
-            lines.append(f"left out {len(names)} {words}: {named}")
-    lines += benchmark_lines(plan)
+            lines.append(f"left out {len(names)} {words}: {', '.join(names[:5])}")
+    for entry in plan["benchmarks"]["lists"]:
+        name = entry["name"]
+        if entry["state"] == "checked":
+            found = f"{len(entry['overlaps'])} of its {entry['instances']} instances passed over"
+            lines.append(f"benchmark {name}: {found}, {entry['repos_shared']} repos shared")
+        else:
+            lines.append(f"OVERLAP WITH {name} NOT CHECKED: {entry['why']}")
+    if not plan["benchmarks"]["lists"]:
+        lines.append("overlap not checked: no list was named (--benchmarks)")
     if plan["exhausted"]:
-        found = f"{plan['summary']['prompts']} of {plan['count']} were found"
-        lines.append(f"the dataset has no more turns to give: {found}")
+        found = plan["summary"]["prompts"]
+        lines.append(f"the dataset has no more turns to give: {found} of {plan['count']}")
     return lines
 
 
 def why_empty(plan: dict) -> str:
     """Return why a plan without a turn is empty."""
-    reasons = Counter()
-    for window in plan["offsets"]:
-        reasons.update(row["reason"] for row in window["passed_over"])
+    reasons = Counter(plan["summary"]["rows_passed_over"])
     for kind in SAMPLING_LISTS:
         reasons.update(entry["reason"] for entry in plan[kind])
     counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from common.exclusions import text_mark
 from common.files import clean_text
-from common.parquet import ParquetFiles, as_text, plain_values
+from common.parquet import ParquetFiles, as_text, plain_value
 from common.replies.patch import changed_files
 from common.turns import RECORD_KEYS
 
@@ -35,49 +35,31 @@ LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that 
 def read_instances(files: ParquetFiles, file: str, group: int) -> dict:
     """Return {instance id: (repo, its row numbers in the file)} of a row group."""
     instances = {}
-    row = files.first_row(file, group)
-    for batch in files.batches(file, group, ("instance_id", "repo"), 4096):
-        repos = plain_values(batch["repo"])
-        for instance_id, repo in zip(plain_values(batch["instance_id"]), repos):
-            instances.setdefault(instance_id, (as_text(repo), []))[1].append(row)
-            row += 1
+    for row, name, repo in files.rows(file, group, ("instance_id", "repo")):
+        instances.setdefault(as_text(name), (as_text(repo), []))[1].append(row)
     return instances
 
 
 def read_chats(files: ParquetFiles, file: str, group: int, wanted: set[int]) -> dict:
-    """Return {row number in the file: its messages}; the other rows pass by in small batches."""
-    chats = {}
-    row = files.first_row(file, group)
-    batches = files.batches(file, group, ("messages",))
-    while len(chats) < len(wanted):
-        batch = next(batches)
-        for place in range(batch.num_rows):
-            if row + place in wanted:
-                [value] = plain_values(batch["messages"].slice(place, 1))
-                chats[row + place] = read_messages(value)
-        row += batch.num_rows
-    return chats
+    """Return {row number in the file: its messages} of the wanted rows of a row group."""
+    if not wanted:
+        return {}
+    rows = files.rows(file, group, ("messages",), wanted)
+    return {row: read_messages(value) for row, value in rows}
 
 
 def read_messages(value: object) -> list[dict] | None:
     """Return a row's messages, content None where the dataset has none; None when malformed."""
-    if isinstance(value, (str, bytes)):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return None
-    if not isinstance(value, list):
-        return None
     messages = []
-    for item in value:
-        if not isinstance(item, dict) or not isinstance(item.get("role"), str):
-            return None
-        content = item.get("content")
-        if isinstance(content, str):
-            content = clean_text(content)
-        elif content is not None:
-            return None
-        messages.append({"role": clean_text(item["role"]), "content": content})
+    try:
+        if isinstance(value, (str, bytes)):
+            value = json.loads(value)
+        for item in value:
+            content = item.get("content")
+            content = None if content is None else clean_text(content)
+            messages.append({"role": clean_text(item["role"]), "content": content})
+    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
+        return None
     return messages
 
 
@@ -89,7 +71,7 @@ class Place(NamedTuple):
 
     file: str
     group: int
-    row: int  # in the row group
+    row: int  # in the file
     repo: str
     base_commit: str
     license: str = ""
@@ -102,20 +84,19 @@ class Records:
         self.prs = prs
         self.pool = pool
         self.places: dict[str, Place] = {}
+        self._text_marks: dict[tuple, dict] = {}  # of a row group, by row
         for places in pool.map(self._read_places, prs.groups()):
             for instance_id, place in places:
                 self.places.setdefault(instance_id, place)
-        self._text_marks: dict[tuple, list] = {}  # by row group
 
     def _read_places(self, group: tuple[str, int]) -> list[tuple[str, Place]]:
         names = self.prs.footer(group[0]).schema.to_arrow_schema().names
         licenses = [column for column in LICENSE_COLUMNS if names.count(column) == 1][:1]
-        columns = ("repo", "base_commit", *licenses)
+        columns = ("instance_id", "repo", "base_commit", *licenses)
         places = []
-        for batch in self.prs.clean_batches(*group, ("instance_id", *columns)):
-            for row in batch.to_pylist():
-                known = [as_text(row[column]) for column in columns]
-                places.append((as_text(row["instance_id"]), Place(*group, len(places), *known)))
+        for row, *values in self.prs.rows(*group, columns):
+            instance_id, *known = map(as_text, values)
+            places.append((instance_id, Place(*group, row, *known)))
         return places
 
     def text_mark(self, instance_id: str) -> tuple | None:
@@ -123,10 +104,8 @@ class Records:
         place = self.places[instance_id]
         group = place.file, place.group
         if group not in self._text_marks:
-            marks = []
-            for batch in self.prs.clean_batches(*group, ("problem_statement",)):
-                marks += [text_mark(as_text(text)) for text in batch[0].to_pylist()]
-            self._text_marks[group] = marks
+            rows = self.prs.rows(*group, ("problem_statement",))
+            self._text_marks[group] = {row: text_mark(as_text(text)) for row, text in rows}
         return self._text_marks[group][place.row]
 
     def read(self, wanted: set[str]) -> Iterator[dict]:
@@ -134,33 +113,36 @@ class Records:
         groups = defaultdict(list)
         for instance_id in sorted(wanted):
             place = self.places[instance_id]
-            groups[place.file, place.group].append(place.row)
+            groups[place.file, place.group].append(instance_id)
         for records in self.pool.map(self._read_group, groups, groups.values()):
             yield from records
 
-    def _read_group(self, group: tuple[str, int], places: list[int]) -> list[dict]:
-        """Return the records at these places of a row group, as commit/ holds them."""
+    def _read_group(self, group: tuple[str, int], wanted: list[str]) -> list[dict]:
+        """Return the records of these instances, as commit/ holds them; of each id the first."""
         select = ", ".join(f"{column} AS {key}" for key, column in RECORD_COLUMNS.items())
-        numbered = "SELECT *, row_number() OVER () - 1 AS place FROM rows"
-        query = f"SELECT {select} FROM ({numbered}) WHERE place IN (SELECT unnest(?))"
-        found = []
-        start = 0
+        query = f"SELECT {select} FROM rows WHERE instance_id IN (SELECT unnest(?))"
+        records = {}
         with duckdb.connect() as database:
-            for rows in self.prs.clean_batches(*group, PR_COLUMNS):
-                here = [place - start for place in places if 0 <= place - start < len(rows)]
-                if here:
-                    database.register("rows", pa.Table.from_batches([rows]))
-                    found += database.execute(query, [here]).fetchall()
-                start += len(rows)
-        records = []
-        for values in found:
-            record = dict(zip(RECORD_COLUMNS, values))
-            created_at = record["created_at"]
-            record = {key: as_text(value) for key, value in record.items()}
-            if isinstance(created_at, (int, float)) and math.isfinite(created_at):
-                record["created_at"] = created_at
-            record["files"] = changed_files(record["patch"])
-            record = {key: record[key] for key in RECORD_KEYS}
-            license_name = self.places[record["instance_id"]].license
-            records.append({**record, "license": license_name} if license_name else record)
-        return records
+            for batch in self.prs.batches(*group, PR_COLUMNS):
+                columns = {}
+                for name in PR_COLUMNS:  # all as clean text, but for dates that are numbers
+                    kind = batch[name].type
+                    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
+                    columns[name] = batch[name]
+                    if name != "created_at" or not is_number:
+                        columns[name] = [as_text(plain_value(value)) for value in batch[name]]
+                database.register("rows", pa.table(columns))
+                for values in database.execute(query, [wanted]).fetchall():
+                    record = dict(zip(RECORD_COLUMNS, values))
+                    records.setdefault(record["instance_id"], record)
+        return [self._as_kept(record) for record in records.values()]
+
+    def _as_kept(self, record: dict) -> dict:
+        """Return a record as commit/ holds it: nothing null, the files that its patch changes."""
+        created_at = record["created_at"]
+        if not (isinstance(created_at, (int, float)) and math.isfinite(created_at)):
+            created_at = as_text(created_at)
+        record |= {"created_at": created_at, "files": changed_files(record["patch"])}
+        place = self.places[record["instance_id"]]
+        kept = {key: record[key] for key in RECORD_KEYS}
+        return {**kept, "license": place.license} if place.license else kept

@@ -271,19 +271,19 @@ def exclusions(**places: Place) -> Exclusions:
     return Exclusions({"--exclude": [], "--license": []}, None, records)
 
 
-def test_which_lists_hold_an_instance():
-    known = exclusions(a=Place("f", 0, 0, "", ""), b=Place("f", 0, 1, "A/a", "c1"))
+def test_which_lists_hold_an_instance(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
     row = {"instance_id": "a", "repo": "A/a", "base_commit": "", "problem_statement": "it is"}
-    known.add_list("one", "c1", [row])
-    known.add_list("two", "c2", [row, {**row, "instance_id": "b", "base_commit": "C1"}])
-    assert known.why_left_out("a", "") == (
-        "in_benchmark",
-        "in one, two: the same id",
-        ["one", "two"],
-    )
-    same = "in two: the same id and base commit"
-    assert known.why_left_out("b", "") == ("in_benchmark", same, ["two"])
-    known.count_overlaps([{"instance_id": "b", "lists": ["two"]}], {"a/A", "x/y"})
+    write_list(tmp_path / "one.json", [row])
+    write_list(tmp_path / "two.json", [row, {**row, "instance_id": "b", "base_commit": "C1"}])
+    known = exclusions(a=Place("f", 0, 0, "", ""), b=Place("f", 0, 1, "A/a", "c1"))
+    known.read_benchmarks("one.json, two.json", False, None)
+    lists = ["one.json", "two.json"]
+    why = ("in_benchmark", "in one.json, two.json: the same id", lists)
+    assert known.why_left_out("a", "") == why
+    same = "in two.json: the same id and base commit"
+    assert known.why_left_out("b", "") == ("in_benchmark", same, lists[1:])
+    known.count_overlaps([{"instance_id": "b", "lists": lists[1:]}], {"a/A", "x/y"})
     assert [entry["overlaps"] for entry in known.lists] == [[], ["b"]]
     assert [entry["repos_shared"] for entry in known.lists] == [1, 1]
 
@@ -297,9 +297,10 @@ def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):
     again = exclusions()
     again.read_benchmarks(None, False, plan)
     assert again.lists == first.lists and len(first.lists) == 1
-    write_list(tmp_path / "list.csv", planted()[:3])
-    with pytest.raises(UserError, match="no longer what the plan was made with"):
-        exclusions().read_benchmarks(None, False, plan)
+    for body in (b"instance_id\na\n", b"\xff\x00,"):
+        (tmp_path / "list.csv").write_bytes(body)
+        with pytest.raises(UserError, match="no longer what the plan was made with"):
+            exclusions().read_benchmarks(None, False, plan)
     (tmp_path / "list.csv").unlink()
     with pytest.raises(FileNotFoundError, match="list.csv"):
         exclusions().read_benchmarks(None, False, plan)

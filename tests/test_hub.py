@@ -81,7 +81,7 @@ def test_it_waits_as_long_as_it_is_asked_to_and_gives_up_in_the_end(data, monkey
         assert waits == [0.5] * (hub_module.TRIES - 1)  # Retry-After: 0, and half a second
     for address in ("http://127.0.0.1:9", "huggingface.co"):  # nothing listens; no address
         waits.clear()
-        with pytest.raises(Outage, match="cannot be reached"):
+        with pytest.raises(UserError, match="cannot be reached"):
             opened(fake, monkeypatch, HF_ENDPOINT=address)
         assert len(waits) == hub_module.TRIES // 2 - 1
 
@@ -105,15 +105,15 @@ def test_refusals_are_told_in_plain_words(data, monkeypatch):
         told = refusal(fake, monkeypatch)
         assert "--dataset acme/trajectories" in told and "HF_TOKEN" in told
         told = refusal(fake, monkeypatch, HUGGINGFACE_API_KEY="hf_wrong")
-        assert "refuses HUGGINGFACE_API_KEY" in told
+        assert "HUGGINGFACE_API_KEY may be expired" in told
         told = refusal(fake, monkeypatch, HF_TOKEN="hf_secret_wrong")
-        assert "refuses HF_TOKEN" in told and "expired" in told and "hf_secret" not in told
+        assert "HF_TOKEN may be expired" in told and "hf_secret" not in told
         assert "no token has" in refusal(fake, monkeypatch, HF_TOKEN="hf_a\tb")
         hub = opened(fake, monkeypatch, name="acme/prs", HF_TOKEN="hf_right")
-        with pytest.raises(UserError, match="acme/prs is gated.*Accept its terms"):
+        with pytest.raises(UserError, match=r"acme/prs.*\n.*gated.*accept its terms"):
             read(hub, next(iter(hub.files)), 0, 9)
     with FakeHub(data) as fake:
         monkeypatch.delenv("HF_TOKEN")
         monkeypatch.delenv("HUGGINGFACE_API_KEY")
-        assert "no revision 'v9'" in refusal(fake, monkeypatch, "v9")
-        assert "is not there (401)" in refusal(fake, monkeypatch, name="acme/none")
+        assert "no such revision" in refusal(fake, monkeypatch, "v9")
+        assert "check the name" in refusal(fake, monkeypatch, name="acme/none")

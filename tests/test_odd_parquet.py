@@ -113,8 +113,8 @@ ODD_CHATS = {
         lambda: of(chats(), "instance_id", pa.list_(pa.string()), ["a"]),
         "instance_id",
     ),
-    "ids as numbers": (lambda: of(chats(), "instance_id", pa.int64(), 7), "cannot be a file name"),
-    "ids as bytes": (lambda: as_kind(chats(), "instance_id", pa.binary()), "be a file name"),
+    "ids as numbers": (lambda: of(chats(), "instance_id", pa.int64(), 7), "no PR record"),
+    "ids as bytes": (lambda: as_kind(chats(), "instance_id", pa.binary()), 6),
     "ids as large text": (lambda: as_kind(chats(), "instance_id", pa.large_string()), 6),
     "ids as a dictionary": (
         lambda: with_column(chats(), "instance_id", chats()["instance_id"].dictionary_encode()),
@@ -129,8 +129,8 @@ ODD_CHATS = {
         "repo",
     ),
     "repo as a number": (lambda: of(chats(), "repo", pa.float64(), float("nan")), 6),
-    "id twice": (lambda: duplicate(chats(), "instance_id"), "2 columns named 'instance_id'"),
-    "messages twice": (lambda: duplicate(chats(), "messages"), "2 columns named 'messages'"),
+    "id twice": (lambda: duplicate(chats(), "instance_id"), "found instance_id, instance_id"),
+    "messages twice": (lambda: duplicate(chats(), "messages"), "one column 'messages'"),
     "messages nested deep": (lambda: as_json(DEEP), 5),
     "messages of endless digits": (lambda: as_json("[" + "7" * 5000 + "]"), 5),
     "messages as an object": (lambda: as_json({"role": "user"}), 5),
@@ -159,7 +159,7 @@ ODD_CHATS = {
     "messages no UTF-8": (lambda: invalid_text(as_json("[]"), "messages"), 5),
     "columns in capitals": (
         lambda: chats().rename_columns([name.upper() for name in chats().schema.names]),
-        "no column",
+        "found none",
     ),
 }
 ODD_RECORDS = {
@@ -169,8 +169,11 @@ ODD_RECORDS = {
         lambda: of(pull_requests(), "instance_id", pa.list_(pa.string()), ["a"]),
         "instance_id",
     ),
-    "id twice": (lambda: duplicate(pull_requests(), "instance_id"), "2 columns named"),
-    "patch twice": (lambda: duplicate(pull_requests(), "patch"), "2 columns named 'patch'"),
+    "id twice": (
+        lambda: duplicate(pull_requests(), "instance_id"),
+        "found instance_id, instance_id",
+    ),
+    "patch twice": (lambda: duplicate(pull_requests(), "patch"), "column 'patch' of text"),
     "patch as bytes": (lambda: as_kind(pull_requests(), "patch", pa.binary()), 6),
     "patch as bytes that are no text": (
         lambda: with_value(as_kind(pull_requests(), "patch", pa.binary()), "patch", b"\xff\x00"),

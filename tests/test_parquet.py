@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import os
-
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from common.files import UserError
@@ -49,11 +46,9 @@ def test_bad_input_is_told_with_its_flag(data, tmp_path):
     for name in ("none/at/all", str(tmp_path / "empty"), str(tmp_path / "*.parquet")):
         with pytest.raises(UserError, match="no parquet file there"):
             ParquetFiles("--prs", name, COLUMNS)
-    (tmp_path / "empty" / "zero.parquet").touch()
-    with pytest.raises(UserError, match="all of its parquet files are empty"):
-        ParquetFiles("--prs", str(tmp_path / "empty"), COLUMNS)
+        (tmp_path / "empty" / "zero.parquet").touch()
     files = ParquetFiles("--prs", str(data / "acme" / "prs"), COLUMNS)
-    with pytest.raises(UserError, match="--prs .*train-00000.* has no column 'messages'"):
+    with pytest.raises(UserError, match="--prs .*train-00000.* column 'messages' .*found none"):
         files.footer(next(iter(files.files)))
     whole = next((data / "acme" / "prs").rglob("*.parquet")).read_bytes()
     (tmp_path / "torn.parquet").write_bytes(whole[:-100])
@@ -63,7 +58,7 @@ def test_bad_input_is_told_with_its_flag(data, tmp_path):
     (tmp_path / "torn.parquet").write_bytes(whole[:100] + bytes(900) + whole[1000:])
     files = ParquetFiles("--prs", str(tmp_path / "torn.parquet"), ["patch"])
     with pytest.raises(UserError, match="torn.parquet is not a whole parquet file"):
-        table_of(files.batches("torn.parquet", 0, ["instance_id", "repo", "base_commit"], 64))
+        table_of(files.batches("torn.parquet", 0, ["instance_id", "repo", "base_commit"]))
 
 
 def test_the_hub_gives_what_a_folder_gives_and_only_its_bytes(data, monkeypatch, tmp_path):
@@ -76,29 +71,29 @@ def test_the_hub_gives_what_a_folder_gives_and_only_its_bytes(data, monkeypatch,
         for file in there.files:
             assert there.footer(file).num_row_groups == here.footer(file).num_row_groups > 2
             fake.forget()
-            got = table_of(there.batches(file, 1, COLUMNS, 7))
-            assert got == table_of(here.batches(file, 1, COLUMNS, 64))
+            got = table_of(there.batches(file, 1, COLUMNS))
+            assert got == table_of(here.batches(file, 1, COLUMNS))
             message = got.schema.field("messages").type.value_type
             assert [field.name for field in message] == ["role", "content"]
             assert fake.sent("/blob/") <= 1.001 * there.size(file, 1, COLUMNS)
             assert got.num_rows == here.footer(file).row_group(1).num_rows
-            assert here.first_row(file, 1) == here.footer(file).row_group(0).num_rows
+            first = here.footer(file).row_group(0).num_rows
+            assert next(here.rows(file, 1, COLUMNS))[0] == first
+            [row] = there.rows(file, 1, COLUMNS, {first + 2})
+            assert row == (first + 2, *got.slice(2, 1).to_pylist()[0].values())
 
 
-def test_a_copy_of_a_row_group_is_kept(data, monkeypatch, tmp_path):
-    monkeypatch.setattr("common.parquet.constants.HF_HOME", str(tmp_path))
+def test_what_is_read_is_kept_where_asked_for(data, monkeypatch, tmp_path):
+    monkeypatch.setattr("common.hub.constants.HF_HOME", str(tmp_path))
     columns = ("instance_id", "patch")
-    here = ParquetFiles("--prs", str(data / "acme" / "prs"), columns)
-    file = next(iter(here.files))
     with FakeHub(data) as fake:
         monkeypatch.setenv("HF_ENDPOINT", fake.url)
-        there = ParquetFiles("--prs", "acme/prs", columns)
-        wanted = table_of(here.clean_batches(file, 1, columns))
-        assert table_of(there.clean_batches(file, 1, columns)) == wanted
-        [copy] = tmp_path.rglob("*.parquet")
-        assert pq.read_table(copy).num_rows == wanted.num_rows
-        assert os.listdir(copy.parent) == [copy.name]
-        fake.forget()
-        assert table_of(there.clean_batches(file, 1, columns)) == wanted
-        assert fake.requests == []
-        assert table_of(there.clean_batches(file, 1, ("patch",))) == wanted.select(["patch"])
+        read = []
+        for keep in (False, True, True):
+            fake.forget()
+            files = ParquetFiles("--prs", "acme/prs", columns, keep=keep)
+            assert fake.sent("/blob/") == 0
+            read.append(table_of(files.batches(next(iter(files.files)), 1, columns)))
+            assert bool(fake.sent("/blob/")) == (len(read) < 3)
+            assert any(tmp_path.rglob("*-*")) == keep and not any(tmp_path.rglob("*.tmp"))
+        assert read[0] == read[1] == read[2]

@@ -52,7 +52,7 @@ def test_records_of_wanted_instances_the_first_of_each(tmp_path, monkeypatch):
     records = Records(prs, ThreadPoolExecutor(2))
     places = records.places
     assert places[rows[0]["instance_id"]][:3] == ("prs.parquet", 0, 0)
-    assert places[rows[7]["instance_id"]][:3] == ("prs.parquet", 3, 1)
+    assert places[rows[7]["instance_id"]][:3] == ("prs.parquet", 3, 7)
     wanted = {rows[0]["instance_id"], rows[4]["instance_id"]}
     first, other = records.read(wanted)
     assert tuple(first) == (*RECORD_KEYS, "license") and first["license"] == "MIT"
