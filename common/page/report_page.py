@@ -15,7 +15,7 @@ from common.page.card import stated_licence
 from common.page.figures import NEXT_STEP, Facts, mean_score, verdict_word
 from common.page.markdown import NOTHING, Markdown, fill
 from common.page.rows import Row
-from common.page.turns_data import MOST_TURNS
+from common.page.turns_page import MOST_TURNS
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, METRICS, Status
 
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
@@ -37,46 +37,37 @@ def report_page(facts: Facts) -> str:
     text = fill(
         "report.md",
         **figures.shared_figures(facts),
-        **figures_of_the_run(facts),
+        **whole_run(facts),
         **points(facts),
         spent=spent(facts),
-        **second_look_and_labels(facts),
+        **second_look(facts),
         control=figures.control_split(facts),
-        judges=judges(facts),
-        groups=groups(facts),
+        **judges_and_groups(facts),
         **unfinished(facts),
         **turns(facts),
     )
     return f"{text}\n"
 
 
-# ------------------------------------------------------------------------------------ the whole run
-
-
-def figures_of_the_run(facts: Facts) -> dict:
+def whole_run(facts: Facts) -> dict:
     """Return what verdict, next steps, results and numbers are told with."""
     duel = facts.duel
-    verdict = verdict_word(duel)
-    command = figures.next_command(facts)
     look = duel.get("second_look") or {}
     bound = duel.get("lcb_by_repo")
     saves = (duel.get("stop_early") or {}).get("saves")
     has_rows = facts.export is not None and bool(facts.export.all_rows)
-    labels = facts.labels.labels if facts.labels else 0
+    labels = facts.labels["labels"] if facts.labels else 0
     buckets = {}
     for name in BUCKETS if facts.scored else ():
-        turns = facts.buckets[name]
-        buckets[name] = {"turns": turns, "share": turns / len(facts.scored)}
+        count = facts.buckets[name]
+        buckets[name] = {"turns": count, "share": count / len(facts.scored)}
     return {
-        "word": verdict.capitalize(),
-        "why": str(duel["why"]).removeprefix(f"{verdict}: ") if duel else None,
-        "turns_counted": duel.get("turns_counted") if facts.stops_early else None,
-        "stale": figures.stale_reason(facts),
-        "command": Markdown(command),
+        "word": facts.verdict.capitalize(),
+        "why": str(duel["why"]).removeprefix(f"{facts.verdict}: ") if duel else None,
         "label": bool(facts.scored) and labels < ENOUGH_LABELS,
         "confirm": facts.buckets["final"] > 0 and not (look.get("turns") or look.get("read")),
         "state_licence": has_rows and stated_licence()["license"] == "unknown",
-        "train_length": facts.export.fitting_length if has_rows and not command else None,
+        "train_length": facts.export.fitting_length if has_rows and not facts.command else None,
         "buckets": buckets,
         "export": figures.export_text(facts.export) if facts.export else None,
         "histogram": histogram(facts.scored),
@@ -128,10 +119,10 @@ def points(facts: Facts) -> dict:
         "fails_by_repo": bool(duel.get("accepted")) and figure("lcb_by_repo") <= 0,
         "length_tells": slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
         "few_instances": instances if 0 < instances < FEW_INSTANCES else None,
-        "flagged": some([row for row in facts.rows if row.flags]),
+        "flagged": some([row for row in facts.rows if row.judged.get("flags")]),
         "leaking": some(leaking),
         "held_back": some([row for row in facts.rows if row.held_back]),
-        "far_apart": facts.labels.differences if facts.labels else [],
+        "far_apart": facts.labels["differences"] if facts.labels else [],
     }
     return {**raised, "nothing_stands_out": not any(raised.values())}
 
@@ -151,9 +142,6 @@ def histogram(rows: list[Row]) -> Markdown | None:
     return Markdown("\n".join([*lines, "```"]))
 
 
-# ------------------------------------------------------------------------------------ what it took
-
-
 def spent(facts: Facts) -> list[dict]:
     """Return replies, tokens and cost of each writer and judge, and of all together."""
     bills = []
@@ -163,9 +151,11 @@ def spent(facts: Facts) -> list[dict]:
             metas += [old for row in facts.rows for old in row.meta.get("retired") or []]
         names = ", ".join(figures.writers(facts.rows, side)) or NOTHING
         bills.append((f"{side} by {names}", len(metas), metas))
+    verdicts = [verdict for row in facts.rows for verdict in row.judged.get("verdicts", [])]
+    answered = {(verdict["judge"], verdict.get("model_answered")) for verdict in verdicts}
     for judge, asked in (facts.duel.get("judges") or {}).items():
-        others = [(judge, row.answered.get(judge, "")) for row in facts.rows]
-        (name,) = figures.model_names([(judge, ""), *others])
+        its = [pair for pair in answered if pair[0] == judge]
+        (name,) = figures.model_names([(judge, judge), *its])
         bills.append((f"judge {name}", asked.get("calls") or 0, [asked]))
     for look, asked in (facts.duel.get("looks") or {}).items():
         if look != "first look":  # that is the judges, above
@@ -177,53 +167,37 @@ def spent(facts: Facts) -> list[dict]:
     ]
 
 
-def second_look_and_labels(facts: Facts) -> dict:
-    """Return what the second look and a person's labels say of the first look."""
+def second_look(facts: Facts) -> dict:
+    """Return what the second look made of the first one."""
     before = [row for row in facts.scored if row.score >= FINAL_MIN]
     after = [row for row in facts.scored if row.bucket == "final" or row.held_back]
     look = facts.duel.get("second_look") or {}
     cost = (facts.duel.get("looks") or {}).get("second look")
-    labels = facts.labels
-    rows = {row.stem: row for row in facts.rows}
-    apart = []
-    for stem, preferred, score in labels.differences if labels else ():
-        apart.append({"row": rows[stem], "preferred": preferred, "score": score})
     return {
         "look": look if look.get("turns") or look.get("read") else None,
         "before": {"turns": len(before), "mean": mean_score(before)},
         "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},
         "look_bill": figures.bill([cost] if cost else []),
-        "correlations": {"the panel": labels.panel, **labels.judges} if labels else None,
-        "not_worse": labels.not_worse / labels.final if labels and labels.final else math.nan,
-        "apart": apart,
     }
 
 
-def judges(facts: Facts) -> list[dict]:
-    """Return what the duel says of each judge, and of the panel without it."""
-    found = []
+def judges_and_groups(facts: Facts) -> dict:
+    """Return what is known of each judge, and the mean scores by metric and by action style."""
+    judges = []
     for name, judge in (facts.duel.get("judges") or {}).items():
         without = (facts.duel.get("leave_one_out") or {}).get(name) or {}
         writer = " (the writer)" if name == facts.generator else ""
         word = verdict_word(without) if without else None
-        found.append({**judge, "name": name + writer, "without": without, "word_without": word})
-    return found
-
-
-def groups(facts: Facts) -> list[dict]:
-    """Return the mean scores by metric and by action style."""
+        judges.append({**judge, "name": name + writer, "without": without, "word_without": word})
     columns = {name: [(row, row.metrics.get(name)) for row in facts.base] for name in METRICS}
     for style in sorted({row.style for row in facts.base}):
         columns[f"style {style}"] = [(row, row.score) for row in facts.base if row.style == style]
-    found = []
+    groups = []
     for name, pairs in columns.items():
         mean = figures.mean_of(pairs, facts.config)
         if mean:
-            found.append({"name": name, **mean})
-    return found
-
-
-# ---------------------------------------------------------------------- what is left, and the turns
+            groups.append({"name": name, **mean})
+    return {"judges": judges, "groups": groups}
 
 
 def unfinished(facts: Facts) -> dict:
@@ -233,9 +207,8 @@ def unfinished(facts: Facts) -> dict:
     waiting = [stem for stem in facts.left_out.instances if stem not in settled]
     left = []
     if waiting and not facts.limit:
-        left.append(
-            {"status": "no king", "turns": waiting, "example": waiting[0], "step": "python king.py"}
-        )
+        no_king = {"status": "no king", "example": waiting[0], "step": "python king.py"}
+        left.append({**no_king, "turns": waiting})
     for status, step in NEXT_STEP.items():
         rows = [row for row in facts.rows if row.status == status]
         if rows:
@@ -250,9 +223,7 @@ def unfinished(facts: Facts) -> dict:
                     failures[str(item["stage"]), str(item["kind"])].append(item)
                 except (ValueError, KeyError, TypeError):
                     continue  # a list of another program
-    failed = []
-    for (stage, kind), items in sorted(failures.items()):
-        failed.append({**items[0], "stage": stage, "kind": kind, "items": items})
+    failed = [{**items[0], "items": items} for _, items in sorted(failures.items())]
     return {"not_done": left, "failures": failed, "out": len(out)}
 
 
