@@ -24,6 +24,7 @@ No network, no key.
 from __future__ import annotations
 
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
 from common import files, turns
@@ -58,8 +59,7 @@ def main() -> int:
     outputs = Outputs(check=flags.check)
     config = load_config()
     stems = find_stems(flags.limit, need_scores=not flags.check)
-    written = ["report"] if flags.limit else ["report", *BUCKETS]
-    written = [Path(folder) for folder in written]
+    written = [Path("report")] if flags.limit else list(map(Path, ("report", *BUCKETS)))
     with nullcontext() if flags.check else files.lock_folders(written, "report"):
         facts = read_run(stems, config, flags.limit, tally)
         rows = facts.rows
@@ -81,10 +81,8 @@ def main() -> int:
         outputs.put("report/report.md", report_page(facts))
         outputs.put("report/turns.html", turns_page(turns_data(facts)))
         if flags.check:
-            has_run = any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS))
-            if not has_run:
-                print("note: report.py has not run here yet")
-            return show_check(facts, outputs.stale if has_run else [], tally)
+            stale = outputs.stale if Path("report").is_dir() else []  # else it has not run yet
+            return show_check(facts, stale, tally)
         tally.write_failed("report")
     return show_tally(facts, outputs, tally)
 
@@ -151,21 +149,6 @@ def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
 # ---------------------------------------------------------------------------------------- buckets
 
 
-def export_final(rows: list[Row], outputs: Outputs) -> None:
-    """Fill final/: what the panel reliably prefers, and what keeps its chat's protocol."""
-    fill_bucket("final", rows, outputs)
-
-
-def export_refined(rows: list[Row], outputs: Outputs) -> None:
-    """Fill refined/: preferred less clearly, or held back from final/."""
-    fill_bucket("refined", rows, outputs)
-
-
-def export_defeat(rows: list[Row], outputs: Outputs) -> None:
-    """Fill defeat/: the rest of what was judged."""
-    fill_bucket("defeat", rows, outputs)
-
-
 def fill_bucket(name: str, rows: list[Row], outputs: Outputs) -> None:
     """Copy the bucket's answers into its folder, with score, metrics and reason."""
     for row in rows:
@@ -176,6 +159,11 @@ def fill_bucket(name: str, rows: list[Row], outputs: Outputs) -> None:
             judged = {"score": row.score, "metrics": row.metrics, "reason": reason}
             copy = files.json_bytes({**turns.read_answer(row.path), **judged})
             outputs.put(Path(name, f"{row.stem}.json"), copy, is_ours=is_bucket_copy)
+
+
+export_final = partial(fill_bucket, "final")  # what the panel reliably prefers
+export_refined = partial(fill_bucket, "refined")  # preferred less clearly, or held back from final/
+export_defeat = partial(fill_bucket, "defeat")  # the rest of what was judged
 
 
 def remove_misplaced(rows: list[Row], outputs: Outputs) -> None:

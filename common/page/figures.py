@@ -20,7 +20,7 @@ from common.page.labels import clopper_pearson
 from common.page.left_out import LeftOut
 from common.page.markdown import Markdown, fill, written
 from common.page.rows import CHARS_PER_TOKEN, Row
-from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status, read_score
+from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status, read_score
 
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
@@ -54,7 +54,9 @@ class Facts:
         self.parsed = [row for row in self.rows if row.status == Status.PARSED]
         self.scored = [row for row in self.rows if row.bucket]  # the stopped ones, too
         self.statuses = Counter(row.status for row in self.rows)
-        self.buckets = Counter(row.bucket for row in self.scored)
+        buckets = Counter(row.bucket for row in self.scored)
+        self.buckets = {name: buckets[name] for name in BUCKETS}
+        self.shares = {name: buckets[name] / (len(self.scored) or 1) for name in BUCKETS}
         self.stops_early = bool((self.duel.get("stop_early") or {}).get("on"))
         # The turns that means rest on: stopping some by their score would lift the others' mean.
         self.base = self.parsed
@@ -197,15 +199,13 @@ def export_text(export: Export) -> Markdown:
         export=export,
         rows=len(rows),
         splits=splits,
-        held_back=export.held_back or None,
-        too_long=export.too_long if export.max_tokens else None,
         empty=[split for split, part in export.rows.items() if rows and not part],
         least_repos=MIN_REPOS_TO_VALIDATE,
         small=small,
         median=median,
         ninetieth=ninetieth,
         most=most,
-        guessed=sum(row.tokens_from == "guess" for row in rows) or None,
+        guessed=sum(row.tokens_from == "guess" for row in rows),
         chars_per_token=CHARS_PER_TOKEN,
         lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},
     )

@@ -2,8 +2,8 @@
 
 A template is a Markdown file beside this module. In it stand `{name}` for a figure, `{name.key}`
 for a part of one, `{name:form}` for one in a form that `written` knows. A line with a missing
-figure (None, False or empty) is left out. A line may start with `{if name}`, `{unless name}`, or
-`{each turn of turns}`: then it is written for each of them, with a sign for what is missing.
+figure (None, False or empty) is left out. A line may start with `{if name}`, `{unless name}` (0 is
+no, too), or `{each turn of turns}`: then it is written for each, with a sign for what is missing.
 """
 
 from __future__ import annotations
@@ -105,7 +105,7 @@ def fill(file_name: str, /, **figures: object) -> Markdown:
                 for item in value or ():
                     lines.append(_fill_line(line, {**figures, start[2]: item})[0])
                 continue
-            if _is_missing(value) == (start[1] == "if"):
+            if bool(value) == (start[1] == "unless"):
                 continue
         line, is_whole = _fill_line(line, figures)
         if not is_whole:

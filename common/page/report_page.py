@@ -16,7 +16,7 @@ from common.page.figures import NEXT_STEP, Facts, mean_score, verdict_word
 from common.page.markdown import NOTHING, Markdown, fill
 from common.page.rows import Row
 from common.page.turns_page import MOST_TURNS
-from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, METRICS, Status
+from common.turns import DEFEAT_MIN, FINAL_MIN, METRICS, Status
 
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
 TURNS_TO_READ = 3
@@ -40,7 +40,6 @@ def report_page(facts: Facts) -> str:
         **whole_run(facts),
         **points(facts),
         spent=spent(facts),
-        **second_look(facts),
         control=figures.control_split(facts),
         **judges_and_groups(facts),
         **unfinished(facts),
@@ -50,25 +49,24 @@ def report_page(facts: Facts) -> str:
 
 
 def whole_run(facts: Facts) -> dict:
-    """Return what verdict, next steps, results and numbers are told with."""
+    """Return what verdict, next steps, results, numbers and the second look are told with."""
     duel = facts.duel
     look = duel.get("second_look") or {}
+    has_look = bool(look.get("turns") or look.get("read"))
+    look_cost = (duel.get("looks") or {}).get("second look")
+    before = [row for row in facts.scored if row.score >= FINAL_MIN]
+    after = [row for row in facts.scored if row.bucket == "final" or row.held_back]
     bound = duel.get("lcb_by_repo")
     saves = (duel.get("stop_early") or {}).get("saves")
     has_rows = facts.export is not None and bool(facts.export.all_rows)
     labels = facts.labels["labels"] if facts.labels else 0
-    buckets = {}
-    for name in BUCKETS if facts.scored else ():
-        count = facts.buckets[name]
-        buckets[name] = {"turns": count, "share": count / len(facts.scored)}
     return {
         "word": facts.verdict.capitalize(),
         "why": str(duel["why"]).removeprefix(f"{facts.verdict}: ") if duel else None,
-        "label": bool(facts.scored) and labels < ENOUGH_LABELS,
-        "confirm": facts.buckets["final"] > 0 and not (look.get("turns") or look.get("read")),
+        "label": facts.scored and labels < ENOUGH_LABELS,
+        "confirm": facts.buckets["final"] and not has_look,
         "state_licence": has_rows and stated_licence()["license"] == "unknown",
         "train_length": facts.export.fitting_length if has_rows and not facts.command else None,
-        "buckets": buckets,
         "export": figures.export_text(facts.export) if facts.export else None,
         "histogram": histogram(facts.scored),
         "answered": sum(row.path is not None for row in facts.rows),
@@ -77,6 +75,10 @@ def whole_run(facts: Facts) -> dict:
         "level": 100 - 200 * duel["alpha"] if duel.get("alpha") else None,
         "bound_by_repo": None if bound is None else 50 + bound,
         "saves": None if saves is None else saves * (1 - facts.config.judge.full_share),
+        "look": look if has_look else None,
+        "before": {"turns": len(before), "mean": mean_score(before)},
+        "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},
+        "look_bill": figures.bill([look_cost] if look_cost else []),
     }
 
 
@@ -118,7 +120,7 @@ def points(facts: Facts) -> dict:
         "low_agreement": figure("agreement", "value") < LOW_AGREEMENT,
         "fails_by_repo": bool(duel.get("accepted")) and figure("lcb_by_repo") <= 0,
         "length_tells": slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
-        "few_instances": instances if 0 < instances < FEW_INSTANCES else None,
+        "few_instances": instances if instances < FEW_INSTANCES else 0,
         "flagged": some([row for row in facts.rows if row.judged.get("flags")]),
         "leaking": some(leaking),
         "held_back": some([row for row in facts.rows if row.held_back]),
@@ -165,20 +167,6 @@ def spent(facts: Facts) -> list[dict]:
     return [
         {"model": name, "replies": replies, **figures.bill(metas)} for name, replies, metas in bills
     ]
-
-
-def second_look(facts: Facts) -> dict:
-    """Return what the second look made of the first one."""
-    before = [row for row in facts.scored if row.score >= FINAL_MIN]
-    after = [row for row in facts.scored if row.bucket == "final" or row.held_back]
-    look = facts.duel.get("second_look") or {}
-    cost = (facts.duel.get("looks") or {}).get("second look")
-    return {
-        "look": look if look.get("turns") or look.get("read") else None,
-        "before": {"turns": len(before), "mean": mean_score(before)},
-        "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},
-        "look_bill": figures.bill([cost] if cost else []),
-    }
 
 
 def judges_and_groups(facts: Facts) -> dict:
@@ -240,6 +228,5 @@ def turns(facts: Facts) -> dict:
         "best": best_first[:some],
         "worst": best_first[::-1][:some],
         "listed": sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
-        "more": len(facts.rows) - len(listed) or None,
-        "stopped": facts.statuses[Status.STOPPED] > 0,
+        "more": len(facts.rows) - len(listed),
     }

@@ -24,7 +24,6 @@ from common.turns import BUCKETS, METRICS, ORDERS, SIDES, read_answer
 
 HERE = Path(__file__).parent
 MOST_TURNS = 5000  # of a page: some 12 MB, and a list that a browser still scrolls with ease
-PLAIN_CHARS = 1_500_000  # of texts: from here they are packed with gzip, a third of the size
 TURN_BYTES = 2_800  # of the file for each turn, so that 2,000 give some 5 MB ...
 SMALL_RUN = 500  # ... but a run of fewer turns may take as much as one of these
 CONTEXT_CHARS = (4000, 2000, 1000, 500)  # of task and observation, as far as the size allows
@@ -129,12 +128,8 @@ def turns_page(data: dict) -> str:
         for row, turn in zip(rows, turns):
             row["task"] = visible(turn["texts"]["task"], chars)
             row["observation"] = visible(turn["texts"]["observation"], chars)
-        texts = as_json(rows)
-        kind = "application/json"
-        if len(texts) > PLAIN_CHARS:
-            packed = gzip.compress(texts.encode("ascii"), compresslevel=6, mtime=0)
-            texts = base64.b64encode(packed).decode("ascii")
-            kind = "application/gzip"
+        packed = gzip.compress(as_json(rows).encode("ascii"), compresslevel=6, mtime=0)
+        texts = base64.b64encode(packed).decode("ascii")
         if len(facts) + len(texts) <= TURN_BYTES * max(len(turns), SMALL_RUN):
             break
     style = (HERE / "turns.css").read_text(encoding="utf-8")
@@ -153,7 +148,7 @@ def turns_page(data: dict) -> str:
         ("<!-- about -->", visible(about)),
         ("<!-- pictures -->", visible(score_chart(turns) + verdict_chart(data["judges"], turns))),
         ("<!-- facts -->", f'<script type="application/json" id="facts">{facts}</script>'),
-        ("<!-- texts -->", f'<script type="{kind}" id="texts">{texts}</script>'),
+        ("<!-- texts -->", f'<script type="application/gzip" id="texts">{texts}</script>'),
     ):
         page = page.replace(mark, text)
     return page
@@ -221,28 +216,23 @@ def source_hash(text: str) -> str:
 
 # --------------------------------------------------------------------------------- the pictures
 
-BIN = 10  # score points
-
 
 def score_chart(turns: list[dict]) -> str:
     """Return a histogram of the scores, each bar divided by bucket."""
-    counts = Counter()
-    for turn in turns:
-        if turn["bucket"]:
-            counts[min(int(turn["score"]), 99) // BIN * BIN, turn["bucket"]] += 1
+    scored = [turn for turn in turns if turn["bucket"]]
+    counts = Counter((min(int(turn["score"] / 10), 9), turn["bucket"]) for turn in scored)
     bars = []
-    for low in range(100 - BIN, -1, -BIN):
-        bars.append((f"{low}–{low + BIN}", {name: counts[low, name] for name in BUCKETS}))
+    for tens in range(9, -1, -1):
+        label = f"{10 * tens}–{10 * tens + 10}"
+        bars.append((label, {name: counts[tens, name] for name in BUCKETS}))
     return bar_chart("Turns by score and bucket", bars)
 
 
 def verdict_chart(judges: list[str], turns: list[dict]) -> str:
     """Return the challenger's wins, draws and losses in the first look, by judge and order."""
     counts = Counter()
-    for turn in turns:
-        for verdict in turn["texts"]["verdicts"]:
-            if verdict["look"] > 1 or not verdict["calls"]:
-                continue
+    for verdict in (verdict for turn in turns for verdict in turn["texts"]["verdicts"]):
+        if verdict["look"] == 1 and verdict["calls"]:
             challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
             for call in verdict["calls"].values():
                 word = {0: "draw", challenger: "win"}.get(call, "loss")
@@ -251,8 +241,8 @@ def verdict_chart(judges: list[str], turns: list[dict]) -> str:
     for judge in judges:
         bars.append((judge, {}))
         for order, place in zip(ORDERS, ("1st", "2nd")):
-            words = ("win", "draw", "loss")
-            bars.append((place, {word: counts[judge, order, word] for word in words}))
+            calls = {word: counts[judge, order, word] for word in ("win", "draw", "loss")}
+            bars.append((place, calls))
     title = "Win, draw and loss of the challenger by judge, shown first (1st) and second (2nd)"
     return bar_chart(title, bars)
 
