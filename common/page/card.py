@@ -11,10 +11,10 @@ from huggingface_hub import DatasetCard, DatasetCardData
 from common import exports
 from common.exports import CONFIGS, Export, file_name
 from common.files import BadFile
-from common.page.figures import MAX_LENGTHS, Facts, export_text, shared_figures, writers
+from common.page.figures import MAX_LENGTHS, Facts, export_text, writers
 from common.page.left_out import dicts
 from common.page.markdown import Markdown, fill
-from common.turns import METRICS
+from common.turns import DEFEAT_MIN, FINAL_MIN, METRICS
 
 CARD = Path("export", "README.md")
 _OPPONENT_WORDS = {1: "the source data's own next turn (the reference)", 2: "the king"}
@@ -34,7 +34,9 @@ def dataset_card(facts: Facts) -> str:
     lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
     licences = Counter(row.license or "not known" for row in export.all_rows)
     figures = {
-        **shared_figures(facts),
+        "facts": facts,
+        "final_min": FINAL_MIN,
+        "defeat_min": DEFEAT_MIN,
         "export_text": export_text(export),
         "command": Markdown(command),
         "judged_against": _OPPONENT_WORDS[facts.mode],

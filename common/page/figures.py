@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -20,7 +19,7 @@ from common.page.labels import clopper_pearson
 from common.page.left_out import LeftOut
 from common.page.markdown import Markdown, fill, written
 from common.page.rows import CHARS_PER_TOKEN, Row
-from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status, read_score
+from common.turns import BUCKETS, OPPONENT, SIDES, Status, read_score
 
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
@@ -67,6 +66,7 @@ class Facts:
         self.opponent = SIDES[OPPONENT[self.mode]]
         self.generator = (self.duel.get("config") or {}).get("generator")
         self.judges = list(self.duel.get("judges") or {})
+        self.interval = self.duel.get("interval") or [None]
         self.verdict = verdict_word(self.duel)
         self.stale = stale_reason(self) if self.duel and not self.limit else ""
         steps = [step for status, step in NEXT_STEP.items() if self.statuses[status]]
@@ -74,6 +74,17 @@ class Facts:
             steps.append("python validate.py")
         steps = [f"{step}, then python report.py" for step in steps if step.startswith("python")]
         self.command = Markdown(steps[0] if steps else "")  # what to run next
+        self.sample = {}
+        for name in ("dataset", "revision", "seed"):
+            told = self.plan.get(name)
+            self.sample[name] = "not known" if told in (None, "") else str(told)
+        path = self.sample["dataset"]
+        local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "*" in path
+        if local or Path(path).exists():  # its folders are nobody's business
+            self.sample["dataset"] = f"local files {Path(path).name}"
+        self.challenger_audit = leak_audit(self.rows, "challenger")
+        self.king_audit = leak_audit(self.rows, "king")
+        self.reader = readers_test(self)
 
 
 def verdict_word(duel: dict) -> str:
@@ -113,31 +124,6 @@ def mean_score(rows: list[Row], of: str = "score") -> float:
     return fmean(getattr(row, of) for row in rows) if rows else math.nan
 
 
-# ----------------------------------------------------------------------- what report and card share
-
-
-def shared_figures(facts: Facts) -> dict:
-    """Return the figures that both templates name."""
-    plan = {}
-    for name in ("dataset", "revision", "seed"):
-        told = facts.plan.get(name)
-        plan[name] = "not known" if told in (None, "") else str(told)
-    path = plan["dataset"]
-    local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "*" in path
-    if local or Path(path).exists():  # its folders are nobody's business
-        plan["dataset"] = f"local files {Path(path).name}"
-    return {
-        "facts": facts,
-        "plan": plan,
-        "interval": facts.duel.get("interval") or [None],
-        "final_min": FINAL_MIN,
-        "defeat_min": DEFEAT_MIN,
-        "challenger_audit": leak_audit(facts.rows, "challenger"),
-        "king_audit": leak_audit(facts.rows, "king"),
-        "reader": readers_test(facts),
-    }
-
-
 def leak_audit(rows: list[Row], side: str) -> dict | None:
     """Count one side's replies that were audited, those with a hit, and these by kind of leak."""
     audited = [row.leaks[side] for row in rows if side in row.leaks]
@@ -168,19 +154,16 @@ def readers_test(facts: Facts) -> dict | None:
 def writers(rows: list[Row], side: str) -> list[str]:
     """Return the models that were asked to write one side, each with who answered for it."""
     metas = [row.meta[side] for row in rows if row.meta.get(side)]
-    return model_names((meta.get("model"), meta.get("model_answered")) for meta in metas)
+    answered = defaultdict(set)
+    for meta in metas:
+        answered[str(meta.get("model"))].add(str(meta.get("model_answered") or ""))
+    return [asked + who_answered(asked, others) for asked, others in answered.items()]
 
 
-def model_names(pairs: Iterable[tuple[str, str | None]]) -> list[str]:
-    """Return each model that was asked, with who else answered in its name; pairs of the two."""
-    others = defaultdict(set)
-    for asked, answered in pairs:
-        others[str(asked)] |= {str(answered or asked)} - {str(asked)}
-    names = []
-    for asked, answered in others.items():
-        note = f" (answered by: {', '.join(sorted(answered))})" if answered else ""
-        names.append(asked + note)
-    return names
+def who_answered(asked: str, answered: set[str]) -> str:
+    """Return, in brackets, who else answered in a model's name; "" where nobody did."""
+    others = ", ".join(sorted(answered - {asked, ""}))
+    return f" (answered by: {others})" if others else ""
 
 
 def export_text(export: Export) -> Markdown:
@@ -209,9 +192,6 @@ def export_text(export: Export) -> Markdown:
         chars_per_token=CHARS_PER_TOKEN,
         lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},
     )
-
-
-# ------------------------------------------------------------------------------ means and spending
 
 
 def mean_of(pairs: list[tuple[Row, float | None]], config: Config) -> dict | None:

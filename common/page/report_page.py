@@ -36,7 +36,9 @@ def report_page(facts: Facts) -> str:
     """Return report.md, for a reader in a hurry."""
     text = fill(
         "report.md",
-        **figures.shared_figures(facts),
+        facts=facts,
+        final_min=FINAL_MIN,
+        defeat_min=DEFEAT_MIN,
         **whole_run(facts),
         **points(facts),
         spent=spent(facts),
@@ -154,10 +156,11 @@ def spent(facts: Facts) -> list[dict]:
         names = ", ".join(figures.writers(facts.rows, side)) or NOTHING
         bills.append((f"{side} by {names}", len(metas), metas))
     verdicts = [verdict for row in facts.rows for verdict in row.judged.get("verdicts", [])]
-    answered = {(verdict["judge"], verdict.get("model_answered")) for verdict in verdicts}
+    answered = defaultdict(set)
+    for verdict in verdicts:
+        answered[verdict["judge"]].add(str(verdict.get("model_answered") or ""))
     for judge, asked in (facts.duel.get("judges") or {}).items():
-        its = [pair for pair in answered if pair[0] == judge]
-        (name,) = figures.model_names([(judge, judge), *its])
+        name = judge + figures.who_answered(judge, answered[judge])
         bills.append((f"judge {name}", asked.get("calls") or 0, [asked]))
     for look, asked in (facts.duel.get("looks") or {}).items():
         if look != "first look":  # that is the judges, above
