@@ -95,15 +95,9 @@ def find_stems(limit: int | None, need_scores: bool) -> list[str]:
     scored = [path.stem for path in files.turn_files("score")]
     answered = list(turns.answer_files())
     if need_scores and not scored:
-        raise UserError(
-            "score/ holds no judged turn: validate.py writes it.\n"
-            "Run python validate.py, then this again."
-        )
+        raise UserError("score/ holds no judged turn: run python validate.py, then this again.")
     if not answered:
-        raise UserError(
-            "answer_*/ hold no turn: king.py writes them.\n"
-            "Put them back beside score/, or run python king.py."
-        )
+        raise UserError("answer_*/ hold no turn: put them back, or run python king.py.")
     if limit:
         return scored[:limit]
     return sorted({*answered, *scored}, key=natural_key)

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from common.files import clean_text, natural_key
 from common.outputs import Outputs
-from common.page.rows import CHARS_PER_TOKEN, Row
+from common.page.rows import Row
 from common.replies.similarity import jaccard, word_triples
 from common.turns import SIDES, read_answer
 
@@ -59,23 +59,12 @@ class Export:
     @property
     def fitting_length(self) -> int:
         """The max_length, in tokens, that no row of any configuration should pass."""
-        longest = max((total_tokens(row) for row in self.all_rows), default=0)
+        longest = max((row.total_tokens for row in self.all_rows), default=0)
         return LENGTH_STEP * -int(-longest * LENGTH_MARGIN // LENGTH_STEP)
 
     def lost_at(self, max_length: int) -> int:
         """Count the rows of which nothing but the prompt is left at this length."""
         return sum(row.prompt_tokens >= max_length for row in self.all_rows)
-
-
-def file_name(config: str, split: str) -> str:
-    """Return the name of a training file in export/."""
-    return f"{config}-{split}.jsonl"
-
-
-def total_tokens(row: Row) -> int:
-    """Return the length of the prompt with the longer reply, by the more cautious of two counts."""
-    prompt = max(row.prompt_tokens, round(row.prompt_chars / CHARS_PER_TOKEN))
-    return prompt + round(max(len(row.challenger), row.opponent_chars) / CHARS_PER_TOKEN)
 
 
 def export_training(rows: list[Row], export: Export, outputs: Outputs) -> None:
@@ -88,7 +77,7 @@ def export_training(rows: list[Row], export: Export, outputs: Outputs) -> None:
         for row in part:
             row.exported = split
         for config in CONFIGS:
-            path = Path("export", file_name(config, split))
+            path = Path("export", f"{config}-{split}.jsonl")
             if part:
                 outputs.put_lines(path, partial(training_lines, config, part))
             else:
@@ -108,7 +97,7 @@ def choose(rows: list[Row], export: Export) -> list[Row]:
         if row.unfit:
             export.held_back += 1
             row.exported = f"not exported: {row.unfit}"
-        elif export.max_tokens and total_tokens(row) > export.max_tokens:
+        elif export.max_tokens and row.total_tokens > export.max_tokens:
             export.too_long += 1
             row.exported = f"not exported: longer than {export.max_tokens} tokens"
         else:

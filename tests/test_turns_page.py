@@ -44,12 +44,6 @@ def test_what_the_page_is_told_of_a_turn(tmp_path, monkeypatch):
     assert len(told[0]["texts"]["verdicts"]) == 6
 
 
-def unpacked(page: str) -> list[dict]:
-    """Return the texts of each turn, as the page's script reads them."""
-    packed = re.search(r'gzip" id="texts">([^<]*)<', page)[1]
-    return json.loads(gzip.decompress(base64.b64decode(packed)))
-
-
 # ------------------------------------------------------------------------------- the browser
 
 
@@ -469,13 +463,16 @@ def test_policy_stops_what_would_slip_through(browser, tmp_path):
 def test_no_tag_and_no_mark_that_is_obeyed_stands_in_the_file():
     page = turns_page(hostile_data())
     page.encode("utf-8")  # no lone surrogate
-    (facts,) = re.findall(r'<script type="application/json" id="facts">(.*?)</script>', page)
-    assert not re.search("[<>&\u2028\u2029]", facts)
+    blocks = re.findall(r'<script type="application/json" id="\w+">(.*?)</script>', page, re.DOTALL)
+    assert len(blocks) == 2
+    for block in blocks:
+        assert not re.search("[<>&\u2028\u2029]", block)
+        json.loads(block)
     assert not re.search(
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", page
     )
-    assert "⟨U+202E⟩gnp.exe" in json.loads(facts)["turns"][13]["why"]
-    assert "⟨U+001B⟩[31mred" in unpacked(page)[14]["task"]
+    assert "⟨U+202E⟩gnp.exe" in json.loads(blocks[0])["turns"][13]["why"]
+    assert "⟨U+001B⟩[31mred" in json.loads(blocks[1])[14]["task"]
     assert visible("one\r\ntwo\rthree") == "one\r\ntwo⟨U+000D⟩three"
 
 
@@ -499,9 +496,9 @@ def test_the_same_data_gives_the_same_page_and_long_texts_say_what_is_left_out()
     assert turns_page(make_data(250)) == turns_page(make_data(250))
     data = make_data(1, observation="x" * 50_000)
     data["turns"][0]["texts"]["replies"]["king"] = "y" * 30_000
-    (texts,) = unpacked(turns_page(data))
-    assert "46,000 characters left out" in texts["observation"]
-    assert "10,000 characters left out" in texts["replies"]["king"][1]
+    page = turns_page(data)
+    assert "46,000 characters left out" in page
+    assert "10,000 characters left out" in page
 
 
 def test_a_run_of_long_texts_is_cut_as_far_as_the_page_would_be_too_large():
@@ -512,7 +509,8 @@ def test_a_run_of_long_texts_is_cut_as_far_as_the_page_would_be_too_large():
         turn["texts"]["observation"] = rng.randbytes(3000).hex()
     page = turns_page(data)
     assert len(page) <= 500 * 3000
-    texts = unpacked(page)
+    packed = re.search(r'gzip" id="texts">([^<]*)<', page)[1]
+    texts = json.loads(gzip.decompress(base64.b64decode(packed)))
     assert 500 <= len(texts[0]["task"]) < 4000 and len(texts) == 300
 
 

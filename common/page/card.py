@@ -9,7 +9,7 @@ from pathlib import Path
 from huggingface_hub import DatasetCard, DatasetCardData
 
 from common import exports
-from common.exports import CONFIGS, Export, file_name
+from common.exports import CONFIGS, Export
 from common.files import BadFile
 from common.page.figures import MAX_LENGTHS, Facts, export_text, writers
 from common.page.left_out import dicts
@@ -53,27 +53,26 @@ def dataset_card(facts: Facts) -> str:
         "licences": [{"name": name, "rows": n} for name, n in licences.most_common()],
         "train": None,
     }
-    files = []
-    for config in CONFIGS:
-        for split, rows in export.rows.items():
-            if rows:
-                name = file_name(config, split)
-                files.append({"config": config, "split": split, "name": name, "rows": rows})
-    if files:  # how to load them, and to train on them
+    if export.all_rows:  # how to load them, and to train on them
+        files = []
+        for config in CONFIGS:
+            for split, rows in export.rows.items():
+                if rows:
+                    files.append({"name": f"{config}-{split}.jsonl", "rows": rows})
         lengths = [{"tokens": length, "lost": export.lost_at(length)} for length in MAX_LENGTHS]
         fit = Markdown(export.fitting_length)  # without a comma, for it stands in code
         lost_default = export.lost_at(1024)  # TRL's
         train = {"files": files, "lengths": lengths, "fit": fit, "lost_default": lost_default}
         figures["train"] = fill("train.md", rows=export.all_rows, **train)
-    return f"---\n{front_matter(export, files)}\n---\n\n{fill('card.md', **figures)}\n"
+    return f"---\n{front_matter(export)}\n---\n\n{fill('card.md', **figures)}\n"
 
 
-def front_matter(export: Export, files: list[dict]) -> str:
+def front_matter(export: Export) -> str:
     """Return the card's YAML; a licence that the user stated in the card there is kept."""
     configs = []
-    for config in CONFIGS if files else ():
-        its = [file for file in files if file["config"] == config]
-        paths = [{"split": file["split"], "path": file["name"]} for file in its]
+    splits = [split for split, rows in export.rows.items() if rows]
+    for config in CONFIGS if splits else ():
+        paths = [{"split": split, "path": f"{config}-{split}.jsonl"} for split in splits]
         default = {"default": True} if config == "sft" else {}
         configs.append({"config_name": config, **default, "data_files": paths})
     size = next((name for most, name in _SIZES if len(export.all_rows) < most), "100K<n<1M")

@@ -82,6 +82,12 @@ class Row:
         return words
 
     @property
+    def total_tokens(self) -> int:
+        """The prompt with the longer reply, by the more cautious of two counts."""
+        prompt = max(self.prompt_tokens, round(self.prompt_chars / CHARS_PER_TOKEN))
+        return prompt + round(max(len(self.challenger), self.opponent_chars) / CHARS_PER_TOKEN)
+
+    @property
     def command(self) -> str:
         """What the challenger would run."""
         return " ; ".join(bash_blocks(self.challenger))

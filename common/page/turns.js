@@ -288,6 +288,7 @@ function keep(turn, label) {
 }
 
 function startLabelling() {
+  if (!turns[0]?.texts) return;
   labelling = { drawn: batch() };
   document.body.classList.add("labelling");
   say("");
@@ -368,17 +369,21 @@ function onKey(event) {
   action();
 }
 
-async function readTexts() {
-  const bytes = Uint8Array.from(atob($("texts").textContent), (letter) => letter.charCodeAt(0));
-  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const all = await new Response(stream).json();
-  all.forEach((texts, place) => Object.assign(turns[place], { texts }));
+async function readTexts(block) {
+  let text = block.textContent;
+  if (block.type === "application/gzip") {
+    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+    text = await new Response(stream).text();
+  }
+  JSON.parse(text).forEach((texts, place) => Object.assign(turns[place], { texts }));
 }
 
 drawList();
 loadLabels();
 findWords();
 applyFilters();
+showButtons();
 $("filters").addEventListener("input", (event) => {
   if (event.target.name === "sort") applySort();
   else applyFilters();
@@ -395,9 +400,8 @@ $("overview").open = window.innerWidth > 960;
 document.addEventListener("keydown", onKey);
 window.addEventListener("hashchange", showLinked);
 showLinked();
-readTexts().then(() => {
+readTexts($("texts")).then(() => {
   findWords();
-  showButtons();
   applyFilters();
   drawTurn();
 });

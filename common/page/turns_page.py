@@ -23,6 +23,7 @@ from common.replies.protocol import protocol_problem
 from common.turns import BUCKETS, METRICS, ORDERS, SIDES, read_answer
 
 HERE = Path(__file__).parent
+PLAIN_CHARS = 1_500_000  # of texts: from here they are packed with gzip, a third of the size
 MOST_TURNS = 5000  # of a page: some 12 MB, and a list that a browser still scrolls with ease
 TURN_BYTES = 2_800  # of the file for each turn, so that 2,000 give some 5 MB ...
 SMALL_RUN = 500  # ... but a run of fewer turns may take as much as one of these
@@ -128,8 +129,12 @@ def turns_page(data: dict) -> str:
         for row, turn in zip(rows, turns):
             row["task"] = visible(turn["texts"]["task"], chars)
             row["observation"] = visible(turn["texts"]["observation"], chars)
-        packed = gzip.compress(as_json(rows).encode("ascii"), compresslevel=6, mtime=0)
-        texts = base64.b64encode(packed).decode("ascii")
+        texts = as_json(rows)
+        kind = "json"
+        if len(texts) > PLAIN_CHARS:
+            packed = gzip.compress(texts.encode("ascii"), compresslevel=6, mtime=0)
+            texts = base64.b64encode(packed).decode("ascii")
+            kind = "gzip"
         if len(facts) + len(texts) <= TURN_BYTES * max(len(turns), SMALL_RUN):
             break
     style = (HERE / "turns.css").read_text(encoding="utf-8")
@@ -148,7 +153,7 @@ def turns_page(data: dict) -> str:
         ("<!-- about -->", visible(about)),
         ("<!-- pictures -->", visible(score_chart(turns) + verdict_chart(data["judges"], turns))),
         ("<!-- facts -->", f'<script type="application/json" id="facts">{facts}</script>'),
-        ("<!-- texts -->", f'<script type="application/gzip" id="texts">{texts}</script>'),
+        ("<!-- texts -->", f'<script type="application/{kind}" id="texts">{texts}</script>'),
     ):
         page = page.replace(mark, text)
     return page
