@@ -7,7 +7,7 @@ import math
 import pytest
 
 from common.files import UserError
-from common.page.labels import clopper_pearson, compare_labels, correlation, label_sha, read_labels
+from common.page.labels import clopper_pearson, compare_labels, label_sha, read_labels
 from common.page.rows import Row
 
 HEADER = "stem,preferred,seconds,sha\n"
@@ -91,7 +91,7 @@ def test_compares_the_panel_with_the_person():
 def test_without_labels_nothing_is_claimed():
     found = compare_labels({}, [row("t_1", "final", 90, one=90)])
     assert (found["labels"], found["final"], found["interval"]) == (0, 0, (0.0, 1.0))
-    assert math.isnan(found["correlations"]["the panel"])
+    assert found["correlations"] == {}
 
 
 @pytest.mark.parametrize(
@@ -110,14 +110,20 @@ def test_clopper_pearson(hits, count, low, high):
     assert clopper_pearson(hits, count) == pytest.approx((low, high), abs=1e-9)
 
 
-def test_correlation_is_of_ranks_and_says_when_it_cannot_tell():
-    assert correlation([0, 50, 100], [1, 2, 1000]) == pytest.approx(1)
-    assert correlation([0, 50, 100], [3, 2, 1]) == pytest.approx(-1)
-    # ranks with ties: (1.5, 1.5, 3, 4) and (1, 2, 3.5, 3.5), so 4 / 4.5
-    assert correlation([0, 0, 50, 100], [1, 2, 9, 9]) == pytest.approx(4 / 4.5)
-    for said, scores in (
-        ([0, 100], [0, 100]),
-        ([50, 50, 50], [1, 2, 3]),
-        ([0, 50, 100], [None, 2, 1]),
-    ):
-        assert math.isnan(correlation(said, scores))
+@pytest.mark.parametrize(
+    ("said", "scores", "expected"),
+    [
+        (["king", "level", "challenger"], [1, 2, 1000], 1),
+        (["king", "level", "challenger"], [3, 2, 1], -1),
+        # ranks with ties: (1.5, 1.5, 3, 4) and (1, 2, 3.5, 3.5), so 4 / 4.5
+        (["king", "king", "level", "challenger"], [1, 2, 9, 9], 4 / 4.5),
+        (["king", "challenger"], [0, 100], math.nan),
+        (["level", "level", "level"], [1, 2, 3], math.nan),
+        (["king", "level", "challenger"], [None, 2, 1], math.nan),
+    ],
+)
+def test_correlation_is_of_ranks_and_says_when_it_cannot_tell(said, scores, expected):
+    rows = [row(f"t_{n}", "final", 90, one=score) for n, score in enumerate(scores)]
+    labels = {f"t_{n}": (preferred, SHA) for n, preferred in enumerate(said)}
+    found = compare_labels(labels, rows)["correlations"]["one"]
+    assert found == pytest.approx(expected, nan_ok=True)

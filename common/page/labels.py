@@ -65,9 +65,12 @@ def read_labels(folder: Path | str = "report") -> dict[str, tuple[str, str]]:
 def compare_labels(labels: dict[str, tuple[str, str]], rows: list) -> dict:
     """Return how far the panel and the person agree, as report.md names it.
 
-    Labels of replies that have changed since, or whose turn is gone, are `stale`. A correlation is
-    NaN where it cannot be told. `differences` are the turns on which the two are furthest apart.
+    Labels of replies that have changed since, or whose turn is gone, are `stale`. `correlations`
+    are Spearman's, NaN for fewer than three turns or where one side never varies; `differences` are
+    the turns on which the two are furthest apart.
     """
+    import pandas  # takes half a second, and most runs have no label
+
     said = {}  # by row what the person said, as a score
     skipped = 0
     for row in rows:
@@ -80,10 +83,8 @@ def compare_labels(labels: dict[str, tuple[str, str]], rows: list) -> dict:
             said[row] = LABEL_SCORE[preferred]
     final = [score for row, score in said.items() if row.bucket == "final"]
     not_worse = sum(score >= 50 for score in final)
-    columns = {"the panel": [row.score for row in said]}
-    for judge in dict.fromkeys(judge for row in said for judge in row.by_judge):
-        columns[judge] = [row.by_judge.get(judge) for row in said]
-    scores = list(said.values())
+    scores = [{"said": said[row], "the panel": row.score, **row.by_judge} for row in said]
+    table = pandas.DataFrame(scores, columns=None if scores else ["said"], dtype=float)
     apart = []
     for row, score in said.items():
         if abs(row.score - score) > 50:  # further than level is from either side
@@ -97,20 +98,9 @@ def compare_labels(labels: dict[str, tuple[str, str]], rows: list) -> dict:
         "not_worse": not_worse,  # of these, the challenger's reply is better or level
         "share": not_worse / len(final) if final else math.nan,
         "interval": clopper_pearson(not_worse, len(final)),
-        "correlations": {name: correlation(scores, column) for name, column in columns.items()},
+        "correlations": table.corr("spearman", min_periods=3)["said"].drop("said").to_dict(),
         "differences": apart[:MOST_DIFFERENCES],
     }
-
-
-def correlation(said: list[float], scores: list[float | None]) -> float:
-    """Return Spearman's rank correlation; pairs with None are passed over.
-
-    NaN where fewer than three pairs are left, or one side never varies.
-    """
-    import pandas  # takes half a second, and most runs have no label
-
-    pairs = pandas.DataFrame({"said": said, "scores": scores}, dtype=float)
-    return float(pairs.corr("spearman", min_periods=3).loc["said", "scores"])
 
 
 def clopper_pearson(hits: int, count: int) -> tuple[float, float]:
@@ -123,8 +113,8 @@ def _upper_end(hits: int, count: int) -> float:
     if hits == count:
         return 1.0
     k = np.arange(hits + 1)
-    log_ways = np.array([math.lgamma(n + 1) + math.lgamma(count - n + 1) for n in k])
-    log_ways = math.lgamma(count + 1) - log_ways
+    ways = [math.lgamma(n + 1) + math.lgamma(count - n + 1) for n in k]
+    log_ways = math.lgamma(count + 1) - np.array(ways)
     low = 0.0
     high = 1.0
     for _ in range(60):  # halves: to the last digit

@@ -149,27 +149,30 @@ def histogram(rows: list[Row]) -> Markdown | None:
 def spent(facts: Facts) -> list[dict]:
     """Return replies, tokens and cost of each writer and judge, and of all together."""
     bills = []
+    everything = []
+
+    def add(name: str, replies: int, metas: list[dict]) -> None:
+        bills.append({"model": name, "replies": replies, **figures.bill(metas)})
+        everything.extend(metas)
+
     for side in ("king", "challenger"):
         metas = [row.meta[side] for row in facts.rows if row.meta.get(side)]
         if side == "challenger":
             metas += [old for row in facts.rows for old in row.meta.get("retired") or []]
         names = ", ".join(figures.writers(facts.rows, side)) or NOTHING
-        bills.append((f"{side} by {names}", len(metas), metas))
-    verdicts = [verdict for row in facts.rows for verdict in row.judged.get("verdicts", [])]
+        add(f"{side} by {names}", len(metas), metas)
     answered = defaultdict(set)
-    for verdict in verdicts:
-        answered[verdict["judge"]].add(str(verdict.get("model_answered") or ""))
+    for row in facts.rows:
+        for verdict in row.judged.get("verdicts", []):
+            answered[verdict["judge"]].add(str(verdict.get("model_answered") or ""))
     for judge, asked in (facts.duel.get("judges") or {}).items():
         name = judge + figures.who_answered(judge, answered[judge])
-        bills.append((f"judge {name}", asked.get("calls") or 0, [asked]))
+        add(f"judge {name}", asked.get("calls") or 0, [asked])
     for look, asked in (facts.duel.get("looks") or {}).items():
         if look != "first look":  # that is the judges, above
-            bills.append((look, asked.get("calls") or 0, [asked]))
-    everything = [meta for _, _, metas in bills for meta in metas]
-    bills.append(("together", sum(replies for _, replies, _ in bills), everything))
-    return [
-        {"model": name, "replies": replies, **figures.bill(metas)} for name, replies, metas in bills
-    ]
+            add(look, asked.get("calls") or 0, [asked])
+    add("together", sum(bill["replies"] for bill in bills), everything[:])
+    return bills
 
 
 def judges_and_groups(facts: Facts) -> dict:
