@@ -59,8 +59,9 @@ def main() -> int:
     outputs = Outputs(check=flags.check)
     config = load_config()
     stems = find_stems(flags.limit, need_scores=not flags.check)
-    written = [Path("report")] if flags.limit else list(map(Path, ("report", *BUCKETS)))
-    with nullcontext() if flags.check else files.lock_folders(written, "report"):
+    written = ["report"] if flags.limit else ["report", *BUCKETS]
+    locks = files.lock_folders([Path(folder) for folder in written], "report")
+    with nullcontext() if flags.check else locks:
         facts = read_run(stems, config, flags.limit, tally)
         rows = facts.rows
         if not flags.limit:
@@ -81,8 +82,8 @@ def main() -> int:
         outputs.put("report/report.md", report_page(facts))
         outputs.put("report/turns.html", turns_page(turns_data(facts)))
         if flags.check:
-            stale = outputs.stale if Path("report").is_dir() else []  # else it has not run yet
-            return show_check(facts, stale, tally)
+            has_run = any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS))
+            return show_check(facts, outputs.stale if has_run else [], tally)
         tally.write_failed("report")
     return show_tally(facts, outputs, tally)
 
