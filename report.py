@@ -23,43 +23,25 @@ No network, no key.
 
 from __future__ import annotations
 
-from contextlib import ExitStack
+from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 
+from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.config import Config, load_config
 from common.exports import Export, export_training
-from common.files import (
-    BadFile,
-    UserError,
-    json_bytes,
-    lock_folders,
-    natural_key,
-    read_json,
-    turn_files,
-)
+from common.files import BadFile, UserError, natural_key
 from common.outputs import Outputs
-from common.page import figures
 from common.page.card import CARD, card_flags, dataset_card
 from common.page.check import show_check
-from common.page.figures import NEXT_STEP, Facts
+from common.page.figures import NEXT_STEP, Facts, export_text
 from common.page.labels import compare_labels, read_labels
 from common.page.left_out import huge_pr_page, read_left_out
 from common.page.report_page import report_page
 from common.page.rows import Row, read_row, turns_csv
-from common.page.turns_data import turns_data
-from common.page.turns_page import turns_page, unpacked_part
-from common.turns import (
-    ANSWER_KEYS,
-    BUCKETS,
-    Status,
-    answer_files,
-    answer_folders,
-    first_filled,
-    read_answer,
-    read_duel,
-    read_plan,
-)
+from common.page.turns_page import turns_data, turns_page
+from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
 
@@ -77,37 +59,33 @@ def main() -> int:
     outputs = Outputs(check=flags.check)
     config = load_config()
     stems = find_stems(flags.limit, need_scores=not flags.check)
-    with ExitStack() as locks:
-        if not flags.check:
-            folders = ["report"] if flags.limit else ["report", *BUCKETS]
-            locks.enter_context(lock_folders([Path(folder) for folder in folders], "report"))
+    written = ["report"] if flags.limit else ["report", *BUCKETS]
+    locks = files.lock_folders([Path(folder) for folder in written], "report")
+    with nullcontext() if flags.check else locks:
         facts = read_run(stems, config, flags.limit, tally)
+        rows = facts.rows
         if not flags.limit:
-            export_final(facts.rows, outputs)
-            export_refined(facts.rows, outputs)
-            export_defeat(facts.rows, outputs)
-            remove_misplaced(facts.rows, outputs)
-            facts.export = export_options(flags)
-            export_training(facts.rows, facts.export, outputs)
+            export_final(rows, outputs)
+            export_refined(rows, outputs)
+            export_defeat(rows, outputs)
+            remove_misplaced(rows, outputs)
+            # --check asks for what the card there says that it was made with.
+            with_refined, max_tokens = card_flags() if flags.check else (False, None)
+            with_refined = with_refined or flags.with_refined
+            kept_from = _DEFEAT_MIN if with_refined else _FINAL_MIN
+            facts.export = Export(with_refined, kept_from, flags.max_tokens or max_tokens)
+            export_training(rows, facts.export, outputs)
             outputs.put(CARD, dataset_card(facts))  # last, for it speaks of the others
-        outputs.put("report/turns.csv", turns_csv(facts.rows, facts.judges))
-        outputs.put(
-            "report/hugePR.md", huge_pr_page(facts.left_out, config.generate.max_record_chars)
-        )
+        max_record_chars = config.generate.max_record_chars
+        outputs.put("report/turns.csv", turns_csv(rows, facts.judges))
+        outputs.put("report/hugePR.md", huge_pr_page(facts.left_out, max_record_chars))
         outputs.put("report/report.md", report_page(facts))
-        outputs.put("report/turns.html", turns_page(turns_data(facts)), essence=unpacked_part)
+        outputs.put("report/turns.html", turns_page(turns_data(facts)))
         if flags.check:
-            return show_check(facts, outputs, tally)
+            has_run = any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS))
+            return show_check(facts, outputs.stale if has_run else [], tally)
         tally.write_failed("report")
     return show_tally(facts, outputs, tally)
-
-
-def export_options(flags) -> Export:
-    """Return what export/ shall hold; --check asks for what the card says that it was made with."""
-    with_refined, max_tokens = card_flags() if flags.check else (False, None)
-    with_refined = with_refined or flags.with_refined
-    kept_from = _DEFEAT_MIN if with_refined else _FINAL_MIN
-    return Export(with_refined, kept_from, flags.max_tokens or max_tokens)
 
 
 # ------------------------------------------------------------------------------------------ turns
@@ -115,18 +93,12 @@ def export_options(flags) -> Export:
 
 def find_stems(limit: int | None, need_scores: bool) -> list[str]:
     """Return every answered or scored turn; the first `limit` of the scored ones."""
-    scored = [path.stem for path in turn_files("score")]
-    answered = list(answer_files())
+    scored = [path.stem for path in files.turn_files("score")]
+    answered = list(turns.answer_files())
     if need_scores and not scored:
-        raise UserError(
-            "score/ holds no judged turn: validate.py writes it.\n"
-            "Run python validate.py, then this again."
-        )
+        raise UserError("score/ holds no judged turn: run python validate.py, then this again.")
     if not answered:
-        raise UserError(
-            "answer_*/ hold no turn: king.py writes them.\n"
-            "Put them back beside score/, or run python king.py."
-        )
+        raise UserError("answer_*/ hold no turn: put them back, or run python king.py.")
     if limit:
         return scored[:limit]
     return sorted({*answered, *scored}, key=natural_key)
@@ -134,7 +106,7 @@ def find_stems(limit: int | None, need_scores: bool) -> list[str]:
 
 def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) -> Facts:
     """Read all that this stage speaks of; torn files are failures of the tally."""
-    folders = answer_folders()
+    folders = turns.answer_folders()
     progress = Progress(len(stems), "reading")
     rows = []
     for stem in stems:
@@ -144,11 +116,11 @@ def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) 
     duel = {}
     plan = {}
     try:
-        duel = read_duel() or {}
+        duel = turns.read_duel() or {}
     except BadFile as bad:
         tally.fail("_duel", "torn or foreign file, mended by python validate.py", str(bad))
     try:
-        plan = read_plan("prompt") or {}
+        plan = turns.read_plan("prompt") or {}
     except BadFile as bad:
         tally.fail("_plan", "torn or foreign file, mended by python prompt.py", str(bad))
     left_out = read_left_out(plan, config, tally)
@@ -156,74 +128,56 @@ def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) 
         row.license = left_out.licences.get(row.instance_id, "")
         # An answer may not name its repo, though its prompt does.
         row.repo = row.repo or left_out.repos.get(row.instance_id) or row.instance_id
-    labels = read_labels("report")
-    if not labels:
-        return Facts(rows, left_out, duel, plan, config, limit)
-    scored = {}
-    for row in rows:
-        if row.bucket:
-            said = {"bucket": row.bucket, "score": row.score, "by_judge": row.by_judge}
-            scored[row.stem] = {"sha": row.label_sha, **said}
-    agreement = compare_labels(labels, scored)
-    return Facts(rows, left_out, duel, plan, config, limit, labels=agreement)
+    labels = read_labels()
+    agreement = compare_labels(labels, rows) if labels else None
+    return Facts(rows, left_out, duel, plan, config, limit, agreement)
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
     """Return the answer file of a turn; of several folders see `first_filled`."""
-    folders = answer_folders() if folders is None else folders
+    folders = turns.answer_folders() if folders is None else folders
     paths = [folder / f"{stem}.json" for folder in folders]
     paths = [path for path in paths if path.is_file()]
-    return first_filled(paths) if paths else None
+    return turns.first_filled(paths) if paths else None
 
 
 # ---------------------------------------------------------------------------------------- buckets
-
-
-def export_final(rows: list[Row], outputs: Outputs) -> None:
-    """Fill final/: what the panel reliably prefers, and what keeps its chat's protocol."""
-    fill_bucket("final", rows, outputs)
-
-
-def export_refined(rows: list[Row], outputs: Outputs) -> None:
-    """Fill refined/: preferred less clearly, or held back from final/."""
-    fill_bucket("refined", rows, outputs)
-
-
-def export_defeat(rows: list[Row], outputs: Outputs) -> None:
-    """Fill defeat/: the rest of what was judged."""
-    fill_bucket("defeat", rows, outputs)
 
 
 def fill_bucket(name: str, rows: list[Row], outputs: Outputs) -> None:
     """Copy the bucket's answers into its folder, with score, metrics and reason."""
     for row in rows:
         if row.bucket == name:
-            reason = row.reason
+            reason = row.judged["reason"] or ""
             if row.held_back:
                 reason = f"Held back from final/: {row.unfit}. {reason}"
             judged = {"score": row.score, "metrics": row.metrics, "reason": reason}
-            copy = json_bytes({**read_answer(row.path), **judged})
+            copy = files.json_bytes({**turns.read_answer(row.path), **judged})
             outputs.put(Path(name, f"{row.stem}.json"), copy, is_ours=is_bucket_copy)
+
+
+export_final = partial(fill_bucket, "final")  # what the panel reliably prefers
+export_refined = partial(fill_bucket, "refined")  # preferred less clearly, or held back from final/
+export_defeat = partial(fill_bucket, "defeat")  # the rest of what was judged
 
 
 def remove_misplaced(rows: list[Row], outputs: Outputs) -> None:
     """Take out of each bucket what belongs into another one, or is no judged turn any more.
 
     This comes last: a kill leaves a turn in two, for the next run to fix, and never in none. A copy
-    whose answer is gone or torn stays: it may be the last.
+    whose answer is gone or torn (no digests of it) stays: it may be the last.
     """
     for row in rows:
         for name in BUCKETS:
             path = Path(name, f"{row.stem}.json")
-            answer_is_whole = bool(row.sha)
-            if name != row.bucket and answer_is_whole and path.exists() and is_bucket_copy(path):
+            if name != row.bucket and row.sha and path.exists() and is_bucket_copy(path):
                 outputs.remove(path, "lies in the wrong bucket")
 
 
 def is_bucket_copy(path: Path) -> bool:
     """Tell whether a file is a copy that this stage wrote, by what it holds."""
     try:
-        read_json(path, (*ANSWER_KEYS, "score", "metrics", "reason"))
+        files.read_json(path, (*turns.ANSWER_KEYS, "score", "metrics", "reason"))
     except (BadFile, OSError):
         return False
     return True
@@ -238,19 +192,18 @@ def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
     for status, step in NEXT_STEP.items():
         if status != Status.BROKEN:  # those have failed
             tally.skipped[f"{status}: {step}"] = facts.statuses[status]
-    lines = [f"verdict {figures.verdict_word(facts.duel)}"]
-    stale = figures.stale_reason(facts)
-    if stale:
-        lines.append(f"stale   score/_duel.json: {stale}")
+    lines = [f"verdict {facts.verdict}"]
+    if facts.stale:
+        lines.append(f"stale   score/_duel.json: {facts.stale}")
     if facts.export:
         filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
         lines.append("buckets " + ", ".join(filled))
-        lines.append("export  " + figures.export_text(facts.export).replace("\n", "\n          "))
+        lines.append("export  " + export_text(facts.export).replace("\n", "\n          "))
     for path in outputs.quarantined:
         lines.append(f"aside   {path} was in the way and is not ours")
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
     lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
-    return tally.show(*lines, next_command=figures.next_command(facts))
+    return tally.show(*lines, next_command=facts.command)
 
 
 if __name__ == "__main__":

@@ -10,13 +10,14 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import defaultdict
-from contextlib import ExitStack
+from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 
-from common.files import natural_key
+from common.files import clean_text, natural_key
 from common.outputs import Outputs
-from common.page.rows import CHARS_PER_TOKEN, Row
+from common.page.rows import Row
 from common.replies.similarity import jaccard, word_triples
 from common.turns import SIDES, read_answer
 
@@ -34,10 +35,8 @@ LENGTH_STEP = 1024  # tokens
 COLUMNS = (
     "instance_id", "repo", "license", "stem", "score", "prompt_chars", "prompt_tokens",
 )  # fmt: skip
-META = (
-    "bucket", "points", "max_points", "score_confirmed", "metrics", "by_judge", "style", "step",
-    "tokens_from",
-)  # fmt: skip
+META = ("bucket", "score_confirmed", "style", "step", "tokens_from")
+JUDGED = ("points", "max_points", "metrics", "by_judge")
 
 
 @dataclass
@@ -55,22 +54,12 @@ class Export:
 
     @property
     def all_rows(self) -> list[Row]:
-        return [row for split in SPLITS for row in self.rows[split]]
-
-    @property
-    def files(self) -> dict[str, int]:
-        """The rows of each file."""
-        found = {}
-        for config in CONFIGS:
-            for split in SPLITS:
-                if self.rows[split]:
-                    found[file_name(config, split)] = len(self.rows[split])
-        return found
+        return [row for part in self.rows.values() for row in part]
 
     @property
     def fitting_length(self) -> int:
         """The max_length, in tokens, that no row of any configuration should pass."""
-        longest = max((total_tokens(row) for row in self.all_rows), default=0)
+        longest = max((row.total_tokens for row in self.all_rows), default=0)
         return LENGTH_STEP * -int(-longest * LENGTH_MARGIN // LENGTH_STEP)
 
     def lost_at(self, max_length: int) -> int:
@@ -78,35 +67,21 @@ class Export:
         return sum(row.prompt_tokens >= max_length for row in self.all_rows)
 
 
-def file_name(config: str, split: str) -> str:
-    """Return the name of a training file in export/."""
-    return f"{config}-{split}.jsonl"
-
-
-def total_tokens(row: Row) -> int:
-    """Return the length of the prompt with the longer reply, by the more cautious of two counts."""
-    prompt = max(row.prompt_tokens, round(row.prompt_chars / CHARS_PER_TOKEN))
-    return prompt + round(max(len(row.challenger), row.opponent_chars) / CHARS_PER_TOKEN)
-
-
 def export_training(rows: list[Row], export: Export, outputs: Outputs) -> None:
     """Write the training files, and fill in what they hold. The card is left to its own room.
 
     A split without rows has no files, for none could be loaded.
     """
-    export.rows = split_rows(choose(rows, export), export)
+    split_rows(choose(rows, export), export)
     for split, part in export.rows.items():
-        paths = [Path("export", file_name(config, split)) for config in CONFIGS]
-        if not part:
-            for path in paths:
+        for row in part:
+            row.exported = split
+        for config in CONFIGS:
+            path = Path("export", f"{config}-{split}.jsonl")
+            if part:
+                outputs.put_lines(path, partial(training_lines, config, part))
+            else:
                 outputs.remove(path, "holds rows that are no longer chosen")
-            continue
-        with ExitStack() as files:
-            adders = [files.enter_context(outputs.lines(path)) for path in paths]
-            for row in part:
-                row.exported = split
-                for add, line in zip(adders, training_rows(row, read_answer(row.path))):
-                    add(json.dumps(line, ensure_ascii=False))
 
 
 def choose(rows: list[Row], export: Export) -> list[Row]:
@@ -122,7 +97,7 @@ def choose(rows: list[Row], export: Export) -> list[Row]:
         if row.unfit:
             export.held_back += 1
             row.exported = f"not exported: {row.unfit}"
-        elif export.max_tokens and total_tokens(row) > export.max_tokens:
+        elif export.max_tokens and row.total_tokens > export.max_tokens:
             export.too_long += 1
             row.exported = f"not exported: longer than {export.max_tokens} tokens"
         else:
@@ -141,8 +116,8 @@ def choose(rows: list[Row], export: Export) -> list[Row]:
     return [row for row in fit if row.stem in chosen]
 
 
-def split_rows(rows: list[Row], export: Export) -> dict[str, list[Row]]:
-    """Return the rows of train and of validation, by a hash of the repo's name alone.
+def split_rows(rows: list[Row], export: Export) -> None:
+    """Divide the rows into train and validation, by a hash of the repo's name alone.
 
     So growing the data never moves a turn across, but for one repo: where validation would stay
     empty it gets the repo with the lowest hash, until another's hash is lower.
@@ -152,10 +127,10 @@ def split_rows(rows: list[Row], export: Export) -> dict[str, list[Row]]:
     if not held_out and len(repos) >= MIN_REPOS_TO_VALIDATE:
         export.moved_repo = repos[0]
         held_out = {repos[0]}
-    found = {split: [] for split in SPLITS}
-    for row in rows:
-        found["validation" if row.repo in held_out else "train"].append(row)
-    return found
+    export.rows = {
+        "train": [row for row in rows if row.repo not in held_out],
+        "validation": [row for row in rows if row.repo in held_out],
+    }
 
 
 def repo_hash(repo: str) -> float:
@@ -163,29 +138,34 @@ def repo_hash(repo: str) -> float:
     return int.from_bytes(hashlib.sha256(repo.lower().encode()).digest()[:8], "big") / 2**64
 
 
-def training_rows(row: Row, answer: dict) -> tuple[dict, dict, dict]:
-    """Return a turn's rows in the order of CONFIGS.
+def training_lines(config: str, rows: list[Row]) -> Iterator[str]:
+    """Give the lines of a training file, in JSON.
 
     The challenger is preferred to the reply that it was judged against. LLaMA-Factory wants the
     two as messages, TRL as lists of one.
     """
-    meta = {
-        **{name: getattr(row, name) for name in META},
-        "judged_against": SIDES[row.opponent],
-        "model": row.meta["challenger"].get("model"),
-        "source": row.meta.get("source"),
-    }
-    about = {
-        **{name: getattr(row, name) for name in COLUMNS},
-        "meta": json.dumps(meta, ensure_ascii=False, sort_keys=True),
-    }
-    chat = [{"role": said["role"], "content": said["content"]} for said in answer["messages"]]
-    chosen = {"role": "assistant", "content": answer["challenger"]}
-    rejected = {"role": "assistant", "content": answer[row.opponent]}
-    sft = {"prompt": chat, "completion": [chosen], **about}
-    dpo = {
-        "prompt": chat, "chosen": [chosen], "rejected": [rejected],
-        "chosen_message": chosen, "rejected_message": rejected, **about,
-    }  # fmt: skip
-    weighted = [{**said, "weight": 0} for said in chat]
-    return sft, dpo, {"messages": [*weighted, {**chosen, "weight": 1}], **about}
+    for row in rows:
+        answer = read_answer(row.path)
+        meta = {
+            **{name: getattr(row, name) for name in META},
+            **{name: row.judged[name] for name in JUDGED},
+            "judged_against": SIDES[row.opponent],
+            "model": row.meta["challenger"].get("model"),
+            "source": row.meta.get("source"),
+        }
+        chat = [{"role": said["role"], "content": said["content"]} for said in answer["messages"]]
+        chosen = {"role": "assistant", "content": answer["challenger"]}
+        rejected = {"role": "assistant", "content": answer[row.opponent]}
+        if config == "sft":
+            line = {"prompt": chat, "completion": [chosen]}
+        elif config == "dpo":
+            line = {
+                "prompt": chat, "chosen": [chosen], "rejected": [rejected],
+                "chosen_message": chosen, "rejected_message": rejected,
+            }  # fmt: skip
+        else:
+            weighted = [{**said, "weight": 0} for said in chat]
+            line = {"messages": [*weighted, {**chosen, "weight": 1}]}
+        line |= {name: getattr(row, name) for name in COLUMNS}
+        line["meta"] = json.dumps(meta, ensure_ascii=False, sort_keys=True)
+        yield clean_text(json.dumps(line, ensure_ascii=False)) + "\n"

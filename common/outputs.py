@@ -6,8 +6,8 @@ None is synced to disk: the next run compares it with its sources, and makes it 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable
+from itertools import zip_longest
 from pathlib import Path
 
 from common.files import clean_text, quarantine, write_bytes
@@ -26,52 +26,36 @@ class Outputs:
         path: Path | str,
         content: str | bytes,
         is_ours: Callable[[Path], bool] = lambda path: True,
-        essence: Callable[[bytes], bytes] = bytes,
     ) -> None:
-        """Write `content` unless it is there; a file that is not ours is moved aside first.
-
-        `essence` returns what of a content counts when it is compared.
-        """
+        """Write `content` unless it is there; a file that is not ours is moved aside first."""
         path = Path(path)
         data = clean_text(content).encode("utf-8") if isinstance(content, str) else content
-        if path.exists() and essence(path.read_bytes()) == essence(data):
+        if path.exists() and path.read_bytes() == data:
             return
         if self.check:
-            self._note_difference(path)
+            self._note(path)
             return
         if path.exists() and not is_ours(path):
             self.quarantined.append(quarantine(path))
         write_bytes(path, data, durable=False)
 
-    @contextmanager
-    def lines(self, path: Path) -> Iterator[Callable[[str], None]]:
-        """Give a function that adds a line to `path`: for files that need not fit into memory.
+    def put_lines(self, path: Path, lines: Callable[[], Iterable[str]]) -> None:
+        """Write what `lines` returns, for files that need not fit into memory.
 
-        They go to a temporary file, and are compared with the file that is there on the way.
+        It is called once to compare, and once more where the file there is another.
         """
+        if path.exists():
+            with open(path, encoding="utf-8", errors="replace", newline="\n") as old:
+                if all(line == wanted for line, wanted in zip_longest(old, lines())):
+                    return
+        if self.check:
+            self._note(path)
+            return
+        path.parent.mkdir(parents=True, exist_ok=True)
         temporary = path.with_name(f".{path.name}.tmp")  # what a kill left is written over
-        if self.check:
-            temporary = Path(os.devnull)
-        else:
-            path.parent.mkdir(parents=True, exist_ok=True)
-        same = path.exists()
-        with open(path if same else os.devnull, "rb") as old, open(temporary, "wb") as new:
-
-            def add(line: str) -> None:
-                nonlocal same
-                data = clean_text(line).encode("utf-8") + b"\n"
-                same = same and old.read(len(data)) == data
-                new.write(data)
-
-            yield add
-            same = same and not old.read(1)
-        if self.check:
-            if not same:
-                self._note_difference(path)
-        elif same:
-            temporary.unlink()
-        else:
-            os.replace(temporary, path)
+        with open(temporary, "w", encoding="utf-8", newline="\n") as new:
+            new.writelines(lines())
+        os.replace(temporary, path)
 
     def remove(self, path: Path, why: str) -> None:
         """Remove a file that does not belong where it is, if it is there."""
@@ -80,5 +64,5 @@ class Outputs:
         elif not self.check:
             path.unlink(missing_ok=True)
 
-    def _note_difference(self, path: Path) -> None:
+    def _note(self, path: Path) -> None:
         self.stale.append(f"{path} is {'out of date' if path.exists() else 'missing'}")

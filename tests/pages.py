@@ -71,10 +71,4 @@ def make_data(count: int, seed: int = 0, **changes) -> dict:
     """Return what the page of `count` turns is made from."""
     rng = random.Random(seed)
     turns = [make_turn(number, rng, **changes) for number in range(count)]
-    return {
-        "title": "A run",
-        "facts": [f"{count} turns"],
-        "judges": JUDGES,
-        "metrics": list(METRICS),
-        "turns": turns,
-    }
+    return {"title": "A run", "facts": [f"{count} turns"], "judges": JUDGES, "turns": turns}

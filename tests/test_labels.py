@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 
 from common.files import UserError
-from common.page.labels import (
-    Label,
-    clopper_pearson,
-    compare_labels,
-    correlation,
-    label_sha,
-    read_labels,
-)
+from common.page.labels import clopper_pearson, compare_labels, label_sha, read_labels
+from common.page.rows import Row
 
 HEADER = "stem,preferred,seconds,sha\n"
 SHA = label_sha("king", "challenger")
@@ -27,9 +23,9 @@ def test_reads_every_file_and_the_later_one_counts(tmp_path):
     )
     (tmp_path / "other.csv").write_text("nothing of ours")
     assert read_labels(tmp_path) == {
-        "a_1": Label("a_1", "challenger", 3.5, SHA),
-        "a_2": Label("a_2", "king", 8.0, SHA),
-        "a_3": Label("a_3", "skip", 1.0, SHA),
+        "a_1": ("challenger", SHA),
+        "a_2": ("king", SHA),
+        "a_3": ("skip", SHA),
     }
     assert read_labels(tmp_path / "nowhere") == {}
 
@@ -39,13 +35,13 @@ def test_reads_every_file_and_the_later_one_counts(tmp_path):
     [
         ("", 1, "expected the columns stem,preferred,seconds,sha"),
         ("stem;preferred;seconds;sha\n", 1, "expected the columns"),
-        (f"{HEADER}a_1,chalenger,3,{SHA}\n", 2, "preferred is 'chalenger'; expected one of"),
-        (f"{HEADER}a_1,level,3,{SHA}\na_2,level,fast,{SHA}\n", 3, "seconds is 'fast'; expected"),
-        (f"{HEADER}a_1,level,nan,{SHA}\n", 2, "seconds is 'nan'"),
-        (f"{HEADER}a_1,level,-1,{SHA}\n", 2, "seconds is '-1'"),
-        (f"{HEADER}a_1,level,3\n", 2, "expected 4 values"),
-        (f"{HEADER}a_1,level,3,{SHA[:-1]}\n", 2, "expected 16 hex digits"),
-        (f"{HEADER}../a,level,3,{SHA}\n", 2, "expected the name of a turn"),
+        (f"{HEADER}a_1,chalenger,3,{SHA}\n", 2, "one of challenger, level, king, reference, skip"),
+        (f"{HEADER}a_1,level,3,{SHA}\na_2,level,fast,{SHA}\n", 3, "found 'a_2,level,fast,"),
+        (f"{HEADER}a_1,level,nan,{SHA}\n", 2, "a number from 0"),
+        (f"{HEADER}a_1,level,-1,{SHA}\n", 2, "a number from 0"),
+        (f"{HEADER}a_1,level,3\n", 2, "found 'a_1,level,3'"),
+        (f"{HEADER}a_1,level,3,{SHA[:-1]}\n", 2, "16 hex digits"),
+        (f"{HEADER}../a,level,3,{SHA}\n", 2, "a turn's name"),
     ],
 )
 def test_a_mistyped_file_is_told_by_line(tmp_path, text, line, expected):
@@ -63,38 +59,39 @@ def test_a_file_that_is_no_text(tmp_path):
         read_labels(tmp_path)
 
 
-def turn(bucket: str, score: float, **judges: float | None) -> dict:
-    return {"sha": SHA, "bucket": bucket, "score": score, "by_judge": judges}
+def row(stem: str, bucket: str, score: float, **judges: float | None) -> Row:
+    return Row(stem, bucket=bucket, score=score, by_judge=judges, label_sha=SHA)
 
 
 def test_compares_the_panel_with_the_person():
-    turns = {
-        "t_1": turn("final", 90, good=100, poor=80),
-        "t_2": turn("final", 85, good=50, poor=100),
-        "t_3": turn("final", 82, good=0, poor=100),
-        "t_4": turn("defeat", 10, good=0, poor=100),
-        "t_5": turn("defeat", 20, good=100, poor=None),
-        "t_6": turn("refined", 70, good=50, poor=50),
-        "t_7": turn("final", 90, good=50, poor=50),
-    }
+    rows = [
+        row("t_1", "final", 90, good=100, poor=80),
+        row("t_2", "final", 85, good=50, poor=100),
+        row("t_3", "final", 82, good=0, poor=100),
+        row("t_4", "defeat", 10, good=0, poor=100),
+        row("t_5", "defeat", 20, good=100, poor=None),
+        row("t_6", "refined", 70, good=50, poor=50),
+        row("t_7", "final", 90, good=50, poor=50),
+    ]
     given = {"t_1": "challenger", "t_2": "level", "t_3": "king", "t_4": "king"}
     given |= {"t_5": "challenger", "t_6": "skip", "gone_1": "king"}
-    labels = {stem: Label(stem, preferred, 1.0, SHA) for stem, preferred in given.items()}
-    labels["t_7"] = Label("t_7", "king", 1.0, label_sha("king", "an older reply"))
+    labels = {stem: (preferred, SHA) for stem, preferred in given.items()}
+    labels["t_7"] = ("king", label_sha("king", "an older reply"))
 
-    found = compare_labels(labels, turns)
-    assert (found.labels, found.skipped, found.stale) == (5, 1, 2)
-    assert (found.not_worse, found.final) == (2, 3)
-    assert found.interval == clopper_pearson(2, 3)
-    assert found.judges["good"] == pytest.approx(1.0)
-    assert found.judges["poor"] < 0
-    assert found.differences == [("t_3", "king", 82), ("t_5", "challenger", 20)]
+    found = compare_labels(labels, rows)
+    assert (found["labels"], found["skipped"], found["stale"]) == (5, 1, 2)
+    assert (found["not_worse"], found["final"]) == (2, 3)
+    assert found["interval"] == clopper_pearson(2, 3)
+    assert found["correlations"]["good"] == pytest.approx(1.0)
+    assert found["correlations"]["poor"] < 0
+    apart = [(turn["row"].stem, turn["preferred"]) for turn in found["differences"]]
+    assert apart == [("t_3", "king"), ("t_5", "challenger")]
 
 
 def test_without_labels_nothing_is_claimed():
-    found = compare_labels({}, {"t_1": turn("final", 90, one=90)})
-    assert (found.labels, found.final, found.interval) == (0, 0, (0.0, 1.0))
-    assert found.panel is None and found.judges == {}
+    found = compare_labels({}, [row("t_1", "final", 90, one=90)])
+    assert (found["labels"], found["final"], found["interval"]) == (0, 0, (0.0, 1.0))
+    assert found["correlations"] == {}
 
 
 @pytest.mark.parametrize(
@@ -113,11 +110,20 @@ def test_clopper_pearson(hits, count, low, high):
     assert clopper_pearson(hits, count) == pytest.approx((low, high), abs=1e-9)
 
 
-def test_correlation_is_of_ranks_and_says_when_it_cannot_tell():
-    assert correlation([0, 50, 100], [1, 2, 1000]) == pytest.approx(1)
-    assert correlation([0, 50, 100], [3, 2, 1]) == pytest.approx(-1)
-    # ranks with ties: (1.5, 1.5, 3, 4) and (1, 2, 3.5, 3.5), so 4 / 4.5
-    assert correlation([0, 0, 50, 100], [1, 2, 9, 9]) == pytest.approx(4 / 4.5)
-    assert correlation([0, 100], [0, 100]) is None
-    assert correlation([50, 50, 50], [1, 2, 3]) is None
-    assert correlation([0, 50, 100], [None, 2, 1]) is None
+@pytest.mark.parametrize(
+    ("said", "scores", "expected"),
+    [
+        (["king", "level", "challenger"], [1, 2, 1000], 1),
+        (["king", "level", "challenger"], [3, 2, 1], -1),
+        # ranks with ties: (1.5, 1.5, 3, 4) and (1, 2, 3.5, 3.5), so 4 / 4.5
+        (["king", "king", "level", "challenger"], [1, 2, 9, 9], 4 / 4.5),
+        (["king", "challenger"], [0, 100], math.nan),
+        (["level", "level", "level"], [1, 2, 3], math.nan),
+        (["king", "level", "challenger"], [None, 2, 1], math.nan),
+    ],
+)
+def test_correlation_is_of_ranks_and_says_when_it_cannot_tell(said, scores, expected):
+    rows = [row(f"t_{n}", "final", 90, one=score) for n, score in enumerate(scores)]
+    labels = {f"t_{n}": (preferred, SHA) for n, preferred in enumerate(said)}
+    found = compare_labels(labels, rows)["correlations"]["one"]
+    assert found == pytest.approx(expected, nan_ok=True)

@@ -17,8 +17,7 @@ import pytest
 from common.cli import Tally
 from common.page.labels import label_sha
 from common.page.rows import read_row
-from common.page.turns_data import turn_data
-from common.page.turns_page import compared, turns_page, visible
+from common.page.turns_page import compared, turn_data, turns_page, visible
 from common.turns import METRICS, ORDERS
 from makers import get, make_chat, make_run
 from pages import BROWSERS, FLAGS, JUDGES, make_data

@@ -8,43 +8,80 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from common.exports import (
-    CONFIGS,
-    NEAR_DUPLICATE_JACCARD,
-    SPLITS,
-    VALIDATION_PERCENT,
-    Export,
-    file_name,
-)
+from common import exports
+from common.exports import CONFIGS, Export
 from common.files import BadFile
-from common.page.figures import MAX_LENGTHS, Facts, export_text, shared_figures, writers
+from common.page.figures import MAX_LENGTHS, Facts, export_text, writers
 from common.page.left_out import dicts
 from common.page.markdown import Markdown, fill
-from common.turns import METRICS
+from common.turns import DEFEAT_MIN, FINAL_MIN, METRICS
 
 CARD = Path("export", "README.md")
 _OPPONENT_WORDS = {1: "the source data's own next turn (the reference)", 2: "the king"}
 _SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))  # of the Hub
 
 
-# ------------------------------------------------------------------------------------ front matter
+def dataset_card(facts: Facts) -> str:
+    """Return the card of what facts.export says. Raises BadFile if the card there is torn."""
+    export = facts.export
+    look = facts.duel.get("second_look") or {}
+    command = "python report.py"
+    if export.with_refined:
+        command += " --with-refined"
+    if export.max_tokens:
+        command += f" --max-tokens {export.max_tokens}"
+    benchmarks = facts.plan.get("benchmarks")
+    lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
+    licences = Counter(row.license or "not known" for row in export.all_rows)
+    figures = {
+        "facts": facts,
+        "final_min": FINAL_MIN,
+        "defeat_min": DEFEAT_MIN,
+        "export_text": export_text(export),
+        "command": Markdown(command),
+        "judged_against": _OPPONENT_WORDS[facts.mode],
+        "metrics": list(METRICS),
+        "look": look if look.get("turns") else None,
+        "jaccard": exports.NEAR_DUPLICATE_JACCARD,
+        "validation_percent": exports.VALIDATION_PERCENT,
+        "king": writers(facts.rows, "king"),
+        "challenger": writers(facts.rows, "challenger"),
+        "benchmarks": lists,
+        "checked": [entry for entry in lists if entry.get("state") == "checked"],
+        "unchecked": [entry for entry in lists if entry.get("state") != "checked"],
+        "unknown_licences": licences["not known"],
+        "licences": [{"name": name, "rows": n} for name, n in licences.most_common()],
+        "train": None,
+    }
+    if export.all_rows:  # how to load them, and to train on them
+        files = []
+        for config in CONFIGS:
+            for split, rows in export.rows.items():
+                if rows:
+                    files.append({"name": f"{config}-{split}.jsonl", "rows": rows})
+        lengths = [{"tokens": length, "lost": export.lost_at(length)} for length in MAX_LENGTHS]
+        fit = Markdown(export.fitting_length)  # without a comma, for it stands in code
+        lost_default = export.lost_at(1024)  # TRL's
+        train = {"files": files, "lengths": lengths, "fit": fit, "lost_default": lost_default}
+        figures["train"] = fill("train.md", rows=export.all_rows, **train)
+    return f"---\n{front_matter(export)}\n---\n\n{fill('card.md', **figures)}\n"
 
 
 def front_matter(export: Export) -> str:
     """Return the card's YAML; a licence that the user stated in the card there is kept."""
-    rows = len(export.all_rows)
     configs = []
-    splits = [split for split in SPLITS if export.rows[split]]
+    splits = [split for split, rows in export.rows.items() if rows]
     for config in CONFIGS if splits else ():
-        files = [{"split": split, "path": file_name(config, split)} for split in splits]
+        paths = [{"split": split, "path": f"{config}-{split}.jsonl"} for split in splits]
         default = {"default": True} if config == "sft" else {}
-        configs.append({"config_name": config, **default, "data_files": files})
+        configs.append({"config_name": config, **default, "data_files": paths})
+    size = next((name for most, name in _SIZES if len(export.all_rows) < most), "100K<n<1M")
     data = DatasetCardData(
         **stated_licence(),
         pretty_name="Preferred single turns of a coding agent",
         task_categories=["text-generation"],
         tags=["code", "agent", "software-engineering", "sft", "dpo"],
-        size_categories=[next((name for most, name in _SIZES if rows < most), "100K<n<1M")],
+        size_categories=[size],
         configs=configs or None,
     )
     return data.to_yaml()
@@ -64,68 +101,14 @@ def stated_licence() -> dict:
     return {"license": "unknown", **stated}
 
 
-def card_there() -> str:
-    """Return the card that lies in export/; "" without one."""
-    try:
-        return CARD.read_text(encoding="utf-8-sig", errors="replace")
-    except FileNotFoundError:
-        return ""
-
-
 def card_flags() -> tuple[bool, int | None]:
     """Return --with-refined and --max-tokens of the run that wrote the card in export/."""
-    found = re.search(
-        r"`python report\.py( --with-refined)?(?: --max-tokens (\d+))?`", card_there()
-    )
+    found = re.search(r"`python report\.py( --with-refined)?( --max-tokens \d+)?`", card_there())
     if not found:
         return False, None
-    return bool(found[1]), int(found[2]) if found[2] else None
+    return bool(found[1]), int(found[2].split()[1]) if found[2] else None
 
 
-# -------------------------------------------------------------------------------------------- text
-
-
-def dataset_card(facts: Facts) -> str:
-    """Return the card of what facts.export says. Raises BadFile if the card there is torn."""
-    export = facts.export
-    look = facts.duel.get("second_look") or {}
-    command = "python report.py"
-    if export.with_refined:
-        command += " --with-refined"
-    if export.max_tokens:
-        command += f" --max-tokens {export.max_tokens}"
-    benchmarks = facts.plan.get("benchmarks")
-    lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
-    licences = Counter(row.license for row in export.all_rows)
-    text = fill(
-        "card.md",
-        **shared_figures(facts),
-        export_text=export_text(export),
-        train=train_text(export) if export.all_rows else None,
-        command=Markdown(command),
-        judged_against=_OPPONENT_WORDS[facts.mode],
-        metrics=list(METRICS),
-        look=look if look.get("turns") else None,
-        jaccard=NEAR_DUPLICATE_JACCARD,
-        validation_percent=VALIDATION_PERCENT,
-        king=writers(facts.rows, "king"),
-        challenger=writers(facts.rows, "challenger"),
-        benchmarks=lists,
-        checked=[entry for entry in lists if entry.get("state") == "checked"],
-        unchecked=[entry for entry in lists if entry.get("state") != "checked"],
-        unknown_licences=licences[""],
-        licences=[{"name": name or "not known", "rows": n} for name, n in licences.most_common()],
-    )
-    return f"---\n{front_matter(export)}\n---\n\n{text}\n"
-
-
-def train_text(export: Export) -> Markdown:
-    """Return what the files are, what their columns hold and how to train on them."""
-    return fill(
-        "train.md",
-        rows=export.all_rows,
-        files=[{"name": name, "rows": n} for name, n in export.files.items()],
-        lengths=[{"tokens": length, "lost": export.lost_at(length)} for length in MAX_LENGTHS],
-        lost_default=export.lost_at(1024),  # TRL's
-        fit=Markdown(export.fitting_length),  # without a comma, for it stands in code
-    )
+def card_there() -> str:
+    """Return the card that lies in export/; "" without one."""
+    return CARD.read_text(encoding="utf-8-sig", errors="replace") if CARD.exists() else ""

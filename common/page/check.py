@@ -3,45 +3,40 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from pathlib import Path
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Tally
 from common.files import natural_key
-from common.outputs import Outputs
-from common.page.figures import NEXT_STEP, Facts, stale_reason
+from common.page.figures import NEXT_STEP, Facts
 from common.page.markdown import written
-from common.turns import BUCKETS, OPPONENT, Status, read_score, turn_score
+from common.turns import OPPONENT, Status, turn_score
 
 FAULTS_SHOWN = 20  # of each kind
 
 
-def show_check(facts: Facts, outputs: Outputs, tally: Tally) -> int:
-    """Print what is torn, stale or out of place and which stage fixes it; return the exit code."""
+def show_check(facts: Facts, stale: list[str], tally: Tally) -> int:
+    """Print what is wrong, and which stage fixes it; return the exit code."""
     faults = defaultdict(list)
     for failed in tally.failed:
         faults[failed["kind"]].append(failed["reason"])
-    for row in facts.rows:
-        path = Path("score", f"{row.stem}.json")
-        if row.status in (Status.NO_ANSWER, Status.STALE):
-            kind = f"{row.status}, mended by: {NEXT_STEP[row.status]}"
-            faults[kind].append(f"{path}: {row.why}")
-        elif row.bucket and not follows_from_verdicts(read_score(path)):
-            kind = "points that do not follow from the verdicts, mended by: python validate.py"
-            faults[kind].append(f"{path}: {row.points} of {row.max_points}")
     chats = facts.left_out.chats
     for row in facts.rows:
+        if row.status in (Status.NO_ANSWER, Status.STALE):
+            kind = f"{row.status}, mended by: {NEXT_STEP[row.status]}"
+            faults[kind].append(f"score/{row.stem}.json: {row.why}")
+        elif row.bucket and not follows_from_verdicts(row.judged):
+            kind = "points that do not follow from the verdicts, mended by: python validate.py"
+            points = f"{row.judged['points']} of {row.judged['max_points']}"
+            faults[kind].append(f"score/{row.stem}.json: {points}")
         if chats and row.sha and chats.get(row.stem) != row.sha["chat"]:
             what = "its prompt has another chat now" if row.stem in chats else "has no prompt"
             kind = "prompt gone or changed since its king, mended by: bring it back"
             faults[kind].append(f"{row.path}: {what}")
-    if stale_reason(facts):
+    if facts.stale:
         kind = "stale verdict, mended by: python validate.py"
-        faults[kind].append(f"score/_duel.json: {stale_reason(facts)}")
-    if not any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS)):
-        print("note: report.py has not run here yet")
-    elif outputs.stale:
+        faults[kind].append(f"score/_duel.json: {facts.stale}")
+    if stale:
         kind = "stale bucket, export or report, mended by: python report.py"
-        faults[kind] = sorted(outputs.stale, key=natural_key)
+        faults[kind] = sorted(stale, key=natural_key)
     for status in (Status.NO_CHALLENGER, Status.NOT_JUDGED, Status.UNFINISHED, Status.PARSE_FAIL):
         if facts.statuses[status]:
             print(f"note: {written(facts.statuses[status], 'turn')} {status}: {NEXT_STEP[status]}")

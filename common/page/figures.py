@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -14,13 +13,13 @@ import numpy as np
 from common.config import Config
 from common.duel.statistics import bootstrap_lcb
 from common.duel.verdicts import is_full
-from common.exports import MIN_REPOS_TO_VALIDATE, SPLITS, Export
+from common.exports import MIN_REPOS_TO_VALIDATE, Export
 from common.files import BadFile
-from common.page.labels import Agreement, clopper_pearson
+from common.page.labels import clopper_pearson
 from common.page.left_out import LeftOut
 from common.page.markdown import Markdown, fill, written
 from common.page.rows import CHARS_PER_TOKEN, Row
-from common.turns import DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status, read_score
+from common.turns import BUCKETS, OPPONENT, SIDES, Status, read_score
 
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
@@ -46,15 +45,17 @@ class Facts:
     duel: dict  # score/_duel.json, empty without one
     plan: dict  # prompt/_plan.json, empty without one
     config: Config
-    limit: int | None = None
+    limit: int | None
+    labels: dict | None  # how far panel and person agree; None without labels
     export: Export | None = None
-    labels: Agreement | None = None  # of the panel with a person; None without labels
 
     def __post_init__(self):
         self.parsed = [row for row in self.rows if row.status == Status.PARSED]
         self.scored = [row for row in self.rows if row.bucket]  # the stopped ones, too
         self.statuses = Counter(row.status for row in self.rows)
-        self.buckets = Counter(row.bucket for row in self.scored)
+        buckets = Counter(row.bucket for row in self.scored)
+        self.buckets = {name: buckets[name] for name in BUCKETS}
+        self.shares = {name: buckets[name] / (len(self.scored) or 1) for name in BUCKETS}
         self.stops_early = bool((self.duel.get("stop_early") or {}).get("on"))
         # The turns that means rest on: stopping some by their score would lift the others' mean.
         self.base = self.parsed
@@ -65,21 +66,38 @@ class Facts:
         self.opponent = SIDES[OPPONENT[self.mode]]
         self.generator = (self.duel.get("config") or {}).get("generator")
         self.judges = list(self.duel.get("judges") or {})
+        self.interval = self.duel.get("interval") or [None]
+        self.verdict = verdict_word(self.duel)
+        self.stale = stale_reason(self) if self.duel and not self.limit else ""
+        steps = [step for status, step in NEXT_STEP.items() if self.statuses[status]]
+        if self.stale or not self.duel:
+            steps.append("python validate.py")
+        steps = [f"{step}, then python report.py" for step in steps if step.startswith("python")]
+        self.command = Markdown(steps[0] if steps else "")  # what to run next
+        self.sample = {}
+        for name in ("dataset", "revision", "seed"):
+            told = self.plan.get(name)
+            self.sample[name] = "not known" if told in (None, "") else str(told)
+        path = self.sample["dataset"]
+        local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "*" in path
+        if local or Path(path).exists():  # its folders are nobody's business
+            self.sample["dataset"] = f"local files {Path(path).name}"
+        self.challenger_audit = leak_audit(self.rows, "challenger")
+        self.king_audit = leak_audit(self.rows, "king")
+        self.reader = readers_test(self)
 
 
-def verdict_word(figures: dict) -> str:
+def verdict_word(duel: dict) -> str:
     """Return the verdict of a duel, or of a part of its panel, in words."""
-    if not figures:
+    if not duel:
         return "no verdict yet"
     words = {True: "accepted", False: "not accepted"}
-    return words.get(figures.get("accepted"), "too few to tell")
+    return words.get(duel.get("accepted"), "too few to tell")
 
 
 def stale_reason(facts: Facts) -> str:
     """Return why score/_duel.json is of other scores, or settings, than lie here; or ""."""
     duel = facts.duel
-    if not duel or facts.limit:
-        return ""
     turns = duel["turns"] or {}
     then = duel.get("config") or {}
     panel = facts.config.judge.models
@@ -95,20 +113,9 @@ def stale_reason(facts: Facts) -> str:
             return f"it is of another {what}"
     # A parse-fail's readable verdicts are in its mean, and not in ours.
     mean = duel.get("mean_score")
-    if mean is not None and not facts.statuses[Status.PARSE_FAIL]:
-        here = mean_score(facts.base)
-        if abs(mean - here) > 0.01:
-            return f"it gives a mean score of {mean:.2f}, here it is {here:.2f}"
-    return ""
-
-
-def next_command(facts: Facts) -> str:
-    """Return what to run next; "" when all is done."""
-    for status, command in NEXT_STEP.items():
-        if facts.statuses[status] and command.startswith("python"):
-            return f"{command}, then python report.py"
-    if stale_reason(facts) or not facts.duel:
-        return "python validate.py, then python report.py"
+    here = mean_score(facts.base)
+    if mean is not None and not facts.statuses[Status.PARSE_FAIL] and abs(mean - here) > 0.01:
+        return f"it gives a mean score of {mean:.2f}, here it is {here:.2f}"
     return ""
 
 
@@ -117,62 +124,12 @@ def mean_score(rows: list[Row], of: str = "score") -> float:
     return fmean(getattr(row, of) for row in rows) if rows else math.nan
 
 
-# ----------------------------------------------------------------------- what report and card share
-
-
-def shared_figures(facts: Facts) -> dict:
-    """Return the figures that both templates name."""
-    return {
-        "facts": facts,
-        "verdict": verdict_word(facts.duel),
-        "interval": facts.duel.get("interval") or [None],
-        "final_min": FINAL_MIN,
-        "defeat_min": DEFEAT_MIN,
-        "dataset": dataset(facts.plan),
-        "challenger_audit": leak_audit(facts.rows, "challenger"),
-        "king_audit": leak_audit(facts.rows, "king"),
-        "reader": readers_test(facts),
-    }
-
-
-def dataset(plan: dict) -> dict:
-    """Return name, revision and seed of the sample; of a local path only its last part."""
-    name = str(plan.get("dataset") or "not known")
-    local = name.startswith((".", "/", "~")) or name.count("/") > 1 or "*" in name
-    if local or Path(name).exists():
-        name = f"local files {Path(name).name}"
-    revision = str(plan.get("revision") or "not known")
-    return {"name": name, "revision": revision, "seed": str(plan.get("seed", "not known"))}
-
-
-def model_names(pairs: Iterable[tuple[str, str]]) -> list[str]:
-    """Return each model that was asked, with who else answered in its name; pairs of the two."""
-    others = defaultdict(set)
-    for asked, answered in pairs:
-        others[asked] |= {answered} - {asked, ""}
-    names = []
-    for asked, answered in others.items():
-        note = f" (answered by: {', '.join(sorted(answered))})" if answered else ""
-        names.append(asked + note)
-    return names
-
-
-def writers(rows: list[Row], side: str) -> list[str]:
-    """Return the models that were asked to write one side, each with who answered for it."""
-    metas = [row.meta[side] for row in rows if row.meta.get(side)]
-    return model_names(
-        (str(meta.get("model")), str(meta.get("model_answered") or "")) for meta in metas
-    )
-
-
 def leak_audit(rows: list[Row], side: str) -> dict | None:
     """Count one side's replies that were audited, those with a hit, and these by kind of leak."""
     audited = [row.leaks[side] for row in rows if side in row.leaks]
     if not audited:
         return None
-    kinds: Counter = Counter()
-    for hits in audited:
-        kinds.update({str(hit.get("kind")) for hit in hits})
+    kinds = Counter(kind for hits in audited for kind in {str(hit.get("kind")) for hit in hits})
     hit = sum(bool(hits) for hits in audited)
     return {"audited": len(audited), "hit": hit, "share": hit / len(audited), "kinds": kinds}
 
@@ -194,6 +151,21 @@ def readers_test(facts: Facts) -> dict | None:
     return found
 
 
+def writers(rows: list[Row], side: str) -> list[str]:
+    """Return the models that were asked to write one side, each with who answered for it."""
+    metas = [row.meta[side] for row in rows if row.meta.get(side)]
+    answered = defaultdict(set)
+    for meta in metas:
+        answered[str(meta.get("model"))].add(str(meta.get("model_answered") or ""))
+    return [asked + who_answered(asked, others) for asked, others in answered.items()]
+
+
+def who_answered(asked: str, answered: set[str]) -> str:
+    """Return, in brackets, who else answered in a model's name; "" where nobody did."""
+    others = ", ".join(sorted(answered - {asked, ""}))
+    return f" (answered by: {others})" if others else ""
+
+
 def export_text(export: Export) -> Markdown:
     """Return in a few sentences what export/ holds, for report, card and tally."""
     rows = export.all_rows
@@ -201,31 +173,25 @@ def export_text(export: Export) -> Markdown:
     median, ninetieth, most = np.percentile(lengths, (50, 90, 100), method="nearest").tolist()
     splits = []
     small = {}
-    for split in SPLITS:
-        repos = {row.repo for row in export.rows[split]}
-        size = len(export.rows[split])
-        splits.append(f"{split} {written(size, 'row')} of {written(len(repos), 'repo')}")
-        small[split] = 0 < size < SMALL_SPLIT or len(repos) == 1
+    for split, part in export.rows.items():
+        repos = len({row.repo for row in part})
+        splits.append(f"{split} {written(len(part), 'row')} of {written(repos, 'repo')}")
+        small[split] = 0 < len(part) < SMALL_SPLIT or repos == 1
     return fill(
         "export.md",
         export=export,
         rows=len(rows),
         splits=splits,
-        held_back=export.held_back or None,
-        too_long=export.too_long if export.max_tokens else None,
-        empty=[split for split in SPLITS if rows and not export.rows[split]],
+        empty=[split for split, part in export.rows.items() if rows and not part],
         least_repos=MIN_REPOS_TO_VALIDATE,
         small=small,
         median=median,
         ninetieth=ninetieth,
         most=most,
-        guessed=sum(row.tokens_from == "guess" for row in rows) or None,
+        guessed=sum(row.tokens_from == "guess" for row in rows),
         chars_per_token=CHARS_PER_TOKEN,
         lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},
     )
-
-
-# ------------------------------------------------------------------------------ means and spending
 
 
 def mean_of(pairs: list[tuple[Row, float | None]], config: Config) -> dict | None:

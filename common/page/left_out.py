@@ -5,18 +5,11 @@ from __future__ import annotations
 from collections import Counter
 from dataclasses import dataclass, field
 
+from common import turns
 from common.cli import Tally
 from common.config import Config
-from common.files import BadFile, UserError, is_safe_name, turn_files
+from common.files import BadFile, UserError, turn_files
 from common.page.markdown import fill
-from common.turns import (
-    SAMPLING_LISTS,
-    chat_digest,
-    exclusion_reason,
-    read_prompts,
-    read_record,
-    record_chars,
-)
 
 
 @dataclass
@@ -40,33 +33,31 @@ class LeftOut:
 def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     """Read from plan, prompts and records what prompt.py and king.py passed over."""
     left_out = LeftOut()
-    for name in SAMPLING_LISTS:
+    for name in turns.SAMPLING_LISTS:
         left_out.sampling += dicts(plan.get(name))
     for path in turn_files("prompt"):
         try:
-            prompts = read_prompts(path)
+            prompts = turns.read_prompts(path)
         except UserError as bad:
             tally.fail(path.stem, "torn or foreign file, mended by python prompt.py", str(bad))
             continue
         for order, prompt in enumerate(prompts, 1):
             instance = str(prompt["instance_id"] or "")
             left_out.instances[f"{path.stem}_{order}"] = instance
-            left_out.chats[f"{path.stem}_{order}"] = chat_digest(prompt["messages"])
+            left_out.chats[f"{path.stem}_{order}"] = turns.chat_digest(prompt["messages"])
             left_out.repos.setdefault(instance, str(prompt.get("repo") or ""))
     prompts_of = Counter(left_out.instances.values())
     for instance, repo in left_out.repos.items():
         row = {"instance_id": instance, "repo": repo, "prompts": prompts_of[instance]}
         try:
-            if not is_safe_name(instance):
-                raise UserError("a name that cannot be a file name")
-            record = read_record(instance)
+            record = turns.read_record(instance)
         except (UserError, BadFile) as bad:
             left_out.rows.append({**row, "why": str(bad).split("\n")[0]})
             continue
         left_out.licences[instance] = str(record.get("license") or "")
-        row["why"] = exclusion_reason(record, config.generate.max_record_chars)
+        row["why"] = turns.exclusion_reason(record, config.generate.max_record_chars)
         if row["why"]:
-            row["record_chars"] = record_chars(record)
+            row["record_chars"] = turns.record_chars(record)
             row["patch_chars"] = len(record["patch"] or "")
             left_out.rows.append(row)
     left_out.rows.sort(key=lambda row: (-row.get("record_chars", 0), row["instance_id"]))
@@ -80,7 +71,5 @@ def dicts(value: object) -> list[dict]:
 
 def huge_pr_page(left_out: LeftOut, max_record_chars: int) -> str:
     """Return hugePR.md; sizes are in characters."""
-    text = fill(
-        "hugePR.md", left_out=left_out, out=len(left_out.stems()), max_record_chars=max_record_chars
-    )
-    return f"{text}\n"
+    figures = {"left_out": left_out, "out": len(left_out.stems())}
+    return fill("hugePR.md", **figures, max_record_chars=max_record_chars) + "\n"

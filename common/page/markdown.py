@@ -2,8 +2,8 @@
 
 A template is a Markdown file beside this module. In it stand `{name}` for a figure, `{name.key}`
 for a part of one, `{name:form}` for one in a form that `written` knows. A line with a missing
-figure (None, False or empty) is left out. A line may start with `{if name}`, `{unless name}`, or
-`{each turn of turns}`: then it is written for each of them, with a sign for what is missing.
+figure (None, False or empty) is left out. A line may start with `{if name}`, `{unless name}` (0 is
+no, too), or `{each turn of turns}`: then it is written for each, with a sign for what is missing.
 """
 
 from __future__ import annotations
@@ -26,12 +26,13 @@ class Markdown(str):
 
 # Controls and line ends become a blank; invisible marks and marks of direction go.
 _CHARACTER_KINDS = {"Cc": " ", "Zl": " ", "Zp": " ", "Cf": ""}
-_MARKS = re.compile(r"([\\`*\[\]|~])")
+_SIGNS = {"&": "&amp;", "<": "&lt;", ">": "&gt;", "$": "&#36;", "@": "@\u2060"}
+_SIGNS |= {sign: f"\\{sign}" for sign in "\\`*[]|~"}
 _OUTER_UNDERSCORES = re.compile(r"(?<!\w)_+|_+(?!\w)")  # inside a word they mark nothing
 _LIST_NUMBER = re.compile(r"^(\d+)([.)])(?=\s|$)")
 _LINE_MARK = re.compile(r"^([#+=-])")
 _SCHEME = re.compile(r"(https?|ftp):(?=//)", re.IGNORECASE)
-_WWW = re.compile(r"\bwww\.", re.IGNORECASE)
+_WWW = re.compile(r"\b(www)\.", re.IGNORECASE)
 
 
 def shown(text: object, limit: int = 200) -> Markdown:
@@ -46,15 +47,12 @@ def shown(text: object, limit: int = 200) -> Markdown:
     line = " ".join("".join(characters).split())
     if len(line) > limit:
         line = line[: limit - 1] + "…"
-    line = _MARKS.sub(r"\\\1", line)
+    line = line.translate(str.maketrans(_SIGNS))
     line = _OUTER_UNDERSCORES.sub(lambda run: r"\_" * len(run[0]), line)
     line = _LIST_NUMBER.sub(r"\1\\\2", line)
     line = _LINE_MARK.sub(r"\\\1", line)
-    line = line.replace("&", "&amp;").replace("<", "&lt;").replace(">", "&gt;")
-    line = line.replace("$", "&#36;")
     line = _SCHEME.sub(r"\1&#58;", line)
-    line = _WWW.sub("www&#46;", line)
-    return Markdown(line.replace("@", "@\u2060"))
+    return Markdown(_WWW.sub(r"\1&#46;", line))
 
 
 def written(value: object, form: str = "") -> Markdown:
@@ -105,7 +103,7 @@ def fill(file_name: str, /, **figures: object) -> Markdown:
                 for item in value or ():
                     lines.append(_fill_line(line, {**figures, start[2]: item})[0])
                 continue
-            if _is_missing(value) == (start[1] == "if"):
+            if bool(value) == (start[1] == "unless"):
                 continue
         line, is_whole = _fill_line(line, figures)
         if not is_whole:
@@ -127,7 +125,8 @@ def _fill_line(line: str, figures: dict) -> tuple[str, bool]:
         value = _look_up(field[1], figures)
         if isinstance(value, (dict, list)) and _NOUN.fullmatch(form):
             value = len(value)
-        is_whole = is_whole and not _is_missing(value)
+        if value is None or value is False or value in ("", [], {}):
+            is_whole = False
         return written(value, form)
 
     return _FIELD.sub(fill_field, line), is_whole
@@ -142,7 +141,3 @@ def _look_up(path: str, figures: dict) -> object:
         elif value is not None:
             value = getattr(value, key)
     return value
-
-
-def _is_missing(value: object) -> bool:
-    return value is None or value is False or value in ("", [], {})

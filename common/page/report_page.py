@@ -15,8 +15,8 @@ from common.page.card import stated_licence
 from common.page.figures import NEXT_STEP, Facts, mean_score, verdict_word
 from common.page.markdown import NOTHING, Markdown, fill
 from common.page.rows import Row
-from common.page.turns_data import MOST_TURNS
-from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, METRICS, Status
+from common.page.turns_page import MOST_TURNS
+from common.turns import DEFEAT_MIN, FINAL_MIN, METRICS, Status
 
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
 TURNS_TO_READ = 3
@@ -36,48 +36,39 @@ def report_page(facts: Facts) -> str:
     """Return report.md, for a reader in a hurry."""
     text = fill(
         "report.md",
-        **figures.shared_figures(facts),
-        **figures_of_the_run(facts),
+        facts=facts,
+        final_min=FINAL_MIN,
+        defeat_min=DEFEAT_MIN,
+        **whole_run(facts),
         **points(facts),
         spent=spent(facts),
-        **second_look_and_labels(facts),
         control=figures.control_split(facts),
-        judges=judges(facts),
-        groups=groups(facts),
+        **judges_and_groups(facts),
         **unfinished(facts),
         **turns(facts),
     )
     return f"{text}\n"
 
 
-# ------------------------------------------------------------------------------------ the whole run
-
-
-def figures_of_the_run(facts: Facts) -> dict:
-    """Return what verdict, next steps, results and numbers are told with."""
+def whole_run(facts: Facts) -> dict:
+    """Return what verdict, next steps, results, numbers and the second look are told with."""
     duel = facts.duel
-    verdict = verdict_word(duel)
-    command = figures.next_command(facts)
     look = duel.get("second_look") or {}
+    has_look = bool(look.get("turns") or look.get("read"))
+    look_cost = (duel.get("looks") or {}).get("second look")
+    before = [row for row in facts.scored if row.score >= FINAL_MIN]
+    after = [row for row in facts.scored if row.bucket == "final" or row.held_back]
     bound = duel.get("lcb_by_repo")
     saves = (duel.get("stop_early") or {}).get("saves")
     has_rows = facts.export is not None and bool(facts.export.all_rows)
-    labels = facts.labels.labels if facts.labels else 0
-    buckets = {}
-    for name in BUCKETS if facts.scored else ():
-        turns = facts.buckets[name]
-        buckets[name] = {"turns": turns, "share": turns / len(facts.scored)}
+    labels = facts.labels["labels"] if facts.labels else 0
     return {
-        "word": verdict.capitalize(),
-        "why": str(duel["why"]).removeprefix(f"{verdict}: ") if duel else None,
-        "turns_counted": duel.get("turns_counted") if facts.stops_early else None,
-        "stale": figures.stale_reason(facts),
-        "command": Markdown(command),
-        "label": bool(facts.scored) and labels < ENOUGH_LABELS,
-        "confirm": facts.buckets["final"] > 0 and not (look.get("turns") or look.get("read")),
+        "word": facts.verdict.capitalize(),
+        "why": str(duel["why"]).removeprefix(f"{facts.verdict}: ") if duel else None,
+        "label": facts.scored and labels < ENOUGH_LABELS,
+        "confirm": facts.buckets["final"] and not has_look,
         "state_licence": has_rows and stated_licence()["license"] == "unknown",
-        "train_length": facts.export.fitting_length if has_rows and not command else None,
-        "buckets": buckets,
+        "train_length": facts.export.fitting_length if has_rows and not facts.command else None,
         "export": figures.export_text(facts.export) if facts.export else None,
         "histogram": histogram(facts.scored),
         "answered": sum(row.path is not None for row in facts.rows),
@@ -86,6 +77,10 @@ def figures_of_the_run(facts: Facts) -> dict:
         "level": 100 - 200 * duel["alpha"] if duel.get("alpha") else None,
         "bound_by_repo": None if bound is None else 50 + bound,
         "saves": None if saves is None else saves * (1 - facts.config.judge.full_share),
+        "look": look if has_look else None,
+        "before": {"turns": len(before), "mean": mean_score(before)},
+        "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},
+        "look_bill": figures.bill([look_cost] if look_cost else []),
     }
 
 
@@ -127,11 +122,11 @@ def points(facts: Facts) -> dict:
         "low_agreement": figure("agreement", "value") < LOW_AGREEMENT,
         "fails_by_repo": bool(duel.get("accepted")) and figure("lcb_by_repo") <= 0,
         "length_tells": slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
-        "few_instances": instances if 0 < instances < FEW_INSTANCES else None,
-        "flagged": some([row for row in facts.rows if row.flags]),
+        "few_instances": instances if instances < FEW_INSTANCES else 0,
+        "flagged": some([row for row in facts.rows if row.judged.get("flags")]),
         "leaking": some(leaking),
         "held_back": some([row for row in facts.rows if row.held_back]),
-        "far_apart": facts.labels.differences if facts.labels else [],
+        "far_apart": facts.labels["differences"] if facts.labels else [],
     }
     return {**raised, "nothing_stands_out": not any(raised.values())}
 
@@ -151,79 +146,52 @@ def histogram(rows: list[Row]) -> Markdown | None:
     return Markdown("\n".join([*lines, "```"]))
 
 
-# ------------------------------------------------------------------------------------ what it took
-
-
 def spent(facts: Facts) -> list[dict]:
     """Return replies, tokens and cost of each writer and judge, and of all together."""
     bills = []
+    everything = []
+
+    def add(name: str, replies: int, metas: list[dict]) -> None:
+        bills.append({"model": name, "replies": replies, **figures.bill(metas)})
+        everything.extend(metas)
+
     for side in ("king", "challenger"):
         metas = [row.meta[side] for row in facts.rows if row.meta.get(side)]
         if side == "challenger":
             metas += [old for row in facts.rows for old in row.meta.get("retired") or []]
         names = ", ".join(figures.writers(facts.rows, side)) or NOTHING
-        bills.append((f"{side} by {names}", len(metas), metas))
+        add(f"{side} by {names}", len(metas), metas)
+    answered = defaultdict(set)
+    for row in facts.rows:
+        for verdict in row.judged.get("verdicts", []):
+            answered[verdict["judge"]].add(str(verdict.get("model_answered") or ""))
     for judge, asked in (facts.duel.get("judges") or {}).items():
-        others = [(judge, row.answered.get(judge, "")) for row in facts.rows]
-        (name,) = figures.model_names([(judge, ""), *others])
-        bills.append((f"judge {name}", asked.get("calls") or 0, [asked]))
+        name = judge + figures.who_answered(judge, answered[judge])
+        add(f"judge {name}", asked.get("calls") or 0, [asked])
     for look, asked in (facts.duel.get("looks") or {}).items():
         if look != "first look":  # that is the judges, above
-            bills.append((look, asked.get("calls") or 0, [asked]))
-    everything = [meta for _, _, metas in bills for meta in metas]
-    bills.append(("together", sum(replies for _, replies, _ in bills), everything))
-    return [
-        {"model": name, "replies": replies, **figures.bill(metas)} for name, replies, metas in bills
-    ]
+            add(look, asked.get("calls") or 0, [asked])
+    add("together", sum(bill["replies"] for bill in bills), everything[:])
+    return bills
 
 
-def second_look_and_labels(facts: Facts) -> dict:
-    """Return what the second look and a person's labels say of the first look."""
-    before = [row for row in facts.scored if row.score >= FINAL_MIN]
-    after = [row for row in facts.scored if row.bucket == "final" or row.held_back]
-    look = facts.duel.get("second_look") or {}
-    cost = (facts.duel.get("looks") or {}).get("second look")
-    labels = facts.labels
-    rows = {row.stem: row for row in facts.rows}
-    apart = []
-    for stem, preferred, score in labels.differences if labels else ():
-        apart.append({"row": rows[stem], "preferred": preferred, "score": score})
-    return {
-        "look": look if look.get("turns") or look.get("read") else None,
-        "before": {"turns": len(before), "mean": mean_score(before)},
-        "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},
-        "look_bill": figures.bill([cost] if cost else []),
-        "correlations": {"the panel": labels.panel, **labels.judges} if labels else None,
-        "not_worse": labels.not_worse / labels.final if labels and labels.final else math.nan,
-        "apart": apart,
-    }
-
-
-def judges(facts: Facts) -> list[dict]:
-    """Return what the duel says of each judge, and of the panel without it."""
-    found = []
+def judges_and_groups(facts: Facts) -> dict:
+    """Return what is known of each judge, and the mean scores by metric and by action style."""
+    judges = []
     for name, judge in (facts.duel.get("judges") or {}).items():
         without = (facts.duel.get("leave_one_out") or {}).get(name) or {}
         writer = " (the writer)" if name == facts.generator else ""
         word = verdict_word(without) if without else None
-        found.append({**judge, "name": name + writer, "without": without, "word_without": word})
-    return found
-
-
-def groups(facts: Facts) -> list[dict]:
-    """Return the mean scores by metric and by action style."""
+        judges.append({**judge, "name": name + writer, "without": without, "word_without": word})
     columns = {name: [(row, row.metrics.get(name)) for row in facts.base] for name in METRICS}
     for style in sorted({row.style for row in facts.base}):
         columns[f"style {style}"] = [(row, row.score) for row in facts.base if row.style == style]
-    found = []
+    groups = []
     for name, pairs in columns.items():
         mean = figures.mean_of(pairs, facts.config)
         if mean:
-            found.append({"name": name, **mean})
-    return found
-
-
-# ---------------------------------------------------------------------- what is left, and the turns
+            groups.append({"name": name, **mean})
+    return {"judges": judges, "groups": groups}
 
 
 def unfinished(facts: Facts) -> dict:
@@ -233,9 +201,8 @@ def unfinished(facts: Facts) -> dict:
     waiting = [stem for stem in facts.left_out.instances if stem not in settled]
     left = []
     if waiting and not facts.limit:
-        left.append(
-            {"status": "no king", "turns": waiting, "example": waiting[0], "step": "python king.py"}
-        )
+        no_king = {"status": "no king", "example": waiting[0], "step": "python king.py"}
+        left.append({**no_king, "turns": waiting})
     for status, step in NEXT_STEP.items():
         rows = [row for row in facts.rows if row.status == status]
         if rows:
@@ -250,9 +217,7 @@ def unfinished(facts: Facts) -> dict:
                     failures[str(item["stage"]), str(item["kind"])].append(item)
                 except (ValueError, KeyError, TypeError):
                     continue  # a list of another program
-    failed = []
-    for (stage, kind), items in sorted(failures.items()):
-        failed.append({**items[0], "stage": stage, "kind": kind, "items": items})
+    failed = [{**items[0], "items": items} for _, items in sorted(failures.items())]
     return {"not_done": left, "failures": failed, "out": len(out)}
 
 
@@ -269,6 +234,5 @@ def turns(facts: Facts) -> dict:
         "best": best_first[:some],
         "worst": best_first[::-1][:some],
         "listed": sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
-        "more": len(facts.rows) - len(listed) or None,
-        "stopped": facts.statuses[Status.STOPPED] > 0,
+        "more": len(facts.rows) - len(listed),
     }

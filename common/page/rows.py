@@ -1,4 +1,4 @@
-"""One row for each turn: what report.md, turns.csv and the reading page know of it."""
+"""One row for each turn: what report.md, turns.csv, export/ and the reading page know of it."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from common.replies.protocol import bash_blocks, protocol_problem
 from common.replies.styles import action_style
 from common.turns import METRICS, OPPONENT, Status, bucket, read_answer, read_score, text_digests
 
-_FORMULA_STARTS = tuple("=+-@\t\r\n")
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
 
 
@@ -26,25 +25,14 @@ class Row:
 
     stem: str
     path: Path | None = None  # its answer file
-    instance_id: str = ""
-    repo: str = ""
-    license: str = ""  # of the repo, as the PR record has it
     status: Status = Status.NO_ANSWER
     bucket: str | None = None
     why: str = ""  # why it is in that bucket, or has that status
-    mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
-    score: float | None = None
-    score_confirmed: float | None = None  # with the second look's verdicts; it then decides
-    points: int = 0  # the challenger's half-points of max_points
-    max_points: int = 0
-    bounds: list | None = None  # of a stopped turn: what its score could still have become
-    metrics: dict = field(default_factory=dict)
-    by_judge: dict = field(default_factory=dict)
-    reason: str = ""  # of one judge
-    answered: dict = field(default_factory=dict)  # by judge: the model that answered in its name
-    label_sha: str = ""  # of both replies, as labels name them
+    instance_id: str = ""
+    repo: str = ""
+    license: str = ""  # of the repo, as the PR record has it
+    meta: dict = field(default_factory=dict)  # the answer's
     sha: dict = field(default_factory=dict)  # digests of the chat and of each reply
-    flags: list = field(default_factory=list)  # text aimed at the judges
     challenger: str = ""
     opponent_chars: int = 0
     prompt_chars: int = 0
@@ -52,11 +40,17 @@ class Row:
     tokens_from: str = ""  # "usage": what the provider told; "guess": CHARS_PER_TOKEN
     style: str = ""  # what kind of action the challenger takes
     step: int = 0  # 1 = the first reply of its trajectory
+    leaks: dict = field(default_factory=dict)  # the audit's hits by side, of those audited
     protocol_problem: str | None = None  # what the challenger breaks of its chat's protocol
     unfit: str = ""  # why it must be in neither final/ nor export/, whatever its score
     held_back: bool = False  # from final/, for that reason
-    leaks: dict = field(default_factory=dict)  # the audit's hits by side, of those audited
-    meta: dict = field(default_factory=dict)  # the answer's
+    mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
+    judged: dict = field(default_factory=dict)  # the score file, where it is of the texts here
+    score: float | None = None
+    score_confirmed: float | None = None  # with the second look's verdicts; it then decides
+    metrics: dict = field(default_factory=dict)
+    by_judge: dict = field(default_factory=dict)
+    label_sha: str = ""  # of both replies, as labels name them
     exported: str = ""  # train, validation, or why not
 
     @property
@@ -81,11 +75,18 @@ class Row:
         if not self.bucket:
             return str(self.status)
         words = written(self.score)
-        if self.bounds:
-            words += f" ({self.bounds[0]:.0f}–{self.bounds[1]:.0f})"
+        if self.status == Status.STOPPED:
+            low, high = self.judged["bounds"]
+            words += f" ({low:.0f}–{high:.0f})"
         if self.score_confirmed is not None:
             words += f" → {written(self.score_confirmed)}"
         return words
+
+    @property
+    def total_tokens(self) -> int:
+        """The prompt with the longer reply, by the more cautious of two counts."""
+        prompt = max(self.prompt_tokens, round(self.prompt_chars / CHARS_PER_TOKEN))
+        return prompt + round(max(len(self.challenger), self.opponent_chars) / CHARS_PER_TOKEN)
 
     @property
     def command(self) -> str:
@@ -97,9 +98,6 @@ class Row:
         """The stem as a Markdown link to the page, which shows the turns that have both replies."""
         name = shown(self.stem)
         return Markdown(f"[{name}](turns.html#{self.stem})") if self.challenger else name
-
-
-# ------------------------------------------------------------------------------------------- read
 
 
 def read_row(stem: str, path: Path | None, tally: Tally) -> Row:
@@ -140,12 +138,9 @@ def take_answer(row: Row, answer: dict) -> None:
     row.prompt_chars = sum(len(message["content"]) for message in messages)
     usage = row.meta["king"].get("usage")
     told = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    if type(told) is int and told > 0:
-        row.prompt_tokens = told
-        row.tokens_from = "usage"
-    else:
-        row.prompt_tokens = round(row.prompt_chars / CHARS_PER_TOKEN)
-        row.tokens_from = "guess"
+    is_told = type(told) is int and told > 0
+    row.prompt_tokens = told if is_told else round(row.prompt_chars / CHARS_PER_TOKEN)
+    row.tokens_from = "usage" if is_told else "guess"
     for side in ("king", "challenger"):
         audit = row.meta[side].get("leaks")
         hits = audit.get("hits") if isinstance(audit, dict) else None
@@ -166,38 +161,34 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
         row.status = Status.STALE
         row.why = f"judged before its {' and '.join(changed)} changed"
         return
+    for verdict in score["verdicts"]:
+        verdict.pop("text", None)  # the judge's whole answer, which no page shows
+    row.judged = score
     row.status = Status(score["status"])
     refused = row.meta["challenger"].get("refused")
     audit = f"the audit refuses it: {refused}" if refused else ""
     row.unfit = row.protocol_problem or audit or score.get("held_back") or ""
     row.bucket, row.why = bucket(score, row.unfit)
     row.held_back = row.bucket == "refined" and row.why.startswith("held back")
-    row.opponent_chars = len(answer[row.opponent])
-    row.points = score["points"] or 0
-    row.max_points = score["max_points"] or 0
-    if row.bucket:
-        row.score = 100 * row.points / row.max_points
-        row.score_confirmed = score.get("score_confirmed")
     if row.status == Status.STOPPED:
-        row.bounds = score["bounds"]
-        row.why += f"; stopped early, {written(row.bounds, '.1f')} possible"
+        row.why += f"; stopped early, {written(score['bounds'], '.1f')} possible"
+    if row.bucket:
+        row.score = score["score"]
+        row.score_confirmed = score.get("score_confirmed")
     row.metrics = score["metrics"] or {}
-    row.by_judge = score["by_judge"] or {}
-    row.reason = str(score["reason"] or "")
-    row.flags = list(map(str, score["flags"]))
+    row.by_judge = score["by_judge"]
+    row.opponent_chars = len(answer[row.opponent])
     row.label_sha = label_sha(answer[row.opponent], answer["challenger"])
-    for verdict in score["verdicts"]:
-        if verdict.get("model_answered"):
-            row.answered[verdict["judge"]] = str(verdict["model_answered"])
 
 
-# ------------------------------------------------------------------------------------------ write
+# --------------------------------------------------------------------------------------------- csv
 
-_CSV_FIELDS = (
+_OF_ROW = (
     "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
-    "points", "max_points", "style", "step", "prompt_chars", "prompt_tokens", "tokens_from",
-    "spread", "protocol_problem", "reason", "why",
+    "style", "step", "prompt_chars", "prompt_tokens", "tokens_from", "spread", "protocol_problem",
+    "why",
 )  # fmt: skip
+_FORMULA_STARTS = tuple("=+-@\t\r\n")
 
 
 def turns_csv(rows: list[Row], judges: list[str]) -> str:
@@ -205,14 +196,17 @@ def turns_csv(rows: list[Row], judges: list[str]) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     for place, row in enumerate(rows):
-        cells = {name: getattr(row, name) for name in _CSV_FIELDS}
+        cells = {name: getattr(row, name) for name in _OF_ROW}
+        cells |= {name: row.judged.get(name) for name in ("points", "max_points", "reason")}
         cells["file"] = row.path.as_posix() if row.path else ""
-        cells["score_low"], cells["score_high"] = row.bounds or (row.score, row.score)
+        is_stopped = row.status == Status.STOPPED
+        bounds = row.judged["bounds"] if is_stopped else (row.score, row.score)
+        cells["score_low"], cells["score_high"] = bounds
         cells |= {metric: row.metrics.get(metric) for metric in METRICS}
         cells |= {f"judge {judge}": row.by_judge.get(judge) for judge in judges}
         cells["leak_hits"] = len(row.leaks.get("challenger", []))
         cells["king_leak_hits"] = len(row.leaks.get("king", []))
-        cells["flags"] = ", ".join(row.flags)
+        cells["flags"] = ", ".join(map(str, row.judged.get("flags", [])))
         cells["export"] = row.exported
         if place == 0:
             writer.writerow([_csv_cell(name) for name in cells])

@@ -17,10 +17,7 @@ function el(tag, attributes = {}, ...children) {
 const dim = (...words) => el("span", { class: "dim" }, ...words);
 const points = (score, digits = 1) => score?.toFixed(digits) ?? "–";
 const link = (turn) => `#${encodeURIComponent(turn.stem)}`;
-
-function say(message) {
-  $("message").textContent = message;
-}
+const say = (message) => { $("message").textContent = message; };
 
 // ------------------------------------------------------------------------------------- the list
 
@@ -49,13 +46,10 @@ function drawList() {
 
 function findWords() { // what the filter looks through
   for (const turn of turns) {
-    const words = [turn.stem, turn.instance_id, turn.repo, turn.why];
-    words.push(...Object.values(turn.choices).flat());
-    if (turn.texts) {
-      words.push(turn.texts.observation, ...turn.texts.verdicts.map((verdict) => verdict.reason));
-      words.push(...Object.values(turn.texts.replies).map((parts) => parts.join("")));
-    }
-    turn.words = words.join("\n").toLowerCase();
+    const { observation, verdicts, replies } = turn.texts ?? { verdicts: [], replies: {} };
+    turn.words = [turn.stem, turn.instance_id, turn.repo, turn.why, observation,
+      ...Object.values(turn.choices).flat(), ...verdicts.map((verdict) => verdict.reason),
+      ...Object.values(replies).map((parts) => parts.join(""))].join("\n").toLowerCase();
   }
 }
 
@@ -80,7 +74,6 @@ function applySort() {
   const key = (turn) => sign * (turn[name] ?? sign * 1000); // turns without a score come last
   sorted = [...turns].sort((one, other) => key(one) - key(other));
   $("list").append(...sorted.map((turn) => turn.entry));
-  current?.entry.scrollIntoView({ block: "nearest" });
 }
 
 function move(by) {
@@ -118,14 +111,13 @@ function showLinked() {
 function drawTurn() {
   const turn = current;
   if (!turn || labelling) return;
-  document.title = `${turn.stem} · turns`;
   if (!turn.texts) return $("turn").replaceChildren("Unpacking …");
-  const facts = [`reply ${turn.step}`, turn.style, `judges ${points(turn.spread, 0)} points apart`];
-  const confirmed = turn.score_confirmed;
-  if (confirmed !== null) facts.push(`with the second look ${points(confirmed)}`);
-  if (turn.exported) facts.push(`export: ${turn.exported}`);
-  if (labels.has(turn)) facts.push(`your label: ${labels.get(turn)} s`);
-  if (turn.marks.length) facts.push(`⚑ ${turn.marks.join(", ")}`);
+  const facts = [
+    `reply ${turn.step}`, turn.style, `judges ${points(turn.spread, 0)} points apart`,
+    turn.score_confirmed !== null && `with the second look ${points(turn.score_confirmed)}`,
+    turn.exported && `export: ${turn.exported}`,
+    labels.has(turn) && `your label: ${labels.get(turn)} s`,
+    turn.marks.length && `⚑ ${turn.marks.join(", ")}`];
   const file = turn.file.split("/").map(encodeURIComponent).join("/");
   $("turn").replaceChildren(
     el("header", {},
@@ -212,8 +204,8 @@ function panel(turn, look) {
   });
   if (look === 1) {
     const means = metrics.map((metric) => el("td", {}, points(turn.texts.metrics[metric], 0)));
-    const name = el("th", { scope: "row" }, "all");
-    rows.push(el("tr", {}, name, ...means, el("td", {}, points(turn.score))));
+    rows.push(el("tr", {}, el("th", { scope: "row" }, "all"), ...means,
+      el("td", {}, points(turn.score))));
   }
   const names = ["", ...metrics, "score"].map((name) => el("th", { scope: "col" }, name));
   return el("section", {}, el("h2", {}, look === 1 ? "The judges" : "The second look"),
@@ -277,11 +269,10 @@ function loadLabels() {
 }
 
 function keep(turn, label) {
+  labels.delete(turn); // so that it comes last
   if (label) labels.set(turn, label);
-  else labels.delete(turn);
   try {
-    if (label) localStorage.setItem(storageKey(turn), label);
-    else localStorage.removeItem(storageKey(turn));
+    localStorage.setItem(storageKey(turn), label);
   } catch {
     say("This browser keeps no labels: save labels.csv before you close the page.");
   }
@@ -312,10 +303,10 @@ function nextLabel() {
   const sides = [turn.opponent, "challenger"];
   if (parseInt(turn.sha[7], 16) % 2) sides.reverse();
   Object.assign(labelling, { turn, sides, since: performance.now() });
-  document.title = `Turn ${done + 1} of ${drawn.length}`;
+  const place = `Turn ${done + 1} of ${drawn.length}`;
   const buttons = Object.entries(CHOICES).map(([value, words]) => el("button", { value }, words));
   $("turn").replaceChildren(
-    el("h2", { role: "status" }, `${document.title}: which reply is the better next step?`),
+    el("h2", { role: "status" }, `${place}: which reply is the better next step?`),
     el("progress", { max: drawn.length, value: done, "aria-label": "labelled" }),
     context(turn), pair(turn, sides, true), el("div", { class: "choices" }, ...buttons));
   $("turn").scrollIntoView();
@@ -326,7 +317,7 @@ function choose(key) {
   const { drawn, turn, sides, since } = labelling;
   if (key === "u") {
     const last = [...labels.keys()].filter((each) => drawn.includes(each)).at(-1);
-    if (last) keep(last, null);
+    if (last) keep(last, "");
   } else {
     const [left, right] = sides;
     const preferred = { ArrowLeft: left, ArrowRight: right, "=": "level", s: "skip" }[key];
@@ -369,14 +360,17 @@ function onKey(event) {
   action();
 }
 
-async function readTexts(block) {
-  let text = block.textContent;
-  if (block.type === "application/gzip") {
+async function readTexts() {
+  let text = $("texts").textContent;
+  if ($("texts").type === "application/gzip") {
     const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
     const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
     text = await new Response(stream).text();
   }
   JSON.parse(text).forEach((texts, place) => Object.assign(turns[place], { texts }));
+  findWords();
+  applyFilters();
+  drawTurn();
 }
 
 drawList();
@@ -400,8 +394,4 @@ $("overview").open = window.innerWidth > 960;
 document.addEventListener("keydown", onKey);
 window.addEventListener("hashchange", showLinked);
 showLinked();
-readTexts($("texts")).then(() => {
-  findWords();
-  applyFilters();
-  drawTurn();
-});
+readTexts();

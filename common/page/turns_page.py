@@ -17,16 +17,26 @@ from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
 
-from common.turns import BUCKETS, ORDERS
+from common.page.figures import Facts, verdict_word
+from common.page.rows import Row
+from common.replies.protocol import protocol_problem
+from common.turns import BUCKETS, METRICS, ORDERS, SIDES, read_answer
 
 HERE = Path(__file__).parent
 PLAIN_CHARS = 1_500_000  # of texts: from here they are packed with gzip, a third of the size
+MOST_TURNS = 5000  # of a page: some 12 MB, and a list that a browser still scrolls with ease
 TURN_BYTES = 2_800  # of the file for each turn, so that 2,000 give some 5 MB ...
 SMALL_RUN = 500  # ... but a run of fewer turns may take as much as one of these
 CONTEXT_CHARS = (4000, 2000, 1000, 500)  # of task and observation, as far as the size allows
 TEXT_CHARS = 20_000  # of a reply, and of all else
 MOST_WORDS = 3_000  # of a reply that is compared: hostile ones take 0.5 s at most
 LEAST_SHARED = 0.3  # of the shorter reply's words; below, the marks would cover everything
+
+# What the page's list has of a row, under the row's own names.
+ENTRY = (
+    "stem", "instance_id", "repo", "status", "bucket", "why", "score", "score_confirmed", "style",
+    "step", "spread", "exported",
+)  # fmt: skip
 
 # What a screen would obey instead of showing: controls, zero-width and direction marks, tags, half
 # characters; and accents piled so high that they cover the lines around.
@@ -37,22 +47,94 @@ OBEYED = re.compile(
 )
 
 
+def turns_data(facts: Facts) -> dict:
+    """Return what `turns_page` makes the page from: the first MOST_TURNS that have both replies."""
+    rows = [row for row in facts.rows if row.challenger]
+    lines = [str(facts.duel["why"])] if facts.duel else []
+    lines.append(", ".join(f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS))
+    more = len(rows) - MOST_TURNS
+    if more > 0:
+        lines.append(f"Here are the first {MOST_TURNS:,} turns; turns.csv lists {more:,} more.")
+    return {
+        "title": f"Challenger against {facts.opponent}: {verdict_word(facts.duel)}",
+        "facts": lines,
+        "judges": facts.judges,
+        "turns": [turn_data(row) for row in rows[:MOST_TURNS]],
+    }
+
+
+def turn_data(row: Row) -> dict:
+    """Return what the page's list needs of a turn and, as "texts", what its reader sees of it."""
+    answer = read_answer(row.path)
+    opponent = SIDES[row.opponent]
+    replies = {opponent: answer[row.opponent], "challenger": row.challenger}
+    problems = {
+        opponent: protocol_problem(replies[opponent], answer["messages"]) or "",
+        "challenger": row.protocol_problem or "",
+    }
+    leaks = {side: list(row.leaks.get(side, [])) for side in replies}
+    for side, quote in (row.judged.get("reader") or {}).items():
+        found = {"kind": "reader's test", "text": quote, "why": "the chat does not explain it"}
+        leaks.setdefault(SIDES[side], []).append(found)
+    counted = {*row.judged.get("counted", []), *row.judged.get("counted_confirmed", [])}
+    verdicts = []
+    for verdict in row.judged.get("verdicts", []):
+        # Older versions did not name the verdicts that a score rests on.
+        if verdict["look"] <= 2 and ("counted" not in row.judged or verdict["key"] in counted):
+            names = ("judge", "order", "calls", "reason", "look")
+            verdicts.append({name: verdict[name] for name in names})
+    marks = list(map(str, row.judged.get("flags", [])))
+    for side in replies:
+        if leaks[side]:
+            marks.append(f"{side}: leak audit")
+        if problems[side]:
+            marks.append(f"{side}: protocol")
+    said = [message["content"] for message in answer["messages"] if message["role"] == "user"]
+    return {
+        **{name: getattr(row, name) for name in ENTRY},
+        "file": row.path.as_posix(),
+        "opponent": opponent,
+        "marks": marks,
+        "length": len(row.challenger),
+        # Identical replies are not put before a person, nor those that were never judged.
+        "sha": row.label_sha if row.bucket and len(set(replies.values())) == 2 else "",
+        "texts": {
+            "task": said[0],
+            "observation": said[-1] if len(said) > 1 else "",
+            "replies": replies,
+            "leaks": leaks,
+            "problems": problems,
+            "metrics": row.metrics,
+            "by_judge": row.by_judge,
+            "verdicts": verdicts,
+        },
+    }
+
+
+# ------------------------------------------------------------------------------------ the one file
+
+
 def turns_page(data: dict) -> str:
     """Return the page of what `turns_data` returns."""
     turns = data["turns"]
     entries = [{name: turn[name] for name in turn if name != "texts"} for turn in turns]
-    facts = as_json(visible({"metrics": data["metrics"], "turns": entries}))
-    rows = [shown_texts(turn) for turn in turns]
+    facts = as_json(visible({"metrics": list(METRICS), "turns": entries}))
+    rows = []
+    for turn in turns:
+        row = visible({**turn["texts"], "task": "", "observation": ""})
+        sides = (turn["opponent"], "challenger")
+        parts = compared(*[row["replies"][side] for side in sides])
+        rows.append({**row, "replies": dict(zip(sides, parts))})
     for chars in CONTEXT_CHARS:
         for row, turn in zip(rows, turns):
             row["task"] = visible(turn["texts"]["task"], chars)
             row["observation"] = visible(turn["texts"]["observation"], chars)
         texts = as_json(rows)
-        kind = "application/json"
+        kind = "json"
         if len(texts) > PLAIN_CHARS:
             packed = gzip.compress(texts.encode("ascii"), compresslevel=6, mtime=0)
             texts = base64.b64encode(packed).decode("ascii")
-            kind = "application/gzip"
+            kind = "gzip"
         if len(facts) + len(texts) <= TURN_BYTES * max(len(turns), SMALL_RUN):
             break
     style = (HERE / "turns.css").read_text(encoding="utf-8")
@@ -71,18 +153,10 @@ def turns_page(data: dict) -> str:
         ("<!-- about -->", visible(about)),
         ("<!-- pictures -->", visible(score_chart(turns) + verdict_chart(data["judges"], turns))),
         ("<!-- facts -->", f'<script type="application/json" id="facts">{facts}</script>'),
-        ("<!-- texts -->", f'<script type="{kind}" id="texts">{texts}</script>'),
+        ("<!-- texts -->", f'<script type="application/{kind}" id="texts">{texts}</script>'),
     ):
         page = page.replace(mark, text)
     return page
-
-
-def shown_texts(turn: dict) -> dict:
-    """Return a turn's texts as the script shows them, but for task and observation."""
-    texts = visible({**turn["texts"], "task": "", "observation": ""})
-    sides = (turn["opponent"], "challenger")
-    parts = compared(*[texts["replies"][side] for side in sides])
-    return {**texts, "replies": dict(zip(sides, parts))}
 
 
 def compared(first: str, second: str) -> tuple[list[str], list[str]]:
@@ -111,11 +185,6 @@ def compared(first: str, second: str) -> tuple[list[str], list[str]]:
     if shared < LEAST_SHARED * min(len(one), len(two)):
         return whole
     return parts
-
-
-def unpacked_part(page: bytes) -> bytes:
-    """Return the page without its packed texts, which another build of zlib packs otherwise."""
-    return re.sub(rb'(<script type="application/gzip" id="texts">)[^<]*', rb"\1", page)
 
 
 def visible(value, chars: int = TEXT_CHARS):
@@ -152,28 +221,23 @@ def source_hash(text: str) -> str:
 
 # --------------------------------------------------------------------------------- the pictures
 
-BIN = 10  # score points
-
 
 def score_chart(turns: list[dict]) -> str:
     """Return a histogram of the scores, each bar divided by bucket."""
-    counts = Counter()
-    for turn in turns:
-        if turn["bucket"]:
-            counts[min(int(turn["score"]), 99) // BIN * BIN, turn["bucket"]] += 1
+    scored = [turn for turn in turns if turn["bucket"]]
+    counts = Counter((min(int(turn["score"] / 10), 9), turn["bucket"]) for turn in scored)
     bars = []
-    for low in range(100 - BIN, -1, -BIN):
-        bars.append((f"{low}–{low + BIN}", {name: counts[low, name] for name in BUCKETS}))
+    for tens in range(9, -1, -1):
+        label = f"{10 * tens}–{10 * tens + 10}"
+        bars.append((label, {name: counts[tens, name] for name in BUCKETS}))
     return bar_chart("Turns by score and bucket", bars)
 
 
 def verdict_chart(judges: list[str], turns: list[dict]) -> str:
     """Return the challenger's wins, draws and losses in the first look, by judge and order."""
     counts = Counter()
-    for turn in turns:
-        for verdict in turn["texts"]["verdicts"]:
-            if verdict["look"] > 1 or not verdict["calls"]:
-                continue
+    for verdict in (verdict for turn in turns for verdict in turn["texts"]["verdicts"]):
+        if verdict["look"] == 1 and verdict["calls"]:
             challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
             for call in verdict["calls"].values():
                 word = {0: "draw", challenger: "win"}.get(call, "loss")
@@ -182,8 +246,8 @@ def verdict_chart(judges: list[str], turns: list[dict]) -> str:
     for judge in judges:
         bars.append((judge, {}))
         for order, place in zip(ORDERS, ("1st", "2nd")):
-            words = ("win", "draw", "loss")
-            bars.append((place, {word: counts[judge, order, word] for word in words}))
+            calls = {word: counts[judge, order, word] for word in ("win", "draw", "loss")}
+            bars.append((place, calls))
     title = "Win, draw and loss of the challenger by judge, shown first (1st) and second (2nd)"
     return bar_chart(title, bars)
 
