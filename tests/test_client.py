@@ -17,9 +17,9 @@ from threading import Thread
 
 import pytest
 
-from common.client.completion import read_completion
 from common.client.costs import Budget
 from common.client.faults import Fault
+from common.client.wire import read_completion
 from common.demo.server import Reply, Server
 from common.turns import METRICS
 from makers import REPLY, answers, make_sample, write_settings

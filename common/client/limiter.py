@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -246,7 +245,7 @@ class RateLimiter:
 
     def pause_left_s(self) -> float:
         """Return how long the whole model still waits."""
-        return max(0.0, self.pace.next_at - time.monotonic())
+        return max(0.0, self.pace.next_at - asyncio.get_running_loop().time())
 
     def let_out(self) -> None:
         """Let out whoever may go now; come back when the next one may."""
@@ -254,13 +253,14 @@ class RateLimiter:
             if self._waiting[0].done():  # cancelled meanwhile
                 self._waiting.popleft()
                 continue
-            now = time.monotonic()
+            loop = asyncio.get_running_loop()
+            now = loop.time()
             delay_s = self.pace.delay_s(now, self._in_flight)
             if delay_s > 0:
                 if self._timer is not None:
                     self._timer.cancel()
                 if delay_s < math.inf:
-                    self._timer = asyncio.get_running_loop().call_later(delay_s, self.let_out)
+                    self._timer = loop.call_later(delay_s, self.let_out)
                 return
             self._in_flight += 1
             self._waiting.popleft().set_result(self.pace.sent(now, self._in_flight))
