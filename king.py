@@ -116,7 +116,7 @@ def new_answer(prompt: dict, reply) -> dict:
         "meta": {
             "repo": prompt.get("repo"),
             "source": prompt.get("source"),
-            "king": {"prompt_version": PROMPT_VERSION, **reply.meta()},
+            "king": {"prompt_version": PROMPT_VERSION, **reply.meta},
             "challenger": {},
         },
     }

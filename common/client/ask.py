@@ -18,9 +18,9 @@ import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
 from common.client.costs import Budget, Model, Spending
 from common.client.faults import Halted, ItemFailed
@@ -33,29 +33,15 @@ from common.files import clean_text
 from common.replies.protocol import visible_text
 
 
-@dataclass
-class Reply:
-    """A reply as it is kept: `text` without reasoning.
+class Reply(NamedTuple):
+    """A reply as it is kept: `text` without reasoning, and for the file what is known of it.
 
-    `usage` is of this reply; `usage_all_tries`, `cost_usd` and `tries` are of all that it took.
+    In `meta`, `usage` is of this reply; `usage_all_tries`, `cost_usd` (None where no price is
+    known) and `tries` are of all that it took.
     """
 
     text: str
-    finish_reason: str
-    usage: dict
-    usage_all_tries: dict
-    cost_usd: float | None
-    model: str
-    model_answered: str
-    invocation_id: str
-    asked_at: str
-    time_s: float
-    tries: int
-    sampling: dict
-
-    def meta(self) -> dict:
-        """Return all but the text, for a file's `meta`."""
-        return {name: value for name, value in vars(self).items() if name != "text"}
+    meta: dict
 
 
 class NoAcceptableReply(ItemFailed):
@@ -115,27 +101,28 @@ class LLM:
             usage_all_tries.update(completion.usage)
             text = clean_text(visible_text(completion.content))
             text = mask_keys(text, self.environment, SECRET_CHARS)
-            last = Reply(
-                text=text,
-                finish_reason=completion.finish_reason,
-                usage=completion.usage,
-                usage_all_tries=dict(usage_all_tries),
-                cost_usd=cost_usd,
-                model=call.model,
-                model_answered=completion.model,
-                invocation_id=completion.invocation_id,
-                asked_at=asked_at,
-                time_s=round(time.monotonic() - started, 3),
-                tries=tries,
-                sampling={**call.sampling(), "max_tokens": max_tokens},
-            )
+            finish_reason = completion.finish_reason
+            meta = {
+                "finish_reason": finish_reason,
+                "usage": completion.usage,
+                "usage_all_tries": dict(usage_all_tries),
+                "cost_usd": cost_usd,
+                "model": call.model,
+                "model_answered": completion.model,
+                "invocation_id": completion.invocation_id,
+                "asked_at": asked_at,
+                "time_s": round(time.monotonic() - started, 3),
+                "tries": tries,
+                "sampling": {**call.sampling(), "max_tokens": max_tokens},
+            }
+            last = Reply(text, meta)
             LAST_REPLY.get([])[:] = [last]
-            if last.finish_reason == "length":
+            if finish_reason == "length":
                 why = "cut off at max_tokens"
                 if not text:
                     why = "empty: all of max_tokens went into reasoning"
                 max_tokens = min(2 * max_tokens, call.max_tokens_cap)
-            elif last.finish_reason in ("tool_calls", "function_call"):
+            elif finish_reason in ("tool_calls", "function_call"):
                 why = "a tool call instead of text"
             elif not text:
                 why = "empty"
@@ -148,9 +135,10 @@ class LLM:
                     messages = again(text, why)
             self.spending.calls["refused reply"] += 1
         detail = f"{why} (asked {call.bad_reply_tries} times)"
-        if last.finish_reason == "length":
-            tokens = f"max_tokens {last.sampling['max_tokens']:,} of max_tokens_cap"
-            detail = f"{detail}; {tokens} {call.max_tokens_cap:,} in chain.toml was not enough"
+        if finish_reason == "length":
+            asked = f"max_tokens {last.meta['sampling']['max_tokens']:,}"
+            cap = f"max_tokens_cap {call.max_tokens_cap:,}"
+            detail = f"{detail}; {asked} of {cap} in chain.toml was not enough"
         raise NoAcceptableReply(f"no acceptable reply: {why}", detail, last)
 
     def _route(self, call: CallSettings) -> Route:

@@ -93,7 +93,7 @@ def run_turns(
             kind,
             f"{type(error).__name__}: {error}",
             traceback=llm.masked("".join(traceback.format_exception(error))),
-            replies=[{"text": reply.text, **reply.meta()} for reply in last_reply],
+            replies=[{"text": reply.text, **reply.meta} for reply in last_reply],
         )
         errors_alike.append(kind)
         if errors_alike[-_ALIKE:] == [kind] * _ALIKE:
