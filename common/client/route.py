@@ -10,8 +10,6 @@ import asyncio
 import itertools
 import math
 import random
-import re
-from collections import Counter
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED
 from common.client.faults import CHANGE_SETTINGS, CHECK_ADDRESS, Fault, Halted, ItemFailed
@@ -27,7 +25,7 @@ _FAULTS_OF_AN_ITEM = 6
 _NEVER_REACHED_S = 15.0
 # In a row, without a success between.
 _FAULTS_OF_AN_OUTAGE = 2
-_SAME_REFUSALS = 2
+_REFUSALS_OF_A_MODEL = 2
 _QUICK_S = 1.0  # a server's trouble that comes sooner is a refusal, as nginx's 503 is
 _HELLO = [{"role": "user", "content": "Hello"}]
 _PROBE_TOKENS = 16
@@ -61,7 +59,7 @@ class Route:
         self._proven = False  # a call has passed
         self._passes = 0  # of calls and one-word chats
         self._faults_in_a_row = 0
-        self._refusals: Counter = Counter()  # before any call has passed, by their words
+        self._refusals = 0  # before any call has passed
         self._probe: asyncio.Future | None = None  # under way
         self._probe_passed_s = -math.inf
         self._told_until_s = 0.0
@@ -195,10 +193,9 @@ class Route:
         self._reached = self._reached or fault.reached
         of_the_item = fault.category == "item" or fault.advice == CHECK_ADDRESS
         if of_the_item and not self._proven:
-            # The same refusal twice, and of a one-word chat as well: no call would be taken.
-            words = re.sub(r"[0-9]+", "#", fault.detail)
-            self._refusals[words] += 1
-            if self._refusals[words] >= _SAME_REFUSALS:
+            # Two refusals, and of a one-word chat alike: no call would be taken.
+            self._refusals += 1
+            if self._refusals >= _REFUSALS_OF_A_MODEL:
                 again = await self._say_hello(call, call.max_tokens)
                 if again is not None and again.kind == fault.kind:
                     fault.category = "configuration"
