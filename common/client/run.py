@@ -14,15 +14,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from contextvars import ContextVar
 from pathlib import Path
 
-from common.cli import (
-    EXIT_DONE,
-    EXIT_INTERRUPTED,
-    EXIT_STOPPED,
-    INTERRUPTED,
-    Progress,
-    Tally,
-    disk_words,
-)
+from common import cli
 from common.client.faults import Halted, ItemFailed
 from common.files import BadFile, UserError, json_bytes, printable, write_bytes
 from common.signals import ENDING, interrupt_on_signals
@@ -45,8 +37,8 @@ def run_turns(
     *,
     name: Callable[[object], str],
     width: int,
-    progress: Progress,
-    tally: Tally,
+    progress: cli.Progress,
+    tally: cli.Tally,
 ) -> int:
     """Do `work(turn)` for every turn, `width` at once, pulled from `turns` as they are needed.
 
@@ -80,9 +72,9 @@ def run_turns(
         except Halted:
             return
         except (UserError, BadFile) as stop:
-            llm.halt(EXIT_STOPPED, str(stop))
+            llm.halt(cli.EXIT_STOPPED, str(stop))
         except OSError as error:
-            llm.halt(EXIT_STOPPED, disk_words(error))
+            llm.halt(cli.EXIT_STOPPED, cli.disk_words(error))
 
     def fail_by_error(item: str, error: Exception, last_reply: list) -> None:
         """Fail an item by an error of this program; keep the traceback and the paid reply."""
@@ -99,7 +91,7 @@ def run_turns(
         if errors_alike[-_ALIKE:] == [kind] * _ALIKE:
             words = f"{_ALIKE} turns in a row failed alike: {kind}: {error}"
             where = "_failed.jsonl holds the tracebacks and the replies that were paid for."
-            llm.halt(EXIT_STOPPED, f"{llm.masked(words)[:400]}\n{where}")
+            llm.halt(cli.EXIT_STOPPED, f"{llm.masked(words)[:400]}\n{where}")
 
     async def drive() -> None:
         """Let the workers run until the turns are through or the run is halted."""
@@ -112,10 +104,10 @@ def run_turns(
 
         def interrupt() -> None:
             """End the run; asked twice, do not wait for the calls in flight."""
-            if llm.halted and llm.halted[0] == EXIT_INTERRUPTED:
+            if llm.halted and llm.halted[0] == cli.EXIT_INTERRUPTED:
                 all_done.cancel()
                 llm.saver.hurried = True
-            llm.halt(EXIT_INTERRUPTED, INTERRUPTED)
+            llm.halt(cli.EXIT_INTERRUPTED, cli.INTERRUPTED)
 
         for number in ENDING:
             if signal.getsignal(number) != signal.SIG_IGN:
@@ -140,10 +132,10 @@ def run_turns(
         interrupt_on_signals()
         progress.close()
     if llm.halted is None:
-        return EXIT_DONE
+        return cli.EXIT_DONE
     tally.left = max(0, progress.total - progress.done)
     code, words = llm.halted
-    tally.stopped = code == EXIT_STOPPED
+    tally.stopped = code == cli.EXIT_STOPPED
     print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
     return code
 
@@ -213,7 +205,7 @@ class Saver:
                         self.lost += 1
                         raise
                     if not self._refused:
-                        words = disk_words(error).splitlines()[0]
+                        words = cli.disk_words(error).splitlines()[0]
                         pause = f"no new calls, trying again for {self.patience_s:.0f} s"
                         say(f"{words}: {pause}")
                     self._refused.add(path)

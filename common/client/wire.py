@@ -19,15 +19,9 @@ import aiohttp
 import httpx2
 import openai
 
+from common.client import faults
 from common.client.costs import Model, read_models
-from common.client.faults import (
-    CHECK_ADDRESS,
-    Fault,
-    parse_json,
-    provider_words,
-    sort_error_body,
-    sort_status,
-)
+from common.client.faults import Fault
 from common.config import CallSettings
 from common.environment import Endpoint
 from common.files import printable
@@ -95,9 +89,9 @@ class Connection:
         request = self._client.get("/models", cast_to=httpx2.Response, options=options)
         body, _ = await _read(request, _LIST_S)
         try:
-            return read_models(parse_json(body))
+            return read_models(faults.parse_json(body))
         except ValueError:
-            raise Fault("transient", "malformed model list", provider_words(body)) from None
+            raise Fault("transient", "malformed model list", faults.provider_words(body)) from None
 
     def fetch_prices(self) -> None:
         """Begin to fetch the model list, once; it stays empty when it cannot be had."""
@@ -156,10 +150,10 @@ async def _raise_for_status(response) -> None:
         body += part
         if len(body) > _MAX_ERROR_BYTES:
             break
-    words = provider_words(body)
+    words = faults.provider_words(body)
     if response.status_code < 400:
         words = printable(f"to {response.headers.get('location')}")
-    raise sort_status(response.status_code, words, response.headers)
+    raise faults.sort_status(response.status_code, words, response.headers)
 
 
 async def _read(
@@ -219,7 +213,7 @@ def read_completion(body: bytes) -> Completion:
     except Fault:
         raise
     except Exception as error:  # whatever a server sends is a fault of this call alone
-        detail = f"{type(error).__name__} in {provider_words(body)}"
+        detail = f"{type(error).__name__} in {faults.provider_words(body)}"
         raise Fault("transient", "malformed reply", detail) from None
 
 
@@ -233,7 +227,7 @@ def _read_events(body: bytes) -> Completion:
     body = body.removeprefix(b"\xef\xbb\xbf").strip()
     if body.startswith(b"<"):
         kind = "a page of HTML instead of a reply"
-        raise Fault("transient", kind, provider_words(body), advice=CHECK_ADDRESS)
+        raise Fault("transient", kind, faults.provider_words(body), advice=faults.CHECK_ADDRESS)
     completion = Completion()
     pieces = []
     for line in [body] if body.startswith(b"{") else body.splitlines():
@@ -242,12 +236,12 @@ def _read_events(body: bytes) -> Completion:
         line = line.removeprefix(b"data:").strip()
         if line in (b"", b"[DONE]"):
             continue
-        event = parse_json(line)
+        event = faults.parse_json(line)
         completion.model = _name(event.get("model")) or completion.model
         completion.invocation_id = _name(event.get("id")) or completion.invocation_id
         completion.usage = _usage(event.get("usage")) or completion.usage
         if not event.get("choices"):
-            fault = sort_error_body(event, line)
+            fault = faults.sort_error_body(event, line)
             if fault:
                 raise fault
             continue
@@ -259,7 +253,7 @@ def _read_events(body: bytes) -> Completion:
             reason = _name(choice.get("finish_reason"))
             completion.finish_reason = reason or completion.finish_reason
     if not pieces:
-        raise Fault("transient", "no choices in the reply", provider_words(body))
+        raise Fault("transient", "no choices in the reply", faults.provider_words(body))
     completion.content = "".join(pieces)
     if completion.finish_reason in ("", "error", "abort"):
         raise Fault("transient", "reply without an end", "no finish_reason: the stream was cut")
