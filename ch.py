@@ -159,7 +159,7 @@ async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
     answer["challenger"] = reply.text
     meta["challenger"] = {
         "prompt_version": CONTROL_VERSION if control else PROMPT_VERSION,
-        **reply.meta(),
+        **reply.meta,
         "rejected": dict(rejected),
     }
     audit(answer, record)

@@ -74,7 +74,7 @@ def main() -> int:
                 "meta": {
                     "repo": prompt.get("repo"),
                     "source": prompt.get("source"),
-                    "king": {"prompt_version": PROMPT_VERSION, **reply.meta()},
+                    "king": {"prompt_version": PROMPT_VERSION, **reply.meta},
                     "challenger": {},
                 },
             }

@@ -205,7 +205,7 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
     except ItemFailed as failure:
         raise ItemFailed(f"judge {judge}: {failure.kind}", failure.detail) from None
     reason = calls.pop("reason", "") if calls else ""
-    meta = reply.meta()
+    meta = dict(reply.meta)
     del meta["model"]
     return {
         "key": question.key(turn),

@@ -17,9 +17,9 @@ from threading import Thread
 
 import pytest
 
-from common.client.completion import read_completion
 from common.client.costs import Budget
 from common.client.faults import Fault
+from common.client.wire import read_completion
 from common.demo.server import Reply, Server
 from common.turns import METRICS
 from makers import REPLY, answers, make_sample, write_settings
@@ -53,7 +53,6 @@ def first_try(faults: dict[int, str]):
 # ----------------------------------------------------------------------------------- sorting faults
 
 
-@pytest.mark.background
 def test_every_transient_fault_alone_costs_nothing_but_time(tmp_path):
     # What slows a model down comes last: its first calls are let out one by one.
     names = BAD_REPLIES + TRANSIENT[::-1]
@@ -305,60 +304,40 @@ def event(**choice) -> bytes:
 
 
 END = event(index=0, delta={}, finish_reason="stop") + b"data: [DONE]\n\n"
-
-
-@pytest.mark.parametrize(
-    "body, text",
-    [
-        (
-            event(delta={"role": "assistant", "content": None})
-            + event(delta={"content": "a"})
-            + END,
-            "a",
-        ),
-        (b"data:" + event(delta={"content": "a"})[6:] + END, "a"),
-        (
-            b"\xef\xbb\xbf" + event(delta={"content": "a"}) + b"data:\n\n: wait\nevent: x\n" + END,
-            "a",
-        ),
-        (event(message={"content": "a"}) + END, "a"),
-        (
-            event(index=0, delta={"content": "a"})
-            + event(index=1, delta={"content": "junk"})
-            + END,
-            "a",
-        ),
-        (
-            event(
-                delta={
-                    "content": [{"type": "text", "text": "a"}, {"type": "thinking", "text": "b"}]
-                }
-            )
-            + END,
-            "a",
-        ),
-        (
-            event(delta={"content": "a"})
-            + b'data: {"choices": [], "usage": {"prompt_tokens": 3}}\n\n'
-            + END,
-            "a",
-        ),
-        (event(delta={"content": "a", "reasoning_content": "b", "reasoning": "c"}) + END, "a"),
-        (event(delta={"content": "a\u2028\u0085b"}) + END, "a\u2028\u0085b"),
-    ],
-)
-def test_legal_streams_of_many_kinds_are_read(body, text):
-    assert read_completion(body).content == text
+A = event(delta={"content": "a"})
+PARTS = [{"type": "text", "text": "a"}, {"type": "thinking", "text": "b"}]
 
 
 @pytest.mark.parametrize(
     "body",
     [
-        event(delta={"content": "a"}),
-        event(delta={"content": "a"}) + b'{"error": "upstream went away"}\n',
+        event(delta={"role": "assistant", "content": None}) + A + END,
+        b"data:" + A[6:] + END,
+        b"\xef\xbb\xbf" + A + b"data:\n\n: wait\nevent: x\n" + END,
+        event(message={"content": "a"}) + END,
+        A + event(index=1, delta={"content": "junk"}) + END,
+        event(delta={"content": PARTS}) + END,
+        A + b'data: {"choices": [], "usage": {"prompt_tokens": 3}}\n\n' + END,
+        event(delta={"content": "a", "reasoning_content": "b", "reasoning": "c"}) + END,
+    ],
+)
+def test_legal_streams_of_many_kinds_are_read(body):
+    assert read_completion(body).content == "a"
+
+
+def test_line_ends_of_unicode_end_no_event():
+    text = "a\u2028\u0085b"
+    assert read_completion(event(delta={"content": text}) + END).content == text
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        A,
+        A + b'{"error": "upstream went away"}\n',
         b"",
         b": wait\n",
-        event(delta={"content": "a"}) + b'data: {"error": {"message": "x", "code": 502}}\n\n',
+        A + b'data: {"error": {"message": "x", "code": 502}}\n\n',
         b"data: {torn\n\n",
         event(index=0, delta={"content": "a"}, finish_reason="error"),
     ],

@@ -15,19 +15,16 @@ What a fault stands for is decided in faults.py and route.py, the pace of each m
 from __future__ import annotations
 
 import asyncio
-import random
 import time
 from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
-from common.client.clock import AwakeClock
-from common.client.completion import Completion
 from common.client.costs import Budget, Model, Spending
-from common.client.faults import Fault, Halted, ItemFailed
-from common.client.route import Route, mask_keys, mask_reply
+from common.client.faults import Halted, ItemFailed
+from common.client.route import SECRET_CHARS, Route, mask_keys
 from common.client.run import LAST_REPLY, Saver
 from common.client.run import run_turns as run_turns  # the scripts take it from here
 from common.config import CallSettings
@@ -35,35 +32,16 @@ from common.environment import Environment
 from common.files import clean_text
 from common.replies.protocol import visible_text
 
-_FIRST_WAIT_S = 0.5
-_LONGEST_WAIT_S = 60.0
-# Faults of one item, each after others had passed since the one before: the item is at fault.
-_FAULTS_OF_AN_ITEM = 6
 
+class Reply(NamedTuple):
+    """A reply as it is kept: `text` without reasoning, and for the file what is known of it.
 
-@dataclass
-class Reply:
-    """A reply as it is kept: `text` without reasoning.
-
-    `usage` is of this reply; `usage_all_tries`, `cost_usd` and `tries` are of all that it took.
+    In `meta`, `usage` is of this reply; `usage_all_tries`, `cost_usd` (None where no price is
+    known) and `tries` are of all that it took.
     """
 
     text: str
-    finish_reason: str
-    usage: dict
-    usage_all_tries: dict
-    cost_usd: float | None
-    model: str
-    model_answered: str
-    invocation_id: str
-    asked_at: str
-    time_s: float
-    tries: int
-    sampling: dict
-
-    def meta(self) -> dict:
-        """Return all but the text, for a file's `meta`."""
-        return {name: value for name, value in vars(self).items() if name != "text"}
+    meta: dict
 
 
 class NoAcceptableReply(ItemFailed):
@@ -88,14 +66,12 @@ class LLM:
         self.concurrency = concurrency
         self.spending = Spending()
         self.budget = Budget(max_cost)
+        self.saver = Saver()
+        self.say: Callable[[str], None] = print
         self.halted: tuple[int, str] | None = None  # exit code and reason
         self.halt_signal = asyncio.Event()
-        self.say: Callable[[str], None] = print
-        self.saver = Saver(lambda words: self.say(words))
-        self.clock = AwakeClock()
         self.routes: dict[tuple[str, str], Route] = {}  # by provider and model
         self._connections = {}
-        self._ticking: asyncio.Future | None = None
 
     async def ask(
         self,
@@ -117,33 +93,36 @@ class LLM:
         tries = 0
         cost_usd: float | None = 0.0
         usage_all_tries: Counter = Counter()
+        route = self._route(call)
         for _ in range(call.bad_reply_tries):
-            completion, attempts, cost = await self._persist(call, messages, max_tokens)
+            completion, attempts, cost = await route.complete(call, messages, max_tokens)
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
-            text = mask_reply(clean_text(visible_text(completion.content)), self.environment)
-            last = Reply(
-                text=text,
-                finish_reason=completion.finish_reason,
-                usage=completion.usage,
-                usage_all_tries=dict(usage_all_tries),
-                cost_usd=cost_usd,
-                model=call.model,
-                model_answered=completion.model,
-                invocation_id=completion.invocation_id,
-                asked_at=asked_at,
-                time_s=round(time.monotonic() - started, 3),
-                tries=tries,
-                sampling={**call.sampling(), "max_tokens": max_tokens},
-            )
+            text = clean_text(visible_text(completion.content))
+            text = mask_keys(text, self.environment, SECRET_CHARS)
+            finish_reason = completion.finish_reason
+            meta = {
+                "finish_reason": finish_reason,
+                "usage": completion.usage,
+                "usage_all_tries": dict(usage_all_tries),
+                "cost_usd": cost_usd,
+                "model": call.model,
+                "model_answered": completion.model,
+                "invocation_id": completion.invocation_id,
+                "asked_at": asked_at,
+                "time_s": round(time.monotonic() - started, 3),
+                "tries": tries,
+                "sampling": {**call.sampling(), "max_tokens": max_tokens},
+            }
+            last = Reply(text, meta)
             LAST_REPLY.get([])[:] = [last]
-            if last.finish_reason == "length":
+            if finish_reason == "length":
                 why = "cut off at max_tokens"
                 if not text:
                     why = "empty: all of max_tokens went into reasoning"
                 max_tokens = min(2 * max_tokens, call.max_tokens_cap)
-            elif last.finish_reason in ("tool_calls", "function_call"):
+            elif finish_reason in ("tool_calls", "function_call"):
                 why = "a tool call instead of text"
             elif not text:
                 why = "empty"
@@ -156,60 +135,11 @@ class LLM:
                     messages = again(text, why)
             self.spending.calls["refused reply"] += 1
         detail = f"{why} (asked {call.bad_reply_tries} times)"
-        if last.finish_reason == "length":
-            tokens = f"max_tokens {last.sampling['max_tokens']:,} of max_tokens_cap"
-            detail = f"{detail}; {tokens} {call.max_tokens_cap:,} in chain.toml was not enough"
+        if finish_reason == "length":
+            asked = f"max_tokens {last.meta['sampling']['max_tokens']:,}"
+            cap = f"max_tokens_cap {call.max_tokens_cap:,}"
+            detail = f"{detail}; {asked} of {cap} in chain.toml was not enough"
         raise NoAcceptableReply(f"no acceptable reply: {why}", detail, last)
-
-    async def _persist(
-        self, call: CallSettings, messages: list[dict], max_tokens: int
-    ) -> tuple[Completion, int, float | None]:
-        """Return (completion, attempts, cost in dollars or None), through all transient faults."""
-        route = self._route(call)
-        budget_s = call.retry_budget_s
-        attempts = 0
-        in_front = False
-        own_faults = 0  # of this item, but for being told to slow down
-        others_passed = 0  # how often others did between two of these
-        passes = 0
-        while True:
-            attempts += 1
-            await self.saver.sound.wait()
-            try:
-                completion, cost = await route.attempt(call, messages, max_tokens, in_front)
-                return completion, attempts, cost
-            except Fault as caught:
-                fault = caught
-            if fault.status != 429:
-                own_faults += 1
-                if own_faults == 1:
-                    first_at_s = self.clock.now_s
-                    probes_passed = route.probes_passed
-                elif route.passes > passes:
-                    others_passed += 1
-                passes = route.passes
-                # Quick refusals may be a limit on the rate: they are given time.
-                waited = self.clock.now_s - first_at_s > call.outage_s / 4
-                outdone = others_passed >= _FAULTS_OF_AN_ITEM - 1 and waited
-                if outdone or route.probes_passed > probes_passed:
-                    detail = f"failed {attempts} times while others pass: {fault}"
-                    raise ItemFailed(f"provider: {fault.kind}", detail)
-            # A refused call waits for its turn at the limiter, the first time in front of the
-            # others: an item that never passes is not to hold them up.
-            in_front = fault.status == 429 or attempts == 1
-            pause_s = 0.0
-            if not fault.refusal:
-                longest_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(attempts - 1, 10))
-                pause_s = longest_s * random.uniform(0.5, 1.0)
-            budget_s -= fault.took_s + max(pause_s, route.limiter.pause_left_s())
-            if budget_s < 0:
-                detail = f"gave up after {attempts} tries: {fault}"
-                raise ItemFailed(f"provider: {fault.kind}", detail)
-            try:
-                await asyncio.wait_for(self.halt_signal.wait(), pause_s)
-            except asyncio.TimeoutError:
-                continue
-            raise Halted()
 
     def _route(self, call: CallSettings) -> Route:
         key = call.provider, call.model
@@ -232,20 +162,7 @@ class LLM:
 
     async def save(self, path: Path | str, value: object) -> None:
         """Write a file that holds paid replies; a disk that refuses is tried again for a while."""
-        await self.saver.save(path, value)
-
-    # --------------------------------------------------------------------------- start and end
-
-    async def open(self) -> None:
-        """Start inside the running loop."""
-        self._ticking = asyncio.ensure_future(self.clock.run())
-
-    async def close(self) -> None:
-        """Finish what is being saved, close all sockets."""
-        await self.saver.close()
-        self._ticking.cancel()
-        for connection in self._connections.values():
-            await connection.close()
+        await self.saver.save(path, value, self.say)
 
     def halt(self, code: int, words: str) -> None:
         """Start no new call from now on; the first reason stands."""
@@ -254,6 +171,12 @@ class LLM:
             self.halt_signal.set()
             for route in self.routes.values():
                 route.limiter.turn_away(Halted())
+
+    async def close(self) -> None:
+        """Finish what is being saved, close all sockets."""
+        await self.saver.close()
+        for connection in self._connections.values():
+            await connection.close()
 
     def notes(self) -> dict:
         """Return the pace of each model and the dollars so far, for the progress bar."""
@@ -270,6 +193,7 @@ class LLM:
         """Return calls by outcome, tokens and cost, for the tally."""
         lines = self.spending.lines()
         if self.saver.lost:
-            lost = f"{self.saver.lost:,} paid replies: the disk took no file for them"
-            lines.append(f"lost    {lost}")
+            lines.append(
+                f"lost    {self.saver.lost:,} paid replies: the disk took no file for them"
+            )
         return lines

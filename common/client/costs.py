@@ -18,6 +18,11 @@ _LOOK_AGAIN_S = 0.05  # for room in the budget
 _CONTEXT_KEYS = ("context_length", "max_model_len", "context_window")
 
 
+def prompt_chars(messages: list[dict]) -> int:
+    """Return the size of a chat in characters."""
+    return sum(len(message["content"]) for message in messages)
+
+
 @dataclass(frozen=True)
 class Model:
     """A model of the provider's list: dollars a token and its context; None where not told."""
@@ -31,11 +36,9 @@ class Model:
         """Return what a reply with this usage costs; None without a price or a usage report."""
         if self.prompt_price is None or self.completion_price is None or not usage:
             return None
-        saved_a_token = 0.0
-        if self.cached_price is not None:
-            saved_a_token = self.prompt_price - self.cached_price
-        prompt = usage["prompt_tokens"] * self.prompt_price
-        prompt -= usage["cached_tokens"] * saved_a_token
+        cached_price = self.prompt_price if self.cached_price is None else self.cached_price
+        cached = usage["cached_tokens"]
+        prompt = (usage["prompt_tokens"] - cached) * self.prompt_price + cached * cached_price
         return prompt + usage["completion_tokens"] * self.completion_price
 
     def worst_case_usd(self, call: CallSettings, messages: list[dict], max_tokens: int) -> float:
@@ -84,11 +87,6 @@ def _dollars(price: object) -> float | None:
     return dollars if math.isfinite(dollars) and dollars >= 0 else None
 
 
-def prompt_chars(messages: list[dict]) -> int:
-    """Return the size of a chat in characters."""
-    return sum(len(message["content"]) for message in messages)
-
-
 class Spending:
     """Tokens, dollars and calls of one run."""
 
@@ -114,18 +112,14 @@ class Spending:
         tokens = self.tokens
         told = (
             f"{tokens['prompt_tokens']:,} in ({tokens['cached_tokens']:,} cached), "
-            f"{tokens['completion_tokens']:,} out"
+            f"{tokens['completion_tokens']:,} out ({tokens['reasoning_tokens']:,} reasoning)"
         )
-        if tokens["reasoning_tokens"]:
-            told += f" ({tokens['reasoning_tokens']:,} reasoning)"
+        if self.untold_calls:
+            told += f", and {self.untold_calls:,} replies of which the server told none"
         if self.untold_calls and not tokens:
             told = "not told by the server"
-        elif self.untold_calls:
-            told += f", and {self.untold_calls:,} replies of which the server told none"
         cost = f"${self.cost_usd:.4f}"
-        if self.unpriced_calls and not self.cost_usd:
-            cost = "unknown: the model list names no price, or the replies came without usage"
-        elif self.unpriced_calls:
+        if self.unpriced_calls:
             cost += f" plus {self.unpriced_calls:,} replies of unknown price"
         outcomes = [f"{count:,} {outcome}" for outcome, count in self.calls.most_common()]
         lines = [

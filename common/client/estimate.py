@@ -20,7 +20,7 @@ _EXPECTED_COMPLETION_TOKENS = 3000  # a thinking model's usual reply to one turn
 
 
 @dataclass
-class Ahead:
+class _Ahead:
     """The calls ahead to one model, and what its replies so far took, all tries counted."""
 
     call: CallSettings
@@ -31,16 +31,6 @@ class Ahead:
     completion_tokens: int = 0
     priced: int = 0  # replies so far of which the cost is known
     cost_usd: float = 0.0
-
-    def add_reply(self, meta: dict) -> None:
-        """Count one reply by what its file says of it."""
-        usage = meta.get("usage_all_tries") or meta.get("usage") or {}
-        if usage.get("completion_tokens"):
-            self.told += 1
-            self.completion_tokens += usage["completion_tokens"]
-        if isinstance(meta.get("cost_usd"), (int, float)):
-            self.priced += 1
-            self.cost_usd += meta["cost_usd"]
 
 
 def dry_run(
@@ -55,33 +45,46 @@ def dry_run(
     are left out by reason, `replies` (model, what its file says) of those that are there already:
     they tell how long replies are. Asks the providers only for their free lists of models.
     """
-    ahead: dict[str, Ahead] = {}
+    ahead: dict[str, _Ahead] = {}
     for call, size, count in planned:
         if count:
-            one = ahead.setdefault(call.model, Ahead(call))
+            one = ahead.setdefault(call.model, _Ahead(call))
             one.calls += count
             one.chars += size * count
             one.longest = max(one.longest, size)
+    for model, meta in replies:
+        one = ahead.get(model)
+        usage = meta.get("usage_all_tries") or meta.get("usage") or {}
+        if one and usage.get("completion_tokens"):
+            one.told += 1
+            one.completion_tokens += usage["completion_tokens"]
+        if one and isinstance(meta.get("cost_usd"), (int, float)):
+            one.priced += 1
+            one.cost_usd += meta["cost_usd"]
     for reason, count in (passed_over or Counter()).most_common():
         if count:
             print(f"  passed over {count:>6}  {reason}")
     if not ahead:
         print("dry run: nothing to ask; a run would send no call.")
         return EXIT_DONE
-    for model, meta in replies:
-        if model in ahead:
-            ahead[model].add_reply(meta)
-    lists, faults = asyncio.run(_fetch_lists(environment, ahead.values()))
+
+    lists = asyncio.run(_fetch_lists(environment, {one.call.provider for one in ahead.values()}))
     print("dry run: no call was sent. Ahead, if every first reply is good:")
-    costs = [_print_calls(one, lists.get(one.call.provider, {})) for one in ahead.values()]
+    total = 0.0
+    unpriced = 0
+    for one in ahead.values():
+        models = lists[one.call.provider]
+        cost = _print_calls(one, {} if isinstance(models, Fault) else models)
+        total += cost or 0.0
+        unpriced += one.calls if cost is None else 0
     if len(ahead) > 1:
         calls = sum(one.calls for one in ahead.values())
-        total = sum(cost for cost in costs if cost is not None)
-        unpriced = sum(one.calls for one, cost in zip(ahead.values(), costs) if cost is None)
         unknown = f" and {unpriced:,} calls of unknown price" if unpriced else ""
         print(f"  all: {calls:,} calls, about ${total:.2f}{unknown}")
     code = EXIT_DONE
-    for name, fault in faults.items():
+    for name, fault in lists.items():
+        if not isinstance(fault, Fault):
+            continue
         endpoint = environment.providers[name]
         print(f"  {endpoint.base_url}: {mask_keys(str(fault), environment)[:400]}")
         # A server may have no such list (404): that is no fault of the settings.
@@ -96,7 +99,7 @@ def dry_run(
     return code
 
 
-def _print_calls(ahead: Ahead, models: dict[str, Model]) -> float | None:
+def _print_calls(ahead: _Ahead, models: dict[str, Model]) -> float | None:
     """Print the calls to one model; return their cost, None when no price is known."""
     call = ahead.call
     model = models.get(call.model, Model())
@@ -111,9 +114,7 @@ def _print_calls(ahead: Ahead, models: dict[str, Model]) -> float | None:
     cost = model.cost_usd(usage)
     if ahead.priced:
         cost = ahead.calls * ahead.cost_usd / ahead.priced
-    told = "price unknown"
-    if cost is not None:
-        told = f"about ${cost:.2f}" + (", as the replies so far" if ahead.priced else "")
+    told = "price unknown" if cost is None else f"about ${cost:.2f}"
     print(
         f"  {call.model}: {ahead.calls:,} calls, about {prompt:,} tokens in, "
         f"{completion:,} out ({basis}), {told}"
@@ -122,33 +123,31 @@ def _print_calls(ahead: Ahead, models: dict[str, Model]) -> float | None:
         print("    not on the provider's model list: is the id right?")
     if model.context_tokens:
         longest = int(ahead.longest / CHARS_PER_TOKEN)
-        fits = "fits"
-        if longest + call.max_tokens > model.context_tokens:
-            fits = "TOO LONG: such calls will be refused"
+        fits = longest + call.max_tokens <= model.context_tokens
         print(
-            f"    longest prompt about {longest:,} tokens + max_tokens {call.max_tokens:,} "
-            f"of {model.context_tokens:,} context tokens: {fits}"
+            f"    longest prompt about {longest:,} tokens + max_tokens {call.max_tokens:,} of "
+            f"{model.context_tokens:,} context tokens"
+            + ("" if fits else ": TOO LONG, such calls will be refused")
         )
     return cost
 
 
 async def _fetch_lists(
-    environment: Environment, ahead: Iterable[Ahead]
-) -> tuple[dict[str, dict[str, Model]], dict[str, Fault]]:
-    """Return each provider's models by id, or why they cannot be had."""
+    environment: Environment, providers: set[str]
+) -> dict[str, dict[str, Model] | Fault]:
+    """Return each provider's models by id, or the fault why they cannot be had."""
     from common.client.wire import Connection  # takes a second
 
     lists = {}
-    faults = {}
-    for name in sorted({one.call.provider for one in ahead}):
+    for name in sorted(providers):
         connection = Connection(environment.providers[name])
         try:
             lists[name] = await connection.models()
         except Fault as fault:
-            faults[name] = fault
+            lists[name] = fault
         finally:
             await connection.close()
-    return lists, faults
+    return lists
 
 
 def own_replies(side: str) -> Iterator[tuple[str, dict]]:

@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import asyncio
 import math
-import time
 from collections import deque
 from dataclasses import dataclass
 
@@ -59,18 +58,17 @@ class Pace:
         self._good = 0  # the widest window known to be taken; 0 until anything is
         self._step = min(top, _FIRST_WINDOW) - 1
         self._tried_at: float | None = None  # when the first call above the good window was sent
+        self._taken = 0
+        self._marks: deque[list] = deque(maxlen=64)  # [when, calls taken]: the start, refusals
         self._last_sent = 0.0
         self._took_s = 0.0  # the last whole reply
-        self._calm = 0  # calls since the last refusal
-        self._last_refusal = -math.inf
+        self._refused_at = -math.inf
+        self._calm = 0  # calls since then
         self._refused_in_a_row = 0
         self._rounds = 0  # of refusals in a row; calls that were out together are one round
         self._believed_from = 2  # refusals in a row that speak of a rate
         self._searching = False  # no rate is measured yet
         self._early = 0  # refusals lately
-        self._costly = 1.0  # how much rarer than usual a refusal has to be
-        self._taken = 0
-        self._marks: deque[list] = deque(maxlen=64)  # [when, calls taken]: the start, refusals
 
     def __str__(self) -> str:
         return f"{self.window} ({self.rate:.1f}/s)" if self.rate < math.inf else str(self.window)
@@ -89,8 +87,8 @@ class Pace:
         """Note a call that goes out; `in_flight` counts it."""
         if not self._marks:
             self._marks.append([now, 0])
-        self._last_sent = now
         self._taken += 1
+        self._last_sent = now
         self._calm += 1
         if self.window == self._good:
             if in_flight >= self.window and self._calm >= _CALM:
@@ -101,13 +99,10 @@ class Pace:
             if now - self._tried_at > _TAKEN_AFTER_S:
                 self._widen()
 
-        if now - self.next_at < 0.02:  # the rate is what this call has waited for
-            if self._searching:
-                rise = 0.0 if self._rounds else min(1.0, 2 * _FASTEST_RISE / self.rate)
-            else:
-                calm = self._calm >= _CALM * self._costly
-                rise = min(_RISE, _FASTEST_RISE / self.rate) if calm else 0.0
-            self.rate *= 1 + rise
+        if self._searching and not self._rounds:
+            self.rate *= 1 + min(1.0, 2 * _FASTEST_RISE / self.rate)
+        elif self._calm >= _CALM:
+            self.rate *= 1 + min(_RISE, _FASTEST_RISE / self.rate)
         distance_s = max(1 / self.rate, _FIRST_DISTANCE_S / (1 + self._calm // 64))
         self.next_at = max(self.next_at, now - distance_s) + distance_s
         return Ticket(now, in_flight)
@@ -115,7 +110,7 @@ class Pace:
     def succeeded(self, now: float, ticket: Ticket) -> None:
         """Note a whole reply."""
         self._took_s = now - ticket.at
-        if ticket.at > self._last_refusal:
+        if ticket.at > self._refused_at:
             self._refused_in_a_row = 0
             self._rounds = 0
         if ticket.level > self._good:
@@ -128,33 +123,28 @@ class Pace:
             self._marks[-1][1] -= 1
         self._refused_in_a_row += 1
         self.next_at = max(self.next_at, now + retry_after_s)
-        if ticket.at <= self._last_refusal:
+        if ticket.at <= self._refused_at:
             return  # calls that were out together meet the same limit
         above = ticket.level > self._good > 0
-        spaced = self.rate < math.inf
-        if not above and not spaced and self._refused_in_a_row < self._believed_from:
+        if not above and self.rate == math.inf and self._refused_in_a_row < self._believed_from:
             return
-        self._last_refusal = now
-        calm = self._calm
-        self._calm = 0
         self._narrow(max(self._good, ticket.level - 1) if above else ticket.level - 1)
-        if above:
-            return
-        self._rounds += 1
-        if self._rounds == 1 or self.rate == math.inf:
-            self._measure(now, calm)
-        if self.rate == math.inf:
-            return
-        self._costly = 1 + min(20.0, self.rate * retry_after_s)
-        doubled_s = _RETRY * 2 ** min(self._rounds - 1, 10) / max(self.rate, _FIRST_RATE)
-        pause_s = max(_RETRY / self.rate, min(_LONGEST_PAUSE_S, doubled_s), retry_after_s)
-        self.next_at = now + pause_s
+        if not above:
+            self._rounds += 1
+            if self._rounds == 1 or self.rate == math.inf:
+                self._measure(now)
+        self._refused_at = now
+        self._calm = 0
+        if not above and self.rate < math.inf:
+            doubled_s = _RETRY * 2 ** min(self._rounds - 1, 10) / max(self.rate, _FIRST_RATE)
+            pause_s = max(_RETRY / self.rate, min(_LONGEST_PAUSE_S, doubled_s), retry_after_s)
+            self.next_at = now + pause_s
 
     def broke(self, now: float, ticket: Ticket) -> None:
         """Note a call that broke or stalled: three without a success halve the window."""
         self._refused_in_a_row += 1
-        if ticket.at > self._last_refusal and self._refused_in_a_row >= 3:
-            self._last_refusal = now
+        if ticket.at > self._refused_at and self._refused_in_a_row >= 3:
+            self._refused_at = now
             self._narrow(ticket.level // 2)
             doubled_s = _RETRY * 2 ** min(self._refused_in_a_row - 3, 10)
             self.next_at = max(self.next_at, now + min(_LONGEST_PAUSE_S, doubled_s))
@@ -180,13 +170,15 @@ class Pace:
         if self._good:
             self._good = self.window
 
-    def _measure(self, now: float, calm: int) -> None:
-        """Set the rate to what was taken since the nearest refusal with enough calls after it."""
+    def _measure(self, now: float) -> None:
+        """Set the rate to what was taken since the nearest refusal with enough calls after it.
+
+        Give the spacing up when that helps nothing.
+        """
         for mark in reversed(self._marks):
             if self._taken - mark[1] >= _ENOUGH:
                 break
-        since, taken_then = mark
-        measured = max(0.5, self._taken - taken_then) / max(now - since, 0.001)
+        measured = max(0.5, self._taken - mark[1]) / max(now - mark[0], 0.001)
         if self.rate == math.inf:
             self._searching = now - self._marks[0][0] < _YOUNG_S
             self.rate = _FIRST_RATE if self._searching else max(measured, _FIRST_RATE)
@@ -195,9 +187,9 @@ class Pace:
         else:
             self._searching = False
             self.rate = max(_LEAST_RATE, _DEEPEST_FALL * self.rate, min(self.rate, measured))
-            if calm < _EARLY:
+            if self._calm < _EARLY:
                 self._early += 1
-            elif calm >= _CALM:
+            elif self._calm >= _CALM:
                 self._early = 0
             if self._early >= _FUTILE:
                 self.forget_refusals()
@@ -214,10 +206,10 @@ class RateLimiter:
         self._waiting: deque[asyncio.Future] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, first: bool) -> Ticket:
-        """Wait for a turn, in front of the others when `first`.
+    async def enter(self, first: bool = False) -> Ticket:
+        """Wait for a call's turn, in front of the others when `first`; leave() ends it.
 
-        Raises what `turn_away` is called with meanwhile.
+        Only the end of the run may cancel it: the place of a call that was let out stays taken.
         """
         place = asyncio.get_running_loop().create_future()
         if first:
@@ -225,12 +217,7 @@ class RateLimiter:
         else:
             self._waiting.append(place)
         self.let_out()
-        try:
-            return await place
-        except asyncio.CancelledError:
-            if place.done() and not place.cancelled() and place.exception() is None:
-                self.leave()
-            raise
+        return await place
 
     def leave(self) -> None:
         """End a call."""
@@ -246,7 +233,7 @@ class RateLimiter:
 
     def pause_left_s(self) -> float:
         """Return how long the whole model still waits."""
-        return max(0.0, self.pace.next_at - time.monotonic())
+        return max(0.0, self.pace.next_at - asyncio.get_running_loop().time())
 
     def let_out(self) -> None:
         """Let out whoever may go now; come back when the next one may."""
@@ -254,13 +241,14 @@ class RateLimiter:
             if self._waiting[0].done():  # cancelled meanwhile
                 self._waiting.popleft()
                 continue
-            now = time.monotonic()
+            loop = asyncio.get_running_loop()
+            now = loop.time()
             delay_s = self.pace.delay_s(now, self._in_flight)
             if delay_s > 0:
                 if self._timer is not None:
                     self._timer.cancel()
                 if delay_s < math.inf:
-                    self._timer = asyncio.get_running_loop().call_later(delay_s, self.let_out)
+                    self._timer = loop.call_later(delay_s, self.let_out)
                 return
             self._in_flight += 1
             self._waiting.popleft().set_result(self.pace.sent(now, self._in_flight))

@@ -1,4 +1,4 @@
-"""One model at one provider: its attempts, and what their faults stand for.
+"""One model at one provider: tries until a reply comes, and what the faults on the way stand for.
 
 A fault is about one item, about this model, or about the whole run. A one-word chat, counted and
 paid like any call, tells whether the items fail or the provider does.
@@ -7,30 +7,32 @@ paid like any call, tells whether the items fail or the provider does.
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
-import re
-import time
-from collections import Counter
+import random
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED
-from common.client.completion import Completion
 from common.client.faults import CHANGE_SETTINGS, CHECK_ADDRESS, Fault, Halted, ItemFailed
 from common.client.limiter import RateLimiter, Ticket
 from common.config import CallSettings
 from common.environment import Environment
 
+_FIRST_WAIT_S = 0.5
+_LONGEST_WAIT_S = 60.0
+# Faults of one item, each after others had passed since the one before: the item is at fault.
+_FAULTS_OF_AN_ITEM = 6
 # An address that never answered at all is a typo or a server that is down: no long wait.
 _NEVER_REACHED_S = 15.0
 # In a row, without a success between.
 _FAULTS_OF_AN_OUTAGE = 2
-_SAME_REFUSALS = 2
+_REFUSALS_OF_A_MODEL = 2
 _QUICK_S = 1.0  # a server's trouble that comes sooner is a refusal, as nginx's 503 is
 _HELLO = [{"role": "user", "content": "Hello"}]
 _PROBE_TOKENS = 16
 _WAIT_WORTH_A_WORD_S = 5.0
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
 # A shorter key, such as "ollama", is a word that a reply may well hold; no real key is that short.
-_SECRET_CHARS = 12
+SECRET_CHARS = 12
 
 
 def mask_keys(text: str, environment: Environment, shortest: int = 1) -> str:
@@ -42,67 +44,103 @@ def mask_keys(text: str, environment: Environment, shortest: int = 1) -> str:
     return text
 
 
-def mask_reply(text: str, environment: Environment) -> str:
-    """Return a part of a reply without any real key: a server may echo what it was sent."""
-    return mask_keys(text, environment, _SECRET_CHARS)
-
-
 class Route:
     """A model at a provider, in the run of `llm`."""
 
     def __init__(self, llm, call: CallSettings, connection):
         self.connection = connection
         self.limiter = RateLimiter(llm.concurrency or call.concurrency)
-        self.passes = 0  # of calls and one-word chats
-        self.probes_passed = 0
         self.gone = ""  # why nothing more is asked of this model, once it is out
         self._llm = llm
+        self._now_s = asyncio.get_running_loop().time
         self._where = f"{call.model} at {connection.endpoint.base_url}"
-        self._heard_at = llm.clock.now_s  # when words of a reply last arrived
+        self._heard_s = self._now_s()  # when words of a reply last arrived
         self._reached = False  # anything has answered
         self._proven = False  # a call has passed
+        self._passes = 0  # of calls and one-word chats
         self._faults_in_a_row = 0
-        self._refusals: Counter = Counter()  # before any call has passed, by their words
+        self._refusals = 0  # before any call has passed
         self._probe: asyncio.Future | None = None  # under way
-        self._told_until = 0.0
+        self._probe_passed_s = -math.inf
+        self._told_until_s = 0.0
 
-    def raise_if_over(self) -> None:
-        """Raise Halted when the run is over, ItemFailed when this model is out."""
-        if self._llm.halted:
-            raise Halted()
-        if self.gone:
-            raise ItemFailed("provider: a model does not answer", self.gone)
+    async def complete(self, call: CallSettings, messages: list[dict], max_tokens: int):
+        """Return (completion, attempts, dollars or None), through all transient faults.
 
-    async def attempt(
+        They may take `retry_budget_s` in all. Raises ItemFailed, or Halted when the run is over.
+        """
+        left_s = call.retry_budget_s
+        in_front = False
+        first_fault_s = None  # of this item, but for being told to slow down
+        passes_seen = set()  # at each of these
+        for attempt in itertools.count(1):
+            await self._llm.saver.sound.wait()
+            try:
+                completion, cost = await self._attempt(call, messages, max_tokens, in_front)
+                return completion, attempt, cost
+            except Fault as caught:
+                fault = caught
+            if fault.status != 429:
+                now_s = self._now_s()
+                first_fault_s = first_fault_s or now_s
+                passes_seen.add(self._passes)
+                # Quick refusals may be a limit on the rate: they are given time.
+                waited = now_s - first_fault_s > call.outage_s / 4
+                outdone = len(passes_seen) >= _FAULTS_OF_AN_ITEM and waited
+                if outdone or self._probe_passed_s > first_fault_s:
+                    detail = f"failed {attempt} times while others pass: {fault}"
+                    raise ItemFailed(f"provider: {fault.kind}", detail)
+            # A refused call waits for its turn at the limiter, the first time in front of the
+            # others: an item that never passes is not to hold them up.
+            in_front = fault.status == 429 or attempt == 1
+            pause_s = 0.0
+            if not fault.refusal:
+                longest_s = min(_LONGEST_WAIT_S, _FIRST_WAIT_S * 2 ** min(attempt - 1, 10))
+                pause_s = longest_s * random.uniform(0.5, 1.0)
+            left_s -= fault.took_s + max(pause_s, self.limiter.pause_left_s())
+            if left_s < 0:
+                detail = f"gave up after {attempt} tries: {fault}"
+                raise ItemFailed(f"provider: {fault.kind}", detail)
+            try:
+                await asyncio.wait_for(self._llm.halt_signal.wait(), pause_s)
+            except asyncio.TimeoutError:
+                pass
+
+    async def _attempt(
         self, call: CallSettings, messages: list[dict], max_tokens: int, in_front: bool
-    ) -> tuple[Completion, float | None]:
-        """Return a completion and its cost, None when unknown, from one attempt at its turn.
+    ):
+        """Return (completion, dollars or None) from one attempt at its turn.
 
         Raises Fault where another try makes sense, else ItemFailed or Halted.
         """
-        self.raise_if_over()
+        self._raise_if_over()
         ticket = await self.limiter.enter(first=in_front)
-        began_s = self._llm.clock.now_s
+        began_s = self._now_s()
         try:
             completion, cost = await self._call(call, messages, max_tokens)
-            self._passed()
-            self.limiter.pace.succeeded(time.monotonic(), ticket)
+            self._pass()
+            self.limiter.pace.succeeded(self._now_s(), ticket)
             return completion, cost
         except Fault as fault:
             self._llm.spending.calls[fault.kind] += 1
-            fault.took_s = self._llm.clock.now_s - began_s
+            fault.took_s = self._now_s() - began_s
             # Before the place is given on, so that a bad key costs one call.
             await self._judge(fault, call, ticket)
-            self.raise_if_over()
+            self._raise_if_over()
             if fault.category == "item":
                 raise ItemFailed(fault.kind, str(fault), lasting=True) from None
             raise
         finally:
             self.limiter.leave()
 
-    async def _call(
-        self, call: CallSettings, messages: list[dict], max_tokens: int
-    ) -> tuple[Completion, float | None]:
+    def _raise_if_over(self) -> None:
+        """Raise Halted when the run is over, ItemFailed when this model is out."""
+        if self._llm.halted:
+            raise Halted()
+        if self.gone:
+            raise ItemFailed("provider: a model does not answer", self.gone)
+
+    async def _call(self, call: CallSettings, messages: list[dict], max_tokens: int):
         """Send one request, counted and within --max-cost. Raises Fault, Halted."""
         llm = self._llm
         limited = llm.budget.limit_usd < math.inf
@@ -117,13 +155,10 @@ class Route:
                 llm.halt(EXIT_SOME_FAILED, f"{words}\nRun the same line again to go on.")
                 raise Halted()
         try:
-            self.raise_if_over()  # perhaps meanwhile
-            self.connection.fetch_prices()
-            completion = await self.connection.complete(
-                call, messages, max_tokens, llm.clock, self._hear
-            )
+            self._raise_if_over()  # perhaps meanwhile
+            completion = await self.connection.complete(call, messages, max_tokens, self._hear)
             for name in ("finish_reason", "model", "invocation_id"):
-                value = mask_reply(getattr(completion, name), llm.environment)
+                value = mask_keys(getattr(completion, name), llm.environment, SECRET_CHARS)
                 setattr(completion, name, value)
             cost = (await self.connection.model(call.model)).cost_usd(completion.usage)
             # A reply whose price nobody tells counts as the worst case: the sum must hold.
@@ -142,13 +177,13 @@ class Route:
 
     def _hear(self) -> None:
         """Note that words of a reply are arriving."""
-        self._heard_at = self._llm.clock.now_s
+        self._heard_s = self._now_s()
         self._reached = True
 
-    def _passed(self) -> None:
+    def _pass(self) -> None:
         self._hear()
         self._proven = True
-        self.passes += 1
+        self._passes += 1
         self._faults_in_a_row = 0
 
     # ------------------------------------------------------------------- what a fault stands for
@@ -157,9 +192,14 @@ class Route:
         """Halt the run, give up this model or slow it down, as the fault says."""
         self._reached = self._reached or fault.reached
         of_the_item = fault.category == "item" or fault.advice == CHECK_ADDRESS
-        if of_the_item and not self._proven and await self._refuses_all(fault, call):
-            fault.category = "configuration"
-            fault.advice = fault.advice or CHANGE_SETTINGS
+        if of_the_item and not self._proven:
+            # Two refusals, and of a one-word chat alike: no call would be taken.
+            self._refusals += 1
+            if self._refusals >= _REFUSALS_OF_A_MODEL:
+                again = await self._say_hello(call, call.max_tokens)
+                if again is not None and again.kind == fault.kind:
+                    fault.category = "configuration"
+                    fault.advice = fault.advice or CHANGE_SETTINGS
         if fault.category == "transient":
             self._slow_down(fault, ticket)
             await self._judge_outage(fault, call)
@@ -173,40 +213,43 @@ class Route:
         self._faults_in_a_row += 1
         quick_trouble = fault.status >= 500 and fault.took_s < _QUICK_S
         fault.refusal = fault.status == 429 or quick_trouble
-        pace = self.limiter.pace
-        now = time.monotonic()
+        now_s = self._now_s()
         if fault.refusal:
-            pace.refused(now, ticket, fault.retry_after_s)
+            self.limiter.pace.refused(now_s, ticket, fault.retry_after_s)
         else:
-            pace.broke(now, ticket)
-        left_s = self.limiter.pause_left_s()
-        if left_s > _WAIT_WORTH_A_WORD_S and now > self._told_until:
-            self._told_until = now + left_s
-            self._llm.say(f"{self._where}: {fault}; trying again in {left_s:.0f} s")
+            self.limiter.pace.broke(now_s, ticket)
+        pause_s = self.limiter.pause_left_s()
+        if pause_s > _WAIT_WORTH_A_WORD_S and now_s > self._told_until_s:
+            self._told_until_s = now_s + pause_s
+            self._llm.say(f"{self._where}: {fault}; trying again in {pause_s:.0f} s")
 
     async def _judge_outage(self, fault: Fault, call: CallSettings) -> None:
-        """Give up this model when it has been silent for too long, even to a one-word chat."""
-        if fault.retry_after_s > call.retry_budget_s:
-            self._give_up(fault, f"it asks to come back in {fault.retry_after_s:.0f} s")
-            return
-        silent_s = self._llm.clock.now_s - self._heard_at
-        patience_s = call.outage_s if self._reached else min(call.outage_s, _NEVER_REACHED_S)
-        if self._faults_in_a_row >= _FAULTS_OF_AN_OUTAGE and silent_s > patience_s:
-            again = await self._say_hello(call, min(call.max_tokens, _PROBE_TOKENS))
-            if again is not None and again.category != "item":
-                self._give_up(fault, f"nothing good for {silent_s:.0f} s")
+        """Give up this model when it has been silent for too long, even to a one-word chat.
 
-    async def _refuses_all(self, fault: Fault, call: CallSettings) -> bool:
-        """Tell whether no call would be taken.
-
-        That is: the same refusal twice before any success, and of a one-word chat as well.
+        The run ends when no other model is left.
         """
-        words = re.sub(r"[0-9]+", "#", fault.detail)
-        self._refusals[words] += 1
-        if self._refusals[words] < _SAME_REFUSALS:
-            return False
-        again = await self._say_hello(call, call.max_tokens)
-        return again is not None and again.kind == fault.kind
+        silent_s = self._now_s() - self._heard_s
+        patience_s = call.outage_s if self._reached else min(call.outage_s, _NEVER_REACHED_S)
+        if fault.retry_after_s > call.retry_budget_s:
+            why = f"it asks to come back in {fault.retry_after_s:.0f} s"
+        elif self._faults_in_a_row >= _FAULTS_OF_AN_OUTAGE and silent_s > patience_s:
+            again = await self._say_hello(call, min(call.max_tokens, _PROBE_TOKENS))
+            if again is None or again.category == "item":
+                return
+            why = f"nothing good for {silent_s:.0f} s"
+        else:
+            return
+        first = not self.gone
+        self.gone = f"{self._where} does not answer: {why}; last: {fault}"
+        if all(route.gone for route in self._llm.routes.values()):
+            hint = ""
+            if not self._reached or fault.advice == CHECK_ADDRESS:
+                hint = f" Check {self.connection.endpoint.url_place}."
+            again = "What was finished is saved. Run the same line again when it is back."
+            self._llm.halt(EXIT_SOME_FAILED, f"{self.gone}\n{again}{hint}")
+        elif first:
+            self._llm.say(f"{self.gone}. The other models go on.")
+        self.limiter.turn_away(ItemFailed("provider: a model does not answer", self.gone))
 
     async def _say_hello(self, call: CallSettings, max_tokens: int) -> Fault | None:
         """Return the fault of a one-word chat, None if it passes; one chat for all who ask."""
@@ -218,8 +261,8 @@ class Route:
                 self._llm.spending.calls[f"one-word probe: {fault.kind}"] += 1
                 return fault
             self._llm.spending.calls["one-word probe"] += 1
-            self._passed()
-            self.probes_passed += 1
+            self._pass()
+            self._probe_passed_s = self._now_s()
             self.limiter.pace.forget_refusals()  # what was refused were the items
             self.limiter.let_out()
             return None
@@ -227,17 +270,3 @@ class Route:
         if self._probe is None or self._probe.done():
             self._probe = asyncio.ensure_future(probe())
         return await asyncio.shield(self._probe)
-
-    def _give_up(self, fault: Fault, what: str) -> None:
-        """Ask nothing more of this model; the run ends when no other is left."""
-        first = not self.gone
-        self.gone = f"{self._where} does not answer: {what}; last: {fault}"
-        if all(route.gone for route in self._llm.routes.values()):
-            hint = ""
-            if not self._reached or fault.advice == CHECK_ADDRESS:
-                hint = f" Check {self.connection.endpoint.url_place}."
-            again = "What was finished is saved. Run the same line again when it is back."
-            self._llm.halt(EXIT_SOME_FAILED, f"{self.gone}\n{again}{hint}")
-        elif first:
-            self._llm.say(f"{self.gone}. The other models go on.")
-        self.limiter.turn_away(ItemFailed("provider: a model does not answer", self.gone))

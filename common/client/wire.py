@@ -1,4 +1,4 @@
-"""One HTTP attempt: send a request through the openai SDK and read what came back.
+"""One HTTP attempt: send a request through the openai SDK, read what comes back.
 
 The SDK's client, auth, transport and errors are kept. Two of its layers are passed by, because
 they cost more than the call itself: the typed transform of the messages (the request goes out as
@@ -12,16 +12,16 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass, field
 
 import aiohttp
 import httpx2
 import openai
 
-from common.client.clock import AwakeClock, TimeLimit
-from common.client.completion import Completion, read_completion
+from common.client import faults
 from common.client.costs import Model, read_models
-from common.client.faults import Fault, parse_json, provider_words, sort_status
+from common.client.faults import Fault
 from common.config import CallSettings
 from common.environment import Endpoint
 from common.files import printable
@@ -34,7 +34,25 @@ _LIST_S = 4  # the first finished reply waits for the prices: less than the grac
 _MAX_BODY_BYTES = 64 * 2**20
 _MAX_ERROR_BYTES = 64 * 2**10
 _INVOCATION_HEADERS = ("x-chutes-invocationid", "x-request-id")
-_NEVER_REACHED = (aiohttp.ClientConnectorError, httpx2.ConnectError, ConnectionRefusedError)
+_NEVER_REACHED = (
+    aiohttp.ClientConnectorError,
+    aiohttp.ConnectionTimeoutError,
+    httpx2.ConnectError,
+    ConnectionRefusedError,
+)
+_NAME_CHARS = 200  # of what a server calls its model or a call
+_MOST_TOKENS = 10**9
+
+
+@dataclass
+class Completion:
+    """A whole reply as it came: `content` may be empty, `finish_reason` is always there."""
+
+    content: str = ""
+    finish_reason: str = ""
+    usage: dict = field(default_factory=dict)
+    model: str = ""
+    invocation_id: str = ""
 
 
 class Connection:
@@ -55,7 +73,7 @@ class Connection:
             http_client=openai.DefaultAioHttpClient(
                 limits=limits,
                 follow_redirects=False,  # prompt and key go nowhere else; a POST may become a GET
-                event_hooks={"response": [_cap_body]},
+                event_hooks={"response": [_raise_for_status]},
             ),
         )
 
@@ -67,14 +85,13 @@ class Connection:
 
     async def models(self) -> dict[str, Model]:
         """Return the models of the provider's free list by id. Raises Fault."""
+        options = {"headers": _RAW_STREAM}
+        request = self._client.get("/models", cast_to=httpx2.Response, options=options)
+        body, _ = await _read(request, _LIST_S)
         try:
-            request = self._client.get("/models", cast_to=httpx2.Response)
-            return read_models(parse_json((await asyncio.wait_for(request, _LIST_S)).content))
-        except asyncio.TimeoutError:
-            detail = f"the model list did not come within {_LIST_S} s"
-            raise Fault("transient", "no answer", detail, reached=False) from None
-        except Exception as error:
-            raise _fault_behind(error) from None
+            return read_models(faults.parse_json(body))
+        except ValueError:
+            raise Fault("transient", "malformed model list", faults.provider_words(body)) from None
 
     def fetch_prices(self) -> None:
         """Begin to fetch the model list, once; it stays empty when it cannot be had."""
@@ -94,99 +111,187 @@ class Connection:
         return (await asyncio.shield(self._prices)).get(name, Model())
 
     async def complete(
-        self,
-        call: CallSettings,
-        messages: list[dict],
-        max_tokens: int,
-        clock: AwakeClock,
-        alive: Callable[[], None],
+        self, call: CallSettings, messages: list[dict], max_tokens: int, alive: Callable[[], None]
     ) -> Completion:
         """Return a completion from one attempt; `alive()` is called when words arrive.
 
         Raises Fault.
         """
+        self.fetch_prices()
         body = {"model": call.model, "messages": messages, **call.sampling()}
         body["max_tokens"] = max_tokens
         if call.stream:
             body["stream"] = True
             body["stream_options"] = {"include_usage": True}
-        content = json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
         # Without a stream, silence is how a reply is made.
         silence_s = call.stall_s if call.stream else call.timeout_s
-        limit = TimeLimit(clock, silence_s, call.timeout_s)
-        try:
-            return await limit.run(self._send(content, limit, alive))
-        except Exception as error:
-            raise _fault_behind(error) from None
-
-    async def _send(
-        self, content: bytes, limit: TimeLimit, alive: Callable[[], None]
-    ) -> Completion:
-        timeout = httpx2.Timeout(None, connect=_CONNECT_S)
-        response = await self._client.post(
+        timeout = httpx2.Timeout(None, connect=_CONNECT_S, read=silence_s)
+        request = self._client.post(
             "/chat/completions",
             cast_to=httpx2.Response,
-            content=content,
+            content=json.dumps(body, ensure_ascii=False).encode("utf-8", "replace"),
             options={"headers": _RAW_STREAM, "timeout": timeout},
         )
-        parts = []
-        try:
-            async for part in response.aiter_bytes():
-                limit.heard()
-                if b'"delta"' in part:  # of a reply, not a comment that keeps the connection open
-                    alive()
-                parts.append(part)
-        finally:
-            await response.aclose()
-        completion = read_completion(b"".join(parts))
+        body, headers = await _read(request, call.timeout_s, alive)
+        completion = read_completion(body)
         for name in _INVOCATION_HEADERS:
-            if response.headers.get(name):
-                completion.invocation_id = response.headers[name][:200]
+            if headers.get(name):
+                completion.invocation_id = headers[name][:_NAME_CHARS]
                 break
         return completion
 
 
-async def _cap_body(response) -> None:
-    """Let no more of a body be read than fits into memory."""
-    most = _MAX_ERROR_BYTES if response.status_code >= 300 else _MAX_BODY_BYTES
-    response.stream = _Capped(response.stream, most)
+async def _raise_for_status(response) -> None:
+    """Raise the Fault behind a status of 300 or more, after no more of its body than fits."""
+    if response.status_code < 300:
+        return
+    body = b""
+    async for part in response.aiter_bytes():
+        body += part
+        if len(body) > _MAX_ERROR_BYTES:
+            break
+    words = faults.provider_words(body)
+    if response.status_code < 400:
+        words = printable(f"to {response.headers.get('location')}")
+    raise faults.sort_status(response.status_code, words, response.headers)
 
 
-class _Capped(httpx2.AsyncByteStream):
-    """The beginning of a body."""
+async def _read(
+    request: Awaitable, total_s: float, alive: Callable[[], None] = lambda: None
+) -> tuple[bytes, httpx2.Headers]:
+    """Return body and headers of what a request brings within `total_s`. Raises Fault."""
 
-    def __init__(self, stream, most_bytes: int):
-        self._stream = stream
-        self._most_bytes = most_bytes
-
-    async def __aiter__(self):
+    async def read() -> tuple[bytes, httpx2.Headers]:
+        response = await request
+        parts = []
         size = 0
-        async for part in self._stream:
-            yield part
-            size += len(part)
-            if size > self._most_bytes:
-                return
+        try:
+            async for part in response.aiter_bytes():
+                if b'"delta"' in part:  # of a reply, not a comment that keeps the connection open
+                    alive()
+                parts.append(part)
+                size += len(part)
+                if size > _MAX_BODY_BYTES:
+                    break
+        finally:
+            await response.aclose()
+        return b"".join(parts), response.headers
 
-    async def aclose(self) -> None:
-        await self._stream.aclose()
+    try:
+        return await asyncio.wait_for(read(), total_s)
+    except asyncio.TimeoutError:
+        detail = f"not finished after {total_s:g} s"
+        raise Fault("transient", "no whole reply in time", detail) from None
+    except Exception as error:  # nothing that an attempt raises may end the run
+        raise _fault_behind(error) from None
 
 
-def _fault_behind(error: BaseException) -> Fault:
-    """Return the fault behind whatever an attempt has raised: nothing of it may end the run."""
-    if isinstance(error, Fault):
-        return error
-    if isinstance(error, openai.APIStatusError):
-        headers = error.response.headers
-        words = provider_words(error.response.content)
-        if error.status_code < 400:
-            words = printable(f"to {headers.get('location')}")
-        return sort_status(error.status_code, words, headers)
+def _fault_behind(error: BaseException | None) -> Fault:
+    """Return the fault behind what an attempt has raised, by all that led to it."""
     causes = []
     while error is not None:
+        if isinstance(error, Fault):
+            return error
         causes.append(error)
         error = error.__cause__ or error.__context__
     said = [str(cause) for cause in causes if str(cause)]
     detail = printable(said[-1] if said else type(causes[-1]).__name__)
+    if any(isinstance(cause, aiohttp.SocketTimeoutError) for cause in causes):
+        return Fault("transient", "stalled", detail)
     if any(isinstance(cause, _NEVER_REACHED) for cause in causes):
         return Fault("transient", "no connection", detail, reached=False)
     return Fault("transient", "connection broken", detail)
+
+
+# ------------------------------------------------------------------------- reading what came back
+
+
+def read_completion(body: bytes) -> Completion:
+    """Read a reply in either form, whatever was asked for. Raises Fault."""
+    try:
+        return _read_events(body)
+    except Fault:
+        raise
+    except Exception as error:  # whatever a server sends is a fault of this call alone
+        detail = f"{type(error).__name__} in {faults.provider_words(body)}"
+        raise Fault("transient", "malformed reply", detail) from None
+
+
+def _read_events(body: bytes) -> Completion:
+    """Read server-sent events, or one JSON document, which is the only event then.
+
+    Only `content` is the answer: what comes as `reasoning_content` or `reasoning` is passed over.
+    A fault in mid-stream may come as a `data:` event or, on Chutes, as a bare JSON line without
+    `data:`, after which the stream just ends: a reply without a finish_reason is never a reply.
+    """
+    body = body.removeprefix(b"\xef\xbb\xbf").strip()
+    if body.startswith(b"<"):
+        kind = "a page of HTML instead of a reply"
+        raise Fault("transient", kind, faults.provider_words(body), advice=faults.CHECK_ADDRESS)
+    completion = Completion()
+    pieces = []
+    for line in [body] if body.startswith(b"{") else body.splitlines():
+        if not line.startswith((b"data:", b"{")):
+            continue  # a comment that keeps the connection open, an event name, or an empty line
+        line = line.removeprefix(b"data:").strip()
+        if line in (b"", b"[DONE]"):
+            continue
+        event = faults.parse_json(line)
+        completion.model = _name(event.get("model")) or completion.model
+        completion.invocation_id = _name(event.get("id")) or completion.invocation_id
+        completion.usage = _usage(event.get("usage")) or completion.usage
+        if not event.get("choices"):
+            fault = faults.sort_error_body(event, line)
+            if fault:
+                raise fault
+            continue
+        choice = event["choices"][0]
+        pieces.append("")
+        if choice.get("index") in (0, None):  # another index is another reply
+            said = choice.get("delta") or choice.get("message") or {}
+            pieces.append(_text(said.get("content")))
+            reason = _name(choice.get("finish_reason"))
+            completion.finish_reason = reason or completion.finish_reason
+    if not pieces:
+        raise Fault("transient", "no choices in the reply", faults.provider_words(body))
+    completion.content = "".join(pieces)
+    if completion.finish_reason in ("", "error", "abort"):
+        raise Fault("transient", "reply without an end", "no finish_reason: the stream was cut")
+    if completion.finish_reason == "content_filter":
+        raise Fault("item", "refused by the provider's content filter")
+    return completion
+
+
+def _name(given: object) -> str:
+    """Return a short text of the server's, such as a model's name."""
+    return printable(given[:_NAME_CHARS]) if isinstance(given, str) else ""
+
+
+def _text(content: object) -> str:
+    """Return content as text: a string, or the text parts of a list of typed parts."""
+    if isinstance(content, list):
+        parts = [part.get("text") for part in content if part.get("type") == "text"]
+        return "".join(_text(part) for part in parts)
+    return content if isinstance(content, str) else ""
+
+
+def _usage(given: object) -> dict:
+    """Return the token counts of a reply, whatever their names; {} when they are not told."""
+    prompt = _count(given, "prompt_tokens")
+    completion = _count(given, "completion_tokens")
+    if prompt is None or completion is None:
+        return {}
+    reasoning = _count(given.get("completion_tokens_details"), "reasoning_tokens")
+    cached = _count(given.get("prompt_tokens_details"), "cached_tokens") or 0
+    return {
+        "prompt_tokens": prompt,
+        "completion_tokens": completion,
+        "reasoning_tokens": reasoning or _count(given, "reasoning_tokens") or 0,
+        "cached_tokens": min(cached, prompt),
+    }
+
+
+def _count(table: object, name: str) -> int | None:
+    """Return a count of tokens; None for an odd figure, which must never cost the reply."""
+    value = table.get(name) if isinstance(table, dict) else None
+    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None
