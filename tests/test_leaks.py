@@ -100,6 +100,13 @@ def test_a_file_said_as_a_guess_is_none(thought):
     assert find_leaks(reply("ls", thought), TASK, RECORD) == []
 
 
+def test_a_guess_at_a_path_needs_a_reason_that_the_chat_gives():
+    guess = "I'd look into `harvest/store/window_index.py`, likely where {} is defined."
+    assert find_leaks(reply("ls", guess.format("`entries_after`")), TASK, RECORD) == []
+    assert kinds(reply("ls", guess.format("the order")), TASK) == {"path"}
+    assert kinds(reply("cat harvest/store/window_index.py", guess.format("`Ledger`"))) == {"path"}
+
+
 def test_the_test_of_a_seen_file_can_be_named():
     record = {
         **RECORD,
@@ -196,6 +203,18 @@ def test_the_function_that_a_change_stands_in_or_near_is_a_name(definition):
 def test_what_stands_between_two_literals_is_no_text():
     record = record_adding("pick('first' if there is no 'second' or 'third')")
     assert find_leaks(reply("ls", "I look if there is no cache."), TASK, record) == []
+
+
+def test_the_class_of_a_file_that_was_shown_and_is_spoken_of_is_no_leak():
+    chat = after(("ls harvest/store", "harvest/store/window_index.py"))
+    thought = "`entries_after` may end in `WindowIndex` of harvest/store/window_index.py."
+    assert find_leaks(reply("ls", thought), chat, RECORD) == []
+    assert kinds(reply("ls", "It ends in `WindowIndex`."), chat) == {"identifier"}
+
+
+def test_a_name_that_only_a_comment_holds_is_none():
+    record = record_adding("pick(1)  # unlike first_of_rows, this keeps the order")
+    assert find_leaks(reply("ls", "Where is `first_of_rows`?"), TASK, record) == []
 
 
 def test_a_word_of_prose_in_a_header_is_no_name():
