@@ -39,8 +39,9 @@ _GUESS = re.compile(
     r"|typically|usually|if it exists)\b",
     re.IGNORECASE,
 )
+# A name as prose quotes it: `ModelForm`, `_walk()`.
 _QUOTED_NAME = re.compile(r"`_{0,2}(\w{3,80}?)_{0,2}(?:\(\))?`")
-_COMMENT = re.compile(r"(?:^|\s)(?:#|//) .*")
+_COMMENT = re.compile(r"(?:^|\s)(?:#|//) .*")  # a name that only a comment holds proves nothing
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
