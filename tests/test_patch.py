@@ -81,6 +81,12 @@ def test_what_is_no_diff_raises_nothing(text):
         parse_patch(GIT[:length] + text)
 
 
+@pytest.mark.filterwarnings("error")
+def test_an_escape_that_git_never_writes_stays_as_it_is():
+    patch = '--- a\n+++ "b/\\q\\777\\303\\251"\n@@ -1 +1 @@\n-a\n+b\n'
+    assert changed_files(patch) == ["\\q\\777é"]
+
+
 def test_a_hunk_that_claims_too_many_lines_ends_at_the_next_header():
     short = "--- a/x\n+++ b/x\n@@ -1,9 +1,9 @@\n a\n-b\ndiff --git a/y b/y\n@@ -3 +3 @@\n-c\n+d\n"
     first, second = parse_patch(short)

@@ -113,8 +113,8 @@ def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
     if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w", chat.text):
         return True  # the test of a file that was seen
     bare = "/" not in mention
-    if bare and reply.only_guesses(mention):
-        return True
+    if reply.only_guesses(mention) and (bare or reply.gives_ground(mention, chat)):
+        return True  # "perhaps in a/b.py, where `Known` is defined"
     if stem.lower().strip("_") in chat.words:
         # `options.py` where the chat speaks of options; listed in its folder; `retry.Do` ->
         # retry/retry.go; a telling word in a folder that is one
@@ -143,8 +143,11 @@ def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
         own = reply.only_guesses(name) or name in reply.defined
         if own and all(part in chat.lower for part in parts):
             continue
-        if parts[0] in words("glue") and len(core) > 7 and core in chat.task_names:
+        if parts[0] in words("glue") and len(core) > 5 and core in chat.task_names:
             continue  # `get_viewports` where the task speaks of viewports
+        files = record.defined.get(name, ())
+        if any(_named(path, reply.said) and _named(path, chat.text) for path in files):
+            continue  # the class of a shown file that the reply speaks of
         yield "identifier", name, "a name or text from the hidden patch, never shown"
 
 

@@ -6,6 +6,8 @@ from dataclasses import dataclass, field
 
 _HUNK = re.compile(r"@@ -(\d{1,9})(?:,(\d{1,9}))? \+(\d{1,9})(?:,(\d{1,9}))? @@ ?(.*)")
 
+_ESCAPE = re.compile(rb'\\(?:[0-3][0-7]{2}|[abtnvfr"\\])')  # those that git writes; others stay
+
 
 @dataclass
 class Hunk:
@@ -102,5 +104,7 @@ def _path(text: str, prefix: str = "") -> str | None:
         path = text.split("\t")[0].rstrip()  # behind a tab stands the time
         return None if path == "/dev/null" else path.removeprefix(prefix)
     quoted = text.strip()[1:-1].encode(errors="replace")
-    unescaped = codecs.decode(quoted, "unicode_escape", "replace").encode("latin-1", "replace")
+    unescaped = _ESCAPE.sub(
+        lambda e: codecs.decode(e[0], "unicode_escape").encode("latin-1"), quoted
+    )
     return unescaped.decode(errors="replace").removeprefix(prefix)

@@ -37,17 +37,13 @@ _WRAPPER_OPTION = re.compile(r"-.|\d+(?:\.\d+)?[smhd]?$")  # `timeout -k 5 60 ma
 _ASSIGNMENT = re.compile(r"([A-Za-z_]\w{0,60})\+?=(.{0,300})", re.DOTALL)
 _VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w{0,60})\}?")
 _BRACES = re.compile(r"\{([^{}\s]{0,400},[^{}\s]{0,400})\}")
-_PRINTED = re.compile(r"(?:\$\(|`)\s?(?:echo|printf)\s([^()`\n]{1,300})[)`]")  # `$(echo a/b)`
 _ONE_OF_ONE = re.compile(r"\[(\w)\]")  # `nam[e]` in a pattern
 # `-Sname`, `--include=a.py`
 _GLUED_OPTION = re.compile(r"^(?:-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}=)")
 _PLAIN_WORD = re.compile(r"[\w.@~+-][\w./@+-]*$")
-# Code: `name = "a/b"`, such a name joined with others, and the joints.
-_CODE_ASSIGNMENT = re.compile(
-    r"\b([A-Za-z_]\w{0,60})\s?=\s?(?:Path\()?[rf]?['\"]([^'\"\n]{1,150})['\"]"
-)
-_CODE_NAME = re.compile(r"\$?\{([A-Za-z_]\w{0,60})\}|\b([A-Za-z_]\w{0,60})\b(?=\s?[+/,)])")
-_JOINT = re.compile(r"(/?)['\"]\)?\s?([+/,])\s?[rf]?['\"]")
+# Code: `name = "a/b"`, and such a name in `f"{name}/c"`
+_CODE_ASSIGNMENT = re.compile(r"\b([A-Za-z_]\w{0,60})\s?=\s?['\"]([^'\"\n]{1,150})['\"]")
+_CODE_NAME = re.compile(r"\{([A-Za-z_]\w{0,60})\}")
 
 
 @dataclass
@@ -126,12 +122,10 @@ def split_commands(script: str, most: int = 10**9) -> list[Command]:
 def expand_script(script: str) -> tuple[list[Command], list[str]]:
     """Return the script's commands with all words in full, and all that they name.
 
-    `cd a && cat b.py`, `D=a; cat $D/b.py`, `cat a/{b,c}.py`, `os.path.join("a", "b.py")` all name
-    `a/b.py`. What cannot be told from the script's own text stays as it is; a script whose quotes
-    never close has no commands.
+    `cd a && cat b.py`, `D=a; cat $D/b.py` and `cat a/{b,c}.py` all name `a/b.py`. What cannot be
+    told from the script's own text stays as it is; one whose quotes never close has no commands.
     """
     try:
-        script = _PRINTED.sub(lambda call: _printed(call[1].split()), script)
         commands = split_commands(script, _MOST_COMMANDS)
     except ValueError:
         return [], []
@@ -139,14 +133,8 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     named = []
     values = {}  # of variables; one that goes over several, as in a loop, is `{a,b}`
     folder = ""
-    piped = ""
     for command in commands:
         words = command.words[:_MOST_WORDS]
-        if piped and "-I" in words[:-1]:  # `xargs -I N cat a/N`
-            place = words[words.index("-I") + 1] or "{}"
-            words = [word.replace(place, piped) for word in words]
-        elif piped and "xargs" in words:
-            words = [*words, piped]
         words = [full for word in words for full in _expand(word, values)]
         written = [_expand(word, values)[0] for word in command.written_files]
         read = [_expand(word, values)[0] for word in command.read_files]
@@ -159,25 +147,29 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
             named += [word, _GLUED_OPTION.sub("", word)]
             if _PLAIN_WORD.match(word):
                 named.append(posixpath.normpath(posixpath.join(folder, word)))
-        named.append(_join_strings("\n".join([*command.heredocs, *words])))
+        code = "\n".join([*command.heredocs, *words])
+        strings = dict(_CODE_ASSIGNMENT.findall(code))
+        named.append(_fill(_CODE_NAME, strings, code))
         if len(words) > 3 and words[0] == "for" and words[2] == "in":
-            values[words[1]] = _one_of(words[3:])
+            short = [word[:300] for word in words[3 : 3 + _MOST_VALUES]]
+            values[words[1]] = "{" + ",".join(short) + "}" if len(short) > 1 else short[0]
         for word in words[:_MOST_VALUES]:
             if assignment := _ASSIGNMENT.match(word):
                 values[assignment[1]] = assignment[2]
-        piped = ""
         if command.program in ("cd", "pushd") and command.argv[1:]:
             folder = posixpath.join(folder, command.argv[1])
-        elif command.program in ("echo", "printf") and command.ends == "|":
-            piped = _one_of(_printed(command.argv[1:]).split())
     return in_full, named
+
+
+def _fill(pattern: re.Pattern, values: dict[str, str], text: str) -> str:
+    return pattern.sub(lambda name: values.get(name[1], name[0]), text)
 
 
 def _expand(word: str, values: dict[str, str]) -> list[str]:
     """Return the word with its variables and braces replaced: one word, or several."""
     if len(word) > _MOST_CHARS or "{" not in word and "$" not in word:
         return [word]
-    found = [_VARIABLE.sub(lambda name: values.get(name[1], name[0]), word)[:_MOST_CHARS]]
+    found = [_fill(_VARIABLE, values, word)[:_MOST_CHARS]]
     for _ in range(4):  # braces in one word
         several = []
         for choice in found:
@@ -188,31 +180,3 @@ def _expand(word: str, values: dict[str, str]) -> list[str]:
                 several.append(choice)
         found = several[:_MOST_VALUES]
     return found
-
-
-def _one_of(words: list[str]) -> str:
-    """Return the word that stands for one of these: `{a,b}`."""
-    short = [word[:300] for word in words[:_MOST_VALUES]]
-    return "{" + ",".join(short) + "}" if len(short) > 1 else "".join(short)
-
-
-def _printed(words: list[str]) -> str:
-    """Return what `echo` or `printf` of these words prints."""
-    text, *words = [word.strip("'\"") for word in words if word not in ("-n", "-e")] or [""]
-    while words and "%s" in text[:_MOST_CHARS]:
-        text = text.replace("%s", words.pop(0), 1)
-    return " ".join([text.replace("\\n", ""), *words])
-
-
-def _join_strings(code: str) -> str:
-    """Return code with its joined strings as one: `os.path.join("a", "b")`, `d = "a/"; d + "b"`."""
-    values = dict(_CODE_ASSIGNMENT.findall(code))
-
-    def value(name: re.Match) -> str:
-        if name[1]:
-            return values.get(name[1], name[0])
-        return f"'{values[name[2]]}'" if name[2] in values else name[0]
-
-    if values:
-        code = _CODE_NAME.sub(value, code)
-    return _JOINT.sub(lambda joint: joint[1] if joint[2] == "+" else "/", code)

@@ -39,6 +39,9 @@ _GUESS = re.compile(
     r"|typically|usually|if it exists)\b",
     re.IGNORECASE,
 )
+# A name as prose quotes it: `ModelForm`, `_walk()`.
+_QUOTED_NAME = re.compile(r"`_{0,2}(\w{3,80}?)_{0,2}(?:\(\))?`")
+_COMMENT = re.compile(r"(?:^|\s)(?:#|//) .*")  # a name that only a comment holds proves nothing
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
@@ -100,8 +103,17 @@ class Reply:
 
     def only_guesses(self, name: str) -> bool:
         """Tell whether every sentence with this name says it as a guess, and no command does."""
-        naming = [sentence for sentence in self._sentences if name in sentence]
-        return name not in self.commanded and all(map(_GUESS.search, naming))
+        return name not in self.commanded and all(map(_GUESS.search, self._naming(name)))
+
+    def gives_ground(self, name: str, chat: "Chat") -> bool:
+        """Tell whether each sentence with this name quotes a name of the chat, as its reason."""
+        return all(
+            any(quoted in chat.words for quoted in _QUOTED_NAME.findall(sentence.lower()))
+            for sentence in self._naming(name)
+        )
+
+    def _naming(self, name: str) -> list[str]:
+        return [sentence for sentence in self._sentences if name in sentence]
 
 
 class Chat:
@@ -195,7 +207,7 @@ class Record:
         self.ids = {blob[:7] for pair in _BLOB.findall(patch) for blob in pair} | {commit[:7]}
         self.hunks: list[tuple[str, int, int]] = []  # (path, first, last)
         paths = list(files)
-        headers = []
+        self.defined: dict[str, set[str]] = defaultdict(set)  # names of hunk headers: their files
         lines = []
         for file in parse_patch(patch):
             paths += [file.old_path or "", file.path]
@@ -203,7 +215,9 @@ class Record:
                 first = min(hunk.old_start, hunk.new_start) - _SLACK
                 last = max(hunk.old_start + hunk.old_length, hunk.new_start + hunk.new_length) - 1
                 self.hunks.append((file.path, first, last))
-                headers.append(hunk.header)
+                for name, _ in _DEFINED.findall(hunk.header):
+                    if len(name) > 6:
+                        self.defined[name].add(file.path)
                 lines += hunk.lines
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
         notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
@@ -214,8 +228,8 @@ class Record:
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
         added = [line[1:].strip() for line in lines if line[0] == "+" and _is_telling(line[1:])]
         self.added = [line for line in added if squeeze(line) not in before]
-        self.defined = {name for name, _ in _DEFINED.findall("\n".join(headers)) if len(name) > 6}
-        names = self.defined.union(_NAME.findall("\n".join(code)))
+        names = {name for line in code for name in _NAME.findall(_COMMENT.sub("", line))}
+        names |= set(self.defined)
         self.names = names - words("keywords") - words("library")
         changed = "\n".join(line[1:] for line in lines if line[0] != " ")
         self.texts = set()  # literals of several words, in pieces between their placeholders
