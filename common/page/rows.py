@@ -17,6 +17,8 @@ from common.replies.styles import action_style
 from common.turns import METRICS, OPPONENT, Status, bucket, read_answer, read_score, text_digests
 
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
+# What pages and --check need of a verdict: 10,000 turns hold 60,000 of them in memory.
+_OF_VERDICT = ("key", "judge", "model_answered", "order", "look", "calls", "reason")
 
 
 @dataclass(eq=False)
@@ -161,8 +163,8 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
         row.status = Status.STALE
         row.why = f"judged before its {' and '.join(changed)} changed"
         return
-    for verdict in score["verdicts"]:
-        verdict.pop("text", None)  # the judge's whole answer, which no page shows
+    verdicts = score["verdicts"]
+    score["verdicts"] = [{name: verdict.get(name) for name in _OF_VERDICT} for verdict in verdicts]
     row.judged = score
     row.status = Status(score["status"])
     refused = row.meta["challenger"].get("refused")
