@@ -292,7 +292,7 @@ def main() -> int:
             prompts = (
                 prompt_of(turns.read_answer(files[stem]), config, control) for stem in pending
             )
-            calls = ((call, prompt_chars(prompt), 1) for prompt in prompts)
+            calls = ((call, prompt_chars(prompt)) for prompt in prompts)
             return dry_run(environment, calls, tally.skipped, own_replies("challenger"))
 
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)

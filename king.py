@@ -57,7 +57,7 @@ def main() -> int:
         pending = tally.others_first(pending, folder)[: flags.limit]
         if flags.dry_run:
             sizes = (prompt_chars(prompt_of(stem)["messages"]) for stem in pending)
-            calls = ((call, size, 1) for size in sizes)
+            calls = ((call, size) for size in sizes)
             return dry_run(environment, calls, tally.skipped, own_replies("king"))
 
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)

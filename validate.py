@@ -233,8 +233,8 @@ def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
     return reader.reader_messages(messages, shown, *replies)
 
 
-def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int, int]]:
-    """Yield (judge's settings, prompt characters, 1) of each call ahead at most."""
+def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int]]:
+    """Yield (judge's settings, prompt characters) of each call ahead at most."""
     for turn in turns:
         score = panel.score_record(turn)
         questions = panel.pending(turn, score, flags.confirm, flags.retry_failed)
@@ -242,7 +242,7 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
             questions += panel.missing(turn, READING, flags.retry_failed)
         for question in questions:
             try:
-                yield question.call, prompt_chars(prompt_of(turn, panel, question)), 1
+                yield question.call, prompt_chars(prompt_of(turn, panel, question))
             except ItemFailed:
                 continue  # the run itself fails this turn and says why
 

@@ -12,7 +12,6 @@ import json
 from collections import defaultdict
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 
 from common.files import clean_text, natural_key
@@ -67,6 +66,11 @@ class Export:
         return sum(row.prompt_tokens >= max_length for row in self.all_rows)
 
 
+def file_name(config: str, split: str) -> str:
+    """Return the name of a training file in export/."""
+    return f"{config}-{split}.jsonl"
+
+
 def export_training(rows: list[Row], export: Export, outputs: Outputs) -> None:
     """Write the training files, and fill in what they hold. The card is left to its own room.
 
@@ -77,9 +81,9 @@ def export_training(rows: list[Row], export: Export, outputs: Outputs) -> None:
         for row in part:
             row.exported = split
         for config in CONFIGS:
-            path = Path("export", f"{config}-{split}.jsonl")
+            path = Path("export", file_name(config, split))
             if part:
-                outputs.put_lines(path, partial(training_lines, config, part))
+                outputs.put_lines(path, training_lines(config, part))
             else:
                 outputs.remove(path, "holds rows that are no longer chosen")
 

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterable
-from itertools import zip_longest
 from pathlib import Path
 
 from common.files import clean_text, quarantine, write_bytes
@@ -39,23 +38,28 @@ class Outputs:
             self.quarantined.append(quarantine(path))
         write_bytes(path, data, durable=False)
 
-    def put_lines(self, path: Path, lines: Callable[[], Iterable[str]]) -> None:
-        """Write what `lines` returns, for files that need not fit into memory.
-
-        It is called once to compare, and once more where the file there is another.
-        """
-        if path.exists():
-            with open(path, encoding="utf-8", errors="replace", newline="\n") as old:
-                if all(line == wanted for line, wanted in zip_longest(old, lines())):
-                    return
-        if self.check:
+    def put_lines(self, path: Path, lines: Iterable[str]) -> None:
+        """Write lines, for files that need not fit into memory: they are compared on the way."""
+        temporary = Path(os.devnull)
+        if not self.check:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            temporary = path.with_name(f".{path.name}.tmp")  # what a kill left is written over
+        same = path.exists()
+        there = path if same else os.devnull
+        with (
+            open(there, encoding="utf-8", errors="replace", newline="\n") as old,
+            open(temporary, "w", encoding="utf-8", newline="\n") as new,
+        ):
+            for line in lines:
+                same = same and old.readline() == line
+                new.write(line)
+            same = same and not old.readline()
+        if self.check and not same:
             self._note(path)
-            return
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = path.with_name(f".{path.name}.tmp")  # what a kill left is written over
-        with open(temporary, "w", encoding="utf-8", newline="\n") as new:
-            new.writelines(lines())
-        os.replace(temporary, path)
+        elif not self.check and same:
+            temporary.unlink()
+        elif not self.check:
+            os.replace(temporary, path)
 
     def remove(self, path: Path, why: str) -> None:
         """Remove a file that does not belong where it is, if it is there."""

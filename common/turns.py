@@ -252,7 +252,7 @@ def exclusion_reason(
 
 # ----------------------------------------------------------------------------------------- answers
 
-ANSWER_KEYS = ("instance_id", "king", "challenger", "assistant", "messages")
+ANSWER_KEYS = tuple(Answer.model_fields)
 
 
 def answer_folders() -> list[Path]:

@@ -35,23 +35,22 @@ class _Ahead:
 
 def dry_run(
     environment: Environment,
-    planned: Iterable[tuple[CallSettings, int, int]],
-    passed_over: Counter | None = None,
-    replies: Iterable[tuple[str, dict]] = (),
+    planned: Iterable[tuple[CallSettings, int]],
+    passed_over: Counter,
+    replies: Iterable[tuple[str, dict]],
 ) -> int:
     """Print what is ahead; return the exit code.
 
-    `planned` holds (settings, prompt characters, calls) for each item, `passed_over` how many items
-    are left out by reason, `replies` (model, what its file says) of those that are there already:
-    they tell how long replies are. Asks the providers only for their free lists of models.
+    `planned` holds (settings, prompt characters) of each call, `passed_over` how many items are
+    left out by reason, `replies` (model, what its file says) of those that are there already: they
+    tell how long replies are. Asks the providers only for their free lists of models.
     """
     ahead: dict[str, _Ahead] = {}
-    for call, size, count in planned:
-        if count:
-            one = ahead.setdefault(call.model, _Ahead(call))
-            one.calls += count
-            one.chars += size * count
-            one.longest = max(one.longest, size)
+    for call, size in planned:
+        one = ahead.setdefault(call.model, _Ahead(call))
+        one.calls += 1
+        one.chars += size
+        one.longest = max(one.longest, size)
     for model, meta in replies:
         one = ahead.get(model)
         usage = meta.get("usage_all_tries") or meta.get("usage") or {}
@@ -61,7 +60,7 @@ def dry_run(
         if one and isinstance(meta.get("cost_usd"), (int, float)):
             one.priced += 1
             one.cost_usd += meta["cost_usd"]
-    for reason, count in (passed_over or Counter()).most_common():
+    for reason, count in passed_over.most_common():
         if count:
             print(f"  passed over {count:>6}  {reason}")
     if not ahead:
@@ -155,9 +154,9 @@ def own_replies(side: str) -> Iterator[tuple[str, dict]]:
     for path in answer_files(None).values():
         try:
             meta = read_answer(path)["meta"][side]
-        except (BadFile, KeyError, TypeError):
+        except BadFile:
             continue
-        if isinstance(meta, dict) and meta.get("model"):
+        if meta.get("model"):
             yield meta["model"], meta
 
 

@@ -58,7 +58,7 @@ def dataset_card(facts: Facts) -> str:
         for config in CONFIGS:
             for split, rows in export.rows.items():
                 if rows:
-                    files.append({"name": f"{config}-{split}.jsonl", "rows": rows})
+                    files.append({"name": exports.file_name(config, split), "rows": rows})
         lengths = [{"tokens": length, "lost": export.lost_at(length)} for length in MAX_LENGTHS]
         fit = Markdown(export.fitting_length)  # without a comma, for it stands in code
         lost_default = export.lost_at(1024)  # TRL's
@@ -72,7 +72,7 @@ def front_matter(export: Export) -> str:
     configs = []
     splits = [split for split, rows in export.rows.items() if rows]
     for config in CONFIGS if splits else ():
-        paths = [{"split": split, "path": f"{config}-{split}.jsonl"} for split in splits]
+        paths = [{"split": split, "path": exports.file_name(config, split)} for split in splits]
         default = {"default": True} if config == "sft" else {}
         configs.append({"config_name": config, **default, "data_files": paths})
     size = next((name for most, name in _SIZES if len(export.all_rows) < most), "100K<n<1M")
