@@ -18,7 +18,7 @@ Writes  `challenger` and its `meta` into answer_*/*.json in place (--shard I/N: 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a second
-    from common.signals import exit_on_signals
+    from common.cli import exit_on_signals
 
     exit_on_signals()
 
@@ -26,15 +26,14 @@ from collections import Counter
 from pathlib import Path
 
 from common import turns
+from common.audit.leaks import AUDIT_VERSION, find_leaks
+from common.audit.protocol import protocol_problem
 from common.cli import Progress, Tally, parser, run, whole_number
-from common.client.ask import LLM, ItemFailed, run_turns
+from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import Config, load_config
-from common.environment import load_environment
-from common.files import BadFile, UserError, digest, lock_folders, write_json
-from common.replies.leaks import AUDIT_VERSION, find_leaks
-from common.replies.protocol import protocol_problem
+from common.config import Config, load_config, load_environment
+from common.files import BadFile, ItemFailed, UserError, digest, lock_folders, write_json
 
 PROMPT_VERSION = "challenger-1"
 CONTROL_VERSION = "challenger-1 without the record"

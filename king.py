@@ -14,7 +14,7 @@ Writes  answer_0/<source>_<order>.json (answer_I/ with --shard I/N: every N-th p
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a second
-    from common.signals import exit_on_signals
+    from common.cli import exit_on_signals
 
     exit_on_signals()
 
@@ -23,15 +23,14 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import turns
+from common.audit.protocol import bash_blocks, format_problem
+from common.audit.protocol import format_ok as format_ok  # this stage's check by its own name
 from common.cli import Progress, Tally, parser, run
-from common.client.ask import LLM, ItemFailed, run_turns
+from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import load_config
-from common.environment import load_environment
-from common.files import BadFile, UserError, lock_folders, turn_files
-from common.replies.protocol import bash_blocks, format_problem
-from common.replies.protocol import format_ok as format_ok  # this stage's check by its own name
+from common.config import load_config, load_environment
+from common.files import BadFile, ItemFailed, UserError, lock_folders, turn_files
 from common.turns import EXCLUDED_IDS as _EXCLUDE_IDS
 
 PROMPT_VERSION = "king-1: the chat as it is"

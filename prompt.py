@@ -13,9 +13,10 @@ Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and t
         prompt/_plan.json                 what was drawn from where, what was left out, a summary
         commit/<instance_id>.json         the PR record
 
-Instances of public benchmarks are kept out: of those known (common/exclusions.py) for a dataset of
-the Hub, else of those that --benchmarks names, Hub ids or parquet, json, jsonl and csv files. So
-are chats in which a look at git's history or at an installed copy has shown the fix already.
+Instances of public benchmarks are kept out: of those known for a dataset of the Hub
+(common/sampling/exclusions.py), else of those that --benchmarks names, Hub ids or parquet, json,
+jsonl and csv files. So are chats in which a look at git's history or at an installed copy has
+shown the fix already.
 
 Turns are drawn in windows. A window is one row group of one file; the row groups come in an order
 spread over the whole split. It gives one turn of each of its instances, up to a number, then the
@@ -38,13 +39,13 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from common import sample, sources
+from common.audit.history import may_peek, shows_fix
 from common.cli import Progress, Tally, parser, run, whole_number
-from common.exclusions import Exclusions, read_names
 from common.files import UserError, digest, lock_folders, write_json
-from common.hub import Outage
-from common.parquet import ParquetFiles
-from common.replies.history import may_peek, shows_fix
+from common.sampling import sample, sources
+from common.sampling.exclusions import Exclusions, read_names
+from common.sampling.hub import Outage
+from common.sampling.parquet import ParquetFiles
 from common.turns import SAMPLING_LISTS
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"

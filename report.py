@@ -30,17 +30,17 @@ from pathlib import Path
 from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.config import Config, load_config
-from common.exports import Export, export_training
 from common.files import BadFile, UserError, natural_key
-from common.outputs import Outputs
-from common.page.card import CARD, card_flags, dataset_card
-from common.page.check import show_check
-from common.page.figures import NEXT_STEP, Facts, export_text
-from common.page.labels import compare_labels, read_labels
-from common.page.left_out import huge_pr_page, read_left_out
-from common.page.report_page import report_page
-from common.page.rows import Row, read_row, turns_csv
-from common.page.turns_page import turns_data, turns_page
+from common.report.card import CARD, card_flags, dataset_card
+from common.report.check import show_check
+from common.report.exports import Export, export_training
+from common.report.figures import NEXT_STEP, Facts, export_text
+from common.report.labels import compare_labels, read_labels
+from common.report.left_out import huge_pr_page, read_left_out
+from common.report.outputs import Outputs
+from common.report.report_page import report_page
+from common.report.rows import Row, read_row, turns_csv
+from common.report.turns_page import turns_data, turns_page
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN

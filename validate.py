@@ -21,7 +21,7 @@ replies, chat and order: a rerun asks only for what an edit has touched.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a second
-    from common.signals import exit_on_signals
+    from common.cli import exit_on_signals
 
     exit_on_signals()
 
@@ -36,17 +36,16 @@ from pathlib import Path
 import numpy as np
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
-from common.client.ask import LLM, ItemFailed, NoAcceptableReply, run_turns
+from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
-from common.config import CallSettings, Config, load_config
+from common.config import METRICS, CallSettings, Config, load_config, load_environment
 from common.duel import reader, record, verdicts
 from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
 from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn
-from common.environment import load_environment
-from common.files import UserError, lock_folders, write_json
-from common.turns import METRICS, answer_files, hidden_record, record_of
+from common.files import ItemFailed, UserError, lock_folders, write_json
+from common.turns import answer_files, hidden_record, record_of
 
 # ------------------------------------------------------------------------------------- the rubric
 

@@ -1,4 +1,4 @@
-"""The command line that all stages share: flags, exit codes, progress, the tally at the end."""
+"""The command line that all stages share: flags, exit codes, signals, progress, the tally."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.files import BadFile, UserError, printable, write_bytes
-from common.signals import handle_signals
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
 EXIT_STOPPED = 2
 EXIT_INTERRUPTED = 130
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end a stage
 INTERRUPTED = "interrupted; what was finished is saved, the same line goes on from here"
 
 
@@ -70,6 +70,26 @@ def dollars(text: str) -> float:
 
 def _wrong(text: str, expected: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(f"expected {expected}, found {text[:40]!r}")
+
+
+def exit_on_signals() -> None:
+    """Leave at once with 130 on a signal.
+
+    Each script calls this before its other imports, which take up to a second: nothing has been
+    begun then. `run` lets the signals raise KeyboardInterrupt in `main`.
+    """
+
+    def leave(*_):
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    handle_signals(leave)
+
+
+def handle_signals(handler) -> None:
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup: SIGHUP is to be ignored
+            signal.signal(number, handler)
 
 
 def run(main: Callable[[], int]) -> None:

@@ -18,6 +18,8 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TextIO
 
+from pydantic_core import PydanticSerializationError, from_json, to_json
+
 _WRITER = Path(sys.argv[0]).stem or "python"  # in temporary names: each stage sweeps its own
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
@@ -38,6 +40,19 @@ class BadFile(Exception):
         super().__init__(printable(f"{path}: {why}"))
         self.path = Path(path)
         self.why = why
+
+
+class ItemFailed(Exception):
+    """One item fails, the rest goes on. `kind`: a few words for the tally; `detail`: the reason.
+
+    lasting: the same call would fail alike.
+    """
+
+    def __init__(self, kind: str, detail: str = "", *, lasting: bool = False):
+        super().__init__(detail or kind)
+        self.kind = kind
+        self.detail = detail or kind
+        self.lasting = lasting
 
 
 def is_safe_name(name: object) -> bool:
@@ -98,8 +113,11 @@ def write_json(path: Path | str, value: object) -> None:
 
 def json_bytes(value: object) -> bytes:
     """Return `value` as write_json writes it: text stays readable, lone surrogates are escaped."""
-    text = json.dumps(value, ensure_ascii=False, indent=1)
-    return text.encode("utf-8", "backslashreplace") + b"\n"  # its escapes are JSON's as well
+    try:
+        return to_json(value, indent=1, inf_nan_mode="constants") + b"\n"
+    except PydanticSerializationError:  # a lone surrogate
+        text = json.dumps(value, ensure_ascii=False, indent=1)
+        return text.encode("utf-8", "backslashreplace") + b"\n"  # its escapes are JSON's as well
 
 
 def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
@@ -110,7 +128,11 @@ def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
     try:
         if not stat.S_ISREG(os.stat(path).st_mode):  # to read a pipe would wait for ever
             raise BadFile(path, "a folder or a pipe where a file was expected")
-        value = json.loads(Path(path).read_bytes())
+        data = Path(path).read_bytes()
+        try:
+            value = from_json(data)
+        except ValueError:
+            value = json.loads(data)  # it knows escapes of lone surrogates
     except (ValueError, RecursionError) as error:
         raise BadFile(path, f"not a whole JSON document ({error})") from None
     if keys and not isinstance(value, dict):

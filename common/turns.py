@@ -23,8 +23,8 @@ from zlib import crc32
 from pydantic import BaseModel, Field, FiniteFloat, RootModel, ValidationError, model_validator
 
 from common import files
-from common.client.faults import ItemFailed
-from common.files import BadFile, UserError, digest, natural_key, read_json
+from common.config import METRICS
+from common.files import BadFile, ItemFailed, UserError, digest, natural_key, read_json
 
 # Instances that must never become training data. prompt.py --exclude FILE adds a user's own.
 EXCLUDED_IDS: frozenset[str] = frozenset()
@@ -34,7 +34,6 @@ DEFEAT_MIN = 66  # below this to defeat/; in between to refined/
 BUCKETS = ("final", "refined", "defeat")
 
 PROMPTS_PER_FILE = 200
-METRICS = ("correctness", "grounding", "progress", "protocol", "efficiency")
 ORDERS = ("challenger-first", "challenger-second")
 OPPONENT = {1: "assistant", 2: "king"}  # by DUEL_MODE: the answer's key that is compared with
 SIDES = {"king": "king", "challenger": "challenger", "assistant": "reference"}  # keys, in words

@@ -24,9 +24,9 @@ from pathlib import Path
 import duckdb
 import numpy
 
+from common.audit.patch import changed_files
+from common.audit.styles import action_style
 from common.demo.build import write_parquet
-from common.replies.patch import changed_files
-from common.replies.styles import action_style
 from tests.plants import NAMING, PLANTS, hidden_things, plant
 
 EARLY_TURNS = 7
@@ -78,7 +78,7 @@ WORKER = """
 import pickle, sys, time
 sys.path.insert(0, sys.argv[1])
 try:
-    from common.replies.leaks import find_leaks
+    from common.audit.leaks import find_leaks
 except ImportError:
     from common.leaks import find_leaks
 answers = []

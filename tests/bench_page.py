@@ -14,7 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from common.page.turns_page import turns_page
+from common.report.turns_page import turns_page
 from tests.pages import BROWSERS, FLAGS, make_data
 
 # Time one input from the key to the frame after it, as a reader feels it.

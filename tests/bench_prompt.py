@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from common.parquet import needed_leaves
-from common.sources import PR_COLUMNS
+from common.sampling.parquet import needed_leaves
+from common.sampling.sources import PR_COLUMNS
 from tests.hub import FakeHub, write_datasets
 
 REPO = Path(__file__).resolve().parent.parent

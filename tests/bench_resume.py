@@ -16,9 +16,9 @@ from shutil import rmtree
 
 from ch import audit
 from common.cli import Tally
-from common.config import check_config
+from common.config import METRICS, check_config
 from common.duel.verdicts import FIRST_LOOK, Panel, load_turn
-from common.turns import METRICS, answer_files
+from common.turns import answer_files
 from tests.makers import (
     REPLY,
     make_answer,

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.turns import METRICS
+from common.config import METRICS
 from makers import get, make_answer, make_prompt, make_record, put, write_settings
 from runner import stage
 

@@ -1,6 +1,6 @@
 """The small chat and record that the tests of the leak audit share."""
 
-from common.replies.leaks import find_leaks
+from common.audit.leaks import find_leaks
 
 FENCE = "```"
 ISSUE = """`harvest --since` skips the first day

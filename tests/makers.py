@@ -10,8 +10,9 @@ import json
 import random
 from pathlib import Path
 
+from common.config import METRICS
 from common.files import digest
-from common.turns import METRICS, ORDERS, PROMPTS_PER_FILE, text_digests, turn_score
+from common.turns import ORDERS, PROMPTS_PER_FILE, text_digests, turn_score
 
 REPLY = "THOUGHT: I list the files to see what there is.\n\n```bash\nls -la\n```"
 JUDGES = ("maker-a/judge-1", "maker-b/judge-2", "maker-c/judge-3")

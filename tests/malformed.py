@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import random as stdlib_random
 
-from common.turns import METRICS
+from common.config import METRICS
 
 
 def malformed_verdicts(count: int, seed: int = 0):

@@ -5,8 +5,9 @@ from __future__ import annotations
 import random
 import sys
 
-from common.page.labels import label_sha
-from common.turns import METRICS, ORDERS
+from common.config import METRICS
+from common.report.labels import label_sha
+from common.turns import ORDERS
 
 JUDGES = ["lab/Judge-One", "lab/Judge-Two", "lab/Judge-Three"]
 STYLES = ["read", "search", "edit", "run"]

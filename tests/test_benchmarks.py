@@ -1,4 +1,4 @@
-"""common/exclusions.py, and what prompt.py does with it: a benchmark's tasks stay out."""
+"""common/sampling/exclusions.py, and what prompt.py does with it: a benchmark's tasks stay out."""
 
 from __future__ import annotations
 
@@ -13,7 +13,9 @@ import pytest
 
 from common.cli import Tally
 from common.config import Config
-from common.exclusions import (
+from common.files import UserError
+from common.report.left_out import huge_pr_page, read_left_out
+from common.sampling.exclusions import (
     DEFAULT_LISTS,
     LIST_COLUMNS,
     Exclusions,
@@ -21,9 +23,7 @@ from common.exclusions import (
     read_list,
     text_mark,
 )
-from common.files import UserError
-from common.page.left_out import huge_pr_page, read_left_out
-from common.sources import Place
+from common.sampling.sources import Place
 from runner import stage
 from tests.hub import FakeHub, pull_request, trajectory, write_datasets
 

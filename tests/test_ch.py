@@ -12,9 +12,9 @@ from pathlib import Path
 
 import pytest
 
+from common.config import METRICS
 from common.demo.server import Server
 from common.files import digest
-from common.turns import METRICS
 from makers import REPLY, answers, get, make_record, make_sample, put, write_settings
 from runner import KEY, QUICK, REPO, stage, start
 

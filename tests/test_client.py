@@ -20,8 +20,8 @@ import pytest
 from common.client.costs import Budget
 from common.client.faults import Fault
 from common.client.wire import read_completion
+from common.config import METRICS
 from common.demo.server import Reply, Server
-from common.turns import METRICS
 from makers import REPLY, answers, make_sample, write_settings
 from runner import KEY, QUICK, REPO, assert_no_key, clean_environment, stage, start
 

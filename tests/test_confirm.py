@@ -14,9 +14,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.config import METRICS
 from common.demo.server import Server
 from common.duel.reader import READER_RUBRIC
-from common.turns import METRICS, bucket
+from common.turns import bucket
 from judges import (
     JUDGES,
     SECRET,

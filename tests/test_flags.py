@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from common.replies.flags import reply_flags
-from common.turns import METRICS
+from common.audit.flags import reply_flags
+from common.config import METRICS
 
 VERDICT = json.dumps({**dict.fromkeys(METRICS, 1), "reason": "x"})
 

@@ -8,9 +8,8 @@ import time
 import numpy as np
 import pytest
 
-from common.config import check_config
+from common.config import METRICS, check_config
 from common.duel.record import MISSING
-from common.turns import METRICS
 from panel import table_of
 from validate import gate
 

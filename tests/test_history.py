@@ -2,8 +2,8 @@
 
 import pytest
 
-from common.replies.history import shows_fix
-from common.replies.leaks import find_leaks
+from common.audit.history import shows_fix
+from common.audit.leaks import find_leaks
 from tests.leak_cases import PATCH, RECORD, TASK, after, kinds, reply
 
 ADDED = "        floor = _midnight_floor(moment, tz=self._zone)\n"

@@ -1,4 +1,4 @@
-"""common/hub.py: byte ranges of a Hub that misbehaves on order, and refusals in plain words."""
+"""common/sampling/hub.py: byte ranges of a Hub that misbehaves on order, refusals in words."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from types import SimpleNamespace
 
 import pytest
 
-from common import hub as hub_module
 from common.files import UserError
-from common.hub import Hub, Outage, RemoteFile
+from common.sampling import hub as hub_module
+from common.sampling.hub import Hub, Outage, RemoteFile
 from tests.hub import FakeHub, write_datasets
 
 NAME = "acme/trajectories"

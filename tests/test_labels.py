@@ -7,8 +7,8 @@ import math
 import pytest
 
 from common.files import UserError
-from common.page.labels import clopper_pearson, compare_labels, label_sha, read_labels
-from common.page.rows import Row
+from common.report.labels import clopper_pearson, compare_labels, label_sha, read_labels
+from common.report.rows import Row
 
 HEADER = "stem,preferred,seconds,sha\n"
 SHA = label_sha("king", "challenger")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.replies.leaks import AUDIT_VERSION, find_leaks
+from common.audit.leaks import AUDIT_VERSION, find_leaks
 from tests.leak_cases import FENCE, PATCH, RECORD, TASK, after, kinds, record_adding, reply
 
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from common.replies.leaks import find_leaks
+from common.audit.leaks import find_leaks
 from tests.leak_cases import RECORD, kinds, reply
 
 LANGUAGES = {

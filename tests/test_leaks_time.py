@@ -4,10 +4,10 @@ import time
 
 import pytest
 
-from common.replies.history import shows_fix
-from common.replies.leaks import find_leaks
-from common.replies.protocol import protocol_problem
-from common.replies.styles import action_style
+from common.audit.history import shows_fix
+from common.audit.leaks import find_leaks
+from common.audit.protocol import protocol_problem
+from common.audit.styles import action_style
 from tests.leak_cases import FENCE, RECORD, TASK, reply
 
 SMALL = 8_000  # characters; the large text has four times as many

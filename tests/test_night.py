@@ -348,7 +348,7 @@ def test_a_dry_run_tells_a_dead_server_and_a_refused_key(tmp_path):
 def test_three_errors_of_the_program_alike_stop_it_and_keep_the_replies(tmp_path):
     make_sample(tmp_path, 8)
     (tmp_path / "sitecustomize.py").write_text(
-        "import common.replies.protocol as protocol\n"
+        "import common.audit.protocol as protocol\n"
         "def broken(text):\n    raise LookupError('our own mistake')\n"
         "protocol.format_problem = broken\n"
     )

@@ -6,8 +6,8 @@ import math
 
 import pytest
 
-from common.page import markdown
-from common.page.markdown import Markdown, fill, shown, written
+from common.report import markdown
+from common.report.markdown import Markdown, fill, shown, written
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""common/parquet.py: a dataset's row groups, here and on the Hub."""
+"""common/sampling/parquet.py: a dataset's row groups, here and on the Hub."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import pyarrow as pa
 import pytest
 
 from common.files import UserError
-from common.parquet import ParquetFiles
+from common.sampling.parquet import ParquetFiles
 from tests.hub import FakeHub, write_datasets
 
 COLUMNS = ("instance_id", "repo", "messages")
@@ -84,7 +84,7 @@ def test_the_hub_gives_what_a_folder_gives_and_only_its_bytes(data, monkeypatch,
 
 
 def test_what_is_read_is_kept_where_asked_for(data, monkeypatch, tmp_path):
-    monkeypatch.setattr("common.hub.constants.HF_HOME", str(tmp_path))
+    monkeypatch.setattr("common.sampling.hub.constants.HF_HOME", str(tmp_path))
     columns = ("instance_id", "patch")
     with FakeHub(data) as fake:
         monkeypatch.setenv("HF_ENDPOINT", fake.url)

@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from common.turns import METRICS
+from common.config import METRICS
 from malformed import malformed_verdicts
 from validate import parse_verdict
 

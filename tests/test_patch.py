@@ -1,4 +1,4 @@
-"""common/replies/patch.py: the files, hunks and lines of a diff."""
+"""common/audit/patch.py: the files, hunks and lines of a diff."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from common.replies.patch import changed_files, parse_patch
+from common.audit.patch import changed_files, parse_patch
 
 GIT = r"""diff --git a/new.py b/new.py
 new file mode 100644

@@ -14,11 +14,11 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from common.exclusions import Exclusions, read_names
+from common.audit.history import may_peek
 from common.files import UserError
-from common.parquet import needed_leaves
-from common.replies.history import may_peek
-from common.sources import PR_COLUMNS, Place
+from common.sampling.exclusions import Exclusions, read_names
+from common.sampling.parquet import needed_leaves
+from common.sampling.sources import PR_COLUMNS, Place
 from common.turns import RECORD_KEYS
 from prompt import next_turns, reply_problem, row_group_order
 from runner import stage, start

@@ -2,15 +2,15 @@
 
 import pytest
 
-from common.replies.protocol import (
+from common.audit.protocol import (
     bash_blocks,
     forbidden_programs,
     format_ok,
     format_problem,
     protocol_problem,
-    visible_text,
 )
-from common.replies.styles import STYLES, action_style
+from common.audit.styles import STYLES, action_style
+from common.client.reasoning import visible_text
 
 FENCE = "```"
 PLAIN_CHAT = [

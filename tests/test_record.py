@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 import panel
-from common.config import check_config
+from common.config import METRICS, check_config
 from common.duel.record import MISSING, bill_of, read_table, spending
 from common.duel.statistics import final_mask, judge_figures, percent_of, stopping_saves
 from common.duel.verdicts import FIRST_LOOK, SECOND_LOOK, Panel
-from common.turns import METRICS, ORDERS
+from common.turns import ORDERS
 from makers import make_answer, make_prompt, make_score, make_verdict, put
 
 SETTINGS = {"alpha": 0.05, "resamples": 1000, "seed": 0}

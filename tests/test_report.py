@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from common.config import check_config
+from common.config import METRICS, check_config
 from common.duel.verdicts import is_full
-from common.turns import BUCKETS, METRICS
+from common.turns import BUCKETS
 from makers import (
     JUDGES,
     MOST,
@@ -335,7 +335,7 @@ def test_the_page_holds_every_turn_that_has_both_replies(tmp_path):
 
 
 def test_a_large_run_says_where_the_rest_is(tmp_path, monkeypatch):
-    from common.page import report_page, turns_page
+    from common.report import report_page, turns_page
 
     make_run(tmp_path, [FINAL] * 4)
     monkeypatch.chdir(tmp_path)

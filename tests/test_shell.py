@@ -2,8 +2,8 @@
 
 import pytest
 
-from common.replies.shell import expand_script, split_commands
-from common.replies.styles import TO_THE_END, addressed_lines
+from common.audit.shell import expand_script, split_commands
+from common.audit.styles import TO_THE_END, addressed_lines
 
 
 def words(script):

@@ -1,4 +1,4 @@
-"""common/sources.py: rows of trajectories, and PR records."""
+"""common/sampling/sources.py: rows of trajectories, and PR records."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.files import UserError
-from common.parquet import ParquetFiles
-from common.sources import PR_COLUMNS, Records, read_messages
+from common.sampling.parquet import ParquetFiles
+from common.sampling.sources import PR_COLUMNS, Records, read_messages
 from common.turns import RECORD_KEYS
 from tests.hub import pull_request
 

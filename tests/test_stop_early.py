@@ -10,9 +10,10 @@ import numpy as np
 import pytest
 
 import panel
+from common.config import METRICS
 from common.demo.server import Server
 from common.duel.verdicts import is_full
-from common.turns import METRICS, bucket
+from common.turns import bucket
 from judges import (
     JUDGES,
     calls,

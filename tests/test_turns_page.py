@@ -15,10 +15,11 @@ from pathlib import Path
 import pytest
 
 from common.cli import Tally
-from common.page.labels import label_sha
-from common.page.rows import read_row
-from common.page.turns_page import compared, turn_data, turns_page, visible
-from common.turns import METRICS, ORDERS
+from common.config import METRICS
+from common.report.labels import label_sha
+from common.report.rows import read_row
+from common.report.turns_page import compared, turn_data, turns_page, visible
+from common.turns import ORDERS
 from makers import get, make_chat, make_run
 from pages import BROWSERS, FLAGS, JUDGES, make_data
 from reports import rewrite

@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import panel
+from common.config import METRICS
 from common.demo.server import Server
 from common.duel.statistics import at_equal_length, judge_figures, kept_again
-from common.turns import METRICS
 from judges import (
     JUDGES,
     SECRET,

@@ -23,14 +23,13 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.client.costs import Budget, Model, Spending
-from common.client.faults import Halted, ItemFailed
+from common.client.faults import Halted
+from common.client.reasoning import visible_text
 from common.client.route import SECRET_CHARS, Route, mask_keys
 from common.client.run import LAST_REPLY, Saver
 from common.client.run import run_turns as run_turns  # the scripts take it from here
-from common.config import CallSettings
-from common.environment import Environment
-from common.files import clean_text
-from common.replies.protocol import visible_text
+from common.config import CallSettings, Environment
+from common.files import ItemFailed, clean_text
 
 
 class Reply(NamedTuple):

@@ -9,7 +9,7 @@ import time
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from common.environment import Endpoint
+from common.config import Endpoint
 from common.files import printable
 
 _WORDS_READ = 4000  # characters of an error body that are looked at
@@ -42,19 +42,6 @@ class Fault(Exception):
         return self.advice.format(
             key=endpoint.key_place, url=endpoint.url_place, when=f", at {when[0]}" if when else ""
         )
-
-
-class ItemFailed(Exception):
-    """One item fails, the rest goes on. `kind`: a few words for the tally; `detail`: the reason.
-
-    lasting: the same call would fail alike.
-    """
-
-    def __init__(self, kind: str, detail: str = "", *, lasting: bool = False):
-        super().__init__(detail or kind)
-        self.kind = kind
-        self.detail = detail or kind
-        self.lasting = lasting
 
 
 class Halted(Exception):

@@ -12,10 +12,10 @@ import math
 import random
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED
-from common.client.faults import CHANGE_SETTINGS, CHECK_ADDRESS, Fault, Halted, ItemFailed
+from common.client.faults import CHANGE_SETTINGS, CHECK_ADDRESS, Fault, Halted
 from common.client.limiter import RateLimiter, Ticket
-from common.config import CallSettings
-from common.environment import Environment
+from common.config import CallSettings, Environment
+from common.files import ItemFailed
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0

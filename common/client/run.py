@@ -15,9 +15,9 @@ from contextvars import ContextVar
 from pathlib import Path
 
 from common import cli
-from common.client.faults import Halted, ItemFailed
-from common.files import BadFile, UserError, json_bytes, printable, write_bytes
-from common.signals import ENDING, handle_signals
+from common.cli import ENDING, handle_signals
+from common.client.faults import Halted
+from common.files import BadFile, ItemFailed, UserError, json_bytes, printable, write_bytes
 
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _DISK_PATIENCE_S = 60.0

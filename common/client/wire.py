@@ -22,8 +22,7 @@ import openai
 from common.client import faults
 from common.client.costs import Model, read_models
 from common.client.faults import Fault
-from common.config import CallSettings
-from common.environment import Endpoint
+from common.config import CallSettings, Endpoint
 from common.files import printable
 
 # The SDK then hands over bytes.

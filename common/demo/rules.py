@@ -11,8 +11,8 @@ import re
 from dataclasses import dataclass
 from zlib import crc32
 
-from common.replies.protocol import bash_blocks, protocol_problem
-from common.replies.styles import action_style
+from common.audit.protocol import bash_blocks, protocol_problem
+from common.audit.styles import action_style
 
 _BRIEFING = re.compile(r"\n\n\[\w+\] What follows is no output|\n.{0,40}HIDDEN PR RECORD")
 _JUDGED_REPLY = r"=== (\w+) {name} ===\n(.*?)\n=== \1 END OF {name} ==="

@@ -10,8 +10,8 @@ from __future__ import annotations
 import json
 import re
 
+from common.client.reasoning import visible_text
 from common.files import digest
-from common.replies.protocol import visible_text
 from common.turns import OPPONENT, chat_digest
 
 READER_RUBRIC = """\

@@ -6,10 +6,11 @@ from collections import Counter, defaultdict
 
 import numpy as np
 
+from common.config import METRICS
 from common.duel import statistics
 from common.duel.verdicts import FIRST_LOOK, READING, SCORE, SECOND_LOOK, Panel
 from common.files import BadFile
-from common.turns import METRICS, OPPONENT, ORDERS, SIDES, Status, half_points, read_score
+from common.turns import OPPONENT, ORDERS, SIDES, Status, half_points, read_score
 
 MISSING = -2  # half-points of a verdict whose call has not returned; -1 of one that cannot be read
 USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")

@@ -12,11 +12,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import turns
+from common.audit.flags import reply_flags
 from common.cli import Tally
 from common.config import CallSettings, Config
 from common.duel.reader import READER_RUBRIC, named_sides
 from common.files import BadFile, digest
-from common.replies.flags import reply_flags
 from common.turns import FINAL_MIN, OPPONENT, ORDERS, SIDES, Status
 
 SCORE = Path("score")

@@ -11,10 +11,10 @@ import itertools
 import re
 from collections.abc import Iterator
 
-from common.replies.disclosure import outside_sources
-from common.replies.history import peeks
-from common.replies.styles import FILE, addressed_lines
-from common.replies.texts import (
+from common.audit.disclosure import outside_sources
+from common.audit.history import peeks
+from common.audit.styles import FILE, addressed_lines
+from common.audit.texts import (
     LINE_NUMBER,
     Chat,
     Record,
@@ -27,7 +27,7 @@ from common.replies.texts import (
     text_of,
     token_triples,
 )
-from common.replies.words import words
+from common.audit.words import words
 
 # Raise it whenever the findings change: stored replies are audited again.
 AUDIT_VERSION = "4"

@@ -14,10 +14,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.audit.similarity import jaccard, word_triples
 from common.files import clean_text, natural_key
-from common.outputs import Outputs
-from common.page.rows import Row
-from common.replies.similarity import jaccard, word_triples
+from common.report.outputs import Outputs
+from common.report.rows import Row
 from common.turns import SIDES, read_answer
 
 CONFIGS = ("sft", "dpo", "chat")

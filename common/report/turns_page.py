@@ -17,10 +17,11 @@ from difflib import SequenceMatcher
 from html import escape
 from pathlib import Path
 
-from common.page.figures import Facts, verdict_word
-from common.page.rows import Row
-from common.replies.protocol import protocol_problem
-from common.turns import BUCKETS, METRICS, ORDERS, SIDES, read_answer
+from common.audit.protocol import protocol_problem
+from common.config import METRICS
+from common.report.figures import Facts, verdict_word
+from common.report.rows import Row
+from common.turns import BUCKETS, ORDERS, SIDES, read_answer
 
 HERE = Path(__file__).parent
 PLAIN_CHARS = 1_500_000  # of texts: from here they are packed with gzip, a third of the size

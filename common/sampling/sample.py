@@ -14,10 +14,10 @@ from operator import itemgetter
 from pathlib import Path
 
 from common.cli import Progress, Tally
-from common.exclusions import Exclusions, new_entry
 from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
-from common.parquet import ParquetFiles
-from common.sources import read_chats, read_instances
+from common.sampling.exclusions import Exclusions, new_entry
+from common.sampling.parquet import ParquetFiles
+from common.sampling.sources import read_chats, read_instances
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record
 
 PROMPT = Path("prompt")

@@ -9,7 +9,7 @@ from common import turns
 from common.cli import Tally
 from common.config import Config
 from common.files import BadFile, UserError, turn_files
-from common.page.markdown import fill
+from common.report.markdown import fill
 
 
 @dataclass

@@ -8,7 +8,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from common.replies.texts import Chat, Record
+from common.audit.texts import Chat, Record
 
 _FILE = Path(__file__).with_name("wordings.txt")
 _MOST = 50  # hits that are weighed: one is enough to refuse a reply

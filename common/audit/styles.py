@@ -2,9 +2,9 @@
 
 import re
 
-from common.replies.protocol import bash_blocks
-from common.replies.shell import Command, split_commands
-from common.replies.words import words
+from common.audit.protocol import bash_blocks
+from common.audit.shell import Command, split_commands
+from common.audit.words import words
 
 # From the strongest: a chain counts as its strongest part.
 STYLES = ("submit", "edit", "run", "git", "read", "search", "look", "other")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 
-from common.turns import METRICS
+from common.config import METRICS
 
 _NAMES = "|".join(METRICS)
 # A flag changes no score: it asks for a look. Searched in lower case; no pattern starts with \b,

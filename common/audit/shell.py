@@ -10,7 +10,7 @@ import urllib.parse
 from dataclasses import dataclass, field
 from functools import cached_property
 
-from common.replies.words import words as word_list
+from common.audit.words import words as word_list
 
 # Odd scripts cost no minutes.
 _MOST_COMMANDS = 1000

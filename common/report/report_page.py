@@ -9,14 +9,15 @@ from pathlib import Path
 
 import numpy as np
 
+from common.config import METRICS
 from common.files import natural_key
-from common.page import figures
-from common.page.card import stated_licence
-from common.page.figures import NEXT_STEP, Facts, mean_score, verdict_word
-from common.page.markdown import NOTHING, Markdown, fill
-from common.page.rows import Row
-from common.page.turns_page import MOST_TURNS
-from common.turns import DEFEAT_MIN, FINAL_MIN, METRICS, Status
+from common.report import figures
+from common.report.card import stated_licence
+from common.report.figures import NEXT_STEP, Facts, mean_score, verdict_word
+from common.report.markdown import NOTHING, Markdown, fill
+from common.report.rows import Row
+from common.report.turns_page import MOST_TURNS
+from common.turns import DEFEAT_MIN, FINAL_MIN, Status
 
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
 TURNS_TO_READ = 3

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 from common.files import UserError, digest, is_safe_name, printable
-from common.parquet import ParquetFiles, as_text
+from common.sampling.parquet import ParquetFiles, as_text
 from common.turns import EXCLUDED_IDS
 
 DEFAULT_LISTS = (

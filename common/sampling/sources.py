@@ -12,10 +12,10 @@ from typing import NamedTuple
 import duckdb
 import pyarrow as pa
 
-from common.exclusions import text_mark
+from common.audit.patch import changed_files
 from common.files import clean_text
-from common.parquet import ParquetFiles, as_text, plain_value
-from common.replies.patch import changed_files
+from common.sampling.exclusions import text_mark
+from common.sampling.parquet import ParquetFiles, as_text, plain_value
 from common.turns import RECORD_KEYS
 
 ROW_COLUMNS = ("instance_id", "repo", "messages")  # of the trajectories

@@ -8,13 +8,14 @@ from pathlib import Path
 
 from huggingface_hub import DatasetCard, DatasetCardData
 
-from common import exports
-from common.exports import CONFIGS, Export
+from common.config import METRICS
 from common.files import BadFile
-from common.page.figures import MAX_LENGTHS, Facts, export_text, writers
-from common.page.left_out import dicts
-from common.page.markdown import Markdown, fill
-from common.turns import DEFEAT_MIN, FINAL_MIN, METRICS
+from common.report import exports
+from common.report.exports import CONFIGS, Export
+from common.report.figures import MAX_LENGTHS, Facts, export_text, writers
+from common.report.left_out import dicts
+from common.report.markdown import Markdown, fill
+from common.turns import DEFEAT_MIN, FINAL_MIN
 
 CARD = Path("export", "README.md")
 _OPPONENT_WORDS = {1: "the source data's own next turn (the reference)", 2: "the king"}

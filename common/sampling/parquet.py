@@ -17,7 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from common.files import UserError, clean_text, digest
-from common.hub import Hub, RemoteFile, plain
+from common.sampling.hub import Hub, RemoteFile, plain
 
 PRE_BUFFER_BYTES = 64 << 20  # up to here a row group's columns come in one request, into memory
 PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded for any row group

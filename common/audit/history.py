@@ -7,9 +7,9 @@ hold the very fix that is asked for: a chat that shows it teaches peeking, whoev
 import re
 from functools import lru_cache
 
-from common.replies.protocol import bash_blocks
-from common.replies.shell import Command
-from common.replies.texts import Chat, Record, read_record, squeeze
+from common.audit.protocol import bash_blocks
+from common.audit.shell import Command
+from common.audit.texts import Chat, Record, read_record, squeeze
 
 _TRUNKS = {"main", "master", "trunk", "develop", "devel", "dev", "next", "stable"}
 _FETCHING = {"fetch", "pull", "ls-remote", "reflog", "fsck", "for-each-ref", "show-ref"}

@@ -6,8 +6,8 @@ from collections import defaultdict
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Tally
 from common.files import natural_key
-from common.page.figures import NEXT_STEP, Facts
-from common.page.markdown import written
+from common.report.figures import NEXT_STEP, Facts
+from common.report.markdown import written
 from common.turns import OPPONENT, Status, turn_score
 
 FAULTS_SHOWN = 20  # of each kind

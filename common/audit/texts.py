@@ -8,11 +8,11 @@ import re
 from collections import defaultdict
 from functools import cached_property, lru_cache
 
-from common.replies.patch import parse_patch
-from common.replies.protocol import bash_blocks, prose_parts
-from common.replies.shell import Command, expand_script
-from common.replies.styles import TO_THE_END, addressed_lines, edited_files, script_style
-from common.replies.words import words
+from common.audit.patch import parse_patch
+from common.audit.protocol import bash_blocks, prose_parts
+from common.audit.shell import Command, expand_script
+from common.audit.styles import TO_THE_END, addressed_lines, edited_files, script_style
+from common.audit.words import words
 
 _SLACK = 12  # lines before a hunk that lead straight to it
 _SHOWN_REACH = 100  # lines: to page on from what was seen, up to this far, is honest

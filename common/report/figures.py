@@ -13,12 +13,12 @@ import numpy as np
 from common.config import Config
 from common.duel.statistics import bootstrap_lcb
 from common.duel.verdicts import is_full
-from common.exports import MIN_REPOS_TO_VALIDATE, Export
 from common.files import BadFile
-from common.page.labels import clopper_pearson
-from common.page.left_out import LeftOut
-from common.page.markdown import Markdown, fill, written
-from common.page.rows import CHARS_PER_TOKEN, Row
+from common.report.exports import MIN_REPOS_TO_VALIDATE, Export
+from common.report.labels import clopper_pearson
+from common.report.left_out import LeftOut
+from common.report.markdown import Markdown, fill, written
+from common.report.rows import CHARS_PER_TOKEN, Row
 from common.turns import BUCKETS, OPPONENT, SIDES, Status, read_score
 
 # What fixes a turn of each status, in the order in which the stages are to be run.

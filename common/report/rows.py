@@ -8,13 +8,14 @@ import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from common.audit.protocol import bash_blocks, protocol_problem
+from common.audit.styles import action_style
 from common.cli import Tally
+from common.config import METRICS
 from common.files import BadFile
-from common.page.labels import label_sha
-from common.page.markdown import Markdown, shown, written
-from common.replies.protocol import bash_blocks, protocol_problem
-from common.replies.styles import action_style
-from common.turns import METRICS, OPPONENT, Status, bucket, read_answer, read_score, text_digests
+from common.report.labels import label_sha
+from common.report.markdown import Markdown, shown, written
+from common.turns import OPPONENT, Status, bucket, read_answer, read_score, text_digests
 
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
 # What pages and --check need of a verdict: 10,000 turns hold 60,000 of them in memory.

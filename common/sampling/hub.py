@@ -21,7 +21,7 @@ from fsspec.spec import AbstractBufferedFile
 from huggingface_hub import HfApi, constants, errors, hf_hub_url
 from huggingface_hub.utils import build_hf_headers, get_session, hf_raise_for_status, logging
 
-from common.environment import environment_values
+from common.config import environment_values
 from common.files import UserError
 
 TRIES = 8  # with the pauses between them about a minute; half as many where nothing answered at all

@@ -7,15 +7,13 @@ is read from the chat's own system prompt. Nothing here calls a model.
 
 import re
 
-from common.replies.shell import split_commands
-from common.replies.words import words
+from common.audit.shell import split_commands
+from common.audit.words import words
+from common.client.reasoning import visible_text
 
 # mini-swe-agent v1: exactly one match of this in a reply, else the turn is refused.
 _BASH_BLOCK = re.compile(r"```bash\s*\n(.*?)\n```", re.DOTALL)
 _FENCE_LINE = re.compile(r"^[ \t]*```[^`\n]*$", re.MULTILINE)
-# ◁▷: Kimi's older models
-_THINK_OPENS = re.compile(r"<think(?:ing)?>|◁think▷", re.IGNORECASE)
-_THINK_ENDS = re.compile(r"</think(?:ing)?>|◁/think▷", re.IGNORECASE)
 # Tokens of chat templates and tool calls that providers let through: Kimi and Qwen (<|...|>),
 # DeepSeek (full-width bars), Hermes (<tool_call>).
 _RAW_TOKEN = re.compile(
@@ -49,19 +47,13 @@ _COMMENT_NAMED = re.compile(
 )
 
 
-def visible_text(content: str) -> str:
-    """Return the answer without `<think>...</think>`, also when one of the two tags is missing."""
-    after_reasoning = _THINK_ENDS.split(content)[-1]
-    return _THINK_OPENS.split(after_reasoning, maxsplit=1)[0].strip()
-
-
 def format_problem(reply: str) -> str | None:
     """Tell why this text is no reply at all (empty, raw tokens, reasoning left in, cut off)."""
     if not reply or not reply.strip():
         return "the reply is empty"
     if _RAW_TOKEN.search(reply):
         return "the reply holds raw tool-call or chat-template tokens"
-    if _THINK_OPENS.search(reply) or _THINK_ENDS.search(reply):
+    if visible_text(reply) != reply.strip():
         return "the reply holds a <think> tag"
     if len(_FENCE_LINE.findall(reply)) % 2:
         return "the reply is cut off: a code block is never closed"
