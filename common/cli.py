@@ -11,9 +11,8 @@ import sys
 import time
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
-
-from tqdm import tqdm
 
 from common.files import BadFile, UserError, printable, write_bytes
 
@@ -23,13 +22,11 @@ EXIT_STOPPED = 2
 EXIT_INTERRUPTED = 130
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end a stage
 INTERRUPTED = "interrupted; what was finished is saved, the same line goes on from here"
+LOG_EVERY_S = 15  # where there is no terminal: often enough to see life, rare enough for a log
 
 
 def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
-    """Return the stage's flags: `--limit`, and with `calls` those of a stage that asks models.
-
-    `--help` prints `doc`.
-    """
+    """Return the flags of a stage, with `calls` of one that asks models; `doc` is its help."""
     raw = argparse.RawDescriptionHelpFormatter
     flags = argparse.ArgumentParser(description=doc, formatter_class=raw)
     add = flags.add_argument
@@ -45,7 +42,7 @@ def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
 def whole_number(text: str) -> int:
     """Read a flag's value of 1 or more."""
     if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
-        raise _wrong(text, "a whole number from 1, of at most 18 digits")
+        raise _wrong(text, "a whole number from 1, of at most 18 digits")  # fits into 64 bits
     return int(text)
 
 
@@ -73,22 +70,22 @@ def _wrong(text: str, expected: str) -> argparse.ArgumentTypeError:
 
 
 def exit_on_signals() -> None:
-    """Leave at once with 130 on a signal.
+    """Leave at once with 130 on a signal, until `run` lets it raise KeyboardInterrupt in `main`.
 
-    Each script calls this before its other imports, which take up to a second: nothing has been
-    begun then. `run` lets the signals raise KeyboardInterrupt in `main`.
+    Each script calls this before its other imports: nothing has been begun then.
     """
 
     def leave(*_):
         os.write(2, b"interrupted\n")
-        os._exit(130)
+        os._exit(EXIT_INTERRUPTED)
 
     handle_signals(leave)
 
 
 def handle_signals(handler) -> None:
+    """Let `handler` take the signals that end a stage, but for one that nohup ignores."""
     for number in ENDING:
-        if signal.getsignal(number) != signal.SIG_IGN:  # nohup: SIGHUP is to be ignored
+        if signal.getsignal(number) != signal.SIG_IGN:
             signal.signal(number, handler)
 
 
@@ -103,12 +100,12 @@ def run(main: Callable[[], int]) -> None:
     try:
         code = main()
         sys.stdout.flush()
-    except (UserError, BadFile) as stop:
-        words = str(stop)
+    except (UserError, BadFile) as problem:
+        words = str(problem)
     except KeyboardInterrupt:
         words = INTERRUPTED
         code = EXIT_INTERRUPTED
-    except BrokenPipeError:  # the reader left (head): nothing to tell
+    except BrokenPipeError:  # the reader left (head): no one is there to read more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     except OSError as error:
         words = disk_words(error)
@@ -118,40 +115,52 @@ def run(main: Callable[[], int]) -> None:
 
 
 def disk_words(error: OSError) -> str:
-    """Say what a disk or a file system refused, and in a second line what to do."""
-    what = f"{error.filename or 'the output folder'}: {error.strerror or error}"
-    return f"{what}\nNothing is torn. Make room or give access, then run the same line again."
+    """Return what a disk or a file system refused, and in a second line what to do."""
+    refused = f"{error.filename or 'the output folder'}: {error.strerror or error}"
+    return f"{refused}\nNothing is torn. Make room or give access, then run the same line again."
 
 
-class Progress(tqdm):
-    """On stderr: a bar with rate, ETA and notes on a terminal, elsewhere a line now and then."""
+class Progress:
+    """Progress on stderr: a bar on a terminal, elsewhere a line now and then."""
 
     def __init__(self, total: int, what: str, unit: str = "turn"):
-        self.on_terminal = sys.stderr.isatty()
-        options = {"dynamic_ncols": True, "smoothing": 0.05}
-        if not self.on_terminal:  # a line every 15 s: enough to see life, few enough for a log
-            line = "{desc}: {n_fmt}/{total_fmt} {unit}s, {rate_fmt}, ETA {remaining}{postfix}"
-            options = {"bar_format": line, "delay": 15, "mininterval": 15, "miniters": 1}
-        super().__init__(total=total, desc=what, unit=unit, file=sys.stderr, **options)
+        self.total = total
+        self.n = 0
+        self._words = f"{what}: {{n}}/{total} {unit}s, ETA {{eta}}"
+        self._started = self._printed = time.monotonic()
+        self._bar = None
+        if sys.stderr.isatty():
+            from tqdm import tqdm  # here, because `--help` and logs need none
+
+            self._bar = tqdm(total=total, desc=what, unit=unit, dynamic_ncols=True, smoothing=0.05)
 
     def update(self, count: int = 1, **notes: object) -> None:
         """Count `count` items as through; show `notes`, such as failed=2 or at_once=16."""
-        self.set_postfix(notes, refresh=False)
-        super().update(count)
-
-    def display(self, *args, **kwargs) -> None:
-        """Draw the bar, or print the line: a log has no cursor to move back."""
-        if self.on_terminal:
-            super().display(*args, **kwargs)
-        else:
-            print(self, file=sys.stderr, flush=True)
+        self.n += count
+        now = time.monotonic()
+        if self._bar is not None:
+            self._bar.set_postfix(notes, refresh=False)
+            self._bar.update(count)
+        elif now - self._printed >= LOG_EVERY_S:
+            self._printed = now
+            ahead_s = (now - self._started) * (self.total - self.n) / max(1, self.n)
+            words = self._words.format(n=self.n, eta=clock(ahead_s))
+            self.say(words + "".join(f", {name}={value}" for name, value in notes.items()))
 
     def say(self, words: str) -> None:
         """Print a line that does not break the bar."""
-        if self.on_terminal:
-            tqdm.write(printable(words), file=sys.stderr)
-        else:
-            print(printable(words), file=sys.stderr, flush=True)
+        write = print if self._bar is None else self._bar.write
+        write(printable(words), file=sys.stderr)
+
+    def close(self) -> None:
+        """Leave the bar as it stands."""
+        if self._bar is not None:
+            self._bar.close()
+
+
+def clock(seconds: float) -> str:
+    """Return a duration as hours, minutes and seconds."""
+    return str(timedelta(seconds=round(seconds)))
 
 
 class Tally:
@@ -164,28 +173,25 @@ class Tally:
         self.failed: list[dict] = []
         self.left = 0  # items that a run which was stopped did not get to
         self.stopped = False  # by something that the user has to change first
-        self._lasting = 0
+        self._all_lasting = True  # every failed item would fail again
         self._started = time.monotonic()
 
     def fail(self, item: str, kind: str, detail: str = "", lasting: bool = False, **more) -> None:
-        """Count a failed item.
+        """Count a failed item by its `kind`; the rest is for _failed.jsonl.
 
-        `kind` groups failures in the tally; `detail` is the whole reason, for _failed.jsonl, as is
-        what stands in `more`. `lasting`: the same line again would fail alike.
+        `detail` is the whole reason; `lasting`: the same line again would fail alike.
         """
         row = {"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind, **more}
         self.failed.append(row)
-        self._lasting += lasting
+        self._all_lasting &= lasting
 
-    def others_first(
-        self, items: list[str], folder: Path | str, shard: tuple[int, int] | None = None
-    ) -> list[str]:
+    def others_first(self, items: list[str], folder: Path | str, shard=None) -> list[str]:
         """Return the items with those last that this stage's last run in the folder failed at."""
         _, rows = _failed_list(folder, shard)
         failed = {str(row.get("item")) for row in rows if row.get("stage") == self.stage}
         return sorted(items, key=lambda item: item in failed)
 
-    def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
+    def write_failed(self, folder: Path | str, shard=None) -> None:
         """Replace this stage's rows in the folder's list of failed items; no row, no list.
 
         Shards that share a folder keep a list each; a run of the whole removes those.
@@ -197,9 +203,9 @@ class Tally:
                 write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode("ascii"))
             else:
                 path.unlink(missing_ok=True)
-            for other in [] if shard else Path(folder).glob("_failed_*_of_*.jsonl"):
-                other.unlink()
-        except OSError as error:  # the tally is still to be told
+            for path in [] if shard else Path(folder).glob("_failed_*_of_*.jsonl"):
+                path.unlink()
+        except OSError as error:  # the tally comes all the same
             print(f"{path} could not be written: {error.strerror}", file=sys.stderr)
 
     def show(self, *lines: str, next_command: str = "", code: int = EXIT_DONE) -> int:
@@ -207,36 +213,33 @@ class Tally:
 
         It is 1 where items failed, unless `code` says more.
         """
-        seconds = time.monotonic() - self._started
+        skipped = sum(self.skipped.values())
+        counts = f"{self.done} done, {skipped} skipped, {len(self.failed)} failed"
         left = f", {self.left} not reached" if self.left else ""
-        print(
-            f"\n{self.stage}: {self.done} done, {sum(self.skipped.values())} skipped, "
-            f"{len(self.failed)} failed{left} in {tqdm.format_interval(seconds)}"
-        )
+        print(f"\n{self.stage}: {counts}{left} in {clock(time.monotonic() - self._started)}")
         for reason, count in self.skipped.most_common():
             if count:
                 print(printable(f"  skipped {count:>6}  {reason}"))
         for kind, count in Counter(row["kind"] for row in self.failed).most_common():
-            example = next(row for row in self.failed if row["kind"] == kind)
-            such_as = f"{example['item']}: {example['reason'][:160]}"
-            words = f"  failed  {count:>6}  {kind} (such as {such_as})"
-            print(printable(words).replace("\n", " "))
+            first = next(row for row in self.failed if row["kind"] == kind)
+            words = f"{kind} (such as {first['item']}: {first['reason'][:160]})"
+            print(printable(f"  failed  {count:>6}  {words}").replace("\n", " "))
         for line in lines:
             print(printable(f"  {line}"))
         if self.stopped:
-            print("  next    change what is said above, then the same line again")
-        elif self.failed and self._lasting == len(self.failed) and not self.left:
+            next_command = "change what is said above, then the same line again"
+        elif self.failed and self._all_lasting and not self.left:
             print("  note    the failed ones would fail alike again: _failed.jsonl says why")
-            print(f"  next    {next_command or 'the next stage goes on with the others'}")
+            next_command = next_command or "the next stage goes on with the others"
         elif self.failed or self.left:
-            print("  next    the same line again: it asks only for what is missing")
-        elif next_command:
+            next_command = "the same line again: it asks only for what is missing"
+        if next_command:
             print(f"  next    {next_command}")
         return code or (EXIT_SOME_FAILED if self.failed else EXIT_DONE)
 
 
-def _failed_list(folder: Path | str, shard: tuple[int, int] | None) -> tuple[Path, list[dict]]:
-    """Return where a folder's failed items are listed, and what lies there."""
+def _failed_list(folder: Path | str, shard) -> tuple[Path, list[dict]]:
+    """Return where a folder's failed items are listed, and the rows that stand there."""
     name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
     path = Path(folder, name)
     try:

@@ -12,7 +12,6 @@ import json
 import os
 import re
 import socket
-import stat
 import sys
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -20,14 +19,15 @@ from typing import TextIO
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-_WRITER = Path(sys.argv[0]).stem or "python"  # in temporary names: each stage sweeps its own
+_STAGE = Path(sys.argv[0]).stem or "python"  # in temporary names: each stage sweeps its own
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
+# File systems take 255 bytes: 200 leave room for what temporary names and the folders' lists add.
 _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 
 
 class UserError(Exception):
-    """A configuration or input error, told in one or two plain lines; exit code 2."""
+    """A configuration or input error, said in one or two plain lines; exit code 2."""
 
     def __str__(self) -> str:
         return printable(super().__str__())
@@ -43,10 +43,7 @@ class BadFile(Exception):
 
 
 class ItemFailed(Exception):
-    """One item fails, the rest goes on. `kind`: a few words for the tally; `detail`: the reason.
-
-    lasting: the same call would fail alike.
-    """
+    """One item fails, the rest goes on: `kind` for the tally, `lasting` if it would fail again."""
 
     def __init__(self, kind: str, detail: str = "", *, lasting: bool = False):
         super().__init__(detail or kind)
@@ -56,20 +53,17 @@ class ItemFailed(Exception):
 
 
 def is_safe_name(name: object) -> bool:
-    """Tell whether a name from outside may become a file name.
-
-    Letters, digits, `._-`, no leading dot, at most 200 characters.
-    """
+    """Return whether a name from outside may become a file name."""
     return isinstance(name, str) and _SAFE_NAME.fullmatch(name) is not None
 
 
 def clean_text(text: str) -> str:
-    """Replace lone surrogates by U+FFFD: they cannot be written as UTF-8."""
+    """Return the text with lone surrogates replaced by U+FFFD: UTF-8 cannot hold them."""
     return _SURROGATE.sub("\ufffd", text)
 
 
 def printable(text: str) -> str:
-    """Show control and direction marks as escapes: a terminal would obey them."""
+    """Return the text with control and direction marks as escapes: a terminal would obey them."""
     return _CONTROL.sub(lambda mark: mark[0].encode("unicode_escape").decode(), text)
 
 
@@ -78,22 +72,18 @@ def digest(*parts: str) -> str:
     hasher = hashlib.sha256()
     for part in parts:
         data = part.encode("utf-8", "surrogatepass")
-        hasher.update(b"%d:" % len(data))
-        hasher.update(data)
+        hasher.update(b"%d:%b" % (len(data), data))
     return hasher.hexdigest()
 
 
-# ---------------------------------------------------------------------------------- write and read
-
-
 def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
-    """Write `data` to `path` whole or not at all; makes the folder. Raises OSError.
+    """Write `data` to `path` whole or not at all, and make its folder. Raises OSError.
 
     What the next run makes again from other files need not be `durable`: it waits for no disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{_WRITER}.{os.getpid()}.tmp"
+    temporary = path.parent / f".{path.name}.{_STAGE}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -107,7 +97,7 @@ def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
 
 
 def write_json(path: Path | str, value: object) -> None:
-    """Write `value` as one JSON document."""
+    """Write `value` as one JSON document. Raises OSError."""
     write_bytes(path, json_bytes(value))
 
 
@@ -125,10 +115,11 @@ def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
 
     Raises FileNotFoundError when there is none, BadFile when it is torn or lacks a key.
     """
+    path = Path(path)
+    if not path.is_file() and path.exists():  # to read a pipe would wait for ever
+        raise BadFile(path, "a folder or a pipe where a file was expected")
+    data = path.read_bytes()
     try:
-        if not stat.S_ISREG(os.stat(path).st_mode):  # to read a pipe would wait for ever
-            raise BadFile(path, "a folder or a pipe where a file was expected")
-        data = Path(path).read_bytes()
         try:
             value = from_json(data)
         except ValueError:
@@ -144,10 +135,7 @@ def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
 
 
 def turn_files(folder: Path | str) -> list[Path]:
-    """Return the per-turn `*.json` of a folder in natural order (2 before 10).
-
-    Names with a leading `_` or `.` are no turns, nor are folders and pipes.
-    """
+    """Return the `*.json` of a folder in natural order (2 before 10), but for `_*` and `.*`."""
     try:
         names = os.listdir(folder)
     except FileNotFoundError:
@@ -158,28 +146,25 @@ def turn_files(folder: Path | str) -> list[Path]:
 
 
 def natural_key(name: str) -> list:
-    """Return a sort key that reads digit runs as numbers."""
-    parts = re.split(r"([0-9]{1,18})", name)
+    """Return a sort key that reads runs of digits as numbers."""
+    parts = re.split(r"([0-9]{1,18})", name)  # int() refuses texts of thousands of digits
     return [int(part) if index % 2 else part for index, part in enumerate(parts)]
 
 
 def quarantine(path: Path) -> Path:
     """Rename a torn or foreign file to `<name>.bad` (`.bad2`, ...) and return its new path."""
-    aside = path.with_name(path.name + ".bad")
+    new_path = path.with_name(path.name + ".bad")
     number = 2
-    while aside.exists():
-        aside = path.with_name(f"{path.name}.bad{number}")
+    while new_path.exists():
+        new_path = path.with_name(f"{path.name}.bad{number}")
         number += 1
-    os.replace(path, aside)
-    return aside
-
-
-# ------------------------------------------------------------------------------------------- lock
+    os.replace(path, new_path)
+    return new_path
 
 
 @contextmanager
 def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None = None):
-    """Hold `folders` for one run of `stage`; raises UserError when another run has one of them.
+    """Hold `folders` for one run of `stage`. Raises UserError when another run has one of them.
 
     A run holds `_lock_<stage>`, a shard (I, N) `_lock_<stage>_<I>_of_<N>`, by flock(2), which the
     kernel drops when its holder dies. Only shards of one N run side by side: those of another N
@@ -187,18 +172,18 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
     """
     name = f"_lock_{stage}"
     process = f"process {os.getpid()} on {socket.gethostname()}"
-    told = f"in use by {process}"
+    holder = f"in use by {process}"
     if shard:
         name += f"_{shard[0]}_of_{shard[1]}"
-        told = f"shard {shard[0]}/{shard[1]} is at work ({process})"
+        holder = f"shard {shard[0]}/{shard[1]} is at work ({process})"
     with ExitStack() as stack:
         for folder in map(Path, folders):
             folder.mkdir(parents=True, exist_ok=True)
             file = stack.enter_context(open(folder / name, "a+", encoding="utf-8"))
             _flock(file, fcntl.LOCK_EX)
-            stack.callback(file.truncate, 0)  # a finished folder tells nothing of its process
+            stack.callback(file.truncate, 0)  # a finished folder names no process
             file.truncate(0)
-            file.write(told)
+            file.write(holder)
             file.flush()
             # Our own lock is held by now: of two that start at once at most one goes on.
             for path in folder.glob(f"_lock_{stage}*"):
@@ -206,9 +191,8 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
                 if path.name != name and not beside_us:
                     with open(path, encoding="utf-8") as other:
                         _flock(other, fcntl.LOCK_SH)
-            if not shard:
-                for path in folder.glob(f".*.{_WRITER}.*.tmp"):
-                    path.unlink(missing_ok=True)
+            for path in [] if shard else folder.glob(f".*.{_STAGE}.*.tmp"):
+                path.unlink(missing_ok=True)
         yield
 
 
