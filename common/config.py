@@ -6,17 +6,15 @@ defaults with comments, for editing; a test holds the two together.
 
 from __future__ import annotations
 
-import difflib
 import os
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
 
-from dotenv import dotenv_values
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
 
 from common.files import UserError
@@ -45,7 +43,9 @@ class _Section(BaseModel):
         known = list(cls.model_fields)
         for key in table if isinstance(table, dict) else []:
             if key not in known:
-                near = difflib.get_close_matches(key, known, n=1)
+                from difflib import get_close_matches  # here, because few files have a wrong key
+
+                near = get_close_matches(key, known, n=1)
                 hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
                 raise ValueError(f"has no key {key!r}; {hint}")
         return table
@@ -62,6 +62,7 @@ class _Call(_Section):
     """How a model is called: shared by [generate], [judge] and [judge.override."maker/model"]."""
 
     provider: str = ""
+    # Kimi's maker asks for 1.0 and 0.95 while thinking.
     temperature: float = Field(1.0, ge=0, le=2)
     top_p: float = Field(0.95, ge=0.01, le=1)
     # Kimi-K2.6 at 4,096 spends all on reasoning; its maker says >= 16,000.
@@ -70,12 +71,12 @@ class _Call(_Section):
     max_tokens_cap: int = Field(64000, ge=1, le=1_000_000)
     extra_body: dict[str, JsonValue] = {}
     stream: bool = True
-    concurrency: int = Field(32, ge=1, le=4096)
+    concurrency: int = Field(32, ge=1, le=4096)  # the most; the pace finds what a provider takes
     stall_s: float = Field(120.0, ge=0.1, le=3600)  # cold models take a minute to the first byte
     timeout_s: float = Field(900.0, ge=1, le=86400)  # Chutes gives an upstream attempt 600 s
-    retry_budget_s: float = Field(600.0, ge=0, le=86400)
-    outage_s: float = Field(120.0, ge=1, le=86400)
-    bad_reply_tries: int = Field(4, ge=1, le=20)
+    retry_budget_s: float = Field(600.0, ge=0, le=86400)  # as long as one of those attempts
+    outage_s: float = Field(120.0, ge=1, le=86400)  # as long as a cold model may be silent
+    bad_reply_tries: int = Field(4, ge=1, le=20)  # chosen, not measured
 
 
 class CallSettings(_Call):
@@ -87,16 +88,14 @@ class CallSettings(_Call):
     model: ModelId
 
     def sampling(self) -> dict:
-        return {
-            "temperature": self.temperature,
-            "top_p": self.top_p,
-            "max_tokens": self.max_tokens,
-            **self.extra_body,
-        }
+        """Return the request's fields that shape a reply."""
+        sampling = self.model_dump(include={"temperature", "top_p", "max_tokens"})
+        return {**sampling, **self.extra_body}
 
 
 class Generate(CallSettings):
     model: ModelId = "moonshotai/Kimi-K2.6-TEE"
+    # Some 50,000 and 10,000 tokens, beside a chat, of the 131,072 that the smallest context holds.
     max_record_chars: int = Field(200_000, ge=1000, le=10_000_000)
     max_patch_chars: int = Field(40_000, ge=1000, le=1_000_000)
 
@@ -123,18 +122,20 @@ class Confirm(_Section):
 
     provider: str = ""
     models: list[ModelId] = []
+    # Measured: tests/BENCHMARKS.md, what lands in final/.
     band: list[Annotated[float, Field(ge=0, le=100)]] = Field([73, 90], min_length=2, max_length=2)
     peek: bool = True
 
 
 class Duel(_Section):
+    """The gate. The margin, the share and the level are chosen; a user sets his own."""
+
     win_margin: float = Field(2.0, ge=0, le=100)
     min_valid_turn_frac: float = Field(0.5, ge=0, le=1)
     alpha: float = Field(0.05, ge=0.0001, le=0.5)
     resamples: int = Field(10000, ge=100, le=1_000_000)
     seed: int = Field(0, ge=0, le=2**32 - 1)
-    # No interval of ours holds its level below five.
-    min_instances: int = Field(5, ge=2, le=10_000)
+    min_instances: int = Field(5, ge=2, le=10_000)  # below five no bound of ours holds its level
 
 
 class Config(_Section):
@@ -183,65 +184,63 @@ def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
         raise UserError(f"{path}: {_explain(error.errors()[0])}") from None
     for name, provider in config.provider.items():
         check_address(provider.base_url, f"{path}: [provider.{name}] base_url", "key_env")
-
-    wrong = []
-    if config.confirm.band[0] > config.confirm.band[1]:
-        wrong.append(f"[confirm] band = {config.confirm.band}: expected the lower score first")
-    for section in ("judge", "confirm"):
-        models = getattr(config, section).models
-        if len(set(models)) < len(models):
-            wrong.append(f"[{section}] models = {models}: expected none twice")
-    calls = [("generate", config.generate)]
-    calls += [("judge", config.judge_call(model)) for model in config.judge.models]
-    calls += [("confirm", config.confirm_call(model)) for model in config.confirm.models]
-    for section, call in calls:
-        place = f"{call.model}, [{section}]"
-        if call.provider and call.provider not in config.provider:
-            what = f"there is no section [provider.{call.provider}] with its base_url and key_env"
-            wrong.append(f"{place} provider = {call.provider!r}: {what}")
-        if call.max_tokens > call.max_tokens_cap:
-            what = f"expected at most max_tokens_cap, which is {call.max_tokens_cap}"
-            wrong.append(f"{place} max_tokens = {call.max_tokens}: {what}")
-        for key in sorted(_OUR_FIELDS & call.extra_body.keys()):
-            wrong.append(f"{place} extra_body: {key!r} has no place there")
-    if wrong:
-        raise UserError(f"{path}: {wrong[0]}")
+    for problem in _problems(config):
+        raise UserError(f"{path}: {problem}")
     return config
 
 
+def _problems(config: Config) -> Iterator[str]:
+    """Yield what is wrong where keys, each right by itself, do not fit together."""
+    if config.confirm.band[0] > config.confirm.band[1]:
+        yield f"[confirm] band = {config.confirm.band}: expected the lower score first"
+    calls = [("generate", config.generate)]
+    for section in ("judge", "confirm"):
+        models = getattr(config, section).models
+        if len(set(models)) < len(models):
+            yield f"[{section}] models = {models}: expected none twice"
+        ask = config.judge_call if section == "judge" else config.confirm_call
+        calls += [(section, ask(model)) for model in models]
+    for section, call in calls:
+        key = f"{call.model}, [{section}]"
+        if call.provider and call.provider not in config.provider:
+            missing = f"[provider.{call.provider}] with its base_url and key_env"
+            yield f"{key} provider = {call.provider!r}: there is no section {missing}"
+        if call.max_tokens > call.max_tokens_cap:
+            most = f"at most max_tokens_cap, which is {call.max_tokens_cap}"
+            yield f"{key} max_tokens = {call.max_tokens}: expected {most}"
+        for field_name in sorted(_OUR_FIELDS & call.extra_body.keys()):
+            yield f"{key} extra_body: {field_name!r} has no place there"
+
+
 def _explain(error: dict) -> str:
-    """Say in a line what pydantic found wrong, and where."""
-    names = [name for name in error["loc"] if isinstance(name, str)]  # no places in lists
+    """Return in a line what pydantic found wrong, and where."""
+    names = [name for name in error["loc"] if isinstance(name, str)]  # no positions in lists
     names = [name if name.isidentifier() else f'"{name}"' for name in names]
     words = error["msg"].removeprefix("Value error, ")
-    if error["type"] == "value_error":  # an unknown key, so that the place is its section
+    if error["type"] == "value_error":  # an unknown key: its section is all that is known
         return f"[{'.'.join(names)}] {words}" if names else words
     *section, key = names
-    place = f"[{'.'.join(section)}] {key}" if section else key
+    where = f"[{'.'.join(section)}] {key}" if section else key
     if error["type"] == "missing":
-        return f"{place} is missing"
-    if key == "key_env":  # it may be the key itself
-        name = "the NAME of the variable in .env that holds the key"
-        return f"{place}: expected {name}, never the key itself"
-    return f"{place} = {error['input']!r:.200}: {words}"
+        return f"{where} is missing"
+    if key == "key_env":  # it may be the key itself: never shown
+        return f"{where}: expected the NAME of the variable in .env, never the key itself"
+    return f"{where} = {error['input']!r:.200}: {words}"
 
 
-def check_address(base_url: str, place: str, key_place: str) -> None:
-    """Raise UserError where this is no address, or one with a user or a password."""
+def check_address(base_url: str, setting: str, key_setting: str) -> None:
+    """Raise UserError where `setting` holds no address, or one with a user or a password."""
     try:
         address = urlsplit(base_url)
         is_right = address.scheme in ("http", "https") and address.hostname and address.port != 0
     except ValueError:  # such as a port above 65535
         is_right = False
     if not is_right:
-        raise UserError(
-            f"{place} = {base_url[:200]!r}: expected an address such as {DEFAULT_BASE_URL}."
-        )
+        example = f"expected an address such as {DEFAULT_BASE_URL}"
+        raise UserError(f"{setting} = {base_url[:200]!r}: {example}.")
     if "@" in address.netloc:
-        raise UserError(
-            f"{place} holds a user or a password. "
-            f"Put the key into {key_place}, the address without it here."
-        )
+        where = f"Put the key into {key_setting}, the address without it here."
+        raise UserError(f"{setting} holds a user or a password. {where}")
 
 
 def find_setting_file(name: str) -> Path | None:
@@ -257,65 +256,66 @@ def find_setting_file(name: str) -> Path | None:
 
 @dataclass(frozen=True)
 class Endpoint:
-    """Where a provider is and what it is asked with. The key's value appears in no repr."""
+    """A provider's address and key, and in words where the user changes them."""
 
     base_url: str
     api_key: str = field(repr=False)
-    url_place: str  # where the user changes it
+    url_place: str
     key_place: str
 
 
 @dataclass(frozen=True)
 class Environment:
-    """What .env and the environment say: the providers by name ("" is .env's own), the mode."""
+    """The providers by name ("" is .env's own), and the duel's mode."""
 
     providers: dict[str, Endpoint]
     duel_mode: int
 
 
 def load_environment(config: Config, calls: Iterable[CallSettings]) -> Environment:
-    """Return the mode, and the providers that `calls` go to. Raises UserError.
-
-    A key is demanded only where it is known to be needed: local servers mostly need none.
-    """
+    """Return the mode, and the providers that `calls` go to. Raises UserError."""
     values = environment_values()
-    base_url = (values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL).strip()
-    known = dict(config.provider)
-    known[""] = Provider(base_url=base_url, key_env="CHUTES_API_KEY")
-    providers = {}
-    for name in {call.provider for call in calls}:
-        base_url = known[name].base_url.strip().rstrip("/")
-        key_name = known[name].key_env
-        if name:
-            url_place = f"[provider.{name}] base_url in chain.toml"
-            needs_key = key_name != ""
-        else:
-            check_address(base_url, "CHUTES_BASE_URL", "CHUTES_API_KEY")
-            url_place = "CHUTES_BASE_URL in .env"
-            needs_key = base_url == DEFAULT_BASE_URL
-        api_key = (values.get(key_name) or "").strip()
-        if not api_key.isascii() or not api_key.isprintable():
-            raise UserError(f"{key_name} holds characters that no key has. Copy it anew.")
-        if needs_key and not api_key:
-            raise UserError(
-                f"{key_name} is not set. Write it into .env here (.env.example shows how), "
-                f"or the address of a server that needs none into {url_place}."
-            )
-        key_place = f"{key_name or 'the key'} in .env"
-        providers[name] = Endpoint(base_url, api_key, url_place, key_place)
-    mode = (values.get("DUEL_MODE") or "2").strip()
+    mode = values.get("DUEL_MODE") or "2"
     if mode not in ("1", "2"):
+        modes = "2 (challenger against king) or 1 (against the reference)"
+        raise UserError(f"DUEL_MODE = {mode[:40]!r}: expected {modes}.")
+    names = {call.provider for call in calls}
+    return Environment({name: _endpoint(name, config, values) for name in names}, int(mode))
+
+
+def _endpoint(name: str, config: Config, values: dict[str, str]) -> Endpoint:
+    """Return a provider of chain.toml, or for "" the one of .env. Raises UserError."""
+    if name:
+        base_url = config.provider[name].base_url.strip()
+        key_name = config.provider[name].key_env
+        url_place = f"[provider.{name}] base_url in chain.toml"
+    else:
+        base_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
+        key_name = "CHUTES_API_KEY"
+        url_place = "CHUTES_BASE_URL in .env"
+        check_address(base_url, "CHUTES_BASE_URL", key_name)
+    base_url = base_url.rstrip("/")
+    api_key = values.get(key_name, "")
+    if not api_key.isascii() or not api_key.isprintable():
+        raise UserError(f"{key_name} holds characters that no key has. Copy it anew.")
+    # Local servers mostly need no key: one is asked for where it is named, and for Chutes.
+    if not api_key and key_name and (name or base_url == DEFAULT_BASE_URL):
         raise UserError(
-            f"DUEL_MODE = {mode[:40]!r}: expected 2 (challenger against king) "
-            "or 1 (against the reference)."
+            f"{key_name} is not set. Write it into .env here (.env.example shows how), "
+            f"or the address of a server that needs none into {url_place}."
         )
-    return Environment(providers, int(mode))
+    return Endpoint(base_url, api_key, url_place, f"{key_name or 'the key'} in .env")
 
 
-def environment_values() -> dict[str, str | None]:
-    """Return the environment over the nearest .env. Raises UserError."""
+def environment_values() -> dict[str, str]:
+    """Return the environment over the nearest .env, values stripped. Raises UserError."""
     path = find_setting_file(".env")
-    text = path.read_text(encoding="utf-8-sig", errors="replace") if path else ""
-    if "\0" in text or "\ufffd" in text:
-        raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
-    return {**dotenv_values(stream=StringIO(text)), **os.environ}
+    values = {}
+    if path is not None:
+        from dotenv import dotenv_values  # here, because many machines have no .env
+
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        if "\0" in text or "\ufffd" in text:
+            raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
+        values = dotenv_values(stream=StringIO(text))
+    return {name: (value or "").strip() for name, value in {**values, **os.environ}.items()}
