@@ -19,7 +19,6 @@ from typing import TextIO
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
-_STAGE = Path(sys.argv[0]).stem or "python"  # in temporary names: each stage sweeps its own
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 # File systems take 255 bytes: 200 leave room for what temporary names and the folders' lists add.
@@ -83,7 +82,7 @@ def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{_STAGE}.{os.getpid()}.tmp"
+    temporary = path.parent / f".{path.name}.{_script()}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -94,6 +93,11 @@ def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
+
+
+def _script() -> str:
+    """Return who writes, for temporary names: each stage removes its own."""
+    return Path(sys.argv[0]).stem or "python"
 
 
 def write_json(path: Path | str, value: object) -> None:
@@ -191,7 +195,7 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
                 if path.name != name and not beside_us:
                     with open(path, encoding="utf-8") as other:
                         _flock(other, fcntl.LOCK_SH)
-            for path in [] if shard else folder.glob(f".*.{_STAGE}.*.tmp"):
+            for path in [] if shard else folder.glob(f".*.{_script()}.*.tmp"):
                 path.unlink(missing_ok=True)
         yield
 

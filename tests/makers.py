@@ -16,7 +16,7 @@ from common.turns import ORDERS, PROMPTS_PER_FILE, text_digests, turn_score
 
 REPLY = "THOUGHT: I list the files to see what there is.\n\n```bash\nls -la\n```"
 JUDGES = ("maker-a/judge-1", "maker-b/judge-2", "maker-c/judge-3")
-MOST = 2 * len(METRICS) * len(ORDERS) * len(JUDGES)  # half-points of a turn: 60
+MOST = 2 * len(METRICS) * len(ORDERS) * len(JUDGES)  # half-points of a turn: two a call
 PATCH = """\
 diff --git a/gears/ratio.py b/gears/ratio.py
 --- a/gears/ratio.py
@@ -159,12 +159,30 @@ def make_answer(number: int, prompt: dict | None = None, **fields) -> dict:
     return {**answer, **fields}
 
 
-def make_verdict(judge: str, order: str, half_points: list[int] | None, **fields) -> dict:
+def at_score(percent: float, judges=JUDGES) -> int:
+    """Return the half-points of a turn that make this score, or the nearest one below."""
+    return int(percent * 2 * len(METRICS) * len(ORDERS) * len(judges) / 100)
+
+
+def verdict_calls(winner: str = "draw", order: str = ORDERS[0]) -> dict[str, int]:
+    """Return a judge's call on every metric: `winner` is "challenger", "king" or "draw"."""
+    first, second = ("challenger", "king") if order == ORDERS[0] else ("king", "challenger")
+    return dict.fromkeys(METRICS, {first: 1, second: 2, "draw": 0}[winner])
+
+
+def verdict_text(winner: str = "draw", order: str = ORDERS[0], **changed) -> str:
+    """Return a judge's whole answer, JSON with its reason; `changed` replaces calls."""
+    return json.dumps({**verdict_calls(winner, order), "reason": "because", **changed})
+
+
+def make_verdict(judge: str, order: str, half_points: list[int] | int | None, **fields) -> dict:
     """Return one verdict by its half-points (2 a win of the challenger, 0 a loss) by metric.
 
-    Without half-points it is one that could not be read.
+    One number stands for all metrics. Without half-points it is one that could not be read.
     """
     calls = None
+    if isinstance(half_points, int):
+        half_points = [half_points] * len(METRICS)
     if half_points is not None:
         shown = (2, 0, 1) if order == "challenger-first" else (1, 0, 2)
         calls = {metric: shown[half] for metric, half in zip(METRICS, half_points)}

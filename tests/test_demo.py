@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import atexit
 import os
 import re
+import shutil
 import subprocess
 import sys
+import tempfile
+import threading
+from functools import cache
+from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
+from common.demo.__main__ import STAMP, prepare
 from common.demo.build import version
 from common.demo.rules import rule_reply
 from common.turns import BUCKETS
@@ -43,9 +50,11 @@ def calls(run):
     return int(re.search(r"answered (\d+) calls", run.stdout).group(1))
 
 
-@pytest.fixture(scope="module")
-def first(tmp_path_factory):
-    folder = tmp_path_factory.mktemp("first")
+@cache
+def demo_and_rerun() -> tuple:
+    """Run the demo twice beside settings and a key of the user's own; return folder and run."""
+    folder = Path(tempfile.mkdtemp())
+    atexit.register(shutil.rmtree, folder)
     (folder / "chain.toml").write_text(
         '[generate]\nprovider = "mine"\n[judge]\nmodels = ["a/users-own"]\n'
         '[provider.mine]\nbase_url = "http://127.0.0.1:9/v1"\n'
@@ -53,7 +62,28 @@ def first(tmp_path_factory):
     (folder / ".env").write_text(f"CHUTES_API_KEY={REAL_KEY}\n")
     run = demo(folder)
     assert run.returncode == 0, run.stdout + run.stderr
+    answers = folder.joinpath("demo", "answer_0").glob("prompts_*.json")
+    before = {path: path.read_bytes() for path in answers}
+    again = demo(folder)
+    assert again.returncode == 0 and calls(run) > 200 and calls(again) == 0
+    assert before == {path: path.read_bytes() for path in before}
     return folder, run
+
+
+_one_at_a_time = threading.Lock()
+
+
+@pytest.mark.background
+def test_a_rerun_asks_nothing(tmp_path):
+    with _one_at_a_time:
+        demo_and_rerun()
+
+
+@pytest.fixture
+def first():
+    """The finished demo's folder and what it printed."""
+    with _one_at_a_time:
+        return demo_and_rerun()
 
 
 def test_the_last_line_is_the_report_and_the_rules_are_named(first):
@@ -96,35 +126,24 @@ def test_nothing_outside_and_no_key_inside(first):
         assert path.is_dir() or REAL_KEY.encode() not in path.read_bytes(), path
 
 
-def test_a_rerun_asks_nothing_and_a_folder_of_another_version_is_made_anew(first):
-    folder, run = first
-    before = {path: path.read_bytes() for path in (folder / "demo").glob("answer_0/prompts_*.json")}
-    again = demo(folder)
-    assert again.returncode == 0 and calls(run) > 200 and calls(again) == 0
-    assert before == {path: path.read_bytes() for path in before}
-    (folder / "demo" / "data" / "version.txt").write_text("older")
-    (folder / "demo" / "answer_0" / "left_over_1.json").write_text("{}")
-    anew = demo(folder)
-    assert anew.returncode == 0 and calls(anew) == calls(run) and "made anew" in anew.stdout
-    assert not (folder / "demo" / "answer_0" / "left_over_1.json").exists()
+def test_a_folder_of_another_version_is_made_anew_and_the_users_own_is_left_alone(
+    tmp_path, monkeypatch, capsys
+):
+    monkeypatch.chdir(tmp_path)
+    assert prepare() is None and capsys.readouterr().out == ""
+    left_over = tmp_path / "demo" / "left_over.json"
+    left_over.write_text("{}")
+    assert prepare() is None and left_over.exists()
+    STAMP.write_text("older")
+    assert prepare() is None and "made anew" in capsys.readouterr().out
+    assert not left_over.exists() and STAMP.read_text() == version()
 
-
-@pytest.mark.background
-def test_a_folder_or_a_key_of_the_users_own_is_left_alone(tmp_path):
-    (tmp_path / "demo").mkdir()
-    (tmp_path / "demo" / "mine.txt").write_text("mine")
-    run = demo(tmp_path)
-    assert (
-        run.returncode == 2
-        and "not made by the demo" in run.stderr
-        and "Traceback" not in run.stderr
-    )
-    (tmp_path / "demo" / "data").mkdir()
-    (tmp_path / "demo" / "data" / "version.txt").write_text("older")
     (tmp_path / "demo" / ".env").write_text("CHUTES_API_KEY=" + REAL_KEY)
-    run = demo(tmp_path)
-    assert run.returncode == 2 and ".env" in run.stderr and REAL_KEY not in run.stderr
-    assert (tmp_path / "demo" / "mine.txt").read_text() == "mine"
+    STAMP.write_text("older")
+    assert ".env" in prepare() and REAL_KEY not in prepare()
+    STAMP.unlink()
+    assert "not made by the demo" in prepare()
+    assert (tmp_path / "demo" / ".env").exists()
 
 
 @pytest.mark.background

@@ -1,9 +1,9 @@
-"""Runs stages for the tests without importing openai, pyarrow and the like again for each.
+"""Runs stages for the tests without importing openai, common/ and the like again for each.
 
-A process of its own, which runner.py starts once a session. It imports the heavy packages, then
-forks for each request; the child takes over the request's directory, environment, arguments and
-streams, and runs the real script as `__main__`. Nothing of the project is imported before the
-fork, and none that complains of objects never freed (duckdb).
+A process of its own, which runner.py starts once a session. It imports the heavy packages and what
+the scripts share, then forks for each request; the child takes over the request's directory,
+environment, arguments and streams, and runs the real script as `__main__`. Not imported before the
+fork: what complains of objects never freed (duckdb, and so common/sampling).
 
 Reads requests from file descriptor 0, a socket: one JSON line with four file descriptors beside
 it (the child's stdin, stdout and stderr, and where to write its pid and at the end its exit code).
@@ -22,6 +22,7 @@ import socket
 import sys
 import threading
 import warnings
+from pathlib import Path
 
 PRELOAD = (
     "aiohttp",
@@ -29,6 +30,9 @@ PRELOAD = (
     "argparse",
     "difflib",
     "dotenv",
+    "jinja2",
+    "pandas",
+    "unidiff",
     "filelock",
     "httpcore2",
     "huggingface_hub.repocard",
@@ -43,8 +47,17 @@ PRELOAD = (
 )
 
 
+HOUSE = Path(__file__).resolve().parent.parent
+ROOMS = (".", "client", "audit", "duel", "report")
+
+
 def main() -> None:
-    for name in PRELOAD:
+    sys.path[0] = str(HOUSE)
+    names = list(PRELOAD)
+    for room in ROOMS:
+        for path in sorted(HOUSE.joinpath("common", room).glob("*.py")):
+            names.append(".".join(path.relative_to(HOUSE).with_suffix("").parts))
+    for name in names:
         try:
             importlib.import_module(name)
         except ImportError:
