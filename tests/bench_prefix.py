@@ -61,8 +61,10 @@ def measure(folder: Path) -> None:
         for asked, prompts in prompts_of(answer, record, max_patch_chars).items():
             texts = [as_text(prompt) for prompt in prompts]
             for number, text in enumerate(texts):
-                shared = [len(os.path.commonprefix([text, one])) for one in texts[:number]]
-                cached[asked] = cached.get(asked, 0) + max(shared, default=0)
+                shared = 0
+                for earlier in texts[:number]:
+                    shared = max(shared, len(os.path.commonprefix([text, earlier])))
+                cached[asked] = cached.get(asked, 0) + shared
                 whole[asked] = whole.get(asked, 0) + len(text)
     os.chdir(here)
     print(f"{'prompts to one model':40}{'characters':>12}{'cacheable':>12}{'share':>8}")

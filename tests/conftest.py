@@ -8,6 +8,7 @@ the test stands in its file, its outcome is told. It may take `tmp_path` and par
 from __future__ import annotations
 
 import inspect
+import os
 import sys
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -46,7 +47,17 @@ def pytest_collection_modifyitems(config, items):
 
 
 @pytest.fixture(scope="session", autouse=True)
-def background_tests(request, tmp_path_factory):
+def no_env_of_the_users_own(tmp_path_factory):
+    """Work in an empty folder, below an empty .env: the search for one ends there.
+
+    It stands above each `tmp_path`, too; `runner.start` sees to folders further down.
+    """
+    tmp_path_factory.getbasetemp().joinpath(".env").touch()
+    os.chdir(tmp_path_factory.mktemp("empty"))
+
+
+@pytest.fixture(scope="session", autouse=True)
+def background_tests(request, tmp_path_factory, no_env_of_the_users_own):
     """Start all tests marked `background` that are to be run; a single test is left alone."""
     pool = ThreadPoolExecutor(BACKGROUND_THREADS)
     items = request.session.items

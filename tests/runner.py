@@ -51,6 +51,9 @@ def clean_environment(server=None, **extra: str) -> dict[str, str]:
 def start(script: str, *flags: str, cwd: Path, server=None, fresh=False, **extra: str):
     """Start a stage; returns what subprocess.Popen would. `extra` goes into the environment."""
     argv = [str(REPO / script), *flags]
+    above = Path(cwd).resolve().parent / ".env"
+    if not above.exists() and not Path(cwd, ".env").exists():
+        above.touch()  # so that the user's own, beside the scripts, is not found
     environment = clean_environment(server, **extra)
     # An interpreter reads these when it starts.
     fresh = fresh or any(name.startswith(("PYTHON", "LANG", "LC_")) for name in extra)

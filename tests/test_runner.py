@@ -5,9 +5,11 @@ from __future__ import annotations
 import signal
 import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
+from common.config import find_setting_file
 from common.demo.server import Server
 from makers import REPLY, make_sample, write_settings
 from runner import KEY, stage, start
@@ -42,6 +44,15 @@ def test_signals_reach_the_stage_itself(tmp_path, number, code, fresh):
         process.send_signal(number)
         process.communicate(timeout=30)
     assert process.returncode == process.poll() == process.wait() == code
+
+
+def test_no_env_of_the_users_own_is_found(tmp_path, monkeypatch):
+    folder = tmp_path / "below"
+    folder.mkdir()
+    stage("king.py", "--help", cwd=folder)
+    for here in (Path(), tmp_path, folder):
+        monkeypatch.chdir(here)
+        assert find_setting_file(".env").read_text() == ""
 
 
 def test_each_stage_has_its_own_directory_environment_and_modules(tmp_path, server):

@@ -65,8 +65,8 @@ def main() -> int:
             print(f"\n$ python {' '.join(command)}", flush=True)
             code = run_stage(command)
             if code:
-                told = f"{command[0]} ended with exit code {code}: the demo stops here."
-                print(told, file=sys.stderr)
+                stopped = f"{command[0]} ended with exit code {code}: the demo stops here."
+                print(stopped, file=sys.stderr)
                 return code
         print(f"\nThe local server answered {len(server.chats)} calls.")
     print(NOTICE)

@@ -13,6 +13,7 @@ from zlib import crc32
 
 from common.audit.protocol import bash_blocks, protocol_problem
 from common.audit.styles import action_style
+from common.config import METRICS
 
 _BRIEFING = re.compile(r"\n\n\[\w+\] What follows is no output|\n.{0,40}HIDDEN PR RECORD")
 _JUDGED_REPLY = r"=== (\w+) {name} ===\n(.*?)\n=== \1 END OF {name} ==="
@@ -53,7 +54,7 @@ class Seen:
         users = [message["content"] for message in messages if message["role"] == "user"]
         replies = [message["content"] for message in messages if message["role"] == "assistant"]
         issue = users[0] if users else ""
-        words = [one or two for one, two in _CODE_WORD.findall(issue)]
+        words = [quoted or bare for quoted, bare in _CODE_WORD.findall(issue)]
         self.messages = messages
         self.shown = "\n".join(shown)
         self.paths = list(dict.fromkeys(_PATH.findall("\n".join(users[1:]))))
@@ -100,8 +101,8 @@ def king(seen: Seen) -> str:
         )
         return turn(thought, "ls -laR . | head -200")
     if kind == 8:
-        one = turn("I'll list the files and see what has changed.", "ls")
-        return one + "\n\n```bash\ngit status\n```"
+        listing = turn("I'll list the files and see what has changed.", "ls")
+        return listing + "\n\n```bash\ngit status\n```"
     return turn("I'll get an overview of the files first.", "find . -type f | head -50")
 
 
@@ -210,9 +211,9 @@ def judge(prompt: str, model: str) -> str:
         if name in model.lower():
             taste = _TASTES[name]
     verdict: dict = {}
-    for metric in vars(first):
-        lead = getattr(first, metric) - getattr(second, metric)
-        if abs(lead) >= getattr(taste, metric):
+    for metric in METRICS:
+        lead = getattr(first, metric, 0) - getattr(second, metric, 0)  # no rule for it: equal
+        if lead and abs(lead) >= getattr(taste, metric):
             verdict[metric] = 1 if lead > 0 else 2
         else:
             verdict[metric] = 2 if taste.leans_on == metric else 0

@@ -21,8 +21,6 @@ import asyncio
 import json
 import os
 import random
-import socket
-import struct
 import sys
 import threading
 import time
@@ -31,24 +29,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 
-from common.demo.completions import (
-    ANY_ID,
-    MODELS,
-    OTHER_MODEL,
-    STREAM_ERROR,
-    count_tokens,
-    end_of_stream,
-    event,
-    model_row,
-    reply_events,
-    whole_reply,
-)
-from common.demo.faults import ERRORS, FAULTS, Reply, refusal, spoil
+from common.demo.chat import answer_chat
+from common.demo.completions import MODELS, OTHER_MODEL, model_row
+from common.demo.faults import ERRORS, FAULTS, Reply, refusal
 from common.demo.rules import rule_reply
-from common.demo.transport import chunk, head, read_head, send, send_split, to_json
-
-_BROKEN_STREAMS = ("comments", "stall", "cut-stream", "error-line", "error-event")
-_STREAM_STEPS = 10  # in how many writes a stream is spread over `stream_s`
+from common.demo.transport import read_head, send
 
 
 @dataclass(eq=False)
@@ -60,7 +45,7 @@ class Server:
     chat route.
     """
 
-    reply: Callable = rule_reply  # body -> str or Reply
+    reply: Callable[[dict], str | Reply] = rule_reply  # of the request's body
     _: KW_ONLY
     faults: Callable | None = None  # (n, body) -> a name of FAULTS or None; n counts tries from 1
     key: str | None = None  # asked for when set
@@ -168,7 +153,7 @@ class Server:
             if request["fault"] in ERRORS:
                 send(writer, request, *refusal(request))
                 return True
-            return await self._chat(request, len(data), reader, writer)
+            return await answer_chat(self, request, len(data), reader, writer)
         finally:
             if not busy:
                 self.in_flight -= 1
@@ -201,102 +186,6 @@ class Server:
         if fault is not None and fault not in FAULTS:
             raise ValueError(f"no such fault: {fault!r}")
         return fault
-
-    async def _chat(self, request, prompt_bytes, reader, writer) -> bool:
-        """Send a reply, whole or streamed; return False when the connection is to be closed."""
-        body = request["body"]
-        fault = request["fault"]
-        reply = self.reply(body)
-        if not isinstance(reply, Reply):
-            reply = Reply(reply)
-        max_tokens = body.get("max_tokens") or body.get("max_completion_tokens") or 0
-        reply = spoil(reply, fault, max_tokens, self.length_enough)
-        delay_s = self.latency_s + reply.delay_s
-        if delay_s > 0:
-            await asyncio.sleep(delay_s)
-        if fault == "reset":
-            linger_0s = struct.pack("ii", 1, 0)
-            sock = writer.get_extra_info("socket")
-            sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger_0s)
-            writer.transport.abort()
-            return False
-        if fault == "silent":
-            return await self._hold(reader)
-        call_id = b"chatcmpl-%012d" % request["n"]
-        model = reply.model or body.get("model")
-        tokens = reply.usage or count_tokens(prompt_bytes, reply)
-        headers = {"X-Chutes-InvocationID": f"demo-{request['n']:012d}", **reply.headers}
-        if not body.get("stream") or fault == "not-stream":
-            whole = whole_reply(call_id, model, reply, tokens)
-            return await self._send_whole(request, whole, headers, reader, writer)
-        events = reply_events(model, reply, reply.chunks or self.events)
-        with_usage = (body.get("stream_options") or {}).get("include_usage")
-        end = end_of_stream(call_id, model, tokens if with_usage else None)
-        headers["Content-Type"] = "text/event-stream; charset=utf-8"
-        headers["Transfer-Encoding"] = "chunked"
-        writer.write(head(200, headers))
-        request["status"] = 200
-        if fault in _BROKEN_STREAMS:
-            return await self._break_stream(fault, events, reader, writer)
-        if fault == "crlf":
-            await send_split(writer, b"".join([*events, end]).replace(b"\n", b"\r\n"))
-        else:
-            await self._send_stream(writer, events, call_id)
-            writer.write(chunk(end) + chunk(b""))
-        request["finished_at"] = time.time()
-        return True
-
-    async def _send_whole(self, request, whole, headers, reader, writer) -> bool:
-        fault = request["fault"]
-        if fault in ("error-line", "error-event"):
-            whole = STREAM_ERROR
-        if fault not in ("cut-stream", "stall", "comments"):
-            send(writer, request, 200, whole, headers)
-            return True
-        data = to_json(whole)
-        length = {"Content-Type": "application/json", "Content-Length": len(data)}
-        writer.write(head(200, length))
-        writer.write(data[: len(data) // 2])
-        return fault != "cut-stream" and await self._hold(reader)
-
-    async def _send_stream(self, writer, events, call_id) -> None:
-        """Write all events under the call's own id, in steps where the stream takes its time."""
-        step = len(events)
-        if self.stream_s:
-            step = -(-len(events) // _STREAM_STEPS)
-        for at in range(0, len(events), step):
-            if at:
-                await asyncio.sleep(self.stream_s / _STREAM_STEPS)
-            part = b"".join(map(chunk, events[at : at + step]))
-            writer.write(part.replace(ANY_ID, call_id))
-
-    async def _break_stream(self, fault, events, reader, writer) -> bool:
-        """Write what comes before the fault, then the fault."""
-        if fault == "comments":
-            while not writer.is_closing() and not reader.at_eof():
-                writer.write(chunk(b": keep-alive\n\n"))
-                await writer.drain()
-                await asyncio.sleep(0.05)
-            return False
-        for one in events[: max(1, len(events) // 2)]:
-            writer.write(chunk(one))
-        if fault == "stall":
-            return await self._hold(reader)
-        if fault == "cut-stream":
-            return False
-        error = event(STREAM_ERROR)
-        if fault == "error-line":
-            error = error.removeprefix(b"data: ")
-        writer.write(chunk(error) + chunk(b""))
-        return True
-
-    async def _hold(self, reader) -> bool:
-        """Say nothing until the client goes or stall_s have passed."""
-        try:
-            await asyncio.wait_for(reader.read(1), self.stall_s)
-        except asyncio.TimeoutError:
-            pass
-        return False
 
 
 def main(argv: list[str] | None = None) -> None:

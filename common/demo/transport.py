@@ -46,8 +46,8 @@ def send(writer, request: dict, status: int, body: dict | str, headers: dict | N
     else:
         content_type = "application/json"
         data = to_json(body)
-    told = {"Content-Type": content_type, "Content-Length": len(data), **(headers or {})}
-    writer.write(head(status, told) + data)
+    length = {"Content-Type": content_type, "Content-Length": len(data)}
+    writer.write(head(status, {**length, **(headers or {})}) + data)
     request["status"] = status
     request["finished_at"] = time.time()
 
