@@ -2,7 +2,7 @@
 
 `@pytest.mark.background` (or `pytestmark = ...` for a file) starts a test on one of a few threads
 as soon as the session starts: its stages mostly wait for a server's clock or fill one core. Where
-the test stands in its file, its outcome is told. It may take `tmp_path` and parameters alone.
+the test stands in its file, its outcome is shown. It may take `tmp_path`, `server` and parameters.
 """
 
 from __future__ import annotations
@@ -25,10 +25,14 @@ BACKGROUND_THREADS = 2
 _outcomes: dict[pytest.Item, Future] = {}
 
 
+def new_server() -> Server:
+    """Return a local server whose every reply is REPLY, and which asks for the key."""
+    return Server(reply=lambda body: REPLY, key=KEY)
+
+
 @pytest.fixture
 def server():
-    """The local server; every reply is REPLY, and it asks for the key."""
-    with Server(reply=lambda body: REPLY, key=KEY) as server:
+    with new_server() as server:
         yield server
 
 
@@ -62,13 +66,23 @@ def background_tests(request, tmp_path_factory, no_env_of_the_users_own):
     pool = ThreadPoolExecutor(BACKGROUND_THREADS)
     items = request.session.items
     for item in items if len(items) > 1 else []:
-        parameters = dict(item.callspec.params) if hasattr(item, "callspec") else {}
-        wanted = set(inspect.signature(item.function).parameters)
-        if item.get_closest_marker("background") and wanted == {"tmp_path", *parameters}:
-            folder = tmp_path_factory.mktemp(item.originalname)
-            _outcomes[item] = pool.submit(item.function, tmp_path=folder, **parameters)
+        arguments = dict(item.callspec.params) if hasattr(item, "callspec") else {}
+        fixtures = set(inspect.signature(item.function).parameters) - arguments.keys()
+        if item.get_closest_marker("background") and fixtures <= {"tmp_path", "server"}:
+            if "tmp_path" in fixtures:
+                arguments["tmp_path"] = tmp_path_factory.mktemp(item.originalname)
+            _outcomes[item] = pool.submit(run_test, item.function, arguments, "server" in fixtures)
     yield
     pool.shutdown(cancel_futures=True)
+
+
+def run_test(test, arguments: dict, with_server: bool) -> None:
+    """Run a test with a server of its own where it takes one."""
+    if not with_server:
+        test(**arguments)
+        return
+    with new_server() as server:
+        test(server=server, **arguments)
 
 
 @pytest.hookimpl(tryfirst=True)

@@ -14,6 +14,8 @@ from common.demo.server import Server
 from makers import REPLY, make_sample, write_settings
 from runner import KEY, stage, start
 
+pytestmark = pytest.mark.background
+
 
 @pytest.mark.parametrize(
     "flags, code, fresh",

@@ -3,7 +3,7 @@
 A process of its own, which runner.py starts once a session. It imports the heavy packages and what
 the scripts share, then forks for each request; the child takes over the request's directory,
 environment, arguments and streams, and runs the real script as `__main__`. Not imported before the
-fork: what complains of objects never freed (duckdb, and so common/sampling).
+fork: common/sampling, which holds what huggingface_hub read from the environment.
 
 Reads requests from file descriptor 0, a socket: one JSON line with four file descriptors beside
 it (the child's stdin, stdout and stderr, and where to write its pid and at the end its exit code).
@@ -11,6 +11,7 @@ it (the child's stdin, stdout and stderr, and where to write its pid and at the 
 
 from __future__ import annotations
 
+import atexit
 import gc
 import importlib
 import json
@@ -30,6 +31,7 @@ PRELOAD = (
     "argparse",
     "difflib",
     "dotenv",
+    "duckdb",
     "jinja2",
     "pandas",
     "unidiff",
@@ -65,8 +67,9 @@ def main() -> None:
     gc.freeze()  # no child looks through these objects again, nor frees them at its end
     assert threading.active_count() == 1, "of Python's threads a fork keeps only one"
     request = serve(socket.socket(fileno=os.dup(0)))
-    if request is not None:
-        run(request)
+    if request is None:
+        leave(0)
+    run(request)
 
 
 def serve(requests: socket.socket) -> dict | None:
@@ -137,7 +140,24 @@ def run(request: dict) -> None:
     os.environ.clear()
     os.environ.update(request["environment"])
     sys.path[0] = os.path.dirname(request["argv"][0])
-    runpy.run_path(request["argv"][0], run_name="__main__")
+    try:
+        runpy.run_path(request["argv"][0], run_name="__main__")
+    except SystemExit as end:
+        if isinstance(end.code, int):
+            leave(end.code)
+        raise
+
+
+def leave(code: int) -> None:
+    """End as an interpreter does, but do not take down its modules.
+
+    That is half of a short run, and duckdb then complains of objects that were never freed.
+    """
+    threading._shutdown()
+    atexit._run_exitfuncs()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(code)
 
 
 def hub_settings(environment) -> dict[str, str]:
