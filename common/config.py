@@ -80,15 +80,12 @@ class _Call(_Section):
 
 
 class CallSettings(_Call):
-    """How one model is called.
-
-    `sampling()` shapes its replies; the rest only decides when and how often it is asked.
-    """
+    """How one model is called."""
 
     model: ModelId
 
     def sampling(self) -> dict:
-        """Return the request's fields that shape a reply."""
+        """Return the request's fields that shape a reply: another value, another reply."""
         sampling = self.model_dump(include={"temperature", "top_p", "max_tokens"})
         return {**sampling, **self.extra_body}
 
@@ -162,10 +159,7 @@ class Config(_Section):
 
 
 def load_config() -> Config:
-    """Return the settings of this run: the nearest chain.toml, else the defaults.
-
-    Raises UserError naming section, key, value and what is allowed.
-    """
+    """Return the nearest chain.toml over the defaults. Raises UserError."""
     path = find_setting_file("chain.toml")
     if path is None:
         return Config()
@@ -177,7 +171,10 @@ def load_config() -> Config:
 
 
 def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
-    """Return a parsed chain.toml over the defaults. Raises UserError."""
+    """Return a parsed chain.toml over the defaults.
+
+    Raises UserError naming section, key, value and what is allowed.
+    """
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
@@ -202,7 +199,7 @@ def _problems(config: Config) -> Iterator[str]:
         calls += [(section, ask(model)) for model in models]
     for section, call in calls:
         key = f"{call.model}, [{section}]"
-        if call.provider and call.provider not in config.provider:
+        if call.provider not in ("", *config.provider):
             missing = f"[provider.{call.provider}] with its base_url and key_env"
             yield f"{key} provider = {call.provider!r}: there is no section {missing}"
         if call.max_tokens > call.max_tokens_cap:
@@ -249,9 +246,6 @@ def find_setting_file(name: str) -> Path | None:
         if (folder / name).is_file():
             return folder / name
     return None
-
-
-# ----------------------------------------------------------------------------- the environment
 
 
 @dataclass(frozen=True)

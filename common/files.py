@@ -82,7 +82,8 @@ def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.parent / f".{path.name}.{_script()}.{os.getpid()}.tmp"
+    stage = Path(sys.argv[0]).stem  # each stage removes its own, see lock_folders
+    temporary = path.parent / f".{path.name}.{stage}.{os.getpid()}.tmp"
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -93,11 +94,6 @@ def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
     except BaseException:
         temporary.unlink(missing_ok=True)
         raise
-
-
-def _script() -> str:
-    """Return who writes, for temporary names: each stage removes its own."""
-    return Path(sys.argv[0]).stem or "python"
 
 
 def write_json(path: Path | str, value: object) -> None:
@@ -117,7 +113,7 @@ def json_bytes(value: object) -> bytes:
 def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
     """Return the JSON document at `path`; with `keys`, an object that holds at least these.
 
-    Raises FileNotFoundError when there is none, BadFile when it is torn or lacks a key.
+    Raises FileNotFoundError, and BadFile when it is torn or lacks a key.
     """
     path = Path(path)
     if not path.is_file() and path.exists():  # to read a pipe would wait for ever
@@ -140,10 +136,7 @@ def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
 
 def turn_files(folder: Path | str) -> list[Path]:
     """Return the `*.json` of a folder in natural order (2 before 10), but for `_*` and `.*`."""
-    try:
-        names = os.listdir(folder)
-    except FileNotFoundError:
-        return []
+    names = os.listdir(folder) if os.path.exists(folder) else []
     names = [name for name in names if name.endswith(".json") and name[0] not in "._"]
     paths = [Path(folder, name) for name in sorted(names, key=natural_key)]
     return [path for path in paths if path.is_file()]
@@ -195,7 +188,7 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
                 if path.name != name and not beside_us:
                     with open(path, encoding="utf-8") as other:
                         _flock(other, fcntl.LOCK_SH)
-            for path in [] if shard else folder.glob(f".*.{_script()}.*.tmp"):
+            for path in [] if shard else folder.glob(f".*.{stage}.*.tmp"):
                 path.unlink(missing_ok=True)
         yield
 
