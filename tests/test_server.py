@@ -6,73 +6,61 @@ import json
 import socket
 import subprocess
 import sys
-import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
+from http.client import HTTPConnection, IncompleteRead, RemoteDisconnected
 from pathlib import Path
+from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import openai
 import pytest
 
-from common.demo.faults import FAULTS
-from common.demo.server import Reply, Server
+from common.demo.faults import FAULTS, Reply
+from common.demo.server import Server
+from runner import REPO
 
-ROOT = Path(__file__).resolve().parent.parent
 TEXT = "THOUGHT: naïve → look\n\n```bash\nls -la\n```"
 
 
 def ask(server, stream=True, timeout_s=5.0, key="test-key", **more):
     """Send one chat request; return status, headers, the dechunked body, and how it ended."""
-    body = json.dumps(
-        {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hi"}], **more}
-    )
-    request = (
-        f"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer {key}\r\n"
-        f"Content-Length: {len(body.encode())}\r\nConnection: close\r\n\r\n{body}"
-    )
-    received, ended = b"", "closed"
-    with socket.create_connection(("127.0.0.1", server.port), timeout=timeout_s) as connection:
-        connection.sendall(request.encode())
-        deadline = time.monotonic() + timeout_s
-        try:
-            while data := connection.recv(1 << 16):
-                received += data
-                if time.monotonic() > deadline:
-                    raise TimeoutError
-        except TimeoutError:
-            ended = "timeout"
-        except ConnectionResetError:
-            ended = "reset"
-    if not received:
-        return None, {}, b"", ended
-    head, _, rest = received.partition(b"\r\n\r\n")
-    status_line, *lines = head.decode().split("\r\n")
-    headers = dict(line.split(": ", 1) for line in lines)
-    body = dechunk(rest) if "Transfer-Encoding" in headers else rest
-    return int(status_line.split()[1]), headers, body, ended
-
-
-def dechunk(data):
-    whole = b""
-    while data:
-        size, _, data = data.partition(b"\r\n")
-        whole, data = whole + data[: int(size, 16)], data[int(size, 16) + 2 :]
-    return whole
+    body = {"model": "m", "stream": stream, "messages": [{"role": "user", "content": "hi"}], **more}
+    headers = {"Authorization": f"Bearer {key}", "Connection": "close"}
+    connection = HTTPConnection("127.0.0.1", server.port, timeout=timeout_s)
+    deadline = time.monotonic() + timeout_s
+    try:
+        connection.request("POST", "/v1/chat/completions", json.dumps(body), headers)
+        response = connection.getresponse()
+    except RemoteDisconnected:
+        return None, {}, b"", "closed"
+    except ConnectionResetError:
+        return None, {}, b"", "reset"
+    received = b""
+    ended = "closed"
+    try:
+        while ended == "closed" and (data := response.read1(1 << 16)):
+            received += data
+            if time.monotonic() > deadline:
+                ended = "timeout"
+    except IncompleteRead:
+        ended = "cut"
+    connection.close()
+    return response.status, dict(response.getheaders()), received, ended
 
 
 def read_stream(body):
-    """(text, reasoning, finish_reason, done) of an SSE body."""
-    text, reasoning, finish, done = "", "", None, False
+    """Return text, reasoning and finish_reason of a streamed body, and whether [DONE] came."""
+    text = reasoning = ""
+    finish = None
     for line in body.decode().splitlines():
-        if line == "data: [DONE]":
-            done = True
-        elif line.startswith("data: ") and json.loads(line[6:]).get("choices"):
-            choice = json.loads(line[6:])["choices"][0]
-            text += choice["delta"].get("content") or ""
-            reasoning += (
-                choice["delta"].get("reasoning_content") or choice["delta"].get("reasoning") or ""
-            )
-            finish = choice["finish_reason"] or finish
-    return text, reasoning, finish, done
+        if line.startswith("data: {"):
+            for choice in json.loads(line[6:]).get("choices", []):
+                delta = choice["delta"]
+                text += delta.get("content") or ""
+                reasoning += delta.get("reasoning_content") or delta.get("reasoning") or ""
+                finish = choice["finish_reason"] or finish
+    return text, reasoning, finish, "data: [DONE]" in body.decode()
 
 
 @pytest.fixture(scope="module")
@@ -149,48 +137,37 @@ def test_spoiled_replies(server, fault, text, finish):
 
 
 def test_raw_tokens_and_thinking_surround_the_text(server):
-    texts = {
-        name: read_stream(order(server, name)[2])[0]
-        for name in ("tool-tokens", "tool-tokens-late", "think", "think-unopened")
-    }
-    assert texts["tool-tokens"].startswith("<|tool_calls_section_begin|>") and texts[
-        "tool-tokens"
-    ].endswith(TEXT)
+    texts = {}
+    for fault in ("tool-tokens", "tool-tokens-late", "think", "think-unopened"):
+        texts[fault] = read_stream(order(server, fault)[2])[0]
+    assert texts["tool-tokens"].startswith("<|tool_calls_section_begin|>")
+    assert texts["tool-tokens"].endswith(TEXT)
     assert texts["tool-tokens-late"].startswith(TEXT) and "<|tool_call" in texts["tool-tokens-late"]
-    assert texts["think"].startswith("<think>") and texts["think"].endswith("</think>\n\n" + TEXT)
-    assert "<think>" not in texts["think-unopened"] and texts["think-unopened"].endswith(
-        "</think>\n\n" + TEXT
-    )
+    for fault in ("think", "think-unopened"):
+        assert texts[fault].endswith("</think>\n\n" + TEXT)
+        assert texts[fault].startswith("<think>") == (fault == "think")
 
 
 def test_broken_streams(server):
     for fault, line in (("error-line", b'\n{"error"'), ("error-event", b'\ndata: {"error"')):
         _, _, body, ended = order(server, fault)
-        text, _, finish, done = read_stream(body.replace(b'\n{"error"', b'\n: {"error"'))
-        assert (
-            line in body
-            and ended == "closed"
-            and TEXT.startswith(text)
-            and 0 < len(text) < len(TEXT)
-        )
-        assert finish is None and not done
+        text, _, finish, done = read_stream(body)
+        assert line in body and ended == "closed" and finish is None and not done
+        assert TEXT.startswith(text) and 0 < len(text) < len(TEXT)
     for stream in (True, False):
         assert order(server, "reset", stream=stream)[3] == "reset"
         started = time.monotonic()
-        assert (
-            order(server, "silent", stream=stream)[0] is None and time.monotonic() - started >= 0.3
-        )
-        status, headers, body, _ = order(server, "cut-stream", stream=stream)
-        assert status == 200 and (stream or len(body) < int(headers["Content-Length"]))
+        assert order(server, "silent", stream=stream)[0] is None
+        assert time.monotonic() - started >= 0.3
+        status, headers, body, ended = order(server, "cut-stream", stream=stream)
+        assert status == 200
+        assert ended == "cut" if stream else len(body) < int(headers["Content-Length"])
         started = time.monotonic()
         assert order(server, "stall", stream=stream)[2] and time.monotonic() - started >= 0.3
     assert b"[DONE]" not in order(server, "cut-stream")[2]
     assert json.loads(order(server, "not-stream")[2])["choices"][0]["message"]["content"] == TEXT
-    server.faults = lambda n, body: "comments"
-    body = ask(server, timeout_s=0.4)
-    assert (
-        body[3] == "timeout" and body[2].count(b": keep-alive\n\n") > 2 and b"data:" not in body[2]
-    )
+    _, _, body, ended = order(server, "comments", timeout_s=0.4)
+    assert ended == "timeout" and body.count(b": keep-alive\n\n") > 2 and b"data:" not in body
 
 
 def test_crlf_cuts_characters_in_two():
@@ -223,48 +200,35 @@ def test_the_openai_client_reads_it():
     reply = Reply(TEXT, reasoning="hm", chunks=7, model="m-2", headers={"X-More": "yes"})
     with Server(lambda body: reply, key="k") as server:
         client = openai.OpenAI(base_url=server.url, api_key="k", max_retries=0)
+        create = client.chat.completions.create
         chat = {"model": "m", "messages": [{"role": "user", "content": "é"}]}
-        whole = client.chat.completions.with_raw_response.create(**chat)
-        assert whole.headers["x-more"] == "yes" and whole.headers["x-chutes-invocationid"]
-        whole = whole.parse()
+        raw = client.chat.completions.with_raw_response.create(**chat)
+        assert raw.headers["x-more"] == "yes" and raw.headers["x-chutes-invocationid"]
+        whole = raw.parse()
         assert whole.choices[0].message.content == TEXT and whole.model == "m-2"
         assert whole.choices[0].message.reasoning_content == "hm" and whole.usage.prompt_tokens > 0
-        chunks = list(
-            client.chat.completions.create(
-                **chat, stream=True, stream_options={"include_usage": True}
-            )
-        )
-        assert (
-            "".join(chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices)
-            == TEXT
-        )
-        assert chunks[-1].usage and not chunks[-1].choices and 7 <= len(chunks) <= 12
+
+        chunks = list(create(**chat, stream=True, stream_options={"include_usage": True}))
+        parts = [chunk.choices[0].delta.content or "" for chunk in chunks if chunk.choices]
+        assert "".join(parts) == TEXT and 7 <= len(chunks) <= 12
+        assert chunks[-1].usage and not chunks[-1].choices
         assert len({chunk.id for chunk in chunks}) == 1 and chunks[0].id != whole.id
-        assert all(not chunk.usage for chunk in client.chat.completions.create(**chat, stream=True))
+        assert all(not chunk.usage for chunk in create(**chat, stream=True))
+
         model = client.models.list().data[0]
         assert model.context_length and model.max_output_length and model.pricing["prompt"] > 0
         assert model.price["input"]["usd"] == model.pricing["prompt"]
         with pytest.raises(openai.AuthenticationError):
-            openai.OpenAI(
-                base_url=server.url, api_key="wrong", max_retries=0
-            ).chat.completions.create(**chat)
+            client.with_options(api_key="wrong").chat.completions.create(**chat)
         assert [request["n"] for request in server.chats] == [1, 2, 3, 4]
-        assert (
-            server.chats[-1]["fault"] == "401"
-            and server.chats[0]["body"]["messages"] == chat["messages"]
-        )
+        assert server.chats[-1]["fault"] == "401"
+        assert server.chats[0]["body"]["messages"] == chat["messages"]
 
 
 def test_limit_on_concurrency_and_list_of_models():
     with Server(lambda body: TEXT, latency_s=0.2, max_in_flight=2, models=["m"]) as server:
-        statuses = []
-        threads = [
-            threading.Thread(target=lambda: statuses.append(ask(server)[0])) for _ in range(5)
-        ]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
+        with ThreadPoolExecutor(5) as pool:
+            statuses = [answer[0] for answer in pool.map(ask, [server] * 5)]
         assert sorted(statuses) == [200, 200, 429, 429, 429] and server.peak_in_flight == 2
         assert ask(server, model="other")[0] == 404
 
@@ -292,25 +256,14 @@ def test_a_connection_is_kept_and_a_gone_client_is_noticed():
 
 
 def test_as_a_process():
-    command = [
-        sys.executable,
-        "-m",
-        "common.demo.server",
-        "--events",
-        "5",
-        "--reply-chars",
-        "300",
-        "--faults",
-        "429,503",
-        "--fault-rate",
-        "0.5",
-    ]
-    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    flags = "--events 5 --reply-chars 300 --faults 429,503 --fault-rate 0.5".split()
+    command = [sys.executable, "-m", "common.demo.server", *flags]
+    process = subprocess.Popen(command, cwd=REPO, stdout=subprocess.PIPE, text=True)
     try:
         said = json.loads(process.stdout.readline())
         assert said["pid"] == process.pid
-        process_server = type("Where", (), {"port": int(said["url"].split(":")[2].split("/")[0])})
-        answers = [ask(process_server) for _ in range(20)]
+        where = SimpleNamespace(port=urlsplit(said["url"]).port)
+        answers = [ask(where) for _ in range(20)]
         assert {answer[0] for answer in answers} == {200, 429, 503}
         assert {len(read_stream(answer[2])[0]) for answer in answers if answer[0] == 200} == {300}
     finally:
