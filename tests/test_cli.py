@@ -25,6 +25,19 @@ def test_a_log_gets_a_plain_line_now_and_then(capsys, monkeypatch):
     assert capsys.readouterr().err == "a word\\x1b[31m\n"
 
 
+def test_a_terminal_gets_a_bar(capsys, monkeypatch):
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    for total in (0, 3):
+        progress = Progress(total, "king")
+        for _ in range(total):
+            progress.update(failed=2)
+            progress.say("a word\x1b[31m")
+        progress.close()
+        assert progress.n == progress.total == total
+    bar = capsys.readouterr().err
+    assert "king: 100%" in bar and "3/3" in bar and "failed=2" in bar and "a word\\x1b[31m" in bar
+
+
 @pytest.mark.parametrize(
     "failed, left, stopped, next_line",
     [
