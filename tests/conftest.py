@@ -1,8 +1,8 @@
 """What every test file has: the project on its path, fixtures, and tests that run beside others.
 
 `@pytest.mark.background` (or `pytestmark = ...` for a file) starts a test on one of a few threads
-as soon as the session starts: its stages mostly wait for a server's clock or fill one core. Where
-the test stands in its file, its outcome is shown. It may take `tmp_path`, `server` and parameters.
+as soon as the session starts: its stages mostly wait for a server's clock or fill one core. Its
+outcome is shown after the other tests. It may take `tmp_path`, `server` and parameters.
 """
 
 from __future__ import annotations
@@ -42,7 +42,8 @@ def pytest_configure(config):
 
 
 def pytest_collection_modifyitems(config, items):
-    """Leave out the tests marked `trainers` unless -m names them."""
+    """Put those in the background last; leave out those marked `trainers` unless -m names them."""
+    items.sort(key=lambda item: item.get_closest_marker("background") is not None)
     if "trainers" in config.option.markexpr:
         return
     left_out = [item for item in items if item.get_closest_marker("trainers")]
