@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 import pytest
 
-from common.client.limiter import Pace
+from common.client.pace import Pace
 from tests.bench_pace import Bucket, Connections, RateAndConnections
 
 TRIP_S = 0.003

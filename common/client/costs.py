@@ -24,8 +24,8 @@ def prompt_chars(messages: list[dict]) -> int:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model of the provider's list: dollars a token and its context; None where not told."""
+class Listing:
+    """What a provider's list says of a model: dollars a token and its context, or None."""
 
     prompt_price: float | None = None
     completion_price: float | None = None
@@ -53,10 +53,10 @@ class Model:
         return prompt + max_tokens * self.completion_price
 
 
-def read_models(document: object) -> dict[str, Model]:
+def read_listings(document: object) -> dict[str, Listing]:
     """Return the models of a provider's list by id; an odd entry is passed over."""
     items = document.get("data") if isinstance(document, dict) else document
-    models = {}
+    listings = {}
     for item in items if isinstance(items, list) else []:
         if not isinstance(item, dict) or not isinstance(item.get("id"), str):
             continue
@@ -64,13 +64,13 @@ def read_models(document: object) -> dict[str, Model]:
         if not isinstance(pricing, dict):
             pricing = {}
         counts = [item.get(key) for key in _CONTEXT_KEYS]
-        models[item["id"]] = Model(
+        listings[item["id"]] = Listing(
             prompt_price=_dollars(pricing.get("prompt")),
             completion_price=_dollars(pricing.get("completion")),
             cached_price=_dollars(pricing.get("input_cache_read")),
             context_tokens=next((one for one in counts if type(one) is int and one > 0), None),
         )
-    return models
+    return listings
 
 
 def _dollars(price: object) -> float | None:
@@ -136,14 +136,18 @@ class Budget:
     """--max-cost: a call starts only when even its worst case stays within the sum."""
 
     def __init__(self, limit_usd: float | None):
-        self.limit_usd = math.inf if limit_usd is None else limit_usd
+        self.is_limited = limit_usd is not None
         self.spent_usd = 0.0
+        self._limit_usd = math.inf if limit_usd is None else limit_usd
         # Of the calls in flight. No running sum, which would keep a rounding error.
         self._reserved: list[float] = []
 
+    def __str__(self) -> str:
+        return f"--max-cost: ${self.spent_usd:.4f} of ${self._limit_usd:.4f} is spent"
+
     async def reserve(self, worst_case_usd: float) -> bool:
         """Wait until the calls in flight leave room; return False when even then there is none."""
-        while self.spent_usd + sum(self._reserved) + worst_case_usd > self.limit_usd:
+        while self.spent_usd + sum(self._reserved) + worst_case_usd > self._limit_usd:
             if not self._reserved:
                 return False
             await asyncio.sleep(_LOOK_AGAIN_S)
