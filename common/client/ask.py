@@ -120,11 +120,11 @@ class LLM:
 
     def _model(self, call: CallSettings) -> Model:
         """Return the model that a call goes to, and its connection: made when first asked."""
-        from common.client.wire import Connection  # takes a second
-
         models = self.run.models
         key = (call.provider, call.model)
         if key not in models:
+            from common.client.wire import Connection  # takes a second
+
             if call.provider not in self._connections:
                 endpoint = self.run.environment.providers[call.provider]
                 self._connections[call.provider] = Connection(endpoint)
