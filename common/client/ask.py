@@ -181,10 +181,10 @@ def run_turns(
     turns: Iterable,
     work: Callable[[object], Awaitable[None]],
     *,
-    name: Callable[[object], str],
     width: int,
     progress: cli.Progress,
     tally: cli.Tally,
+    name: Callable[[object], str] = str,
 ) -> int:
     """Do `work(turn)` for every turn, `width` at once, pulled from `turns` as they are needed.
 
