@@ -39,7 +39,10 @@ PROMPT_VERSION = "king-1: the chat as it is"
 
 
 def find_answered(tally: Tally) -> dict[str, tuple]:
-    """Return (instance id, prompt's source) by stem of what lies in answer_*/; set torn ones aside."""
+    """Return (instance id, prompt's source) by stem of what lies in all answer_*/.
+
+    A torn file is set aside and asked for again.
+    """
     answered = {}
     for folder in turns.answer_folders():
         for path in turn_files(folder):

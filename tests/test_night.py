@@ -120,9 +120,8 @@ def test_a_refusal_after_others_passed_is_of_its_item_alone(tmp_path, status, wo
     refused = {4}
 
     def answer(handler):
-        answers_so_far = server.posts
-        fails = answers_so_far in refused
-        return (say(status, words) if fails else say(200, GOOD))(handler)
+        given = (status, words) if server.posts in refused else (200, GOOD)
+        return say(*given, "Connection: close")(handler)
 
     with Raw(answer) as server:
         result = stage("king.py", cwd=tmp_path, CHUTES_BASE_URL=server.url)

@@ -109,22 +109,22 @@ class Spending:
         """Return the lines of the tally: none when nothing was asked."""
         if not self.calls:
             return []
-        tokens = self.tokens
-        told = (
-            f"{tokens['prompt_tokens']:,} in ({tokens['cached_tokens']:,} cached), "
-            f"{tokens['completion_tokens']:,} out ({tokens['reasoning_tokens']:,} reasoning)"
+        by_kind = self.tokens
+        tokens = (
+            f"{by_kind['prompt_tokens']:,} in ({by_kind['cached_tokens']:,} cached), "
+            f"{by_kind['completion_tokens']:,} out ({by_kind['reasoning_tokens']:,} reasoning)"
         )
-        if self.untold_calls:
-            told += f", and {self.untold_calls:,} replies of which the server told none"
-        if self.untold_calls and not tokens:
-            told = "not told by the server"
+        if not by_kind:
+            tokens = "not told by the server"
+        elif self.untold_calls:
+            tokens += f", and {self.untold_calls:,} replies of which the server told none"
         cost = f"${self.cost_usd:.4f}"
         if self.unpriced_calls:
             cost += f" plus {self.unpriced_calls:,} replies of unknown price"
         outcomes = [f"{count:,} {outcome}" for outcome, count in self.calls.most_common()]
         lines = [
             f"calls   {sum(self.calls.values()):,}: {', '.join(outcomes)}",
-            f"tokens  {told}",
+            f"tokens  {tokens}",
             f"cost    {cost}",
         ]
         for (asked, answered), count in self.answered.most_common():

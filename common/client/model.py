@@ -161,16 +161,13 @@ class Model:
     async def _judge(self, fault: Fault, call: CallSettings, tries: _Tries) -> str:
         """Return what a fault ends: "run", "model", "item", or "" when another try makes sense."""
         if fault.category in ("configuration", "cap"):
-            if not self._proven or fault.status not in _PERHAPS_OF_THE_ITEM:
-                return "run"
-            return "item" if await self._hello_passes(call) else "run"
-
-        if not self._proven and (fault.category == "item" or fault.advice == CHECK_ADDRESS):
+            in_doubt = self._proven and fault.status in _PERHAPS_OF_THE_ITEM
+            return "item" if in_doubt and not await self._hello_alike(fault, call) else "run"
+        refuses = fault.category == "item" or fault.advice == CHECK_ADDRESS
+        if refuses and not self._proven:
             self._refusals += 1
-            if self._refusals >= _REFUSALS_OF_A_MODEL:
-                refused = await self._say_hello(call, call.max_tokens)
-                if refused and refused.kind == fault.kind:
-                    return "run"
+            if self._refusals >= _REFUSALS_OF_A_MODEL and await self._hello_alike(fault, call):
+                return "run"
         if fault.category == "item":
             return "item"
 
@@ -265,6 +262,13 @@ class Model:
         """Tell whether a one-word chat is answered, or refused for its own sake."""
         fault = await self._say_hello(call, min(call.max_tokens, _HELLO_TOKENS))
         return fault is None or fault.category == "item"
+
+    async def _hello_alike(self, fault: Fault, call: CallSettings) -> bool:
+        """Tell whether a one-word chat, all else the same, meets this fault, too."""
+        refused = await self._say_hello(call, call.max_tokens)
+        if refused is None or fault.category == "configuration":
+            return refused is not None and refused.status == fault.status
+        return refused.kind == fault.kind
 
     async def _say_hello(self, call: CallSettings, max_tokens: int) -> Fault | None:
         """Return the fault of a one-word chat, None if it passes; one chat for all who ask."""

@@ -100,32 +100,27 @@ class Connection:
         except ValueError:
             raise Fault("transient", "malformed model list", faults.provider_words(body)) from None
 
+    async def listing(self, model: str) -> Listing:
+        """Return what the list says of a model, an empty listing where it does not tell.
+
+        The list is fetched once, when first asked for; it stays empty when it cannot be had.
+        """
+        if self._listings is None:
+            self._listings = asyncio.ensure_future(self._models_or_none())
+        if not self._listings.done():
+            await asyncio.shield(self._listings)
+        return self._listings.result().get(model, Listing())
+
     async def _models_or_none(self) -> dict[str, Listing]:
         try:
             return await self.models()
         except Fault:
             return {}
 
-    def fetch_list(self) -> None:
-        """Begin to fetch the model list, once; it stays empty when it cannot be had."""
-        if self._listings is None:
-            self._listings = asyncio.ensure_future(self._models_or_none())
-
-    async def listing(self, model: str) -> Listing:
-        """Return what the list says of a model, an empty listing where it does not tell."""
-        self.fetch_list()
-        if not self._listings.done():
-            await asyncio.shield(self._listings)
-        return self._listings.result().get(model, Listing())
-
     async def complete(
         self, call: CallSettings, messages: list[dict], max_tokens: int, alive: Callable[[], None]
     ) -> Completion:
-        """Return a completion from one attempt; `alive()` is called when words arrive.
-
-        Raises Fault.
-        """
-        self.fetch_list()
+        """Return a completion from one attempt; call `alive` when words arrive. Raises Fault."""
         # Without a stream, silence is how a reply is made.
         silence_s = call.stall_s if call.stream else call.timeout_s
         request = self._http.build_request(
