@@ -96,12 +96,10 @@ class Spending:
         self.answered: Counter = Counter()  # (model asked, model that answered): replies
         self.cost_usd = 0.0
         self.unpriced_calls = 0
-        self.untold_calls = 0  # whole replies without a usage report
 
     def add(self, usage: dict, cost_usd: float | None) -> None:
         """Count one whole reply."""
         self.tokens.update(usage)
-        self.untold_calls += not usage
         self.unpriced_calls += cost_usd is None
         self.cost_usd += cost_usd or 0.0
 
@@ -116,8 +114,6 @@ class Spending:
         )
         if not by_kind:
             tokens = "not told by the server"
-        elif self.untold_calls:
-            tokens += f", and {self.untold_calls:,} replies of which the server told none"
         cost = f"${self.cost_usd:.4f}"
         if self.unpriced_calls:
             cost += f" plus {self.unpriced_calls:,} replies of unknown price"

@@ -18,7 +18,6 @@ counted and paid like any call, it passes or it does not.
 from __future__ import annotations
 
 import asyncio
-import itertools
 import math
 import random
 from dataclasses import dataclass, replace
@@ -85,7 +84,8 @@ class Model:
         """
         tries = _Tries(call.retry_budget_s)
         in_front = False
-        for tries.attempts in itertools.count(1):
+        while True:
+            tries.attempts += 1
             await self._run.saver.sound.wait()
             self._raise_if_over()
             ticket = await self.limiter.enter(first=in_front)
@@ -136,7 +136,8 @@ class Model:
             # A reply whose price nobody tells counts as the worst case: the sum must hold.
             settled = reserved if cost is None else cost
             run.spending.add(completion.usage, cost)
-            completion.model = run.masked_reply(completion.model)
+            for name in ("finish_reason", "model", "invocation_id"):
+                setattr(completion, name, run.masked_reply(getattr(completion, name)))
             if completion.model not in ("", call.model):
                 run.spending.answered[call.model, completion.model] += 1
             return completion, cost
