@@ -262,14 +262,18 @@ class Model:
     async def _hello_passes(self, call: CallSettings) -> bool:
         """Tell whether a one-word chat is answered, or refused for its own sake."""
         fault = await self._say_hello(call, min(call.max_tokens, _HELLO_TOKENS))
+        if fault is None:
+            self.limiter.pace.forget_refusals()  # what was refused were the items
+            self.limiter.let_out()
         return fault is None or fault.category == "item"
 
     async def _hello_alike(self, fault: Fault, call: CallSettings) -> bool:
-        """Tell whether a one-word chat, all else the same, meets this fault, too."""
-        refused = await self._say_hello(call, call.max_tokens)
-        if refused is None or fault.category == "configuration":
+        """Tell whether a one-word chat meets this fault, too."""
+        if fault.category == "configuration":
+            refused = await self._say_hello(call, min(call.max_tokens, _HELLO_TOKENS))
             return refused is not None and refused.status == fault.status
-        return refused.kind == fault.kind
+        refused = await self._say_hello(call, call.max_tokens)  # which may be what is refused
+        return refused is not None and refused.kind == fault.kind
 
     async def _say_hello(self, call: CallSettings, max_tokens: int) -> Fault | None:
         """Return the fault of a one-word chat, None if it passes; one chat for all who ask."""
@@ -286,6 +290,4 @@ class Model:
         self._run.spending.calls["one-word probe"] += 1
         self._pass()
         self._hello_passed_s = self._now_s()
-        self.limiter.pace.forget_refusals()  # what was refused were the items
-        self.limiter.let_out()
         return None
