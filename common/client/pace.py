@@ -229,7 +229,7 @@ class Pace:
             self._early = self._early + 1 if self._calm < _EARLY else 0
             if self._early >= _FUTILE:
                 self.forget_refusals()
-                self._believed_from += 2
+                self._believed_from *= 2
         self._marks.append([now, self._taken])
 
 
