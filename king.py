@@ -35,9 +35,6 @@ from common.turns import EXCLUDED_IDS as _EXCLUDE_IDS
 PROMPT_VERSION = "king-1: the chat as it is"
 
 
-# ---------------------------------------------------------------------------------- what is ahead
-
-
 def find_answered(tally: Tally) -> dict[str, tuple]:
     """Return (instance id, prompt's source) by stem of what lies in all answer_*/.
 
@@ -104,9 +101,6 @@ def prompt_of(stem: str) -> dict:
     """Return a turn's prompt."""
     source, order = stem.rsplit("_", 1)
     return prompts_of(source)[int(order) - 1]
-
-
-# ------------------------------------------------------------------------------------- one answer
 
 
 def make_answer(prompt: dict, reply: Reply) -> dict:
