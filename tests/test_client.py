@@ -70,7 +70,7 @@ def test_every_transient_fault_alone_costs_nothing_but_time(tmp_path):
 
 
 def test_a_mix_in_which_45_percent_of_first_tries_fail(tmp_path):
-    make_sample(tmp_path, 80)
+    make_sample(tmp_path, 40)
     write_settings(tmp_path, generate=QUICK)
     chance, seen = random.Random(5), set()
 
@@ -91,7 +91,7 @@ def test_a_mix_in_which_45_percent_of_first_tries_fail(tmp_path):
             if result.returncode == 0:
                 break
     assert result.returncode == 0
-    assert kings(tmp_path) == [REPLY] * 80
+    assert kings(tmp_path) == [REPLY] * 40
     assert_no_key(tmp_path, result.stdout, result.stderr)
 
 
@@ -439,34 +439,17 @@ def test_a_stalled_call_does_not_hold_up_an_interrupt(tmp_path):
     assert process.returncode == 130
 
 
-def test_two_runs_on_one_folder_and_a_torn_answer(tmp_path):
+def test_two_runs_on_one_folder(tmp_path):
     make_sample(tmp_path, 6)
     with Server(reply=lambda body: REPLY, key=KEY, latency_s=1.5) as server:
         first = start("king.py", cwd=tmp_path, server=server)
         while not server.chats:
             time.sleep(0.01)
         second = stage("king.py", cwd=tmp_path, server=server)
-        assert (
-            second.returncode == 2
-            and f"process {first.pid} on {socket.gethostname()}" in second.stderr
-        )
+        assert second.returncode == 2
+        assert f"process {first.pid} on {socket.gethostname()}" in second.stderr
         first.communicate(timeout=30)
         assert first.returncode == 0 and len(server.chats) == 6
-    torn, foreign = (
-        tmp_path / "answer_0/prompts_6_1_2.json",
-        tmp_path / "answer_0/prompts_6_1_5.json",
-    )
-    whole = torn.read_bytes()
-    torn.write_bytes(whole[: len(whole) // 2])
-    foreign.write_text('{"something": "else"}')
-    with Server(reply=lambda body: REPLY, key=KEY) as server:
-        result = stage("king.py", cwd=tmp_path, server=server)
-    assert result.returncode == 0 and len(server.chats) == 2
-    assert (
-        torn.name in result.stdout
-        and torn.with_name(torn.name + ".bad").read_bytes() == whole[: len(whole) // 2]
-    )
-    assert foreign.with_name(foreign.name + ".bad").exists() and len(answers(tmp_path)) == 6
 
 
 def test_a_full_disk_is_a_clear_stop_and_tears_nothing(tmp_path):
@@ -550,12 +533,10 @@ def test_max_cost_ends_whatever_the_order_in_which_calls_settle():
 def test_replies_without_usage_count_as_the_worst_case(tmp_path):
     make_sample(tmp_path, 20)
     write_settings(tmp_path, generate={**QUICK, "max_tokens": 2000})
-    with Server(
-        reply=lambda body: Reply(REPLY, usage={"prompt_tokens": "n/a", "completion_tokens": None}),
-        key=KEY,
-    ) as server:
+    odd = Reply(REPLY, usage={"prompt_tokens": "n/a", "completion_tokens": None})
+    with Server(reply=lambda body: odd, key=KEY) as server:
         result = stage("king.py", "--max-cost", "0.03", cwd=tmp_path, server=server)
-    assert result.returncode in (0, 1) and "Traceback" not in result.stderr
+    assert result.returncode == 1 and "--max-cost" in result.stderr
     assert kings(tmp_path) == [REPLY] * len(server.chats), "an odd usage never costs the reply"
 
 

@@ -126,15 +126,20 @@ def test_another_sample_under_the_same_names_is_not_taken_for_answered(tmp_path,
     assert len(server.chats) == 2
 
 
-def test_a_torn_answer_is_set_aside_and_asked_for_again_alone(tmp_path, server):
+def test_a_torn_or_foreign_answer_is_set_aside_and_asked_for_again_alone(tmp_path, server):
     make_sample(tmp_path, 3)
     assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     torn = tmp_path / "answer_0/prompts_3_1_2.json"
-    torn.write_bytes(torn.read_bytes()[:200])
+    half = torn.read_bytes()[:200]
+    torn.write_bytes(half)
+    foreign = tmp_path / "answer_0/prompts_3_1_3.json"
+    foreign.write_text('{"something": "else"}')
     result = stage("king.py", cwd=tmp_path, server=server)
     assert result.returncode == 0, result.stderr
     assert "set aside as prompts_3_1_2.json.bad" in result.stdout
-    assert len(server.chats) == 4 and get(torn)["king"] == REPLY
+    assert torn.with_name(torn.name + ".bad").read_bytes() == half
+    assert foreign.with_name(foreign.name + ".bad").exists()
+    assert len(server.chats) == 5 and get(torn)["king"] == get(foreign)["king"] == REPLY
 
 
 def test_an_unsafe_id_or_a_missing_record_fails_that_turn_alone(tmp_path, server):

@@ -1,35 +1,32 @@
-"""Asking a model so that no paid reply is lost: the retry policy, in one place.
+"""What a stage needs to ask models: `LLM.ask` for one reply, `run_turns` for all its turns.
 
-- configuration (401, 402, 403, 404, no money, a refusal of the first calls and of a one-word chat
-  alike): the run stops, exit 2;
-- item (prompt too long, content refused, no acceptable reply after all tries): this item fails,
-  the rest goes on;
-- transient (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried
-  again after growing, jittered waits, within `retry_budget_s` a call; nothing good from a model
-  for `outage_s`, and no answer to a one-word chat either: no more is asked of it, and when no other
-  model is left the run stops, exit 1. Where others pass, an item that never does fails alone.
-
-What a fault stands for is decided in faults.py and route.py, the pace of each model in limiter.py.
+A reply is kept only when it has come to its end and the stage accepts it (`_refusal`). How often
+and how fast a model is asked, and what a fault ends: model.py and pace.py.
 """
 
 from __future__ import annotations
 
 import asyncio
+import signal
+import sys
 import time
+import traceback
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable, Iterable, Iterator
+from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-from common.client.costs import Budget, Model, Spending
-from common.client.faults import Halted
+from common import cli
+from common.client.model import Model
 from common.client.reasoning import visible_text
-from common.client.route import SECRET_CHARS, Route, mask_keys
-from common.client.run import LAST_REPLY, Saver
-from common.client.run import run_turns as run_turns  # the scripts take it from here
+from common.client.run import Halted, Run
 from common.config import CallSettings, Environment
-from common.files import ItemFailed, clean_text
+from common.files import BadFile, ItemFailed, UserError, clean_text, printable
+
+_GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
+_ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
 
 
 class Reply(NamedTuple):
@@ -52,7 +49,7 @@ class NoAcceptableReply(ItemFailed):
 
 
 class LLM:
-    """All models of a run: a connection per provider, a route per model, one budget."""
+    """All models of a run: a connection for each provider, one budget."""
 
     def __init__(
         self,
@@ -61,15 +58,8 @@ class LLM:
         concurrency: int | None = None,
         max_cost: float | None = None,
     ):
-        self.environment = environment
+        self.run = Run(environment, max_cost)
         self.concurrency = concurrency
-        self.spending = Spending()
-        self.budget = Budget(max_cost)
-        self.saver = Saver()
-        self.say: Callable[[str], None] = print
-        self.halted: tuple[int, str] | None = None  # exit code and reason
-        self.halt_signal = asyncio.Event()
-        self.routes: dict[tuple[str, str], Route] = {}  # by provider and model
         self._connections = {}
 
     async def ask(
@@ -87,22 +77,20 @@ class LLM:
         the run is over.
         """
         asked_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        started = time.monotonic()
+        started_s = time.monotonic()
+        model = self._model(call)
         max_tokens = call.max_tokens
         tries = 0
         cost_usd: float | None = 0.0
         usage_all_tries: Counter = Counter()
-        route = self._route(call)
         for _ in range(call.bad_reply_tries):
-            completion, attempts, cost = await route.complete(call, messages, max_tokens)
+            completion, attempts, cost = await model.complete(call, messages, max_tokens)
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
-            text = clean_text(visible_text(completion.content))
-            text = mask_keys(text, self.environment, SECRET_CHARS)
-            finish_reason = completion.finish_reason
+            text = self.run.masked_reply(clean_text(visible_text(completion.content)))
             meta = {
-                "finish_reason": finish_reason,
+                "finish_reason": completion.finish_reason,
                 "usage": completion.usage,
                 "usage_all_tries": dict(usage_all_tries),
                 "cost_usd": cost_usd,
@@ -110,89 +98,186 @@ class LLM:
                 "model_answered": completion.model,
                 "invocation_id": completion.invocation_id,
                 "asked_at": asked_at,
-                "time_s": round(time.monotonic() - started, 3),
+                "time_s": round(time.monotonic() - started_s, 3),
                 "tries": tries,
                 "sampling": {**call.sampling(), "max_tokens": max_tokens},
             }
-            last = Reply(text, meta)
-            LAST_REPLY.get([])[:] = [last]
-            if finish_reason == "length":
-                why = "cut off at max_tokens"
-                if not text:
-                    why = "empty: all of max_tokens went into reasoning"
+            why = _refusal(text, completion.finish_reason, accept)
+            self.run.spending.calls["refused reply" if why else "good"] += 1
+            if why is None:
+                return Reply(text, meta)
+            if again:
+                messages = again(text, why)
+            if completion.finish_reason == "length":
                 max_tokens = min(2 * max_tokens, call.max_tokens_cap)
-            elif finish_reason in ("tool_calls", "function_call"):
-                why = "a tool call instead of text"
-            elif not text:
-                why = "empty"
-            else:
-                why = accept(text)
-                if why is None:
-                    self.spending.calls["good"] += 1
-                    return last
-                if again:
-                    messages = again(text, why)
-            self.spending.calls["refused reply"] += 1
+
         detail = f"{why} (asked {call.bad_reply_tries} times)"
-        if finish_reason == "length":
-            asked = f"max_tokens {last.meta['sampling']['max_tokens']:,}"
+        if completion.finish_reason == "length":
+            asked = f"max_tokens {meta['sampling']['max_tokens']:,}"
             cap = f"max_tokens_cap {call.max_tokens_cap:,}"
             detail = f"{detail}; {asked} of {cap} in chain.toml was not enough"
-        raise NoAcceptableReply(f"no acceptable reply: {why}", detail, last)
+        raise NoAcceptableReply(f"no acceptable reply: {why}", detail, Reply(text, meta))
 
-    def _route(self, call: CallSettings) -> Route:
-        key = call.provider, call.model
-        if key not in self.routes:
-            self.routes[key] = Route(self, call, self._connection(call))
-            self.saver.patience_s = min(self.saver.patience_s, call.outage_s / 2)
-        return self.routes[key]
+    def _model(self, call: CallSettings) -> Model:
+        """Return the model that a call goes to, and its connection: made when first asked."""
+        models = self.run.models
+        key = (call.provider, call.model)
+        if key not in models:
+            from common.client.wire import Connection  # takes a second
 
-    def _connection(self, call: CallSettings):
-        from common.client.wire import Connection  # takes a second
-
-        if call.provider not in self._connections:
-            endpoint = self.environment.providers[call.provider]
-            self._connections[call.provider] = Connection(endpoint)
-        return self._connections[call.provider]
-
-    async def model(self, call: CallSettings) -> Model:
-        """Return the model's prices, from its provider's free list, fetched once."""
-        return await self._connection(call).model(call.model)
+            if call.provider not in self._connections:
+                endpoint = self.run.environment.providers[call.provider]
+                self._connections[call.provider] = Connection(endpoint)
+            width = self.concurrency or call.concurrency
+            models[key] = Model(self.run, call, self._connections[call.provider], width)
+            self.run.saver.patience_s = min(self.run.saver.patience_s, call.outage_s / 2)
+        return models[key]
 
     async def save(self, path: Path | str, value: object) -> None:
         """Write a file that holds paid replies; a disk that refuses is tried again for a while."""
-        await self.saver.save(path, value, self.say)
-
-    def halt(self, code: int, words: str) -> None:
-        """Start no new call from now on; the first reason stands."""
-        if self.halted is None:
-            self.halted = (code, words)
-            self.halt_signal.set()
-            for route in self.routes.values():
-                route.limiter.turn_away(Halted())
+        await self.run.saver.save(path, value)
 
     async def close(self) -> None:
         """Finish what is being saved, close all sockets."""
-        await self.saver.close()
+        await self.run.saver.close()
         for connection in self._connections.values():
             await connection.close()
 
     def notes(self) -> dict:
         """Return the pace of each model and the dollars so far, for the progress bar."""
-        notes = {"at_once": "+".join(str(one.limiter.pace) for one in self.routes.values())}
-        if self.spending.cost_usd:
-            notes["spent"] = f"${self.spending.cost_usd:.2f}"
+        paces = [str(model.limiter.pace) for model in self.run.models.values()]
+        notes = {"at_once": "+".join(paces)}
+        if self.run.spending.cost_usd:
+            notes["spent"] = f"${self.run.spending.cost_usd:.2f}"
         return notes
-
-    def masked(self, text: str) -> str:
-        """Return a text without any key."""
-        return mask_keys(text, self.environment)
 
     def usage_lines(self) -> list[str]:
         """Return calls by outcome, tokens and cost, for the tally."""
-        lines = self.spending.lines()
-        if self.saver.lost:
-            lines.append(
-                f"lost    {self.saver.lost:,} paid replies: the disk took no file for them"
-            )
+        lines = self.run.spending.lines()
+        lost = self.run.saver.lost
+        if lost:
+            lines.append(f"lost    {lost:,} paid replies: the disk took no file for them")
         return lines
+
+
+def _refusal(text: str, finish_reason: str, accept: Callable[[str], str | None]) -> str | None:
+    """Return why a reply is not accepted, None where it is."""
+    if finish_reason == "length" and not text:
+        return "empty: all of max_tokens went into reasoning"
+    if finish_reason == "length":
+        return "cut off at max_tokens"
+    if finish_reason in ("tool_calls", "function_call"):
+        return "a tool call instead of text"
+    if not text:
+        return "empty"
+    return accept(text)
+
+
+# ------------------------------------------------------------------------------ all turns of a run
+
+
+def run_turns(
+    llm: LLM,
+    turns: Iterable,
+    work: Callable[[object], Awaitable[None]],
+    *,
+    width: int,
+    progress: cli.Progress,
+    tally: cli.Tally,
+    name: Callable[[object], str] = str,
+) -> int:
+    """Do `work(turn)` for every turn, `width` at once, pulled from `turns` as they are needed.
+
+    `work` saves its own results; ItemFailed fails that turn in `tally`. A halt (Ctrl-C,
+    configuration, outage, --max-cost) ends the run: no new calls, those in flight get a few
+    seconds, what they bring is saved. Return 0, or the exit code, its reason told on stderr.
+    """
+    llm.run.say = progress.say
+    try:
+        asyncio.run(_Turns(llm, iter(turns), work, name, progress, tally).run(width))
+    finally:
+        cli.handle_signals(signal.default_int_handler)
+        progress.close()
+    if llm.run.end is None:
+        return cli.EXIT_DONE
+    tally.left = max(0, progress.total - progress.n)
+    code, words = llm.run.end
+    tally.stopped = code == cli.EXIT_STOPPED
+    print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
+    return code
+
+
+@dataclass
+class _Turns:
+    """The turns of a stage, worked on by so many workers at once."""
+
+    llm: LLM
+    left: Iterator
+    work: Callable[[object], Awaitable[None]]
+    name: Callable[[object], str]
+    progress: cli.Progress
+    tally: cli.Tally
+    errors_in_a_row: list[str] = field(default_factory=list)
+
+    async def run(self, width: int) -> None:
+        """Let the workers run until the turns are through or the run is over."""
+        run = self.llm.run
+        loop = asyncio.get_running_loop()
+        for number in cli.ENDING:
+            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+                loop.add_signal_handler(number, run.interrupt)
+        workers = [loop.create_task(self.worker()) for _ in range(width)]
+        through = loop.create_task(asyncio.wait(workers))
+        over = loop.create_task(run.over.wait())
+        hurried = loop.create_task(run.hurried.wait())
+        await asyncio.wait({through, over}, return_when=asyncio.FIRST_COMPLETED)
+        first = asyncio.FIRST_COMPLETED
+        await asyncio.wait({through, hurried}, timeout=_GRACE_S, return_when=first)
+        for task in (over, hurried, *workers):
+            task.cancel()
+        await through
+        await self.llm.close()
+        for worker in workers:
+            if not worker.cancelled():
+                worker.result()  # raises what nobody expected
+
+    async def worker(self) -> None:
+        """Work on one turn after the other, until there are no more or the run is over."""
+        run = self.llm.run
+        try:
+            for turn in self.left:
+                if run.end:
+                    return
+                await self.do(turn)
+                self.progress.update(failed=len(self.tally.failed), **self.llm.notes())
+        except Halted:
+            pass
+        except (UserError, BadFile) as stop:
+            run.halt(cli.EXIT_STOPPED, str(stop))
+        except OSError as error:
+            run.halt(cli.EXIT_STOPPED, cli.disk_words(error))
+
+    async def do(self, turn: object) -> None:
+        """Do the work on a turn; count it as done, or as failed by itself or by this program."""
+        try:
+            await self.work(turn)
+            self.tally.done += 1
+            self.errors_in_a_row.clear()
+        except ItemFailed as failure:
+            self.tally.fail(self.name(turn), failure.kind, failure.detail, lasting=failure.lasting)
+        except (Halted, UserError, BadFile, OSError):
+            raise
+        except Exception as error:
+            self.fail_by_error(self.name(turn), error)
+
+    def fail_by_error(self, item: str, error: Exception) -> None:
+        """Fail an item by an error of this program, with its traceback; stop at the third alike."""
+        run = self.llm.run
+        where = traceback.extract_tb(error.__traceback__)[-1].name
+        kind = f"error of this program: {type(error).__name__} in {where}"
+        trace = run.masked("".join(traceback.format_exception(error)))
+        self.tally.fail(item, kind, f"{type(error).__name__}: {error}", traceback=trace)
+        self.errors_in_a_row.append(kind)
+        if self.errors_in_a_row[-_ALIKE:] == [kind] * _ALIKE:
+            words = run.masked(f"{_ALIKE} turns in a row failed alike: {kind}: {error}")[:400]
+            run.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")

@@ -24,8 +24,8 @@ def prompt_chars(messages: list[dict]) -> int:
 
 
 @dataclass(frozen=True)
-class Model:
-    """A model of the provider's list: dollars a token and its context; None where not told."""
+class Listing:
+    """What a provider's list says of a model: dollars a token and its context, or None."""
 
     prompt_price: float | None = None
     completion_price: float | None = None
@@ -53,10 +53,10 @@ class Model:
         return prompt + max_tokens * self.completion_price
 
 
-def read_models(document: object) -> dict[str, Model]:
+def read_listings(document: object) -> dict[str, Listing]:
     """Return the models of a provider's list by id; an odd entry is passed over."""
     items = document.get("data") if isinstance(document, dict) else document
-    models = {}
+    listings = {}
     for item in items if isinstance(items, list) else []:
         if not isinstance(item, dict) or not isinstance(item.get("id"), str):
             continue
@@ -64,13 +64,13 @@ def read_models(document: object) -> dict[str, Model]:
         if not isinstance(pricing, dict):
             pricing = {}
         counts = [item.get(key) for key in _CONTEXT_KEYS]
-        models[item["id"]] = Model(
+        listings[item["id"]] = Listing(
             prompt_price=_dollars(pricing.get("prompt")),
             completion_price=_dollars(pricing.get("completion")),
             cached_price=_dollars(pricing.get("input_cache_read")),
             context_tokens=next((one for one in counts if type(one) is int and one > 0), None),
         )
-    return models
+    return listings
 
 
 def _dollars(price: object) -> float | None:
@@ -96,12 +96,10 @@ class Spending:
         self.answered: Counter = Counter()  # (model asked, model that answered): replies
         self.cost_usd = 0.0
         self.unpriced_calls = 0
-        self.untold_calls = 0  # whole replies without a usage report
 
     def add(self, usage: dict, cost_usd: float | None) -> None:
         """Count one whole reply."""
         self.tokens.update(usage)
-        self.untold_calls += not usage
         self.unpriced_calls += cost_usd is None
         self.cost_usd += cost_usd or 0.0
 
@@ -109,22 +107,20 @@ class Spending:
         """Return the lines of the tally: none when nothing was asked."""
         if not self.calls:
             return []
-        tokens = self.tokens
-        told = (
-            f"{tokens['prompt_tokens']:,} in ({tokens['cached_tokens']:,} cached), "
-            f"{tokens['completion_tokens']:,} out ({tokens['reasoning_tokens']:,} reasoning)"
+        by_kind = self.tokens
+        tokens = (
+            f"{by_kind['prompt_tokens']:,} in ({by_kind['cached_tokens']:,} cached), "
+            f"{by_kind['completion_tokens']:,} out ({by_kind['reasoning_tokens']:,} reasoning)"
         )
-        if self.untold_calls:
-            told += f", and {self.untold_calls:,} replies of which the server told none"
-        if self.untold_calls and not tokens:
-            told = "not told by the server"
+        if not by_kind:
+            tokens = "not told by the server"
         cost = f"${self.cost_usd:.4f}"
         if self.unpriced_calls:
             cost += f" plus {self.unpriced_calls:,} replies of unknown price"
         outcomes = [f"{count:,} {outcome}" for outcome, count in self.calls.most_common()]
         lines = [
             f"calls   {sum(self.calls.values()):,}: {', '.join(outcomes)}",
-            f"tokens  {told}",
+            f"tokens  {tokens}",
             f"cost    {cost}",
         ]
         for (asked, answered), count in self.answered.most_common():
@@ -136,14 +132,18 @@ class Budget:
     """--max-cost: a call starts only when even its worst case stays within the sum."""
 
     def __init__(self, limit_usd: float | None):
-        self.limit_usd = math.inf if limit_usd is None else limit_usd
+        self.is_limited = limit_usd is not None
         self.spent_usd = 0.0
+        self._limit_usd = math.inf if limit_usd is None else limit_usd
         # Of the calls in flight. No running sum, which would keep a rounding error.
         self._reserved: list[float] = []
 
+    def __str__(self) -> str:
+        return f"--max-cost: ${self.spent_usd:.4f} of ${self._limit_usd:.4f} is spent"
+
     async def reserve(self, worst_case_usd: float) -> bool:
         """Wait until the calls in flight leave room; return False when even then there is none."""
-        while self.spent_usd + sum(self._reserved) + worst_case_usd > self.limit_usd:
+        while self.spent_usd + sum(self._reserved) + worst_case_usd > self._limit_usd:
             if not self._reserved:
                 return False
             await asyncio.sleep(_LOOK_AGAIN_S)

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import json
-import math
 import re
-import time
 from dataclasses import dataclass
-from email.utils import parsedate_to_datetime
+
+from pydantic_core import from_json
 
 from common.config import Endpoint
 from common.files import printable
@@ -17,41 +16,36 @@ _WORDS_READ = 4000  # characters of an error body that are looked at
 
 @dataclass(eq=False)
 class Fault(Exception):
-    """What went wrong with one attempt.
+    """What went wrong with one attempt, as the table below sorts it; never changed afterwards.
 
     category: "configuration" stops the run with exit code 2, "cap" with 1, "item" fails this item,
-    "transient" is tried again.
+    "transient" is tried again. model.py judges what it means for the run.
     """
 
     category: str
     kind: str  # a few words for the tally
     detail: str = ""  # the provider's own words
-    advice: str = ""  # see told()
+    advice: str = ""  # see advice_at()
     status: int = 0
     retry_after_s: float = 0.0  # the wait that the provider names
     reached: bool = True  # whether anything answered at all
-    took_s: float = 0.0  # how long the attempt took; Route sets it
-    refusal: bool = False  # the provider wants fewer calls; Route sets it
 
     def __str__(self) -> str:
         return f"{self.kind}: {self.detail}" if self.detail else self.kind
 
-    def told(self, endpoint: Endpoint) -> str:
-        """Say what to change, and where it stands."""
+    def advice_at(self, endpoint: Endpoint) -> str:
+        """Return what the user is to change, and where it stands."""
         when = _TIME.search(self.detail)
-        return self.advice.format(
+        advice = self.advice or _CHANGE_SETTINGS
+        return advice.format(
             key=endpoint.key_place, url=endpoint.url_place, when=f", at {when[0]}" if when else ""
         )
-
-
-class Halted(Exception):
-    """The run has been told to stop: this call was not sent, or not tried again."""
 
 
 # --------------------------------------------------------------------------------- what servers say
 
 CHECK_ADDRESS = "Check {url}: an API's address mostly ends in /v1."
-CHANGE_SETTINGS = (
+_CHANGE_SETTINGS = (
     "It refuses every call alike. Change what it names in chain.toml (sampling, extra_body, "
     "stream), then run again."
 )
@@ -164,25 +158,23 @@ def provider_words(body: bytes) -> str:
 
 
 # Python refuses numbers of thousands of digits, which must not cost a reply.
-_DECODER = json.JSONDecoder(parse_int=lambda digits: int(digits[:19]))
+_LENIENT = json.JSONDecoder(parse_int=lambda digits: int(digits[:19]))
 
 
 def parse_json(body: bytes) -> object:
     """Return a JSON document. Raises ValueError for whatever cannot be read."""
     try:
-        return _DECODER.decode(body.decode("utf-8-sig", "replace"))
+        return from_json(body)
+    except ValueError:  # perhaps for a lone surrogate, a BOM or a number without end
+        pass
+    try:
+        return _LENIENT.decode(body.decode("utf-8-sig", "replace"))
     except RecursionError:
         raise ValueError("nested too deep") from None
 
 
 def _retry_after_s(headers) -> float:
-    """Return the wait that a Retry-After header names, as seconds or as an HTTP date; else 0."""
-    given = headers.get("retry-after", "")[:100]
-    try:
-        if re.fullmatch(r"[0-9.]+", given):
-            wait_s = float(given)
-        else:
-            wait_s = parsedate_to_datetime(given).timestamp() - time.time()
-    except (TypeError, ValueError, OverflowError):
-        return 0.0
-    return max(0.0, wait_s) if math.isfinite(wait_s) else 0.0
+    """Return the seconds that a Retry-After header names, 0 without any."""
+    given = headers.get("retry-after", "")
+    # Nobody means more than some days; a date, which no provider here sends, is no number.
+    return float(given) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", given) else 0.0

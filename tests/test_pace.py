@@ -9,16 +9,19 @@ from collections.abc import Callable
 
 import pytest
 
-from common.client.limiter import Pace
+from common.client.pace import Pace
 from tests.bench_pace import Bucket, Connections, RateAndConnections
 
 TRIP_S = 0.003
 
 
 def simulate(
-    takes: Callable, calls: int, took_s: float, *, width: int = 32
+    takes: Callable, calls: int, took_s: float, *, width: int = 32, lag_s: float = 0.0
 ) -> tuple[float, int, int]:
-    """Return (seconds, refusals, most calls in flight at the server) of a whole run."""
+    """Return (seconds, refusals, most calls in flight at the server) of a whole run.
+
+    The server's slot is free up to `lag_s` after its reply has gone out.
+    """
     chance = random.Random(0)
     pace = Pace(width)
     events: list[tuple] = [(0.0, 0, "try", None)]
@@ -45,8 +48,10 @@ def simulate(
         elif what == "arrive":
             later(TRIP_S / 2, "refused", ticket)
         elif what == "finish":
-            running -= 1
+            later(chance.random() * lag_s, "free")
             later(TRIP_S / 2, "whole", ticket)
+        elif what == "free":
+            running -= 1
         elif what == "whole":
             flying -= 1
             done += 1
@@ -87,6 +92,13 @@ def test_an_unknown_limit_is_met_closely_and_with_few_refusals(limit, calls, too
     seconds, refusals, _ = simulate(limit.takes, calls, took_s)
     assert seconds < 1.15 * limit.ideal_s(calls, took_s)
     assert refusals < 0.1 * calls
+
+
+def test_slots_that_are_free_a_moment_after_their_reply_are_no_limit_on_the_rate():
+    limit = Connections([(0, 4)])
+    seconds, refusals, _ = simulate(limit.takes, 300, 0.5, lag_s=0.01)
+    assert seconds < 1.15 * limit.ideal_s(300, 0.5)
+    assert refusals < 0.1 * 300
 
 
 def test_without_a_limit_as_many_calls_fly_as_the_user_allows():

@@ -2,17 +2,18 @@
 
 Nothing is known of a provider's limits but what it takes and what it refuses. From this follow
 
-- the window, how many calls at once: sixteen after the first success, then ever more as long as
-  what is tried is taken. A refusal above the widest window known to be good ends the try; after
-  twenty calls without a refusal, one call more is tried.
+- the window, how many calls at once: ever more as long as what is tried is taken. A refusal above
+  the widest window known to be good ends the try.
 - the rate, how many calls a second: a refusal within the good window says that calls come too
   fast, and from then on they are spaced. Between two refusals a limit has let through just what
-  it allows, whatever its shape: that is the rate. After as many calls without a refusal it rises
-  by 6 % a call, to find out whether there is more. Refusals in a row double the pause until the
-  next call.
+  it allows, whatever its shape: that is the rate. After some calls without a refusal it rises, to
+  find out whether there is more. Refusals in a row double the pause until the next call.
 
 Where refusals keep coming early, however slow the calls are, they have another cause: the spacing
 is dropped, and more of them in a row are needed to believe in a limit again.
+
+The numbers are tuned on tests/bench_pace.py and its limits in simulated time (test_pace.py); a
+comment says what is worse without a rule. "x" is the time beside the ideal.
 """
 
 from __future__ import annotations
@@ -22,21 +23,30 @@ import math
 from collections import deque
 from dataclasses import dataclass
 
-_FIRST_WINDOW = 16
-_CALM = 20  # calls without a refusal, until more is tried
-_TAKEN_AFTER_S = 1.0  # a call that is not refused in this time counts as taken
-_FIRST_DISTANCE_S = 0.004  # the first calls are not one burst: a refusal can stop the rest
+_FIRST_STEP = 15  # from one call to 16 at once after the first success, then 30, 60 ... more
+_CALM = 20  # calls without a refusal until more is tried: it costs one refusal in twenty
+_TAKEN_AFTER_S = 1.0  # a call not refused by then is taken: replies of minutes hold nobody up
+# The first calls are not one burst, so that a refusal can stop the rest (7 % refused, not 5.7).
+_FIRST_DISTANCE_S = 0.004
+_CALM_HALVES = 64  # with so many calls taken the distance halves: 400 at once x 1.8, not 2.3
 _FIRST_RATE = 2.0  # calls a second, when no more is known of a limit than that it is there
-_YOUNG_S = 2.0  # a run in which nothing can be measured: a limit may allow a first burst
+# So early nothing can be measured: a limit may allow a burst (60 a minute: 8 % refused, not 34).
+_YOUNG_S = 2.0
 _ENOUGH = 10  # calls taken, to measure a rate by
 _RISE = 0.06  # of the rate, a call
-_FASTEST_RISE = 1.4  # calls a second, each second: refusals take time to arrive
-_DEEPEST_FALL = 0.3  # what is left of a rate after one refusal, at least
-_LEAST_RATE = 0.05
+# Calls a second, each second: refusals take time to arrive (50 a second: 4 % refused, not 15).
+_FASTEST_RISE = 1.4
+# What is left of a rate after one refusal, at least (50 in each 5 s: x 1.09, not 1.25).
+_DEEPEST_FALL = 0.3
+_LEAST_RATE = 0.05  # a call in 20 s is a sign of life
 _EARLY = 8  # calls since the last refusal: a rate that is right is not refused so soon
-_FUTILE = 4  # early refusals, until they are believed to have another cause
+_FUTILE = 4  # early refusals in a row, until they are believed to have another cause
 _RETRY = 0.7  # the pause after a refusal, in distances between two calls
 _LONGEST_PAUSE_S = 30.0
+# A server may free a slot a moment after its reply is here: at most a twentieth of the reply's
+# time is waited for it (4 slots, 10 ms late: x 1.04, not 1.30).
+_FIRST_SETTLE_S = 0.002
+_SETTLE_SHARE = 1 / 20
 
 
 @dataclass
@@ -47,40 +57,77 @@ class Ticket:
     level: int
 
 
+class Window:
+    """How many calls may be in flight."""
+
+    def __init__(self, top: int):
+        self.size = 1
+        self.good = 0  # the widest known to be taken; 0 until anything is
+        self._top = top
+        self._step = _FIRST_STEP
+        self._tried_at: float | None = None  # when the first call above the good size was sent
+
+    def sent(self, now: float, in_flight: int, calm: int) -> None:
+        """Note a call; widen when what is tried is taken, or after a calm time."""
+        if self.size == self.good:
+            if in_flight >= self.size and calm >= _CALM:
+                self._step = 1
+                self.widen()
+        elif in_flight > self.good > 0:
+            self._tried_at = self._tried_at or now
+            if now - self._tried_at > _TAKEN_AFTER_S:
+                self.widen()
+
+    def widen(self) -> None:
+        """Take the size for good, and try a wider one."""
+        self.good = self.size
+        self.size = min(self._top, self.size + self._step)
+        self._step *= 2
+        self._tried_at = None
+
+    def narrow(self, size: int) -> None:
+        """Allow no more than `size` until more is tried again."""
+        self.size = max(1, min(self.size, size))
+        if self.good:
+            self.good = self.size
+
+
 class Pace:
     """Window and rate. Times are seconds of one clock, given by the caller."""
 
     def __init__(self, top: int):
-        self.window = 1
+        self.window = Window(top)
         self.rate = math.inf
         self.next_at = 0.0  # when the next call may be sent
-        self._top = top
-        self._good = 0  # the widest window known to be taken; 0 until anything is
-        self._step = min(top, _FIRST_WINDOW) - 1
-        self._tried_at: float | None = None  # when the first call above the good window was sent
-        self._taken = 0
         self._marks: deque[list] = deque(maxlen=64)  # [when, calls taken]: the start, refusals
-        self._last_sent = 0.0
-        self._took_s = 0.0  # the last whole reply
+        self._taken = 0
+        self._sent_at = 0.0  # the last call
+        self._home_at = 0.0  # the last whole reply
+        self._took_s = 0.0  # how long it took
+        self._settle_s = 0.0  # until its slot is used again
         self._refused_at = -math.inf
         self._calm = 0  # calls since then
         self._refused_in_a_row = 0
         self._rounds = 0  # of refusals in a row; calls that were out together are one round
         self._believed_from = 2  # refusals in a row that speak of a rate
         self._searching = False  # no rate is measured yet
-        self._early = 0  # refusals lately
+        self._early = 0  # early refusals in a row
 
     def __str__(self) -> str:
-        return f"{self.window} ({self.rate:.1f}/s)" if self.rate < math.inf else str(self.window)
+        size = self.window.size
+        return f"{size} ({self.rate:.1f}/s)" if self.rate < math.inf else str(size)
 
     def delay_s(self, now: float, in_flight: int) -> float:
         """Return how long the next call waits; infinity when one in flight has to end first."""
-        if in_flight >= self.window:
+        size = self.window.size
+        if in_flight >= size:
             return math.inf
         at = self.next_at
-        if self.window - 1 == self._good == in_flight:
+        if size - 1 == self.window.good == in_flight:
             # Apart from the others, so that a refusal speaks of the window alone.
-            at = max(at, self._last_sent + self._took_s / (2 * self.window))
+            at = max(at, self._sent_at + self._took_s / (2 * size))
+        if in_flight == size - 1:
+            at = max(at, self._home_at + self._settle_s)
         return max(0.0, at - now)
 
     def sent(self, now: float, in_flight: int) -> Ticket:
@@ -88,33 +135,27 @@ class Pace:
         if not self._marks:
             self._marks.append([now, 0])
         self._taken += 1
-        self._last_sent = now
+        self._sent_at = now
         self._calm += 1
-        if self.window == self._good:
-            if in_flight >= self.window and self._calm >= _CALM:
-                self._step = 1
-                self._widen()
-        elif in_flight > self._good > 0:
-            self._tried_at = self._tried_at or now
-            if now - self._tried_at > _TAKEN_AFTER_S:
-                self._widen()
-
+        self.window.sent(now, in_flight, self._calm)
         if self._searching and not self._rounds:
             self.rate *= 1 + min(1.0, 2 * _FASTEST_RISE / self.rate)
         elif self._calm >= _CALM:
             self.rate *= 1 + min(_RISE, _FASTEST_RISE / self.rate)
-        distance_s = max(1 / self.rate, _FIRST_DISTANCE_S / (1 + self._calm // 64))
+        free_distance_s = _FIRST_DISTANCE_S / (1 + self._calm // _CALM_HALVES)
+        distance_s = max(1 / self.rate, free_distance_s)
         self.next_at = max(self.next_at, now - distance_s) + distance_s
         return Ticket(now, in_flight)
 
     def succeeded(self, now: float, ticket: Ticket) -> None:
         """Note a whole reply."""
+        self._home_at = now
         self._took_s = now - ticket.at
         if ticket.at > self._refused_at:
             self._refused_in_a_row = 0
             self._rounds = 0
-        if ticket.level > self._good:
-            self._widen()
+        if ticket.level > self.window.good:
+            self.window.widen()
 
     def refused(self, now: float, ticket: Ticket, retry_after_s: float = 0.0) -> None:
         """Note that the provider wants fewer calls."""
@@ -125,29 +166,35 @@ class Pace:
         self.next_at = max(self.next_at, now + retry_after_s)
         if ticket.at <= self._refused_at:
             return  # calls that were out together meet the same limit
-        above = ticket.level > self._good > 0
-        if not above and self.rate == math.inf and self._refused_in_a_row < self._believed_from:
+        is_spaced = self.rate < math.inf
+        good = self.window.good
+        if ticket.level > good > 0:
+            self._note_refusal(now)
+            self.window.narrow(max(good, ticket.level - 1))
             return
-        self._narrow(max(self._good, ticket.level - 1) if above else ticket.level - 1)
-        if not above:
-            self._rounds += 1
-            if self._rounds == 1 or self.rate == math.inf:
-                self._measure(now)
-        self._refused_at = now
-        self._calm = 0
-        if not above and self.rate < math.inf:
-            doubled_s = _RETRY * 2 ** min(self._rounds - 1, 10) / max(self.rate, _FIRST_RATE)
-            pause_s = max(_RETRY / self.rate, min(_LONGEST_PAUSE_S, doubled_s), retry_after_s)
-            self.next_at = now + pause_s
+        if ticket.level == good and not is_spaced and self._settle_s < _SETTLE_SHARE * self._took_s:
+            self._settle_s = max(_FIRST_SETTLE_S, 2 * self._settle_s)
+            self.next_at = max(self.next_at, now + self._settle_s)
+            return
+        if not is_spaced and self._refused_in_a_row < self._believed_from:
+            return
+        self.window.narrow(ticket.level - 1)
+        self._rounds += 1
+        if self._rounds == 1 or not is_spaced:
+            self._measure(now)
+        self._note_refusal(now)
+        if self.rate < math.inf:
+            pause_s = _RETRY * 2 ** min(self._rounds - 1, 10) / self.rate
+            self.next_at = now + max(retry_after_s, min(_LONGEST_PAUSE_S, pause_s))
 
     def broke(self, now: float, ticket: Ticket) -> None:
         """Note a call that broke or stalled: three without a success halve the window."""
         self._refused_in_a_row += 1
         if ticket.at > self._refused_at and self._refused_in_a_row >= 3:
             self._refused_at = now
-            self._narrow(ticket.level // 2)
-            doubled_s = _RETRY * 2 ** min(self._refused_in_a_row - 3, 10)
-            self.next_at = max(self.next_at, now + min(_LONGEST_PAUSE_S, doubled_s))
+            self.window.narrow(ticket.level // 2)
+            pause_s = _RETRY * 2 ** min(self._refused_in_a_row - 3, 10)
+            self.next_at = max(self.next_at, now + min(_LONGEST_PAUSE_S, pause_s))
 
     def forget_refusals(self) -> None:
         """Drop what they have taught: they had another cause."""
@@ -155,20 +202,12 @@ class Pace:
         self.next_at = 0.0
         self._rounds = 0
         self._refused_in_a_row = 0
-        if not self._good:
-            self._widen()
+        if not self.window.good:
+            self.window.widen()
 
-    def _widen(self) -> None:
-        """Take the window for good, and try a wider one."""
-        self._good = self.window
-        self.window = min(self._top, self.window + self._step)
-        self._step *= 2
-        self._tried_at = None
-
-    def _narrow(self, size: int) -> None:
-        self.window = max(1, min(self.window, size))
-        if self._good:
-            self._good = self.window
+    def _note_refusal(self, now: float) -> None:
+        self._refused_at = now
+        self._calm = 0
 
     def _measure(self, now: float) -> None:
         """Set the rate to what was taken since the nearest refusal with enough calls after it.
@@ -187,13 +226,10 @@ class Pace:
         else:
             self._searching = False
             self.rate = max(_LEAST_RATE, _DEEPEST_FALL * self.rate, min(self.rate, measured))
-            if self._calm < _EARLY:
-                self._early += 1
-            elif self._calm >= _CALM:
-                self._early = 0
+            self._early = self._early + 1 if self._calm < _EARLY else 0
             if self._early >= _FUTILE:
                 self.forget_refusals()
-                self._believed_from += 2
+                self._believed_from *= 2
         self._marks.append([now, self._taken])
 
 
@@ -237,11 +273,11 @@ class RateLimiter:
 
     def let_out(self) -> None:
         """Let out whoever may go now; come back when the next one may."""
+        loop = asyncio.get_running_loop()
         while self._waiting:
             if self._waiting[0].done():  # cancelled meanwhile
                 self._waiting.popleft()
                 continue
-            loop = asyncio.get_running_loop()
             now = loop.time()
             delay_s = self.pace.delay_s(now, self._in_flight)
             if delay_s > 0:
