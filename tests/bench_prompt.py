@@ -19,8 +19,8 @@ import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
-
 from common.sampling.parquet import needed_leaves
+
 from common.sampling.sources import PR_COLUMNS
 from tests.hub import FakeHub, write_datasets
 

@@ -25,6 +25,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.sampling.dataset import needed_leaves
+
 TRAJECTORIES = pa.schema(
     [
         ("instance_id", pa.string()),
@@ -321,6 +323,18 @@ def pull_request(instance: int, characters: int = 300) -> dict:
         "FAIL_TO_PASS": [f"test_{noise}"],
         "PASS_TO_PASS": [f"test_{noise}_{number}" for number in range(20)],
     }
+
+
+def column_bytes(folder: Path, columns, groups: set | None = None) -> int:
+    """Return the compressed bytes of these columns of a dataset's row groups, or of some."""
+    total = 0
+    for path in folder.rglob("*.parquet"):
+        footer = pq.read_metadata(path)
+        for group in range(footer.num_row_groups):
+            if groups is None or (path.relative_to(folder).as_posix(), group) in groups:
+                for leaf in needed_leaves(footer, columns):
+                    total += footer.row_group(group).column(leaf).total_compressed_size
+    return total
 
 
 def write_datasets(
