@@ -7,16 +7,15 @@
 
 Reads   --dataset: instance_id, repo, messages (a list of role and content, or that as JSON text);
         --prs: one row per instance with its issue, description and patches.
-        Each is a Hub dataset id, a folder (read recursively, but for names that begin with . or _)
-        or a glob. HF_TOKEN (or HUGGINGFACE_API_KEY) and HF_ENDPOINT are honoured, also from .env.
+        Each is a Hub dataset id, a folder with all below it (but names that begin with . or _), or
+        a glob. HF_TOKEN (or HUGGINGFACE_API_KEY) and HF_ENDPOINT are honoured, also from .env.
 Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and the next turn
         prompt/_plan.json                 what was drawn from where, what was left out
         commit/<instance_id>.json         the PR record
 
-Instances of public benchmarks are kept out: of those known for a dataset of the Hub
-(common/sampling/exclusions.py), else of those that --benchmarks names, Hub ids or parquet, json,
-jsonl and csv files. So are chats in which a look at git's history or at an installed copy has
-shown the fix already.
+Instances of benchmarks are kept out: of those that --benchmarks names (Hub ids, or parquet, json,
+jsonl and csv files), for a dataset of the Hub by default of the best known. So are chats in which
+a look at git's history or at an installed copy has shown the fix already.
 
 Turns are drawn in windows. A window is one row group of one file; the row groups come in an order
 spread over the whole split. It gives one turn of each of its instances, up to a number, then the
@@ -205,9 +204,10 @@ class Sampler:
         """Return a turn of these rows that was not taken yet, as the plan keeps it, or None."""
         for row, messages in chats.items():
             turns = next_turns(messages or [])
-            problem = row_problem(messages, turns)
-            if problem:
-                passed_over[row, problem] = True
+            if messages is None:
+                passed_over[row, "malformed: messages is no list of role and content"] = True
+            elif not turns:
+                passed_over[row, "no assistant message right after a user message"] = True
             for turn in shuffled(f"{self.args.seed}/{file}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
@@ -222,26 +222,20 @@ class Sampler:
                 if problem:
                     passed_over[row, problem] = True
                 elif sha not in self.chats:
-                    third = ("early", "middle", "late")[3 * turns.index(turn) // len(turns)]
-                    return {
-                        "instance_id": name, "row": row, "turn": turn, "third": third,
-                        "chat": sha, "reply": digest(reply)[:16],
-                    }  # fmt: skip
+                    ids = {"instance_id": name, "row": row, "turn": turn}
+                    return {**ids, "chat": sha, "reply": digest(reply)[:16]}
         return None
 
     def leave_out(self, name: str, repo: str, kind: str, reason: str, benchmarks: list) -> None:
         """Name an instance in one of the plan's lists, once for each reason."""
-        key = (kind, name[:300], reason)
-        if key in self.left_out:
+        name = name[:300]
+        if (kind, name, reason) in self.left_out:
             return
-        self.left_out.add(key)
-        entry = {"instance_id": name[:300], "repo": repo, "reason": reason}
-        if benchmarks:
-            entry["lists"] = benchmarks
-        self.plan[kind].append(entry)
+        self.left_out.add((kind, name, reason))
+        self.plan[kind].append({"instance_id": name, "repo": repo, "reason": reason})
         for benchmark in self.plan["benchmarks"]["lists"]:
             if benchmark["name"] in benchmarks:
-                benchmark["overlaps"].append(entry["instance_id"])
+                benchmark["overlaps"].append(name)
 
 
 def next_turns(messages: list[dict]) -> list[int]:
@@ -258,17 +252,6 @@ def next_turns(messages: list[dict]) -> list[int]:
     return turns
 
 
-def row_problem(messages: list[dict] | None, turns: list[int]) -> str | None:
-    """Return why a row gives no turn; None when it has some."""
-    if messages is None:
-        return "malformed: messages is no list of role and content"
-    if not any(message["role"] == "assistant" for message in messages):
-        return "cut: it ends before the first assistant message"
-    if not turns:
-        return "no usable turn: no assistant message right after a user message"
-    return None
-
-
 def reply_problem(reply: str) -> str | None:
     """Return why a reply is no reference; None when it is one."""
     if not reply.strip():
@@ -280,8 +263,8 @@ def reply_problem(reply: str) -> str | None:
 # -------------------------------------------------------------------------------------------- main
 
 
-def write_prompts(sampler: Sampler, goal: int, tally: Tally) -> None:
-    """Write prompts 0 to `goal`: those planned already, then those of new windows."""
+def fill(sampler: Sampler, goal: int, tally: Tally) -> None:
+    """Write what is missing of the first `goal` prompts and of their records."""
     plan = sampler.plan
     files = sample.PromptFiles(plan, goal, tally)
     try:
@@ -291,19 +274,15 @@ def write_prompts(sampler: Sampler, goal: int, tally: Tally) -> None:
     finally:  # also of a run that is interrupted
         files.write()
         files.progress.close()
-    if not sample.planned_turns(plan):
+    turns = sample.planned_turns(plan)[:goal]
+    if not turns:
         raise UserError(f"{sampler.rows.what} gave no prompt: {sample.why_empty(plan)}.")
     write_json(sample.PLAN, plan)  # the last windows may have given nothing
-
-
-def write_records(sampler: Sampler, goal: int) -> None:
-    """Write the PR records that commit/ lacks."""
-    missing = sample.missing_records(sample.planned_turns(sampler.plan)[:goal])
-    progress = Progress(len(missing), "records", "record")
-    for record in sampler.records.read(missing):
-        write_json(Path("commit", f"{record['instance_id']}.json"), record)
-        progress.update(1)
-    progress.close()
+    missing = sample.missing_records(turns)
+    with Progress(len(missing), "records", "record") as progress:
+        for record in sampler.records.read(missing):
+            write_json(Path("commit", f"{record['instance_id']}.json"), record)
+            progress.update(1)
 
 
 def read_flags() -> Namespace:
@@ -341,8 +320,7 @@ def main() -> int:
             else:
                 sampler = Sampler(args, flags, plan)
                 plan = sampler.plan
-                write_prompts(sampler, goal, tally)
-                write_records(sampler, goal)
+                fill(sampler, goal, tally)
             lines = sample.describe(plan) + lines
         except ItemFailed as outage:
             tally.fail("the rest", outage.kind, outage.detail)

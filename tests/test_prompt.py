@@ -155,9 +155,8 @@ def test_every_instance_once_before_any_twice_and_all_thirds_of_a_chat(data, tmp
     taken = prompts(tmp_path)
     assert set(Counter(item["instance_id"] for item in taken).values()) == {1}
     windows = plan(tmp_path)["offsets"]
-    thirds = Counter(turn["third"] for window in windows for turn in window["turns"])
-    assert min(thirds[third] for third in ("early", "middle", "late")) > 8
-    assert len({item["source"]["turn"] for item in taken}) == 6  # any of the six assistant turns
+    turns = Counter(item["source"]["turn"] for item in taken)
+    assert len(turns) == 6 and min(turns.values()) > 3  # any of the six assistant turns
     assert len({item["source"]["row"] % 10 for item in taken}) > 7  # and any of the ten rollouts
     assert (
         len({window["file"] for window in windows[:3]}) == 3
@@ -351,9 +350,7 @@ def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
     run = from_rows(tmp_path, "--count", "3")
     assert run.returncode == 0, run.stderr
     assert {item["instance_id"] for item in prompts(tmp_path)} == {"good-1"}
-    for words in (
-        "1 rows: malformed", "2 rows: cut", "3 rows: no usable turn", "1 rows: reply cut off",
-    ):  # fmt: skip
+    for words in ("1 rows: malformed", "5 rows: no assistant message", "1 rows: reply cut off"):
         assert f"passed over {words}" in run.stdout
 
 

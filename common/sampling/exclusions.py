@@ -7,6 +7,7 @@ became of each list, so that a rerun compares with the same lists or with none.
 from __future__ import annotations
 
 import io
+import itertools
 import sys
 from pathlib import Path
 
@@ -22,7 +23,6 @@ DEFAULT_LISTS = (
     "SWE-bench-Live/SWE-bench-Live",
 )
 LIST_COLUMNS = ("instance_id", "repo", "base_commit")
-TEXT_FILES = (".json", ".jsonl", ".csv")  # all else is parquet
 
 
 class Exclusions:
@@ -89,25 +89,20 @@ def marks_of(instance_id: str, repo: str, commit: str) -> list[tuple]:
 
 
 def name_benchmarks(flag: str | None, on_the_hub: bool) -> list[dict]:
-    """Return the lists that --benchmarks names as a new plan keeps them, nothing read.
+    """Return the lists that --benchmarks names, nothing read yet, as a new plan keeps them.
 
     Without the flag those known by default, for a dataset of the Hub.
     """
     names = [name.strip() for name in (flag or "").split(",")]
     if flag is None and on_the_hub:
         names = DEFAULT_LISTS
-    names = [name for name in dict.fromkeys(names) if name.lower() not in ("", "none")]
-    return [
-        {
-            "name": name,
-            "commit": None,
-            "state": "checked",
-            "why": "",
-            "instances": 0,
-            "overlaps": [],
-        }
-        for name in names
-    ]
+    return [new_entry(name) for name in dict.fromkeys(names) if name.lower() not in ("", "none")]
+
+
+def new_entry(name: str, why: str = "") -> dict:
+    """Return a list as the plan keeps it; with `why`, one that was not compared with."""
+    state = {"state": "not checked" if why else "checked", "why": why}
+    return {"name": name, "commit": None, **state, "instances": 0, "overlaps": []}
 
 
 def read_benchmarks(entries: list[dict]) -> dict[str, set]:
@@ -143,7 +138,8 @@ def read_list(name: str, pinned: str | None) -> tuple[str, list[tuple]]:
     Raises UserError where the list is not the pinned one, or holds no tasks.
     """
     path = Path(name).expanduser()
-    if path.suffix.lower() in TEXT_FILES:
+    is_text = path.suffix.lower() in (".json", ".jsonl", ".csv")  # all else is parquet
+    if is_text:
         body = path.read_bytes()
         commit = "local-" + digest(body.decode("utf-8", "replace"))[:16]
     else:
@@ -154,13 +150,11 @@ def read_list(name: str, pinned: str | None) -> tuple[str, list[tuple]]:
             f"--benchmarks {name}: it is no longer what the plan was made with.\n"
             "Put it back, or start in another folder."
         )
-    if path.suffix.lower() in TEXT_FILES:
+    if is_text:
         rows = read_text_file(body, path.suffix.lower())
     else:
-        rows = []
-        for group in dataset.groups():
-            for batch in dataset.batches(*group, LIST_COLUMNS):
-                rows += batch.to_pylist()
+        batches = (dataset.batches(*group, LIST_COLUMNS) for group in dataset.groups())
+        rows = [row for batch in itertools.chain(*batches) for row in batch.to_pylist()]
     tasks = [tuple(as_text(row.get(column)) for column in LIST_COLUMNS) for row in rows]
     if not any(instance_id or base_commit for instance_id, _, base_commit in tasks):
         raise UserError(f"no row has an instance_id or a base_commit (of {len(rows)} rows)")

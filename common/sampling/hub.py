@@ -1,8 +1,7 @@
 """A dataset on the Hugging Face Hub at a pinned commit.
 
-huggingface_hub asks again for a listing or a byte range (6 times, 23 s) that is refused or breaks
-off; it takes a body that came short for whole. The rest of asking again is in `Hub.with_retries`:
-what no pause mends raises UserError in plain words, an outage ItemFailed.
+huggingface_hub itself asks six times for a listing or a byte range that is refused or breaks off,
+but takes a body that came short for whole, and asks once for a dataset's commit.
 """
 
 from __future__ import annotations
@@ -25,10 +24,8 @@ PATIENCE_S = 60.0  # with what huggingface_hub tried by itself
 
 # huggingface_hub 1.x raises errors of httpx, 2.x of httpx2: its own error extends the right class.
 HTTP_ERROR = errors.HfHubHTTPError.__bases__[0]
-TRANSIENT = (
-    HTTP_ERROR, errors.HfHubHTTPError, ConnectionError, TimeoutError, json.JSONDecodeError,
-    RuntimeError,  # its client was closed by a thread that could not connect
-)  # fmt: skip
+# RuntimeError: its client was closed by another thread, which could not connect.
+TRANSIENT = (HTTP_ERROR, ConnectionError, TimeoutError, json.JSONDecodeError, RuntimeError)
 
 
 class Hub:
@@ -50,10 +47,10 @@ class Hub:
             raise UserError(f"{self.variable} holds characters that no token has. Copy it again.")
         self.endpoint = (values.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         logging.set_verbosity_error()
-        login = {"endpoint": self.endpoint, "token": token}
-        api = HfApi(**login)
-        self.filesystem = HfFileSystem(**login, skip_instance_cache=True)
-
+        api = HfApi(self.endpoint, token)
+        self.filesystem = HfFileSystem(
+            endpoint=self.endpoint, token=token, skip_instance_cache=True
+        )
         self.revision = self.with_retries(lambda: api.dataset_info(name, revision=asked).sha)
         at = {"revision": self.revision, "repo_type": "dataset"}
         entries = self.with_retries(lambda: list(api.list_repo_tree(name, recursive=True, **at)))
@@ -66,7 +63,10 @@ class Hub:
         return self.with_retries(lambda: HubFile(self, file))
 
     def with_retries(self, work):
-        """Return work(), tried again after a pause. Raises UserError, ItemFailed in the end."""
+        """Return work(), tried again after a pause.
+
+        Raises UserError for what no pause mends, ItemFailed in the end.
+        """
         started = time.monotonic()
         for attempt in itertools.count(1):
             try:
@@ -117,16 +117,16 @@ class HubFile(HfFileSystemFile):
 
     def _fetch_range(self, start: int, end: int) -> bytes:
         """Return bytes [start, end) of the file. Raises UserError, ItemFailed."""
+        fetch = super()._fetch_range
         end = min(end, self.size)
 
-        def read() -> bytes:
-            body = super(HubFile, self)._fetch_range(start, end)
+        def read_whole() -> bytes:
+            body = fetch(start, end)
             if len(body) != end - start:
-                found = f"{len(body):,} bytes of {self.name} came, {end - start:,} were asked for"
-                raise ConnectionError(found)
+                raise ConnectionError(f"{self.name}: {len(body)} bytes of {end - start} came")
             return body
 
-        return self.hub.with_retries(read)
+        return self.hub.with_retries(read_whole)
 
 
 def plain(error: Exception) -> str:

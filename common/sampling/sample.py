@@ -12,6 +12,7 @@ from pathlib import Path
 from common.cli import Progress, Tally
 from common.files import BadFile, UserError, digest, read_json, write_json
 from common.sampling.dataset import Dataset
+from common.sampling.exclusions import new_entry
 from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS, read_chats, read_instances
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record, set_aside
 
@@ -41,8 +42,7 @@ def read_plan(flags: dict) -> dict | None:
     plan.pop("summary", None)  # of an older version, as are the defaults below
     for kind in SAMPLING_LISTS:
         plan.setdefault(kind, [])
-    unchecked = {"name": "any benchmark", "commit": None, "state": "not checked"}
-    unchecked |= {"why": "sampled by an older version", "instances": 0, "overlaps": []}
+    unchecked = new_entry("any benchmark", "sampled by an older version")
     plan.setdefault("benchmarks", {"lists": [unchecked]})
     made_with = {"--license": [], **plan["flags"]}
     for flag, value in flags.items():
@@ -217,7 +217,8 @@ class PromptFiles:
 
     def write(self) -> None:
         """Write the file at hand, unless it holds all that there is."""
-        prompts = self.prompts[: min(PROMPTS_PER_FILE, max(0, self.goal - self.first))]
+        size = min(PROMPTS_PER_FILE, max(0, self.goal - self.first))
+        prompts = self.prompts[:size]
         if len(prompts) > self.held:
             write_json(PLAN, self.plan)
             write_json(prompts_file(self.plan, self.first), prompts)

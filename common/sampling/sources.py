@@ -7,7 +7,6 @@ import math
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from functools import lru_cache
 from typing import NamedTuple
 
 from common.audit.patch import changed_files
@@ -80,7 +79,7 @@ class Records:
         self.prs = prs
         self.pool = pool
         self.places: dict[str, Place] = {}
-        self.read_one = lru_cache(maxsize=None)(self._read_one)
+        self._read: dict[str, dict] = {}
         for places in pool.map(self._read_places, prs.groups()):
             for instance_id, place in places:
                 self.places.setdefault(instance_id, place)
@@ -104,9 +103,11 @@ class Records:
         for records in self.pool.map(self._read_group, groups, groups.values()):
             yield from records
 
-    def _read_one(self, instance_id: str) -> dict:
-        [record] = self.read({instance_id})
-        return record
+    def read_one(self, instance_id: str) -> dict:
+        """Return the record of one instance; its row group is read for it, once."""
+        if instance_id not in self._read:
+            [self._read[instance_id]] = self.read({instance_id})
+        return self._read[instance_id]
 
     def _read_group(self, group: tuple[str, int], wanted: list[str]) -> list[dict]:
         """Return the records of these instances, as commit/ holds them; of each id the first."""
@@ -127,11 +128,14 @@ class Records:
 
     def _as_kept(self, row: dict) -> dict:
         """Return a row as commit/ holds it: nothing null, the files that its patch changes."""
-        record = {key: as_text(row[column]) for key, column in RECORD_COLUMNS.items()}
+        record = dict.fromkeys(RECORD_KEYS)
+        for key, column in RECORD_COLUMNS.items():
+            record[key] = as_text(row[column])
+        record["files"] = changed_files(record["patch"])
         created_at = row["created_at"]
         if isinstance(created_at, (int, float)) and math.isfinite(created_at):
             record["created_at"] = created_at
-        record["files"] = changed_files(record["patch"])
-        kept = {key: record[key] for key in RECORD_KEYS}
         license_name = self.places[record["instance_id"]].license
-        return {**kept, "license": license_name} if license_name else kept
+        if license_name:
+            record["license"] = license_name
+        return record
