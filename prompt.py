@@ -266,14 +266,15 @@ def reply_problem(reply: str) -> str | None:
 def fill(sampler: Sampler, goal: int, tally: Tally) -> None:
     """Write what is missing of the first `goal` prompts and of their records."""
     plan = sampler.plan
-    files = sample.PromptFiles(plan, goal, tally)
+    progress = Progress(goal, "prompts", "prompt")
+    files = sample.PromptFiles(plan, goal, tally, progress)
     try:
         files.fill_in(sampler.rows)
         for prompts in sampler.draw(goal):
             files.add(prompts)
     finally:  # also of a run that is interrupted
         files.write()
-        files.progress.close()
+        progress.close()
     turns = sample.planned_turns(plan)[:goal]
     if not turns:
         raise UserError(f"{sampler.rows.what} gave no prompt: {sample.why_empty(plan)}.")

@@ -8,7 +8,6 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,8 +16,8 @@ import pytest
 import prompt
 from common.audit.history import may_peek
 from common.files import UserError
-from common.sampling.exclusions import Exclusions, read_names
-from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS, Place
+from common.sampling.exclusions import read_names
+from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS
 from common.turns import RECORD_KEYS
 from prompt import next_turns, reply_problem, row_group_order
 from runner import stage, start
@@ -354,21 +353,6 @@ def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
         assert f"passed over {words}" in run.stdout
 
 
-def test_messages_as_json_text(tmp_path):
-    columns = [(name, pa.string()) for name in ("instance_id", "repo", "messages")]
-    lone = [*trajectory(4, 0)[:2], {"role": "assistant", "content": "lone \ud800 half"}]
-    rows = [("a-1", json.dumps(trajectory(1, 0))), ("b-2", json.dumps(trajectory(2, 0))[:-9])]
-    rows += [("c-3", '{"role": "user"}'), ("d-4", json.dumps(lone))]
-    write_rows(tmp_path, rows, pa.schema(columns))
-    run = from_rows(tmp_path, "--count", "3")
-    assert run.returncode == 0, run.stderr
-    taken = {item["instance_id"]: item for item in prompts(tmp_path)}
-    assert taken.keys() == {"a-1", "d-4"}
-    assert taken["d-4"]["messages"] == trajectory(4, 0)[:2]
-    assert taken["d-4"]["assistant"] == "lone \ufffd half"
-    assert "passed over 2 rows: malformed" in run.stdout
-
-
 def test_unsafe_ids_missing_records_and_exclusions_are_named_and_replaced(tmp_path):
     rows = [
         ("../evil", trajectory(90, 0)),
@@ -604,22 +588,7 @@ def test_next_turns():
     assert next_turns([]) == []
 
 
-def test_why_an_instance_or_a_turn_is_left_out():
-    places = {name: Place("f", 0, "acme/in", "", "MIT") for name in ("a-1", "b-2")}
-    records = SimpleNamespace(places=places, prs=SimpleNamespace(name="PRS"))
-    flags = {"--exclude": ["b-2", "acme/out"], "--license": []}
-    exclusions = Exclusions(flags, "x.txt", records, {})
-
-    def why(*args):
-        found = exclusions.why_left_out(*args)
-        return found and found[0]
-
-    assert why("a-1", "acme/in") is None
-    assert why("b-2", "acme/in") == why("a-1", "acme/out") == "excluded"
-    assert why("c-3", "acme/in") == "without_record"
-    assert why("a/1", "acme/in") == why(7, "acme/in") == "refused"
-    exclusions.licenses = ["apache-2.0"]
-    assert why("a-1", "acme/in") == "other_license"
+def test_which_replies_are_no_reference():
     assert reply_problem(" \n") and reply_problem("```bash\nls")
     assert reply_problem("```bash\nls\n```") is None
 

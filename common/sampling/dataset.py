@@ -11,16 +11,10 @@ import glob
 import itertools
 import json
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from common.files import UserError, clean_text, digest
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
 
 PRE_BUFFER_BYTES = 64 << 20  # up to here a row group's columns come in one request, into memory
 PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded for any row group
@@ -40,7 +34,7 @@ class Dataset:
         self.name = name
         self.columns = columns
         self.hub = None  # of a local one
-        self._footers: dict[str, pq.FileMetaData] = {}
+        self._footers = {}
         is_here = glob.has_magic(name) or Path(name).expanduser().exists()
         if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
             from common.sampling.hub import Hub
@@ -82,7 +76,7 @@ class Dataset:
                     yield row, *(plain_value(array[index]) for array in arrays)
                 row += 1
 
-    def batches(self, file: str, group: int, columns) -> Iterator[pa.RecordBatch]:
+    def batches(self, file: str, group: int, columns):
         """Yield columns of one row group in small batches. Raises UserError for a broken file."""
         import pyarrow.parquet as pq
 
@@ -96,7 +90,7 @@ class Dataset:
             with pq.ParquetFile(self._open(file), **options) as parquet:
                 yield from parquet.iter_batches(BATCH_ROWS, [group], list(leaves.values()))
 
-    def _footer(self, file: str) -> pq.FileMetaData:
+    def _footer(self, file: str):
         """Return the footer of a file, read once. Raises UserError, also when it lacks a column."""
         import pyarrow.parquet as pq
 
@@ -156,7 +150,7 @@ def local_files(path: Path) -> tuple[Path, dict[str, int]]:
     return root, dict(sorted(sizes.items()))  # the draw goes by their order
 
 
-def needed_leaves(footer: pq.FileMetaData, columns) -> dict[int, str]:
+def needed_leaves(footer, columns) -> dict[int, str]:
     """Return {leaf: its path} of top-level columns; of a list of messages only role and content."""
     leaves = {}
     for leaf in range(len(footer.schema)):
@@ -167,7 +161,7 @@ def needed_leaves(footer: pq.FileMetaData, columns) -> dict[int, str]:
     return leaves
 
 
-def plain_value(scalar: pa.Scalar) -> object:
+def plain_value(scalar) -> object:
     """Return a value: None where Python has none, U+FFFD in text that is no UTF-8."""
     try:
         return scalar.as_py()

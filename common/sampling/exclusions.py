@@ -9,10 +9,12 @@ from __future__ import annotations
 import io
 import itertools
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from common.files import UserError, digest, is_safe_name, printable
 from common.sampling.dataset import Dataset, as_text
+from common.sampling.sources import Records
 from common.turns import EXCLUDED_IDS
 
 DEFAULT_LISTS = (
@@ -25,19 +27,14 @@ DEFAULT_LISTS = (
 LIST_COLUMNS = ("instance_id", "repo", "base_commit")
 
 
+@dataclass
 class Exclusions:
-    """What is kept out of a sample.
+    """What is kept out of a sample."""
 
-    `flags` are those of the plan, with --exclude as a list of instance ids and repos; `benchmarks`
-    what tells the tasks of each list that was read.
-    """
-
-    def __init__(self, flags: dict, exclude_file: str | None, records, benchmarks: dict[str, set]):
-        self.excluded = set(flags["--exclude"])
-        self.exclude_file = exclude_file
-        self.licenses = flags["--license"]
-        self.records = records
-        self.benchmarks = benchmarks
+    flags: dict  # of the plan: --exclude is a list of instance ids and repos
+    exclude_file: str | None
+    records: Records
+    benchmarks: dict[str, set]  # of each list that was read: what tells its tasks
 
     def why_left_out(self, instance_id: str, repo: str) -> tuple[str, str, list[str]] | None:
         """Return the plan's list for it, the reason and the benchmarks; None where it stays in."""
@@ -46,12 +43,13 @@ class Exclusions:
         if instance_id in EXCLUDED_IDS:
             return "excluded", "on the list of excluded instances", []
         for name in (instance_id, repo):
-            if name in self.excluded:
+            if name in self.flags["--exclude"]:
                 return "excluded", f"{name} is listed in {self.exclude_file}", []
         place = self.records.places.get(instance_id)
         if place is None:
             return "without_record", f"no PR record in {self.records.prs.name}", []
-        if self.licenses and place.license.lower() not in self.licenses:
+        licenses = self.flags["--license"]
+        if licenses and place.license.lower() not in licenses:
             found = place.license or "unknown"
             return "other_license", f"its licence is {found}, --license keeps others", []
         lists = {}

@@ -6,6 +6,7 @@ import itertools
 import json
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
@@ -88,11 +89,11 @@ def changed(dataset: Dataset) -> UserError:
 
 def planned_turns(plan: dict) -> list[dict]:
     """Return the turns of the plan in order, each with its file and row group."""
-    turns = []
-    for window in plan["offsets"]:
-        for turn in window["turns"]:
-            turns.append({"file": window["file"], "row_group": window["row_group"], **turn})
-    return turns
+    return [
+        {"file": window["file"], "row_group": window["row_group"], **turn}
+        for window in plan["offsets"]
+        for turn in window["turns"]
+    ]
 
 
 def is_whole(plan: dict, goal: int) -> bool:
@@ -180,20 +181,20 @@ def read_again(dataset: Dataset, turns: list[dict]) -> list[dict]:
     return prompts
 
 
+@dataclass
 class PromptFiles:
     """Writes the prompts of a plan, file by file, and the plan with each.
 
     A kill costs the reading of one file's prompts at most; they are drawn again just so.
     """
 
-    def __init__(self, plan: dict, goal: int, tally: Tally):
-        self.plan = plan
-        self.goal = goal
-        self.tally = tally
-        self.progress = Progress(goal, "prompts", "prompt")
-        self.first = 0  # number in the sample of the first prompt of the file at hand
-        self.prompts: list[dict] = []  # from there on
-        self.held = 0  # of these, how many the file holds
+    plan: dict
+    goal: int
+    tally: Tally
+    progress: Progress
+    first: int = 0  # number in the sample of the first prompt of the file at hand
+    prompts: list[dict] = field(default_factory=list)  # from there on
+    held: int = 0  # of these, how many the file holds
 
     def fill_in(self, dataset: Dataset) -> None:
         """Write what is planned and lies in no file: it is read from the dataset again."""
