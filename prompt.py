@@ -17,11 +17,10 @@ Instances of benchmarks are kept out: of those that --benchmarks names (Hub ids,
 jsonl and csv files), for a dataset of the Hub by default of the best known. So are chats in which
 a look at git's history or at an installed copy has shown the fix already.
 
-Turns are drawn in windows. A window is one row group of one file; the row groups come in an order
-spread over the whole split. It gives one turn of each of its instances, up to a number, then the
-next window follows. When all row groups were drawn once, the next round begins. Only those byte
-ranges are read, at a pinned commit. The same flags give the same files, byte for byte, also after
-a kill; a rerun fills in what is missing.
+Turns are drawn in windows. A window is one row group of one file, in an order spread over the
+whole split; it gives one turn of each of its instances, up to a number. When all row groups were
+drawn once, the next round begins. Only those byte ranges are read, at a pinned commit. The same
+flags give the same files, byte for byte, also after a kill; a rerun fills in what is missing.
 """
 
 from __future__ import annotations
@@ -120,10 +119,10 @@ class Sampler:
             drawn = [window for window in plan["offsets"] if window.get("rounds") == rounds]
             gained = sum(len(window["turns"]) for window in drawn)
             order = row_group_order(self.rows, self.args.seed)
-            places = itertools.islice(order, len(drawn), None)
+            row_groups = itertools.islice(order, len(drawn), None)
             while len(self.chats) < goal:
                 at_once = min(AT_ONCE, math.ceil((goal - len(self.chats)) / usual))
-                ahead = list(itertools.islice(places, at_once))
+                ahead = list(itertools.islice(row_groups, at_once))
                 if not ahead:
                     break
                 for read in self.pool.map(self.read_window, ahead, itertools.repeat(rounds)):
@@ -138,12 +137,12 @@ class Sampler:
                 more = (self.args.count - len(self.chats)) // max(1, gained)
                 rounds = [rounds[1] + 1, rounds[1] + max(1, min(more, MOST_ROUNDS))]
 
-    def read_window(self, place: tuple[str, int], rounds: list[int]) -> tuple:
+    def read_window(self, row_group: tuple[str, int], rounds: list[int]) -> tuple:
         """Return the window's entry for the plan, whom it leaves out, its draws and their chats.
 
         A draw is (instance id, repo, round, rows that may give the turn).
         """
-        file, number = place
+        file, number = row_group  # its number in the file's shuffled order
         seed = f"{self.args.seed}/{file}"
         sizes = self.rows.row_groups(file)
         window = {"file": file, "row_group": None, "rounds": rounds}
@@ -186,8 +185,8 @@ class Sampler:
         passed_over = {}  # (row, reason), each once
         for name, repo, in_round, rows in draws:
             if self.taken[name] < in_round and len(self.chats) < self.args.count:
-                own_chats = {row: chats[row] for row in rows}
-                turn = self.choose_turn(file, name, repo, own_chats, passed_over)
+                chats_of_it = {row: chats[row] for row in rows}
+                turn = self.choose_turn(file, name, repo, chats_of_it, passed_over)
                 if turn:
                     self.chats.add(turn["chat"])
                     self.taken[name] += 1
@@ -277,7 +276,7 @@ def fill(sampler: Sampler, goal: int, tally: Tally) -> None:
         progress.close()
     turns = sample.planned_turns(plan)[:goal]
     if not turns:
-        raise UserError(f"{sampler.rows.what} gave no prompt: {sample.why_empty(plan)}.")
+        raise UserError(f"{sampler.rows.label} gave no prompt: {sample.why_empty(plan)}.")
     write_json(sample.PLAN, plan)  # the last windows may have given nothing
     missing = sample.missing_records(turns)
     with Progress(len(missing), "records", "record") as progress:

@@ -24,7 +24,7 @@ from common.sampling.exclusions import (
     read_benchmarks,
     read_list,
 )
-from common.sampling.sources import Place
+from common.sampling.sources import Location
 from runner import stage
 from tests.hub import FakeHub, pull_request, trajectory, write_datasets
 
@@ -265,10 +265,10 @@ def test_which_lists_hold_an_instance(tmp_path, monkeypatch):
     row = {"instance_id": "a", "repo": "A/a", "base_commit": ""}
     write_list(tmp_path / "one.json", [row])
     write_list(tmp_path / "two.json", [row, {**row, "instance_id": "b", "base_commit": "C1"}])
-    places = {"a": Place("f", 0, "", ""), "b": Place("f", 0, "A/a", "c1")}
+    locations = {"a": Location("f", 0, "", ""), "b": Location("f", 0, "A/a", "c1")}
     marks = read_benchmarks(name_benchmarks("one.json, two.json", False))
     flags = {"--exclude": [], "--license": []}
-    known = Exclusions(flags, None, SimpleNamespace(places=places), marks)
+    known = Exclusions(flags, None, SimpleNamespace(locations=locations), marks)
     lists = ["one.json", "two.json"]
     why = ("in_benchmark", "in one.json, two.json: the same id", lists)
     assert known.why_left_out("a", "") == why

@@ -50,9 +50,9 @@ def test_records_of_wanted_instances_the_first_of_each(tmp_path, monkeypatch):
     pq.write_table(pa.Table.from_pylist(rows), "prs.parquet", row_group_size=2)
     prs = Dataset("--prs", "prs.parquet", PR_COLUMNS)
     records = Records(prs, ThreadPoolExecutor(2))
-    places = records.places
-    assert places[rows[0]["instance_id"]][:2] == ("prs.parquet", 0)
-    assert places[rows[7]["instance_id"]][:2] == ("prs.parquet", 3)
+    locations = records.locations
+    assert locations[rows[0]["instance_id"]][:2] == ("prs.parquet", 0)
+    assert locations[rows[7]["instance_id"]][:2] == ("prs.parquet", 3)
     wanted = {rows[0]["instance_id"], rows[4]["instance_id"]}
     first, other = records.read(wanted)
     assert tuple(first) == (*RECORD_KEYS, "license") and first["license"] == "MIT"

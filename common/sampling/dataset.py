@@ -30,7 +30,7 @@ class Dataset:
     """
 
     def __init__(self, flag: str, name: str, columns, revision=None, train: bool = True):
-        self.what = f"{flag} {name}"
+        self.label = f"{flag} {name}"
         self.name = name
         self.columns = columns
         self.hub = None  # of a local one
@@ -47,7 +47,7 @@ class Dataset:
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
         if not any(self.files.values()):
             raise UserError(
-                f"{self.what}: no parquet file there that holds anything. Expected a folder or a "
+                f"{self.label}: no parquet file there that holds anything. Expected a folder or a "
                 "glob of *.parquet files, or a Hub dataset id such as owner/name."
             )
 
@@ -104,7 +104,7 @@ class Dataset:
                     fits = len(paths) == len({*paths}) > 0
                 if not fits:
                     raise UserError(
-                        f"{self.what}: {file}: expected one column {column!r} of text (messages: "
+                        f"{self.label}: {file}: expected one column {column!r} of text (messages: "
                         f"of role and content), found {', '.join(paths) or 'none'}."
                     )
             self._footers[file] = footer
@@ -125,7 +125,7 @@ class Dataset:
                 raise
             words = str(error).strip().partition("\n")[0][:150]
             problem = f"{file} is not a whole parquet file ({words})"
-            raise UserError(f"{self.what}: {problem}.") from None
+            raise UserError(f"{self.label}: {problem}.") from None
 
 
 def local_files(path: Path) -> tuple[Path, dict[str, int]]:

@@ -45,16 +45,16 @@ class Exclusions:
         for name in (instance_id, repo):
             if name in self.flags["--exclude"]:
                 return "excluded", f"{name} is listed in {self.exclude_file}", []
-        place = self.records.places.get(instance_id)
-        if place is None:
+        location = self.records.locations.get(instance_id)
+        if location is None:
             return "without_record", f"no PR record in {self.records.prs.name}", []
         licenses = self.flags["--license"]
-        if licenses and place.license.lower() not in licenses:
-            found = place.license or "unknown"
+        if licenses and location.license.lower() not in licenses:
+            found = location.license or "unknown"
             return "other_license", f"its licence is {found}, --license keeps others", []
         lists = {}
         same = {}
-        for mark in marks_of(instance_id, place.repo, place.base_commit):
+        for mark in marks_of(instance_id, location.repo, location.base_commit):
             for name, known in self.benchmarks.items():
                 if mark in known:
                     lists[name] = same[mark[0]] = True

@@ -36,7 +36,7 @@ class Hub:
     """
 
     def __init__(self, flag: str, name: str, asked: str | None, train: bool = True):
-        self.what = f"{flag} {name}"
+        self.label = f"{flag} {name}"
         self.name = name
         self.answered = False
         values = environment_values()
@@ -103,7 +103,7 @@ class Hub:
             advice = "check the name; a private one needs HF_TOKEN in .env"
         else:
             advice = f"{self.variable} may be expired, mistyped or without permission"
-        raise UserError(f"{self.what}: {self.endpoint} refuses it ({status}).\n{advice}.")
+        raise UserError(f"{self.label}: {self.endpoint} refuses it ({status}).\n{advice}.")
 
 
 class HubFile(HfFileSystemFile):

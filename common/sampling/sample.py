@@ -82,7 +82,7 @@ def new_plan(flags: dict, rows: Dataset, prs: Dataset, benchmarks: list[dict]) -
 def changed(dataset: Dataset) -> UserError:
     """Return the error of a dataset that is not what the plan was made from."""
     return UserError(
-        f"{dataset.what}: it no longer holds what {PLAN} was made from.\n"
+        f"{dataset.label}: it no longer holds what {PLAN} was made from.\n"
         "Put its files back, or start in another folder."
     )
 

@@ -62,7 +62,7 @@ def read_messages(value: object) -> list[dict] | None:
 # ------------------------------------------------------------------------------------- PR records
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a PR record lies, and what is known of it without reading it."""
 
     file: str
@@ -73,33 +73,33 @@ class Place(NamedTuple):
 
 
 class Records:
-    """The PR records: `places` by instance id, of each id the first."""
+    """The PR records: `locations` by instance id, of each id the first."""
 
     def __init__(self, prs: Dataset, pool: Executor):
         self.prs = prs
         self.pool = pool
-        self.places: dict[str, Place] = {}
+        self.locations: dict[str, Location] = {}
         self._read: dict[str, dict] = {}
-        for places in pool.map(self._read_places, prs.groups()):
-            for instance_id, place in places:
-                self.places.setdefault(instance_id, place)
+        for locations in pool.map(self._read_locations, prs.groups()):
+            for instance_id, location in locations:
+                self.locations.setdefault(instance_id, location)
 
-    def _read_places(self, group: tuple[str, int]) -> list[tuple[str, Place]]:
+    def _read_locations(self, group: tuple[str, int]) -> list[tuple[str, Location]]:
         names = self.prs.column_names(group[0])
         licenses = [column for column in LICENSE_COLUMNS if names.count(column) == 1][:1]
         columns = ("instance_id", "repo", "base_commit", *licenses)
-        places = []
+        locations = []
         for _, *values in self.prs.rows(*group, columns):
             instance_id, *known = map(as_text, values)
-            places.append((instance_id, Place(*group, *known)))
-        return places
+            locations.append((instance_id, Location(*group, *known)))
+        return locations
 
     def read(self, wanted: set[str]) -> Iterator[dict]:
         """Yield the records of the wanted ids; reads the row groups that hold them, once."""
         groups = defaultdict(list)
         for instance_id in sorted(wanted):
-            place = self.places[instance_id]
-            groups[place.file, place.group].append(instance_id)
+            location = self.locations[instance_id]
+            groups[location.file, location.group].append(instance_id)
         for records in self.pool.map(self._read_group, groups, groups.values()):
             yield from records
 
@@ -135,7 +135,7 @@ class Records:
         created_at = row["created_at"]
         if isinstance(created_at, (int, float)) and math.isfinite(created_at):
             record["created_at"] = created_at
-        license_name = self.places[record["instance_id"]].license
+        license_name = self.locations[record["instance_id"]].license
         if license_name:
             record["license"] = license_name
         return record
