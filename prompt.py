@@ -40,7 +40,7 @@ from common.audit.history import may_peek, shows_fix
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.files import ItemFailed, UserError, digest, lock_folders, write_json
 from common.sampling import sample
-from common.sampling.exclusions import Exclusions, name_benchmarks, read_benchmarks, read_names
+from common.sampling.exclusions import Exclusions, read_benchmarks, read_names
 from common.sampling.sources import Records, read_chats, read_instances
 from common.turns import SAMPLING_LISTS
 
@@ -92,21 +92,18 @@ class Sampler:
 
     def __init__(self, args: Namespace, flags: dict, plan: dict | None):
         self.args = args
-        self.rows, prs = sample.open_datasets(flags, plan)
-        if not plan:
-            benchmarks = name_benchmarks(args.benchmarks, self.rows.hub is not None)
-            plan = sample.new_plan(flags, self.rows, prs, benchmarks)
-        self.plan = plan
+        self.plan, self.rows, prs = sample.open_datasets(flags, plan)
         self.pool = ThreadPoolExecutor(AT_ONCE)
         self.records = Records(prs, self.pool)
-        marks = read_benchmarks(plan["benchmarks"]["lists"])
+        marks = read_benchmarks(self.plan["benchmarks"]["lists"])
         self.exclusions = Exclusions(flags, args.exclude, self.records, marks)
-        turns = sample.planned_turns(plan)
+        turns = sample.planned_turns(self.plan)
         self.chats = {turn["chat"] for turn in turns}  # digests of the chats taken: one a turn
         self.taken = Counter(turn["instance_id"] for turn in turns)
         self.left_out = set()  # what the plan's lists hold
         for kind in SAMPLING_LISTS:
-            self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in plan[kind]}
+            for row in self.plan[kind]:
+                self.left_out.add((kind, row["instance_id"], row["reason"]))
 
     def draw(self, goal: int):
         """Yield the prompts of window after window until the plan holds `goal` turns, or all."""

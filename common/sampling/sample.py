@@ -13,7 +13,7 @@ from pathlib import Path
 from common.cli import Progress, Tally
 from common.files import BadFile, UserError, digest, read_json, write_json
 from common.sampling.dataset import Dataset
-from common.sampling.exclusions import new_entry
+from common.sampling.exclusions import name_benchmarks, new_entry
 from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS, read_chats, read_instances
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record, set_aside
 
@@ -57,26 +57,27 @@ def read_plan(flags: dict) -> dict | None:
     return plan
 
 
-def open_datasets(flags: dict, plan: dict | None) -> tuple[Dataset, Dataset]:
-    """Return trajectories and PR records: at the commits that the plan pins, or for a new plan."""
+def open_datasets(flags: dict, plan: dict | None) -> tuple[dict, Dataset, Dataset]:
+    """Return the plan, trajectories and PR records, both at the commits that the plan pins.
+
+    Without a plan it is a new one, of their newest commits, in which nothing was drawn yet.
+    """
     pins = plan or {"revision": flags["--revision"], "prs_revision": None}
     rows = Dataset("--dataset", flags["--dataset"], ROW_COLUMNS, pins["revision"])
     prs = Dataset("--prs", flags["--prs"], PR_COLUMNS, pins["prs_revision"])
-    for dataset, pinned in ((rows, pins["revision"]), (prs, pins["prs_revision"])):
-        if plan and dataset.revision != pinned:
+    if not plan:
+        benchmarks = name_benchmarks(flags["--benchmarks"], rows.hub is not None)
+        plan = {
+            "dataset": flags["--dataset"], "revision": rows.revision,
+            "prs": flags["--prs"], "prs_revision": prs.revision,
+            "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
+            "exhausted": False, "benchmarks": {"lists": benchmarks},
+            **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
+        }  # fmt: skip
+    for dataset, key in ((rows, "revision"), (prs, "prs_revision")):
+        if dataset.revision != plan[key]:
             raise changed(dataset)
-    return rows, prs
-
-
-def new_plan(flags: dict, rows: Dataset, prs: Dataset, benchmarks: list[dict]) -> dict:
-    """Return a plan in which nothing was drawn yet."""
-    return {
-        "dataset": flags["--dataset"], "revision": rows.revision,
-        "prs": flags["--prs"], "prs_revision": prs.revision,
-        "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
-        "exhausted": False, "benchmarks": {"lists": benchmarks},
-        **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
-    }  # fmt: skip
+    return plan, rows, prs
 
 
 def changed(dataset: Dataset) -> UserError:
