@@ -20,12 +20,12 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from common.sampling.parquet import needed_leaves
-from common.sampling.sources import PR_COLUMNS
-from tests.hub import FakeHub, write_datasets
+from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS
+from tests.hub import FakeHub, column_bytes, write_datasets
 
 REPO = Path(__file__).resolve().parent.parent
 WINDOWS = 40
+LINE = "{:<48}{:>8}{:>8}{:>9}{:>9}{:>10}{:>11}"
 FAULTS = {"503": 0.03, "429": 0.03, "cut": 0.05, "short": 0.05, "whole": 0.01}
 
 COMMON = """
@@ -112,71 +112,44 @@ def measured(command: list[str], hub: FakeHub, folder: Path) -> tuple[float, flo
     return time.monotonic() - started, hub.sent() / 1e6, usage.ru_maxrss / 1024, output.decode()
 
 
-def sizes(folder: Path) -> tuple[int, int, int]:
-    """Return the rows, the bytes, and the bytes of the PR columns of a dataset's files."""
-    rows = 0
-    total = 0
-    records = 0
-    for path in folder.rglob("*.parquet"):
-        metadata = pq.read_metadata(path)
-        rows += metadata.num_rows
-        total += path.stat().st_size
-        for group in range(metadata.num_row_groups):
-            for leaf in needed_leaves(metadata, PR_COLUMNS):
-                records += metadata.row_group(group).column(leaf).total_compressed_size
-    return rows, total, records
-
-
 def report(data: Path, group_rows: int, turns: int, latency_s: float) -> None:
-    rows, size, _ = sizes(data / "acme" / "trajectories")
-    records = sizes(data / "acme" / "prs")[2]  # few: all of their row groups are needed
+    chats = data / "acme" / "trajectories"
+    paths = list(chats.rglob("*.parquet"))
+    rows = sum(pq.read_metadata(path).num_rows for path in paths)
+    size = sum(path.stat().st_size for path in paths)
+    records = column_bytes(data / "acme" / "prs", PR_COLUMNS)  # few: all row groups are needed
     print(
         f"\nrow groups of {group_rows}: {rows:,} rows, {size / 1e6:,.0f} MB; {turns} turns, "
         f"{latency_s * 1000:.0f} ms a request"
     )
-    line = "{:<48}{:>8}{:>8}{:>9}{:>9}{:>10}{:>11}"
-    print(line.format("way", "wall s", "MB", "/ floor", "peak MB", "requests", "instances"))
+    print(LINE.format("way", "wall s", "MB", "/ floor", "peak MB", "requests", "instances"))
     both = ["--dataset", "acme/trajectories", "--prs", "acme/prs", "--benchmarks", "none"]
     with FakeHub(data, latency_s=latency_s) as hub, tempfile.TemporaryDirectory() as scratch:
-        scratch = Path(scratch)
         command = [sys.executable, str(REPO / "prompt.py"), *both, "--count", str(turns)]
         for faults in ({}, FAULTS):
             hub.faults = faults
-            cwd = scratch / str(len(faults))
+            cwd = Path(scratch, str(len(faults)))
             cwd.mkdir()
             wall, sent, peak, _ = measured(command, hub, cwd)
-            plan = json.loads(Path(cwd, "prompt", "_plan.json").read_text())["summary"]
-            floor = (plan["trajectory_bytes"] + records) / 1e6
-            print(
-                line.format(
-                    f"prompt.py, {plan['windows']} windows, records{', faults' if faults else ''}",
-                    f"{wall:.1f}",
-                    f"{sent:.0f}",
-                    f"{sent / floor:.3f}",
-                    f"{peak:.0f}",
-                    len(hub.requests),
-                    f"{plan['instances']}/{plan['prompts']}",
-                ),
-                flush=True,
-            )
+            windows = json.loads(Path(cwd, "prompt", "_plan.json").read_text())["offsets"]
+            drawn = {(window["file"], window["row_group"]) for window in windows}
+            floor = (column_bytes(chats, ROW_COLUMNS, drawn) + records) / 1e6
+            taken = [turn["instance_id"] for window in windows for turn in window["turns"]]
+            way = f"prompt.py, {len(windows)} windows, records{', faults' if faults else ''}"
+            counts = f"{len({*taken})}/{len(taken)}"
+            show(way, wall, sent, f"{sent / floor:.3f}", peak, len(hub.requests), counts)
         hub.faults = {}
         for way, program in WAYS.items():
             arguments = ["acme/trajectories", str(turns), str(WINDOWS), str(rows)]
             command = [sys.executable, "-c", program + ENDING, *arguments]
-            wall, sent, peak, output = measured(command, hub, scratch)
+            wall, sent, peak, output = measured(command, hub, Path(scratch))
             taken, instances = json.loads(output.splitlines()[-1])
-            print(
-                line.format(
-                    way,
-                    f"{wall:.1f}",
-                    f"{sent:.0f}",
-                    "",
-                    f"{peak:.0f}",
-                    len(hub.requests),
-                    f"{instances}/{taken}",
-                ),
-                flush=True,
-            )
+            show(way, wall, sent, "", peak, len(hub.requests), f"{instances}/{taken}")
+
+
+def show(way: str, wall: float, sent: float, share: str, peak: float, requests: int, counts: str):
+    print(LINE.format(way, f"{wall:.1f}", f"{sent:.0f}", share, f"{peak:.0f}", requests, counts))
+    sys.stdout.flush()
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -25,6 +25,8 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from common.sampling.dataset import needed_leaves
+
 TRAJECTORIES = pa.schema(
     [
         ("instance_id", pa.string()),
@@ -40,15 +42,7 @@ TRAJECTORIES = pa.schema(
 class FakeHub:
     """Serves `folder`. `token`: the only one that is accepted; `gated`: names that are gated."""
 
-    def __init__(
-        self,
-        folder: Path,
-        *,
-        latency_s: float = 0.0,
-        token: str | None = None,
-        gated: tuple = (),
-        seed: int = 0,
-    ):
+    def __init__(self, folder: Path, *, latency_s=0.0, token=None, gated=(), seed=0):
         self.folder = Path(folder)
         self.latency_s = latency_s
         self.token = token
@@ -61,9 +55,8 @@ class FakeHub:
         self.stall_s = 30.0
         self.dies_after = float("inf")  # requests after which nothing is answered well
         self.commits: dict[str, str] = {}
-        self.server = ThreadingHTTPServer(
-            ("127.0.0.1", 0), type("Handler", (_Handler,), {"hub": self})
-        )
+        handler = type("Handler", (_Handler,), {"hub": self})
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), handler)
         self.server.daemon_threads = True
         self.url = f"http://127.0.0.1:{self.server.server_address[1]}"
 
@@ -76,13 +69,10 @@ class FakeHub:
         self.server.server_close()
 
     def commit(self, name: str) -> str:
-        """The commit of a dataset: its files and their times."""
+        """Return the commit of a dataset: a digest of its files, made once."""
         if name not in self.commits:
-            listing = [
-                (path.as_posix(), path.stat().st_size, path.stat().st_mtime_ns)
-                for path in self.files(name)
-            ]
-            self.commits[name] = hashlib.sha1(repr(listing).encode()).hexdigest()
+            sizes = {path.as_posix(): path.stat().st_size for path in self.files(name)}
+            self.commits[name] = hashlib.sha1(repr(sizes).encode()).hexdigest()
         return self.commits[name]
 
     def files(self, name: str) -> list[Path]:
@@ -103,13 +93,13 @@ class FakeHub:
         self.settle()
         return sum(sent for _, path, _, _, sent in self.requests if kind in path)
 
-    def ranges(self, end: str = ".parquet") -> list[tuple[str, int, int]]:
-        """The byte ranges that were served whole: (path, start, end)."""
-        return [
-            (path, *span)
-            for _, path, span, status, sent in self.requests
-            if span and path.endswith(end) and status == 206 and sent == span[1] - span[0]
-        ]
+    def ranges(self) -> list[str]:
+        """Return the paths of the byte ranges that were served whole."""
+        found = []
+        for _, path, span, status, sent in self.requests:
+            if span and status == 206 and sent == span[1] - span[0]:
+                found.append(path)
+        return found
 
     def pick_fault(self, kinds: tuple) -> str | None:
         with self.lock:
@@ -168,12 +158,6 @@ class _Handler(BaseHTTPRequestHandler):
         elif file := re.fullmatch(r"/datasets/([\w.-]+/[\w.-]+)/resolve/([^/]+)/(.+)", path):
             if self.may(file[1], file[2], contents=True):
                 self.redirect(file[1], file[3])
-        elif paths := re.fullmatch(r"/api/datasets/([\w.-]+/[\w.-]+)/paths-info/([^/]+)", path):
-            body = self.rfile.read(int(self.headers["Content-Length"])).decode()
-            asked = parse_qs(body).get("paths", [])
-            if self.may(paths[1], paths[2], contents=False):
-                entries = self.entries(paths[1])
-                self.reply(200, [entry for entry in entries if entry["path"] in asked])
         elif path.startswith("/blob/"):
             self.blob(self.hub.folder / path.removeprefix("/blob/"))
         else:
@@ -323,6 +307,18 @@ def pull_request(instance: int, characters: int = 300) -> dict:
     }
 
 
+def column_bytes(folder: Path, columns, groups: set | None = None) -> int:
+    """Return the compressed bytes of these columns of a dataset's row groups, or of some."""
+    total = 0
+    for path in folder.rglob("*.parquet"):
+        footer = pq.read_metadata(path)
+        for group in range(footer.num_row_groups):
+            if groups is None or (path.relative_to(folder).as_posix(), group) in groups:
+                for leaf in needed_leaves(footer, columns):
+                    total += footer.row_group(group).column(leaf).total_compressed_size
+    return total
+
+
 def write_datasets(
     folder: Path,
     *,
@@ -331,43 +327,27 @@ def write_datasets(
     files: int = 3,
     group_rows: int = 40,
     characters: int = 300,
-    name: str = "acme",
 ) -> None:
-    """Write <folder>/<name>/trajectories and /prs, each data/train-*.parquet.
+    """Write <folder>/acme/trajectories and /prs, each data/train-*.parquet.
 
     The rollouts of an instance lie side by side.
     """
-    trajectories = Path(folder, name, "trajectories", "data")
-    prs = Path(folder, name, "prs", "data")
-    trajectories.mkdir(parents=True)
-    prs.mkdir(parents=True)
     share = -(-instances // files)
     for number in range(files):
         members = range(number * share, min((number + 1) * share, instances))
-        end = f"{number:05d}-of-{files:05d}.parquet"
         records = [pull_request(instance, characters) for instance in members]
-        pq.write_table(
-            pa.Table.from_pylist(records),
-            prs / f"train-{end}",
-            row_group_size=max(1, group_rows // 4),
-        )
-        with pq.ParquetWriter(trajectories / f"train-{end}", TRAJECTORIES) as writer:
-            pending = []
-            for record in records:
-                instance = int(record["instance_id"].rpartition("-")[2])
-                pending += [
-                    {
-                        "instance_id": record["instance_id"],
-                        "repo": record["repo"],
-                        "messages": trajectory(instance, rollout, characters=characters),
-                        "trajectory_format": "mini-swe-agent-1",
-                        "exit_status": "submitted",
-                        "duration_sec": float(rollout),
-                    }
-                    for rollout in range(rollouts)
-                ]
-                while len(pending) >= group_rows:
-                    writer.write_table(pa.Table.from_pylist(pending[:group_rows], TRAJECTORIES))
-                    del pending[:group_rows]
-            if pending:
-                writer.write_table(pa.Table.from_pylist(pending, TRAJECTORIES))
+        rows = []
+        for instance, record in zip(members, records):
+            for rollout in range(rollouts):
+                ids = {"instance_id": record["instance_id"], "repo": record["repo"]}
+                messages = trajectory(instance, rollout, characters=characters)
+                more = {"trajectory_format": "mini-swe-agent-1", "exit_status": "submitted"}
+                rows.append({**ids, "messages": messages, **more, "duration_sec": float(rollout)})
+        tables = {
+            "trajectories": (pa.Table.from_pylist(rows, TRAJECTORIES), group_rows),
+            "prs": (pa.Table.from_pylist(records), max(1, group_rows // 4)),
+        }
+        for name, (table, row_group_size) in tables.items():
+            path = Path(folder, "acme", name, "data", f"train-{number:05d}-of-{files:05d}.parquet")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            pq.write_table(table, path, row_group_size=row_group_size)

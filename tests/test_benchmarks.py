@@ -20,10 +20,11 @@ from common.sampling.exclusions import (
     LIST_COLUMNS,
     Exclusions,
     marks_of,
+    name_benchmarks,
+    read_benchmarks,
     read_list,
-    text_mark,
 )
-from common.sampling.sources import Place
+from common.sampling.sources import Location
 from runner import stage
 from tests.hub import FakeHub, pull_request, trajectory, write_datasets
 
@@ -39,16 +40,12 @@ def task(number: int, **changes: str) -> dict:
 
 
 def planted() -> list[dict]:
-    """Return tasks that are instances 0 to 29, each known again by one thing alone."""
+    """Return tasks that are instances 0 to 19, each known again by one thing alone."""
     rows = []
     for number in range(10):
-        rows.append(task(number, base_commit="f" * 40, problem_statement="another text"))
+        rows.append(task(number, base_commit="f" * 40))
     for number in range(10, 20):
-        rows.append(task(number, instance_id=f"other-{number}", problem_statement=""))
-    for number in range(20, 30):
-        text = "\n ".join(pull_request(number)["problem_statement"].split()) + "\n"
-        row = task(number, instance_id=f"other-{number}", repo="fork/name", problem_statement=text)
-        rows.append({**row, "base_commit": "e" * 40})
+        rows.append(task(number, instance_id=f"other-{number}"))
     return rows
 
 
@@ -101,24 +98,23 @@ def test_a_local_list_of_any_kind(tmp_path, name):
     write_list(tmp_path / name, planted())
     commit, rows = read_list(str(tmp_path / name), None)
     assert commit.startswith("local-")
-    assert rows == [{column: row[column] for column in LIST_COLUMNS} for row in planted()]
+    assert rows == [tuple(row[column] for column in LIST_COLUMNS) for row in planted()]
 
 
-def test_none_of_a_list_passes_by_id_by_commit_by_text(data, tmp_path):
+def test_none_of_a_list_passes_by_id_by_commit(data, tmp_path):
     name = "list.jsonl"
     write_list(tmp_path / name, planted())
     run = sampled(data, tmp_path, "--benchmarks", name)
     assert run.returncode == 0, run.stderr
-    assert numbers(tmp_path) == set(range(30, INSTANCES))
+    assert numbers(tmp_path) == set(range(20, INSTANCES))
     made = plan(tmp_path)
     [entry] = made["benchmarks"]["lists"]
-    assert (entry["state"], entry["instances"], entry["repos_shared"]) == ("checked", 30, 7)
+    assert (entry["state"], entry["instances"]) == ("checked", 20)
     passed_over = {row["instance_id"]: row["reason"] for row in made["in_benchmark"]}
-    assert sorted(entry["overlaps"]) == sorted(passed_over) and len(passed_over) == 30
-    assert {reason.partition(": the same ")[2] for reason in passed_over.values()} == {
-        "id", "base commit", "issue's text",
-    }  # fmt: skip
-    assert f"{name}: 30 of its 30 instances passed over, 7 repos shared" in run.stdout
+    assert sorted(entry["overlaps"]) == sorted(passed_over) and len(passed_over) == 20
+    same = {reason.partition(": the same ")[2] for reason in passed_over.values()}
+    assert same == {"id", "base commit"}
+    assert f"{name}: 20 of its 20 instances passed over" in run.stdout
     left_out = read_left_out(made, Config(), Tally("report"))
     page = huge_pr_page(left_out, 1000)
     for instance_id, reason in passed_over.items():
@@ -153,13 +149,13 @@ def test_lists_known_by_default_and_a_rerun_never_changes_the_draw(data, tmp_pat
         # A list that appears, or grows, later: what is pinned holds.
         other = Path(data, "SWE-bench", "SWE-bench_Multilingual")
         other.mkdir(parents=True)
-        write_list(other / "test.parquet", [task(number) for number in range(30, 50)])
+        write_list(other / "test.parquet", [task(number) for number in range(20, 40)])
         hub.forget()
         run = stage("prompt.py", *remote, cwd=tmp_path, **variables)
         assert run.returncode == 0, run.stderr
         assert not any("Multilingual" in path for _, path, *_ in hub.requests)
-        assert numbers(tmp_path) <= set(range(30, INSTANCES))
-        assert numbers(tmp_path) & set(range(30, 50))
+        assert numbers(tmp_path) <= set(range(20, INSTANCES))
+        assert numbers(tmp_path) & set(range(20, 40))
         lists = plan(tmp_path)["benchmarks"]["lists"]
         assert {entry["name"]: entry["state"] for entry in lists} == {**states, LIST: "checked"}
         hub.forget()
@@ -183,7 +179,7 @@ def test_lists_that_cannot_be_read_stop_nothing(data, tmp_path):
     assert [states[name]["state"] for name in bad] == ["not checked"] * len(bad)
     assert all(states[name]["why"] for name in bad)
     assert states["good.csv"]["state"] == "checked"
-    assert numbers(tmp_path) == set(range(30, INSTANCES))
+    assert numbers(tmp_path) == set(range(20, INSTANCES))
 
 
 def test_a_sample_of_an_older_version_is_taken_as_it_is(data, tmp_path):
@@ -262,45 +258,34 @@ def test_marks():
     assert marks_of("A__b-1", "A/b", "0" * 40) == [("id", "a__b-1")]
     assert marks_of("", "A/b", "ABC1") == [("base commit", "a/b", "abc1")]
     assert marks_of("", "", "abc1") == []
-    assert text_mark(" a\n\tb ") == text_mark("a b") != text_mark("ab")
-    assert text_mark(" \n") is None
-
-
-def exclusions(**places: Place) -> Exclusions:
-    records = SimpleNamespace(places=places, text_mark=lambda instance_id: None)
-    return Exclusions({"--exclude": [], "--license": []}, None, records)
 
 
 def test_which_lists_hold_an_instance(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    row = {"instance_id": "a", "repo": "A/a", "base_commit": "", "problem_statement": "it is"}
+    row = {"instance_id": "a", "repo": "A/a", "base_commit": ""}
     write_list(tmp_path / "one.json", [row])
     write_list(tmp_path / "two.json", [row, {**row, "instance_id": "b", "base_commit": "C1"}])
-    known = exclusions(a=Place("f", 0, 0, "", ""), b=Place("f", 0, 1, "A/a", "c1"))
-    known.read_benchmarks("one.json, two.json", False, None)
+    locations = {"a": Location("f", 0, "", ""), "b": Location("f", 0, "A/a", "c1")}
+    marks = read_benchmarks(name_benchmarks("one.json, two.json", False))
+    flags = {"--exclude": [], "--license": []}
+    known = Exclusions(flags, None, SimpleNamespace(locations=locations), marks)
     lists = ["one.json", "two.json"]
     why = ("in_benchmark", "in one.json, two.json: the same id", lists)
     assert known.why_left_out("a", "") == why
     same = "in two.json: the same id and base commit"
     assert known.why_left_out("b", "") == ("in_benchmark", same, lists[1:])
-    known.count_overlaps([{"instance_id": "b", "lists": lists[1:]}], {"a/A", "x/y"})
-    assert [entry["overlaps"] for entry in known.lists] == [[], ["b"]]
-    assert [entry["repos_shared"] for entry in known.lists] == [1, 1]
 
 
 def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     write_list(tmp_path / "list.csv", planted())
-    first = exclusions()
-    first.read_benchmarks("list.csv, NONE,", False, None)
-    plan = {"benchmarks": {"lists": first.lists}}
-    again = exclusions()
-    again.read_benchmarks(None, False, plan)
-    assert again.lists == first.lists and len(first.lists) == 1
+    lists = name_benchmarks("list.csv, NONE,", False)
+    marks = read_benchmarks(lists)
+    assert len(lists) == 1 and read_benchmarks(lists) == marks
     for body in (b"instance_id\na\n", b"\xff\x00,"):
         (tmp_path / "list.csv").write_bytes(body)
         with pytest.raises(UserError, match="no longer what the plan was made with"):
-            exclusions().read_benchmarks(None, False, plan)
+            read_benchmarks(lists)
     (tmp_path / "list.csv").unlink()
     with pytest.raises(FileNotFoundError, match="list.csv"):
-        exclusions().read_benchmarks(None, False, plan)
+        read_benchmarks(lists)

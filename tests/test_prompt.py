@@ -8,21 +8,20 @@ import signal
 import time
 from collections import Counter
 from pathlib import Path
-from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+import prompt
 from common.audit.history import may_peek
 from common.files import UserError
-from common.sampling.exclusions import Exclusions, read_names
-from common.sampling.parquet import needed_leaves
-from common.sampling.sources import PR_COLUMNS, Place
+from common.sampling.exclusions import read_names
+from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS
 from common.turns import RECORD_KEYS
 from prompt import next_turns, reply_problem, row_group_order
 from runner import stage, start
-from tests.hub import TRAJECTORIES, FakeHub, pull_request, trajectory, write_datasets
+from tests.hub import TRAJECTORIES, FakeHub, column_bytes, pull_request, trajectory, write_datasets
 
 BOTH = ("--dataset", "acme/trajectories", "--prs", "acme/prs", "--benchmarks", "none")
 
@@ -154,12 +153,13 @@ def test_every_instance_once_before_any_twice_and_all_thirds_of_a_chat(data, tmp
     assert run.returncode == 0, run.stderr
     taken = prompts(tmp_path)
     assert set(Counter(item["instance_id"] for item in taken).values()) == {1}
-    summary = plan(tmp_path)["summary"]
-    assert summary["instances"] == 60 and min(summary["thirds"].values()) > 8
-    assert len({item["source"]["turn"] for item in taken}) == 6  # any of the six assistant turns
+    windows = plan(tmp_path)["offsets"]
+    turns = Counter(item["source"]["turn"] for item in taken)
+    assert len(turns) == 6 and min(turns.values()) > 3  # any of the six assistant turns
     assert len({item["source"]["row"] % 10 for item in taken}) > 7  # and any of the ten rollouts
-    early = {window["file"] for window in plan(tmp_path)["offsets"][:3]}
-    assert len(early) == 3  # spread over the split from the beginning
+    assert (
+        len({window["file"] for window in windows[:3]}) == 3
+    )  # spread over the split from the beginning
 
 
 def test_a_large_row_group_is_drawn_in_part(tmp_path):
@@ -169,9 +169,6 @@ def test_a_large_row_group_is_drawn_in_part(tmp_path):
     assert run.returncode == 0, run.stderr
     assert [len(window["turns"]) for window in plan(tmp_path)["offsets"]] == [12, 24, 4]
     assert len({item["instance_id"] for item in prompts(tmp_path)}) == 40
-    shutil.rmtree(tmp_path / "prompt")
-    assert from_rows(tmp_path, "--count", "40", "--windows", "1").returncode == 0
-    assert [len(window["turns"]) for window in plan(tmp_path)["offsets"]] == [40]
 
 
 def test_a_cap_per_instance_that_is_asked_for_holds(data, tmp_path):
@@ -250,24 +247,31 @@ def test_another_seed_and_other_flags(data, tmp_path):
     assert contents(tmp_path) == before
 
 
-def test_a_hurt_file_is_set_aside_and_made_again_as_it_was(data, tmp_path):
+def test_what_is_missing_is_made_again_as_it_was(data, tmp_path):
     assert local(data, "--count", "410", cwd=tmp_path).returncode == 0
     before = samples(tmp_path)
-    first, second, third = (Path(tmp_path, "prompt", f"prompts_410_{k}.json") for k in (1, 2, 3))
     torn, foreign, gone = sorted(Path(tmp_path, "commit").glob("acme*"))[:3]
-    for path in first, torn:
-        path.write_text(path.read_text()[:500])
-    second.write_text(second.read_text().replace("step 3", "step 4"))
+    torn.write_text(torn.read_text()[:500])
     foreign.write_text("[1, 2]")
-    third.unlink()
-    gone.unlink()
+    for path in gone, *Path(tmp_path, "prompt").glob("prompts_410_[13].json"):
+        path.unlink()
     run = local(data, "--count", "410", cwd=tmp_path)
     assert run.returncode == 0, run.stderr
     after = samples(tmp_path)
-    for path in first, second, torn, foreign:
-        assert path.name in run.stderr
-        assert after.pop(f"{path.parent.name}/{path.name}.bad")
+    for path in torn, foreign:
+        assert path.name in run.stdout
+        assert after.pop(f"commit/{path.name}.bad")
     assert after == before
+    made = Path(tmp_path, "prompt", "prompts_410_2.json")
+    text = made.read_text()
+    for hurt in text[:500], text.replace("step 3", "step 4"), "[1, 2]":
+        made.write_text(hurt)
+        run = local(data, "--count", "410", cwd=tmp_path)
+        assert run.returncode == 2 and "prompts_410_2.json: " in run.stderr
+        assert "Remove it and run prompt.py again." in run.stderr
+    made.unlink()
+    assert local(data, "--count", "410", cwd=tmp_path).returncode == 0
+    assert made.read_text() == text
 
 
 def test_a_dataset_that_changed_is_told_and_nothing_is_made_of_it(tmp_path):
@@ -290,10 +294,16 @@ def test_a_dataset_that_changed_is_told_and_nothing_is_made_of_it(tmp_path):
 def as_3805ada(made: dict) -> dict:
     """Return a plan as version 3805ada wrote it."""
     for window in made["offsets"]:
-        window |= {"pass": 1, "laps": window.pop("rounds")[1], "deck": [0, len(window["turns"])]}
+        window |= {
+            "bytes": 1,
+            "pass": 1,
+            "laps": window.pop("rounds")[1],
+            "deck": [0, len(window["turns"])],
+        }
         for turn in window["turns"]:
             turn["lap"] = 0
-    made["summary"] |= {"record_bytes": 1, "left_out": {}, "chat_messages": {}}
+    made["summary"] = {"prompts": 1, "record_bytes": 1, "left_out": {}}
+    made["flags"]["--windows"] = None
     return made
 
 
@@ -339,29 +349,8 @@ def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
     run = from_rows(tmp_path, "--count", "3")
     assert run.returncode == 0, run.stderr
     assert {item["instance_id"] for item in prompts(tmp_path)} == {"good-1"}
-    counted = plan(tmp_path)["summary"]["rows_passed_over"]
-    assert {reason.split(":")[0]: count for reason, count in counted.items()} == {
-        "malformed": 1,
-        "cut": 2,
-        "no usable turn": 3,
-        "reply cut off inside a code block": 1,
-    }
-    assert '"reply cut off inside a code block": 1' in run.stdout
-
-
-def test_messages_as_json_text(tmp_path):
-    columns = [(name, pa.string()) for name in ("instance_id", "repo", "messages")]
-    lone = [*trajectory(4, 0)[:2], {"role": "assistant", "content": "lone \ud800 half"}]
-    rows = [("a-1", json.dumps(trajectory(1, 0))), ("b-2", json.dumps(trajectory(2, 0))[:-9])]
-    rows += [("c-3", '{"role": "user"}'), ("d-4", json.dumps(lone))]
-    write_rows(tmp_path, rows, pa.schema(columns))
-    run = from_rows(tmp_path, "--count", "3")
-    assert run.returncode == 0, run.stderr
-    taken = {item["instance_id"]: item for item in prompts(tmp_path)}
-    assert taken.keys() == {"a-1", "d-4"}
-    assert taken["d-4"]["messages"] == trajectory(4, 0)[:2]
-    assert taken["d-4"]["assistant"] == "lone \ufffd half"
-    assert sum(plan(tmp_path)["summary"]["rows_passed_over"].values()) == 2
+    for words in ("1 rows: malformed", "5 rows: no assistant message", "1 rows: reply cut off"):
+        assert f"passed over {words}" in run.stdout
 
 
 def test_unsafe_ids_missing_records_and_exclusions_are_named_and_replaced(tmp_path):
@@ -432,7 +421,7 @@ def test_a_chat_that_shows_the_fix_by_a_peek_gives_no_turn_from_there_on(tmp_pat
     made = plan(tmp_path)
     named = {entry["instance_id"]: entry["reason"] for entry in made["shows_fix"]}
     assert named.keys() == {"bad-1", "late-3"} and f"`{peek}`" in named["bad-1"]
-    assert made["summary"]["rows_passed_over"]["its chat shows the fix"] == 2
+    assert "passed over 2 rows: its chat shows the fix" in run.stdout
     assert "2 chats that show the fix: " in run.stdout
 
 
@@ -452,42 +441,41 @@ def test_every_kind_of_peek_is_looked_at(command):
 # ----------------------------------------------------------------------------------------- the Hub
 
 
-def record_bytes(data: Path, instance_ids: set[str]) -> int:
-    """Return the bytes of the PR columns of the row groups that hold these instances."""
-    total = 0
-    for path in Path(data, "acme", "prs").rglob("*.parquet"):
+def drawn_groups(cwd: Path) -> set[tuple[str, int]]:
+    windows = plan(cwd)["offsets"]
+    return {(window["file"], window["row_group"]) for window in windows}
+
+
+def groups_of(folder: Path, instance_ids: set[str]) -> set[tuple[str, int]]:
+    """Return (file, row group) of the row groups that hold these instances."""
+    found = set()
+    for path in folder.rglob("*.parquet"):
         parquet = pq.ParquetFile(path)
         for group in range(parquet.num_row_groups):
             ids = parquet.read_row_group(group, columns=["instance_id"])["instance_id"].to_pylist()
-            for leaf in needed_leaves(parquet.metadata, PR_COLUMNS):
-                if instance_ids & {*ids}:
-                    total += parquet.metadata.row_group(group).column(leaf).total_compressed_size
-    return total
+            if instance_ids & {*ids}:
+                found.add((path.relative_to(folder).as_posix(), group))
+    return found
 
 
-def test_only_the_drawn_columns_are_read_and_the_records_only_once(data, hub, tmp_path):
+def test_only_the_drawn_columns_are_read(data, hub, tmp_path):
     assert remote(hub, "--count", "57", cwd=tmp_path).returncode == 0
-    drawn = plan(tmp_path)["summary"]["trajectory_bytes"]
-    allowed = drawn + record_bytes(data, {item["instance_id"] for item in prompts(tmp_path)})
+    drawn = column_bytes(data / "acme/trajectories", ROW_COLUMNS, drawn_groups(tmp_path))
+    held = {item["instance_id"] for item in prompts(tmp_path)}
+    records = column_bytes(data / "acme/prs", PR_COLUMNS, groups_of(data / "acme/prs", held))
+    known = column_bytes(data / "acme/prs", ("instance_id", "repo", "base_commit", "license"))
     footers = 0
     for name in ("trajectories", "prs"):
         footers += sum(min(65536, path.stat().st_size) for path in hub.files(f"acme/{name}"))
-    assert hub.sent() <= 1.02 * allowed + footers
+    assert hub.sent() <= 1.02 * (drawn + records + known) + footers
     assert drawn < 0.98 * sum(path.stat().st_size for path in hub.files("acme/trajectories"))
     listings = [path for _, path, *_ in hub.requests if "/tree/" in path]
-    assert len(listings) == 2
-    hub.forget()
-    second = make(tmp_path / "second")
-    run = remote(hub, "--count", "60", "--seed", "5", cwd=second, HF_HOME=str(tmp_path / "hf_home"))
-    assert run.returncode == 0, run.stderr
-    again = hub.sent("/blob/acme/prs")
-    assert again <= sum(min(65536, path.stat().st_size) for path in hub.files("acme/prs"))
-    assert len(list(Path(second, "commit").glob("*.json"))) == 60
+    assert len(listings) <= 4  # of a dataset one, and one of its folder by HfFileSystem
 
 
 def test_windows_are_read_as_they_are_needed(hub, tmp_path):
     assert remote(hub, "--count", "60", "--limit", "4", cwd=tmp_path).returncode == 0
-    assert len({path for path, *_ in hub.ranges() if "trajectories" in path}) == 1
+    assert len({path for path in hub.ranges() if "trajectories" in path}) == 1
 
 
 @pytest.mark.parametrize(
@@ -541,17 +529,20 @@ def test_a_term_signal_ends_with_130_and_the_next_run_goes_on(data, tmp_path, cl
     assert contents(tmp_path) == clean
 
 
-def test_an_outage_ends_with_1_and_loses_nothing(hub, tmp_path, clean):
+def test_an_outage_ends_with_1_and_loses_nothing(hub, tmp_path, clean, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HF_ENDPOINT", hub.url)
+    monkeypatch.setattr("sys.argv", ["prompt.py", *BOTH, "--count", "60"])
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)  # a minute of patience
     hub.dies_after = 60
-    run = remote(hub, "--count", "60", cwd=tmp_path)
-    assert run.returncode == 1 and "does not answer well" in run.stdout
-    assert "Traceback" not in run.stderr
-    failed = Path(tmp_path, "prompt", "_failed.jsonl").read_text()
-    assert "does not answer well" in failed
+    assert prompt.main() == 1
+    told = capsys.readouterr()
+    assert "does not answer well" in told.out and "Traceback" not in told.err
+    assert "does not answer well" in Path("prompt", "_failed.jsonl").read_text()
     saved = len(prompts(tmp_path))
-    assert f"prompt: {saved} done" in run.stdout and 0 < saved < 60
+    assert f"prompt: {saved} done" in told.out and 0 < saved < 60
     hub.dies_after = float("inf")
-    assert remote(hub, "--count", "60", cwd=tmp_path).returncode == 0
+    assert prompt.main() == 0
     assert contents(tmp_path) == clean
 
 
@@ -597,22 +588,7 @@ def test_next_turns():
     assert next_turns([]) == []
 
 
-def test_why_an_instance_or_a_turn_is_left_out():
-    places = {name: Place("f", 0, 0, "acme/in", "", "MIT") for name in ("a-1", "b-2")}
-    records = SimpleNamespace(places=places, prs=SimpleNamespace(name="PRS"))
-    flags = {"--exclude": ["b-2", "acme/out"], "--license": []}
-    exclusions = Exclusions(flags, "x.txt", records)
-
-    def why(*args):
-        found = exclusions.why_left_out(*args)
-        return found and found[0]
-
-    assert why("a-1", "acme/in") is None
-    assert why("b-2", "acme/in") == why("a-1", "acme/out") == "excluded"
-    assert why("c-3", "acme/in") == "without_record"
-    assert why("a/1", "acme/in") == why(7, "acme/in") == "refused"
-    exclusions.licenses = ["apache-2.0"]
-    assert why("a-1", "acme/in") == "other_license"
+def test_which_replies_are_no_reference():
     assert reply_problem(" \n") and reply_problem("```bash\nls")
     assert reply_problem("```bash\nls\n```") is None
 
@@ -628,8 +604,8 @@ def test_row_groups_come_in_proportion_to_a_files_bytes():
     class Files:
         files = {"small": 100, "large": 900, "none": 0}
 
-        def footer(self, file):
-            return type("Footer", (), {"num_row_groups": {"small": 10, "large": 90}[file]})
+        def row_groups(self, file):
+            return [1] * {"small": 10, "large": 90}[file]
 
     for seed in range(5):
         order = list(row_group_order(Files(), seed))

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.files import UserError
-from common.sampling.parquet import ParquetFiles
+from common.sampling.dataset import Dataset
 from common.sampling.sources import PR_COLUMNS, Records, read_messages
 from common.turns import RECORD_KEYS
 from tests.hub import pull_request
@@ -48,11 +48,11 @@ def test_records_of_wanted_instances_the_first_of_each(tmp_path, monkeypatch):
     rows[3] |= {"instance_id": rows[0]["instance_id"], "pr_description": "a second one"}
     rows[4] |= {"patch": None, "language": None}
     pq.write_table(pa.Table.from_pylist(rows), "prs.parquet", row_group_size=2)
-    prs = ParquetFiles("--prs", "prs.parquet", PR_COLUMNS)
+    prs = Dataset("--prs", "prs.parquet", PR_COLUMNS)
     records = Records(prs, ThreadPoolExecutor(2))
-    places = records.places
-    assert places[rows[0]["instance_id"]][:3] == ("prs.parquet", 0, 0)
-    assert places[rows[7]["instance_id"]][:3] == ("prs.parquet", 3, 7)
+    locations = records.locations
+    assert locations[rows[0]["instance_id"]][:2] == ("prs.parquet", 0)
+    assert locations[rows[7]["instance_id"]][:2] == ("prs.parquet", 3)
     wanted = {rows[0]["instance_id"], rows[4]["instance_id"]}
     first, other = records.read(wanted)
     assert tuple(first) == (*RECORD_KEYS, "license") and first["license"] == "MIT"
@@ -70,7 +70,7 @@ def test_records_of_files_that_differ_in_a_type(tmp_path, monkeypatch):
     for number in (0, 2):
         table = pa.Table.from_pylist(rows[number : number + 2])
         pq.write_table(table, f"prs-{number}.parquet")
-    prs = ParquetFiles("--prs", "prs-*.parquet", PR_COLUMNS)
+    prs = Dataset("--prs", "prs-*.parquet", PR_COLUMNS)
     wanted = {row["instance_id"] for row in rows}
     records = list(Records(prs, ThreadPoolExecutor(2)).read(wanted))
     assert {record["instance_id"] for record in records} == wanted
@@ -91,6 +91,6 @@ def test_a_record_in_a_torn_file_is_told_in_plain_words(tmp_path, monkeypatch):
     middle = data.index(table["patch"][150].as_py().encode())
     data[middle : middle + 200_000] = bytes(200_000)
     Path("prs.parquet").write_bytes(data)
-    records = Records(ParquetFiles("--prs", "prs.parquet", PR_COLUMNS), ThreadPoolExecutor(2))
+    records = Records(Dataset("--prs", "prs.parquet", PR_COLUMNS), ThreadPoolExecutor(2))
     with pytest.raises(UserError, match="prs.parquet is not a whole parquet file"):
         list(records.read({table["instance_id"][250].as_py()}))

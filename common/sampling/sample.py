@@ -1,28 +1,25 @@
-"""The sample on disk: prompt/_plan.json, the files of prompts that it plans, and the summary.
-
-prompt.py draws the windows; here they are saved so that a kill loses little.
-"""
+"""The sample on disk: prompt/_plan.json and the files of prompts that it plans."""
 
 from __future__ import annotations
 
 import itertools
 import json
-import sys
 from collections import Counter
 from contextlib import suppress
+from dataclasses import dataclass, field
 from operator import itemgetter
 from pathlib import Path
 
 from common.cli import Progress, Tally
-from common.files import BadFile, UserError, digest, quarantine, read_json, write_json
-from common.sampling.exclusions import Exclusions, new_entry
-from common.sampling.parquet import ParquetFiles
-from common.sampling.sources import read_chats, read_instances
-from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record
+from common.files import BadFile, UserError, digest, read_json, write_json
+from common.sampling.dataset import Dataset
+from common.sampling.exclusions import name_benchmarks, new_entry
+from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS, read_chats, read_instances
+from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record, set_aside
 
 PROMPT = Path("prompt")
 PLAN = PROMPT / "_plan.json"
-PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted", "summary")
+PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted")
 
 
 # ------------------------------------------------------------------------------------------- plan
@@ -41,13 +38,14 @@ def read_plan(flags: dict) -> dict | None:
             ) from None
         return None
     except BadFile as bad:
-        set_aside(PLAN, bad.why)
+        set_aside(bad, "it is made again")
         return None
+    plan.pop("summary", None)  # of an older version, as are the defaults below
     for kind in SAMPLING_LISTS:
-        plan.setdefault(kind, [])  # an older version knew fewer, and no benchmarks
+        plan.setdefault(kind, [])
     unchecked = new_entry("any benchmark", "sampled by an older version")
     plan.setdefault("benchmarks", {"lists": [unchecked]})
-    made_with = {"--license": [], **plan["flags"]}  # an older version knew fewer flags
+    made_with = {"--license": [], **plan["flags"]}
     for flag, value in flags.items():
         there = made_with.get(flag, value)
         if there != value:
@@ -59,41 +57,57 @@ def read_plan(flags: dict) -> dict | None:
     return plan
 
 
-def set_aside(path: Path, problem: str) -> None:
-    print(f"{path}: {problem}; moved aside to {quarantine(path)}, made again", file=sys.stderr)
+def open_datasets(flags: dict, plan: dict | None) -> tuple[dict, Dataset, Dataset]:
+    """Return the plan, trajectories and PR records, both at the commits that the plan pins.
+
+    Without a plan it is a new one, of their newest commits, in which nothing was drawn yet.
+    """
+    pins = plan or {"revision": flags["--revision"], "prs_revision": None}
+    rows = Dataset("--dataset", flags["--dataset"], ROW_COLUMNS, pins["revision"])
+    prs = Dataset("--prs", flags["--prs"], PR_COLUMNS, pins["prs_revision"])
+    if not plan:
+        benchmarks = name_benchmarks(flags["--benchmarks"], rows.hub is not None)
+        plan = {
+            "dataset": flags["--dataset"], "revision": rows.revision,
+            "prs": flags["--prs"], "prs_revision": prs.revision,
+            "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
+            "exhausted": False, "benchmarks": {"lists": benchmarks},
+            **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
+        }  # fmt: skip
+    for dataset, key in ((rows, "revision"), (prs, "prs_revision")):
+        if dataset.revision != plan[key]:
+            raise changed(dataset)
+    return plan, rows, prs
 
 
-def new_plan(flags: dict, files: ParquetFiles, prs: ParquetFiles, exclusions: Exclusions) -> dict:
-    """Return a plan in which nothing was drawn yet."""
-    return {
-        "dataset": flags["--dataset"], "revision": files.revision,
-        "prs": flags["--prs"], "prs_revision": prs.revision,
-        "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
-        "exhausted": False, "summary": None, "benchmarks": {"lists": exclusions.lists},
-        **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
-    }  # fmt: skip
-
-
-def changed(dataset: ParquetFiles) -> UserError:
+def changed(dataset: Dataset) -> UserError:
     """Return the error of a dataset that is not what the plan was made from."""
     return UserError(
-        f"{dataset.what}: it no longer holds what {PLAN} was made from.\n"
+        f"{dataset.label}: it no longer holds what {PLAN} was made from.\n"
         "Put its files back, or start in another folder."
     )
 
 
 def planned_turns(plan: dict) -> list[dict]:
-    """Return the turns of the plan in order, each with its file and its window's number."""
-    turns = []
-    for number, window in enumerate(plan["offsets"]):
-        for turn in window["turns"]:
-            turns.append({"file": window["file"], "window": number, **turn})
-    return turns
+    """Return the turns of the plan in order, each with its file and row group."""
+    return [
+        {"file": window["file"], "row_group": window["row_group"], **turn}
+        for window in plan["offsets"]
+        for turn in window["turns"]
+    ]
 
 
-def chat_digest(instance_id: str, messages: list[dict]) -> str:
-    """Return what tells one turn from another: a digest of the instance and the whole history."""
-    return digest(instance_id, json.dumps(messages))[:16]
+def is_whole(plan: dict, goal: int) -> bool:
+    """Tell whether the first `goal` prompts lie there, with their records, or all there can be."""
+    turns = planned_turns(plan)
+    if len(turns) < goal and not plan["exhausted"]:
+        return False
+    end = min(goal, len(turns))
+    for first in range(0, end, PROMPTS_PER_FILE):
+        size = min(PROMPTS_PER_FILE, end - first)
+        if len(held_prompts(plan, turns, first)) < size:
+            return False
+    return not missing_records(turns[:goal])
 
 
 # ---------------------------------------------------------------------------------------- prompts
@@ -108,6 +122,11 @@ def make_prompt(file: str, turn: dict, repo: str, messages: list[dict]) -> dict:
         "assistant": messages[turn["turn"]]["content"],
         "source": {"file": file, "row": turn["row"], "turn": turn["turn"]},
     }
+
+
+def chat_digest(instance_id: str, messages: list[dict]) -> str:
+    """Return what tells one turn from another: a digest of the instance and the whole history."""
+    return digest(instance_id, json.dumps(messages))[:16]
 
 
 def is_prompt_of(turn: dict, prompt: object) -> bool:
@@ -128,10 +147,13 @@ def prompts_file(plan: dict, first: int) -> Path:
 
 
 def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
-    """Return the prompts of a file; one that holds anything but its planned turns is set aside."""
+    """Return the prompts of the file that begins with number `first`, none without a file.
+
+    Raises UserError for a file that is torn or holds anything but its planned turns.
+    """
     path = prompts_file(plan, first)
     planned = turns[first : first + PROMPTS_PER_FILE]
-    problem = "does not hold what the plan says"
+    problem = f"it does not hold what {PLAN} says"
     try:
         prompts = read_json(path)
         fits = isinstance(prompts, list) and len(prompts) <= len(planned)
@@ -141,8 +163,68 @@ def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
         return []
     except BadFile as bad:
         problem = bad.why
-    set_aside(path, problem)
-    return []
+    raise UserError(f"{path}: {problem}.\nRemove it and run prompt.py again.")
+
+
+def read_again(dataset: Dataset, turns: list[dict]) -> list[dict]:
+    """Return the prompts of planned turns, read from the dataset."""
+    prompts = []
+    for (file, group), window in itertools.groupby(turns, key=itemgetter("file", "row_group")):
+        planned = list(window)
+        instances = read_instances(dataset, file, group)
+        chats = read_chats(dataset, file, group, {turn["row"] for turn in planned})
+        for turn in planned:
+            with suppress(KeyError, IndexError, TypeError):  # of a dataset that was changed
+                repo = instances[turn["instance_id"]][0]
+                prompts.append(make_prompt(file, turn, repo, chats[turn["row"]]))
+    if len(prompts) < len(turns) or not all(map(is_prompt_of, turns, prompts)):
+        raise changed(dataset)
+    return prompts
+
+
+@dataclass
+class PromptFiles:
+    """Writes the prompts of a plan, file by file, and the plan with each.
+
+    A kill costs the reading of one file's prompts at most; they are drawn again just so.
+    """
+
+    plan: dict
+    goal: int
+    tally: Tally
+    progress: Progress
+    first: int = 0  # number in the sample of the first prompt of the file at hand
+    prompts: list[dict] = field(default_factory=list)  # from there on
+    held: int = 0  # of these, how many the file holds
+
+    def fill_in(self, dataset: Dataset) -> None:
+        """Write what is planned and lies in no file: it is read from the dataset again."""
+        turns = planned_turns(self.plan)
+        for first in range(0, min(self.goal, len(turns)), PROMPTS_PER_FILE):
+            self.prompts = held_prompts(self.plan, turns, first)
+            self.held = len(self.prompts)
+            end = min(first + PROMPTS_PER_FILE, self.goal)
+            self.tally.skipped["already there"] += min(self.held, end - first)
+            self.add(read_again(dataset, turns[first + self.held : end]))
+
+    def add(self, prompts: list[dict]) -> None:
+        """Take the prompts that come next; write every file that is full."""
+        self.prompts += prompts
+        self.progress.update(len(prompts))
+        while len(self.prompts) >= PROMPTS_PER_FILE:
+            self.write()
+            self.first += PROMPTS_PER_FILE
+            self.prompts = self.prompts[PROMPTS_PER_FILE:]
+            self.held = 0
+
+    def write(self) -> None:
+        """Write the file at hand, unless it holds all that there is."""
+        size = min(PROMPTS_PER_FILE, max(0, self.goal - self.first))
+        prompts = self.prompts[:size]
+        if len(prompts) > self.held:
+            write_json(PLAN, self.plan)
+            write_json(prompts_file(self.plan, self.first), prompts)
+            self.tally.done += len(prompts) - self.held
 
 
 def missing_records(turns: list[dict]) -> set[str]:
@@ -154,104 +236,21 @@ def missing_records(turns: list[dict]) -> set[str]:
         except UserError:
             missing.add(instance_id)
         except BadFile as bad:
-            set_aside(bad.path, bad.why)
+            set_aside(bad, "it is made again")
             missing.add(instance_id)
     return missing
 
 
-def read_again(files: ParquetFiles, plan: dict, turns: list[dict]) -> list[dict]:
-    """Return the prompts of planned turns, read from the dataset."""
-    prompts = []
-    for number, turns_of_window in itertools.groupby(turns, key=itemgetter("window")):
-        planned = list(turns_of_window)
-        place = planned[0]["file"], plan["offsets"][number]["row_group"]
-        instances = read_instances(files, *place)
-        chats = read_chats(files, *place, {turn["row"] for turn in planned})
-        for turn in planned:
-            with suppress(KeyError, IndexError, TypeError):  # of a dataset that was changed
-                repo = instances[turn["instance_id"]][0]
-                prompts.append(make_prompt(turn["file"], turn, repo, chats[turn["row"]]))
-    if len(prompts) < len(turns) or not all(map(is_prompt_of, turns, prompts)):
-        raise changed(files)
-    return prompts
+# ------------------------------------------------------------------------------------------- words
 
 
-def write_prompts(sampler, goal: int, tally: Tally) -> None:
-    """Write prompts 0 to `goal`: those that the plan holds, then those of new windows.
-
-    A kill costs the reading of one file's prompts at most; they are drawn again just so.
-    """
-    if sampler.plan is None:
-        sampler.open()
-    plan = sampler.plan
-    windows = sampler.draw(goal)
-    progress = Progress(goal, "prompts", "prompt")
-    prompts: list[dict] = []  # of the file at hand, and what was drawn beyond it
-    for first in range(0, goal, PROMPTS_PER_FILE):
-        size = min(PROMPTS_PER_FILE, goal - first)
-        held = 0  # by the file
-        if not prompts:
-            turns = planned_turns(plan)
-            prompts = held_prompts(plan, turns, first)
-            held = len(prompts)
-            tally.skipped["already there"] += min(held, size)
-            missing = turns[first + held : first + size]
-            if missing:
-                sampler.open()
-                prompts += read_again(sampler.files, plan, missing)
-            progress.update(len(prompts))
-        try:
-            while len(prompts) < size and (drawn := next(windows, None)) is not None:
-                prompts += drawn
-                progress.update(len(drawn), read=f"{sampler.files.bytes_read / 1e6:,.1f} MB")
-        finally:  # also of a run that is interrupted here
-            if len(prompts) > held:
-                write_json(PLAN, plan)
-                write_json(prompts_file(plan, first), prompts[:size])
-                tally.done += min(size, len(prompts)) - held
-        if len(prompts) < size:
-            break  # there are no more
-        prompts = prompts[size:]
-    progress.close()
-
-
-# ---------------------------------------------------------------------------------------- summary
-
-
-def summarize(plan: dict, turns: list[dict], exclusions: Exclusions) -> None:
-    """Put into the plan what was sampled; its bytes are those of a run at one go."""
-    per_instance = Counter(turn["instance_id"] for turn in turns)
-    languages = Counter()
-    repos = set()
-    for instance_id, count in per_instance.items():
-        record = read_record(instance_id)
-        languages[record["language"] or "unknown"] += count
-        repos.add(record["repo"])
-    windows = plan["offsets"]
-    sizes = {(window["file"], window["row_group"]): window["bytes"] for window in windows}
-    passed_over = set()
-    for window in windows:
-        for row in window["passed_over"]:
-            passed_over.add((window["file"], row["row"], row["reason"]))
-    thirds = Counter(turn["third"] for turn in turns)
-    plan["summary"] = {
-        "prompts": len(turns),
-        "instances": len(per_instance),
-        "repos": len(repos),
-        "most_turns_of_an_instance": max(per_instance.values(), default=0),
-        "languages": dict(languages.most_common()),
-        "thirds": {third: thirds[third] for third in ("early", "middle", "late")},
-        "windows": len(windows),
-        "row_groups": len(sizes),
-        "trajectory_bytes": sum(sizes.values()),
-        "rows_passed_over": dict(Counter(reason for *_, reason in sorted(passed_over))),
-    }
-    exclusions.count_overlaps(plan["in_benchmark"], repos)
-
-
-def summary_lines(plan: dict) -> list[str]:
-    """Return the summary as lines for the tally."""
-    lines = [f"{name}: {json.dumps(value)}" for name, value in plan["summary"].items()]
+def describe(plan: dict) -> list[str]:
+    """Return what was sampled and what was left out, as lines for the tally."""
+    turns = planned_turns(plan)
+    instances = {turn["instance_id"] for turn in turns}
+    lines = [f"sampled    {len(turns)} turns of {len(instances)} instances"]
+    for reason, count in passed_over(plan).most_common():
+        lines.append(f"passed over {count} rows: {reason}")
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
@@ -260,20 +259,28 @@ def summary_lines(plan: dict) -> list[str]:
         name = entry["name"]
         if entry["state"] == "checked":
             found = f"{len(entry['overlaps'])} of its {entry['instances']} instances passed over"
-            lines.append(f"benchmark {name}: {found}, {entry['repos_shared']} repos shared")
+            lines.append(f"benchmark {name}: {found}")
         else:
             lines.append(f"OVERLAP WITH {name} NOT CHECKED: {entry['why']}")
     if not plan["benchmarks"]["lists"]:
         lines.append("overlap not checked: no list was named (--benchmarks)")
     if plan["exhausted"]:
-        found = plan["summary"]["prompts"]
-        lines.append(f"the dataset has no more turns to give: {found} of {plan['count']}")
+        lines.append(f"the dataset has no more turns to give: {len(turns)} of {plan['count']}")
     return lines
+
+
+def passed_over(plan: dict) -> Counter:
+    """Return how many rows were passed over for each reason."""
+    rows = set()
+    for window in plan["offsets"]:
+        for row in window["passed_over"]:
+            rows.add((window["file"], row["row"], row["reason"]))
+    return Counter(reason for *_, reason in sorted(rows))
 
 
 def why_empty(plan: dict) -> str:
     """Return why a plan without a turn is empty."""
-    reasons = Counter(plan["summary"]["rows_passed_over"])
+    reasons = passed_over(plan)
     for kind in SAMPLING_LISTS:
         reasons.update(entry["reason"] for entry in plan[kind])
     counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]

@@ -1,4 +1,4 @@
-"""The two source datasets as prompt.py reads them: rows of trajectories, and PR records."""
+"""What prompt.py reads of its two datasets: instances and chats of trajectories, PR records."""
 
 from __future__ import annotations
 
@@ -9,13 +9,9 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import NamedTuple
 
-import duckdb
-import pyarrow as pa
-
 from common.audit.patch import changed_files
 from common.files import clean_text
-from common.sampling.exclusions import text_mark
-from common.sampling.parquet import ParquetFiles, as_text, plain_value
+from common.sampling.dataset import Dataset, as_text, plain_value
 from common.turns import RECORD_KEYS
 
 ROW_COLUMNS = ("instance_id", "repo", "messages")  # of the trajectories
@@ -32,19 +28,19 @@ LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that 
 # ----------------------------------------------------------------------------------- trajectories
 
 
-def read_instances(files: ParquetFiles, file: str, group: int) -> dict:
+def read_instances(dataset: Dataset, file: str, group: int) -> dict:
     """Return {instance id: (repo, its row numbers in the file)} of a row group."""
     instances = {}
-    for row, name, repo in files.rows(file, group, ("instance_id", "repo")):
+    for row, name, repo in dataset.rows(file, group, ("instance_id", "repo")):
         instances.setdefault(as_text(name), (as_text(repo), []))[1].append(row)
     return instances
 
 
-def read_chats(files: ParquetFiles, file: str, group: int, wanted: set[int]) -> dict:
+def read_chats(dataset: Dataset, file: str, group: int, wanted: set[int]) -> dict:
     """Return {row number in the file: its messages} of the wanted rows of a row group."""
     if not wanted:
         return {}
-    rows = files.rows(file, group, ("messages",), wanted)
+    rows = dataset.rows(file, group, ("messages",), wanted)
     return {row: read_messages(value) for row, value in rows}
 
 
@@ -66,83 +62,80 @@ def read_messages(value: object) -> list[dict] | None:
 # ------------------------------------------------------------------------------------- PR records
 
 
-class Place(NamedTuple):
+class Location(NamedTuple):
     """Where a PR record lies, and what is known of it without reading it."""
 
     file: str
     group: int
-    row: int  # in the file
     repo: str
     base_commit: str
     license: str = ""
 
 
 class Records:
-    """The PR records: `places` by instance id, of each id the first."""
+    """The PR records: `locations` by instance id, of each id the first."""
 
-    def __init__(self, prs: ParquetFiles, pool: Executor):
+    def __init__(self, prs: Dataset, pool: Executor):
         self.prs = prs
         self.pool = pool
-        self.places: dict[str, Place] = {}
-        self._text_marks: dict[tuple, dict] = {}  # of a row group, by row
-        for places in pool.map(self._read_places, prs.groups()):
-            for instance_id, place in places:
-                self.places.setdefault(instance_id, place)
+        self.locations: dict[str, Location] = {}
+        self._read: dict[str, dict] = {}
+        for locations in pool.map(self._read_locations, prs.groups()):
+            for instance_id, location in locations:
+                self.locations.setdefault(instance_id, location)
 
-    def _read_places(self, group: tuple[str, int]) -> list[tuple[str, Place]]:
-        names = self.prs.footer(group[0]).schema.to_arrow_schema().names
+    def _read_locations(self, group: tuple[str, int]) -> list[tuple[str, Location]]:
+        names = self.prs.column_names(group[0])
         licenses = [column for column in LICENSE_COLUMNS if names.count(column) == 1][:1]
         columns = ("instance_id", "repo", "base_commit", *licenses)
-        places = []
-        for row, *values in self.prs.rows(*group, columns):
+        locations = []
+        for _, *values in self.prs.rows(*group, columns):
             instance_id, *known = map(as_text, values)
-            places.append((instance_id, Place(*group, row, *known)))
-        return places
-
-    def text_mark(self, instance_id: str) -> tuple | None:
-        """Return the issue's text as a benchmark's mark; reads that column of the row group."""
-        place = self.places[instance_id]
-        group = place.file, place.group
-        if group not in self._text_marks:
-            rows = self.prs.rows(*group, ("problem_statement",))
-            self._text_marks[group] = {row: text_mark(as_text(text)) for row, text in rows}
-        return self._text_marks[group][place.row]
+            locations.append((instance_id, Location(*group, *known)))
+        return locations
 
     def read(self, wanted: set[str]) -> Iterator[dict]:
         """Yield the records of the wanted ids; reads the row groups that hold them, once."""
         groups = defaultdict(list)
         for instance_id in sorted(wanted):
-            place = self.places[instance_id]
-            groups[place.file, place.group].append(instance_id)
+            location = self.locations[instance_id]
+            groups[location.file, location.group].append(instance_id)
         for records in self.pool.map(self._read_group, groups, groups.values()):
             yield from records
 
+    def read_one(self, instance_id: str) -> dict:
+        """Return the record of one instance; its row group is read for it, once."""
+        if instance_id not in self._read:
+            [self._read[instance_id]] = self.read({instance_id})
+        return self._read[instance_id]
+
     def _read_group(self, group: tuple[str, int], wanted: list[str]) -> list[dict]:
         """Return the records of these instances, as commit/ holds them; of each id the first."""
-        select = ", ".join(f"{column} AS {key}" for key, column in RECORD_COLUMNS.items())
-        query = f"SELECT {select} FROM rows WHERE instance_id IN (SELECT unnest(?))"
+        import duckdb
+        import pyarrow as pa
+
+        query = "SELECT * FROM batch WHERE CAST(instance_id AS VARCHAR) IN (SELECT unnest($wanted))"
         records = {}
         with duckdb.connect() as database:
             for batch in self.prs.batches(*group, PR_COLUMNS):
-                columns = {}
-                for name in PR_COLUMNS:  # all as clean text, but for dates that are numbers
-                    kind = batch[name].type
-                    is_number = pa.types.is_integer(kind) or pa.types.is_floating(kind)
-                    columns[name] = batch[name]
-                    if name != "created_at" or not is_number:
-                        columns[name] = [as_text(plain_value(value)) for value in batch[name]]
-                database.register("rows", pa.table(columns))
-                for values in database.execute(query, [wanted]).fetchall():
-                    record = dict(zip(RECORD_COLUMNS, values))
+                database.register("batch", pa.Table.from_batches([batch]))
+                found = database.sql(query, params={"wanted": wanted}).to_arrow_table()
+                for index in range(found.num_rows):
+                    row = {name: plain_value(found[name][index]) for name in PR_COLUMNS}
+                    record = self._as_kept(row)
                     records.setdefault(record["instance_id"], record)
-        return [self._as_kept(record) for record in records.values()]
+        return list(records.values())
 
-    def _as_kept(self, record: dict) -> dict:
-        """Return a record as commit/ holds it: nothing null, the files that its patch changes."""
-        created_at = record["created_at"]
-        if not (isinstance(created_at, (int, float)) and math.isfinite(created_at)):
-            created_at = as_text(created_at)
-        record |= {"created_at": created_at, "files": changed_files(record["patch"])}
-        place = self.places[record["instance_id"]]
-        kept = {key: record[key] for key in RECORD_KEYS}
-        return {**kept, "license": place.license} if place.license else kept
+    def _as_kept(self, row: dict) -> dict:
+        """Return a row as commit/ holds it: nothing null, the files that its patch changes."""
+        record = dict.fromkeys(RECORD_KEYS)
+        for key, column in RECORD_COLUMNS.items():
+            record[key] = as_text(row[column])
+        record["files"] = changed_files(record["patch"])
+        created_at = row["created_at"]
+        if isinstance(created_at, (int, float)) and math.isfinite(created_at):
+            record["created_at"] = created_at
+        license_name = self.locations[record["instance_id"]].license
+        if license_name:
+            record["license"] = license_name
+        return record
