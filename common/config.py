@@ -99,6 +99,7 @@ class Generate(CallSettings):
     model: ModelId = "moonshotai/Kimi-K2.6-TEE"
     max_record_chars: int = Field(200_000, ge=1000, le=10_000_000)
     max_patch_chars: int = Field(40_000, ge=1000, le=1_000_000)
+    show_record: bool = True
 
 
 # What a judge needs otherwise than [judge] says.

@@ -41,12 +41,14 @@ _NEAR = 0.6
 _NOVEL = 1 / 3
 
 
-def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
+def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
     """Return all hits as {"kind", "text", "why"}; an empty list means clean. No input raises.
 
-    `messages` is the chat up to the turn, `pr` a record as in commit/<instance_id>.json.
+    `messages` is the chat up to the turn, or what was read of it, so that the replies of one turn
+    share that reading; `pr` is a record as in commit/<instance_id>.json.
     """
-    texts = (Reply(text_of(reply)), Chat(messages), read_record(pr))
+    chat = messages if isinstance(messages, Chat) else Chat(messages)
+    texts = (Reply(text_of(reply)), chat, read_record(pr))
     hits = {}
     for find in (_files, _names, _lines, _verbatim, _disclosure, _history):
         for kind, text, why in itertools.islice(find(*texts), _MOST):
