@@ -11,9 +11,9 @@ from common.audit.shell import Command, split_commands
 from common.audit.words import words
 from common.client.reasoning import visible_text
 
-# What SWE-ZERO's rules forbid where the system message holds this mark: `cd`, the programs of these
-# lists of words.txt, a leading # comment. mini-swe-agent's own rules forbid nothing. The list stands
-# here and not in ch.py, because the report asks the same of kings and of the dataset's replies.
+# SWE-ZERO's rules, known by this mark in the system message, forbid `cd`, the programs of these
+# lists of words.txt, and a leading # comment; mini-swe-agent's own rules forbid nothing. It stands
+# here and not in ch.py, because the report asks the same of king and of the dataset's reply.
 SWE_ZERO_MARK = "`bash -c`, `sh -c`, `eval`"
 FORBIDDEN_LISTS = ("shells", "interpreters")
 
