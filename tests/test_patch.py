@@ -87,10 +87,11 @@ def test_a_path_with_odd_escapes_raises_nothing():
         assert len(parse_patch(f'--- a\n+++ "b/{name}"\n@@ -1 +1 @@\n-a\n+b\n')) == 1
 
 
-def test_of_a_file_whose_hunk_claims_too_many_lines_the_path_is_read():
+def test_a_hunk_that_claims_too_many_lines_ends_at_the_next_header():
     short = "--- a/x\n+++ b/x\n@@ -1,9 +1,9 @@\n a\n-b\ndiff --git a/y b/y\n@@ -3 +3 @@\n-c\n+d\n"
     first, second = parse_patch(short)
-    assert (first.path, first.hunks, second.path) == ("x", [], "y")
+    assert first.hunks[0].lines == [" a", "-b"]
+    assert second.path == "y"
     assert second.hunks[0].lines == ["-c", "+d"]
 
 

@@ -46,19 +46,35 @@ def changed_files(patch: str) -> list[str]:
 
 
 def parse_patch(patch: str) -> list[FilePatch]:
-    """Return the files of a diff in order. No text raises: what is no diff has no files.
-
-    Of a file whose hunks are not as they claim to be, only the paths are read.
-    """
+    """Return the files of a diff in order. No text raises: what is no diff has no files."""
     start = "\ndiff --git "
     first, *others = ("\n" + patch.replace("\r\n", "\n")).split(start)
     files = []
     for piece in [first, *(start + other for other in others)]:
-        for text in (piece, piece.partition("\n@@ ")[0]):
+        piece = piece.strip("\n") + "\n"
+        try:
+            found = PatchSet(piece)
+        except UnidiffParseError:
+            found = []
             with suppress(UnidiffParseError):
-                files += [_file_patch(file) for file in PatchSet(text.strip("\n") + "\n")]
-                break
+                found = PatchSet(_recounted(piece))
+        files += [_file_patch(file) for file in found]
     return files
+
+
+def _recounted(piece: str) -> str:
+    """Return the diff with each hunk as long as it says: data sets strip the last empty lines."""
+    head, *hunks = piece.rstrip("\n").split("\n@@ ")
+    for hunk in hunks:
+        header, *lines = hunk.split("\n")
+        lines = [line for line in lines if line[:1] in ("", " ", "+", "-")]
+        removed = sum(line[:1] != "+" for line in lines)
+        added = sum(line[:1] != "-" for line in lines)
+        ranges, _, section = header.partition(" @@")
+        old, _, new = ranges.partition(" ")
+        numbers = f"{old.split(',')[0]},{removed} {new.split(',')[0]},{added}"
+        head += "\n".join([f"\n@@ {numbers} @@{section}", *lines])
+    return head + "\n"
 
 
 def _file_patch(file) -> FilePatch:
