@@ -103,16 +103,6 @@ def test_a_guess_at_a_path_needs_a_reason_that_the_chat_gives():
     assert kinds(reply("cat harvest/store/window_index.py", guess.format("`Ledger`"))) == {"path"}
 
 
-def test_the_test_of_a_seen_file_can_be_named():
-    record = {
-        **RECORD,
-        "files": ["tests/test_report.py", "tests/test_window_index.py"],
-        "patch": "",
-    }
-    assert find_leaks(reply("cat tests/test_report.py"), TASK, record) == []
-    assert kinds(reply("cat tests/test_window_index.py"), TASK, record) == {"path"}
-
-
 @pytest.mark.parametrize("path, said", [
     ("src/net/tcp.rs", "panics in net::tcp when the peer closes"),
     ("lib/router/layer.js", "at Layer.handle (./router/layer)"),

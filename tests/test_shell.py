@@ -2,8 +2,8 @@
 
 import pytest
 
+from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
 from common.audit.shell import expand_script, split_commands
-from common.audit.styles import TO_THE_END, addressed_lines
 
 
 def words(script):
@@ -125,3 +125,14 @@ def test_which_lines_are_addressed(script, first, last):
 ])  # fmt: skip
 def test_numbers_that_count_something_else_are_no_lines(script):
     assert not [span for span in addressed_lines(expand_script(script)[0]) if 3 in span[1:]]
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("see a/b.py:12", ("a/b.py", 12, 12)), ("`a/b.py` (line 12)", ("a/b.py", 12, 12)),
+    ('File "/repo/b.py", line 88, in run', ("/repo/b.py", 88, 88)), ("b.py#L3", ("b.py", 3, 3)),
+    ("In b.py, lines 12-20 loop.", ("b.py", 12, 20)), ("b.py(12) fails", ("b.py", 12, 12)),
+    ("Line number 12 of b.py", ("", 12, 12)), ("lines 3 to 9", ("", 3, 9)),
+])  # fmt: skip
+def test_which_lines_a_text_speaks_of(text, expected):
+    assert spoken_lines(text) == [expected]
+    assert spoken_lines("b.py has 12 tests (12 pass), port: 80") == []

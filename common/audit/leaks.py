@@ -13,9 +13,8 @@ from collections.abc import Iterator
 
 from common.audit.disclosure import outside_sources
 from common.audit.history import peeks
-from common.audit.styles import FILE, addressed_lines
+from common.audit.lines import FILE, addressed_lines, spoken_lines
 from common.audit.texts import (
-    LINE_NUMBER,
     Chat,
     Record,
     Reply,
@@ -30,7 +29,7 @@ from common.audit.texts import (
 from common.audit.words import words
 
 # Raise it whenever the findings change: stored replies are audited again.
-AUDIT_VERSION = "4"
+AUDIT_VERSION = "5"
 
 _MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
 _MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
@@ -105,32 +104,18 @@ def _named(path: str, text: str) -> str:
 def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
     """Tell whether an honest engineer could name the file, guess at it, or look for it."""
     folder, _, name = path.rpartition("/")
-    near = base_name(folder)
-    stem = name.split(".")[0]
-    core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
+    stem = name.split(".")[0].lower().strip("_")
     if name in words("conventional files") and "/" not in folder:
         return True
     if _named(path, chat.text) not in ("", name if folder else ""):
         return True  # written out
-    if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w", chat.text):
-        return True  # the test of a file that was seen
     bare = "/" not in mention
-    if reply.only_guesses(mention) and (bare or reply.gives_ground(mention, chat)):
-        return True  # "perhaps in a/b.py, where `Known` is defined"
-    if stem.lower().strip("_") in chat.words:
-        # `options.py` where the chat speaks of options; listed in its folder; `retry.Do` ->
-        # retry/retry.go; a telling word in a folder that is one
-        telling = len(stem) >= _MIN_WORD and near.lower().strip("_") in chat.words
-        if bare or folder in chat.text or near == stem or telling:
-            return True
-    if near not in chat.text:
-        return False
-    wanted = "".join(name_parts(core))  # `Engine.render` -> engine.py
-    if len(wanted) >= _MIN_WORD and wanted in chat.task_names:
+    if reply.only_guesses(mention, None if bare else chat.words):
         return True
-    naming = {command.program for command in reply.commands if name in " ".join(command.words)}
-    only_looked_for = naming <= {"ls", "find", "fd", "tree"} and name not in reply.edited
-    return not bare and only_looked_for and stem.lower() in chat.lower
+    # `options.py` where the chat speaks of options; listed in its folder; a telling word in a
+    # folder that the chat speaks of: `retry.Do` -> retry/retry.go
+    telling = len(stem) >= _MIN_WORD and base_name(folder).lower().strip("_") in chat.lower
+    return stem in chat.words and (bare or folder in chat.text or telling)
 
 
 def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
@@ -157,9 +142,9 @@ def _lines(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
     """Find lines of hidden hunks that the reply points at though none near was shown."""
     pointed = addressed_lines(reply.commands)
     files = sorted(set(FILE.findall(reply.prose)))[:20]
-    for named, first, last in LINE_NUMBER.findall(reply.text)[:_MOST]:
+    for named, first, last in spoken_lines(reply.text)[:_MOST]:
         for file in [named] if named else files or [""]:
-            pointed.append((file, int(first), int(last or first)))
+            pointed.append((file, first, last))
     for named, first, last in pointed[:_MOST]:
         for path, start, end in record.hunks:
             there = 1 < first <= end and last >= start and (not named or same_file(named, path))
