@@ -45,7 +45,6 @@ def test_honest_first_moves_are_clean(text):
     reply("cat > harvest/store/window_index.py <<'EOF'\nx\nEOF"),
     reply("git log -p -- harvest/store/window_index.py"),
     reply('D=harvest; cat "$D/store/window_index.py"'),
-    reply("curl localhost/raw/harvest%2Fstore%2Fwindow_index.py"),
     reply("python -c 'import harvest.store.window_index'"),
     reply("grep -rn 'from harvest.store import ledger, window_index' ."),
     reply("ls", "I will check window_index.py, where the days are compared."),

@@ -65,7 +65,6 @@ def test_the_program_is_found_behind_wrappers(script, program):
     "cd lib && cat core/a.py", "cd lib/core; (sed -n 1p a.py)", "pushd lib/core && cat ./a.py",
     "cat $(echo lib/core/a.py)", "echo lib/core/a.py | xargs cat", "wc < lib/core/a.py",
     "echo x > lib/core/a.py", "grep -rn x --include=lib/core/a.py",
-    "curl localhost/lib%2Fcore%2Fa.py",
     "python - <<'EOF'\nd = 'lib/core'\nopen(f'{d}/a.py')\nEOF",
 ])  # fmt: skip
 def test_a_path_in_pieces_is_said_in_full(script):

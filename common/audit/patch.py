@@ -1,23 +1,14 @@
-"""Read a git diff, or a plain unified one: its files, and the hunks and lines of each."""
+"""Read a git diff, or a plain unified one: its files, and the hunks and lines of each.
+
+unidiff reads them; quoted paths and hunks of another length than they claim are mended here.
+"""
 
 import codecs
 from contextlib import suppress
 from dataclasses import dataclass
 
-from unidiff import PatchSet
+from unidiff import Hunk, PatchedFile, PatchSet
 from unidiff.errors import UnidiffParseError
-
-
-@dataclass
-class Hunk:
-    """A run of changed lines: where it lies in the old and the new file."""
-
-    old_start: int
-    old_length: int
-    new_start: int
-    new_length: int
-    header: str  # what stands behind the second @@: often the function around it
-    lines: list[str]  # each begins with "+", "-" or " "
 
 
 @dataclass
@@ -77,17 +68,15 @@ def _recounted(piece: str) -> str:
     return head + "\n"
 
 
-def _file_patch(file) -> FilePatch:
+def _file_patch(file: PatchedFile) -> FilePatch:
     renamed = any(line.startswith("rename from ") for line in file.patch_info or [])
     old_path = _path(file.source_file, "a/")
-    new_path = _path(file.target_file, "b/")
-    hunks = []
-    for hunk in file:
-        lines = [str(line).rstrip("\n") for line in hunk if line.line_type != "\\"]
-        old = (hunk.source_start, hunk.source_length)
-        new = (hunk.target_start, hunk.target_length)
-        hunks.append(Hunk(*old, *new, hunk.section_header, lines))
-    return FilePatch(old_path, new_path, renamed, hunks)
+    return FilePatch(old_path, _path(file.target_file, "b/"), renamed, list(file))
+
+
+def hunk_lines(hunk: Hunk) -> list[str]:
+    """Return a hunk's lines; each begins with "+", "-" or " "."""
+    return [str(line).rstrip("\n") for line in hunk if line.line_type != "\\"]
 
 
 def _path(path: str, prefix: str) -> str | None:

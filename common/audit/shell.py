@@ -6,7 +6,6 @@ standard library's shlex knows no heredocs and takes quadratic time for a long w
 
 import posixpath
 import re
-import urllib.parse
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -143,7 +142,7 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
         for word in [*words, *written, *read]:
             if len(word) > _MOST_CHARS:
                 continue
-            word = urllib.parse.unquote(_ONE_OF_ONE.sub(r"\1", word))
+            word = _ONE_OF_ONE.sub(r"\1", word)
             named += [word, _GLUED_OPTION.sub("", word)]
             if _PLAIN_WORD.match(word):
                 named.append(posixpath.normpath(posixpath.join(folder, word)))

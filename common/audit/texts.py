@@ -9,7 +9,7 @@ from collections import defaultdict
 from functools import cached_property, lru_cache
 
 from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
-from common.audit.patch import parse_patch
+from common.audit.patch import hunk_lines, parse_patch
 from common.audit.protocol import bash_blocks, prose_parts
 from common.audit.shell import Command, expand_script
 from common.audit.styles import edited_files, script_style
@@ -18,7 +18,6 @@ from common.audit.words import words
 _SLACK = 12  # lines before a hunk that lead straight to it
 _SHOWN_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
 _TOLD_REACH = 30  # lines: the same from a number that the chat tells
-_MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
 _MIN_LINE_CHARS = 12  # a shorter line (`else:`, `return None`) proves nothing
 _MIN_NOTE_WORDS = 6  # of a line of the description
 
@@ -33,7 +32,6 @@ _GUESS = re.compile(
     r"|typically|usually|if it exists)\b",
     re.IGNORECASE,
 )
-_COMMENT = re.compile(r"(?:^|\s)(?:#|//) .*")  # a name that only a comment holds proves nothing
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
@@ -116,6 +114,8 @@ class Chat:
         answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         self.text = "\n".join(contents)
         self.lower = self.text.lower()
+        self.squeezed = squeeze(self.text)
+        self.words = {word.strip("_") for word in re.findall(r"\w+", self.lower)}
         self.task = "\n".join(contents[: answers[0]] if answers else contents)
         self._exchanges = [(contents[i], "\n".join(contents[i + 1 : i + 2])) for i in answers]
 
@@ -126,15 +126,6 @@ class Chat:
         for answer, output in self._exchanges:
             found.append((*expand_script("\n".join(bash_blocks(answer))), output))
         return found
-
-    @cached_property
-    def words(self) -> set[str]:
-        """All words, in lower case."""
-        return {word.strip("_") for word in re.findall(r"\w+", self.lower)}
-
-    @cached_property
-    def squeezed(self) -> str:
-        return squeeze(self.text)
 
     @cached_property
     def triples(self) -> set[tuple]:
@@ -152,10 +143,7 @@ class Chat:
 
     @cached_property
     def _known_lines(self) -> dict[str, list[tuple[str, int, int]]]:
-        """For each base name: (path, first, last) of lines shown or told, and those near.
-
-        What the task tells without a file stands under "".
-        """
+        """For each base name: (path, first, last) of lines shown or told, and those near."""
         found = defaultdict(list)
         for commands, named, output in self.turns:
             by_name = defaultdict(set)
@@ -168,18 +156,17 @@ class Chat:
                 for first, last in seen or {(1, TO_THE_END)}:
                     near = (path, first - _SHOWN_REACH, last + _SHOWN_REACH)
                     found[base_name(path)].append(near)
-        for text in (self.task, self.text):
-            for path, first, last in spoken_lines(text):
-                if path or text is self.task and first >= _MIN_LOOSE_LINE:
-                    near = (path, first - _TOLD_REACH, last + _TOLD_REACH)
-                    found[base_name(path)].append(near)
+        for path, first, last in spoken_lines(self.text):
+            if path:
+                near = (path, first - _TOLD_REACH, last + _TOLD_REACH)
+                found[base_name(path)].append(near)
         return found
 
     def knows_lines(self, path: str, first: int, last: int) -> bool:
         """Tell whether lines of a file near to these were shown or told; without a path, of any."""
-        for name in {"", base_name(path)} if path else self._known_lines:
+        for name in [base_name(path)] if path else list(self._known_lines):
             for named, low, high in self._known_lines.get(name, ()):
-                of_it = same_file(named or path, path) if path else high < TO_THE_END
+                of_it = same_file(named, path) if path else high < TO_THE_END
                 if of_it and low <= last and first <= high:
                     return True
         return False
@@ -198,13 +185,14 @@ class Record:
         for file in parse_patch(patch):
             paths += [file.old_path or "", file.path]
             for hunk in file.hunks:
-                first = min(hunk.old_start, hunk.new_start) - _SLACK
-                last = max(hunk.old_start + hunk.old_length, hunk.new_start + hunk.new_length) - 1
-                self.hunks.append((file.path, first, last))
-                for name, _ in _DEFINED.findall(hunk.header):
+                first = min(hunk.source_start, hunk.target_start) - _SLACK
+                end = hunk.source_start + hunk.source_length
+                end = max(end, hunk.target_start + hunk.target_length)
+                self.hunks.append((file.path, first, end - 1))
+                for name, _ in _DEFINED.findall(hunk.section_header):
                     if len(name) > 6:
                         self.defined[name].add(file.path)
-                lines += hunk.lines
+                lines += hunk_lines(hunk)
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
         notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
         code = [line[1:] for line in lines] + notes
@@ -214,7 +202,9 @@ class Record:
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
         added = [line[1:].strip() for line in lines if line[0] == "+" and _is_telling(line[1:])]
         self.added = [line for line in added if squeeze(line) not in before]
-        names = {name for line in code for name in _NAME.findall(_COMMENT.sub("", line))}
+        # A name that only a comment holds proves nothing.
+        bare = "\n".join(re.split(r"(?:^|\s)(?:#|//) ", line)[0] for line in code)
+        names = set(_NAME.findall(bare))
         self.names = (names | set(self.defined)) - words("keywords") - words("library")
         changed = "\n".join(line[1:] for line in lines if line[0] != " ")
         # Literals of several words, in pieces between their placeholders.
