@@ -136,27 +136,23 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
     answer = turns.read_answer(path)
     messages = answer["messages"]
     record = turns.record_of(answer["instance_id"])
+    shown = record if generate.show_record else None
     chat = Chat(messages)
-    version = PROMPT_VERSION if generate.show_record else WITHOUT_RECORD
     rejected: Counter = Counter()
     refused = ""
 
     def problem(text: str) -> str | None:
         nonlocal refused
-        broken = protocol_problem(text, messages)
-        if broken:
+        refused = protocol_problem(text, messages) or ""
+        if refused:
             rejected["protocol"] += 1
-            refused = broken
-            return f"protocol: {broken}"
-        if version == WITHOUT_RECORD:
-            return None
-        kinds = kinds_of(find_leaks(text, chat, record))
+            return f"protocol: {refused}"
+        kinds = kinds_of(find_leaks(text, chat, record)) if shown else []
         rejected.update(kinds)
         refused = "; ".join(TOLD[kind] for kind in kinds)
         return f"leak ({', '.join(kinds)})" if kinds else None
 
     def prompt(*_) -> list[dict]:
-        shown = record if generate.show_record else None
         return challenger_messages(messages, shown, generate.max_patch_chars, refused)
 
     reply = await llm.ask(generate, prompt(), problem, again=prompt)
@@ -165,6 +161,7 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
         old = {"challenger": answer["challenger"], **meta["challenger"]}
         meta.setdefault("retired", []).append(old)
     answer["challenger"] = reply.text
+    version = PROMPT_VERSION if shown else WITHOUT_RECORD
     meta["challenger"] = {"prompt_version": version, **reply.meta, "rejected": dict(rejected)}
     audit(answer, chat, record)
     await llm.save(path, answer)
@@ -267,8 +264,8 @@ def main() -> int:
             tally=tally,
         )
         tally.write_failed(held[0], flags.shard)
-    output = "output  answer_*/, key challenger"
-    return tally.show(*llm.usage_lines(), output, next_command="python validate.py", code=code)
+    lines = [*llm.usage_lines(), "output  answer_*/, key challenger"]
+    return tally.show(*lines, next_command="python validate.py", code=code)
 
 
 if __name__ == "__main__":
