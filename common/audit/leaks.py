@@ -81,24 +81,28 @@ def _named(path: str, text: str) -> str:
     ending = ""
     for first in range(len(folders), -1, -1):
         longer = "/".join([*folders[first:], name])
-        before = r"(?<![\w./-])(?:\.?/|\$\{?\w{1,60}\}?/)?" if first else r"(?<![\w.-])"
         if longer not in text:
             break
+        before = r"(?<![\w./-])(?:\.?/)?" if first else r"(?<![\w.-])"
         if re.search(before + re.escape(longer) + r"(?![\w-])", text):
             ending = longer
-    # `src/a/b/__init__.py` is module b of folder a
+    return ending if "/" in ending else _named_as_module(folders, name, text) or ending
+
+
+def _named_as_module(folders: list[str], name: str, text: str) -> str:
+    """Return how the text names the module: `a.b`, `the b module`, `from a import b`; or ''."""
     parts = [folder for folder in folders if folder not in words("source roots")]
     if (stem := name.split(".")[0]) not in ("__init__", "index", "mod"):
-        parts.append(stem)
-    if "/" in ending or len(parts) < 2 or parts[-1] not in text:
-        return ending
+        parts.append(stem)  # `src/a/b/__init__.py` is module b of folder a
+    if len(parts) < 2 or parts[-1] not in text:
+        return ""
     near, stem = map(re.escape, parts[-2:])
     module = re.search(
         rf"(?<!\w){near}(?:\.|::|/){stem}(?!\w)|(?<!\w)`?{stem}`? module\b|\bmodule `?{stem}(?!\w)"
         rf"|\bfrom (?:[\w.]{{1,150}}\.)?{near} import [^\n]{{0,200}}?(?<!\w){stem}(?!\w)",
         text,
     )
-    return module[0] if module else ending
+    return module[0] if module else ""
 
 
 def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
