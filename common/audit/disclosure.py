@@ -28,13 +28,13 @@ def outside_sources(reply: str, chat: Chat, record: Record) -> list[str]:
     """Return the wordings of the reply that speak of a source outside the chat."""
     text = " ".join(reply.split())[:_MOST_CHARS]
     phrases = [match[0] for pattern in _patterns() for match in pattern.finditer(text)]
-    own = {word for word in ("the patch", "the diff") if word in chat.lower}
+    agents_own = {word for word in ("the patch", "the diff") if word in chat.lower}
     if "git diff" in reply or "diff --git" in chat.lower:
-        own.add("the diff")
+        agents_own.add("the diff")
     found = []
     for phrase in list(dict.fromkeys(phrases))[:_MOST]:
         said_in_chat = re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower)
-        if not said_in_chat and not any(word in phrase.lower() for word in own):
+        if not said_in_chat and not any(word in phrase.lower() for word in agents_own):
             found.append(phrase)
     numbers = _NUMBER.findall(text)
     if record.number:  # the record's own counts however it is named

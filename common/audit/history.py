@@ -110,8 +110,8 @@ def _reaches_a_copy(command: Command, repo: str, names: set[str]) -> bool:
     argv = [word.lower() for word in command.argv]
     for word in argv:
         folders = word.split("/")
-        for place in words("installed copies").intersection(folders):
-            for folder in folders[folders.index(place) + 1 :]:
+        for installed in words("installed copies").intersection(folders):
+            for folder in folders[folders.index(installed) + 1 :]:
                 name = folder.replace("_", "-").partition("@")[0]
                 if name in names or name.rpartition("-")[0] in names:
                     return True

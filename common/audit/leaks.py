@@ -131,8 +131,8 @@ def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
         if not telling or squeeze(name) in chat.squeezed:
             continue
-        own = reply.only_guesses(name) or name in reply.defined
-        if own and all(part in chat.lower for part in parts):
+        made_up = reply.only_guesses(name) or name in reply.defined
+        if made_up and all(part in chat.lower for part in parts):
             continue
         if parts[0] in words("glue") and len(core) > 5 and core in chat.task_names:
             continue  # `get_viewports` where the task speaks of viewports

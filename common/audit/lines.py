@@ -56,9 +56,9 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
         numbers_all = program == "grep" and pattern in _EVERY_LINE
         by_range = program in words("line tools")
         if by_range or numbers_all or program in ("head", "tail"):
-            own = [*command.read_files, *FILE.findall(text)]
-            files = own or files
-            head_end = 0 if own else head_end
+            files_here = [*command.read_files, *FILE.findall(text)]
+            files = files_here or files
+            head_end = 0 if files_here else head_end
         spans = []
         if program in ("head", "tail"):
             count, from_start = _count(options)

@@ -58,11 +58,11 @@ class Command:
     def argv(self) -> list[str]:
         """The words from the program's name on: no `VAR=value`, shell keywords, `sudo` and such."""
         wrapped = False
-        for place, word in enumerate(self.words):
+        for index, word in enumerate(self.words):
             if word in word_list("wrappers") or _ASSIGNS.match(word):
                 wrapped = True
             elif not (wrapped and _WRAPPER_OPTION.match(word)):
-                return self.words[place:]
+                return self.words[index:]
         return []
 
     @cached_property
