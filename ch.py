@@ -8,7 +8,7 @@ may use the record to choose a good next move, and must not show knowledge that 
 have given. Every reply is audited (find_leaks) and asked for again when it fails. Stored replies
 are audited again, for free, when the audit or a text has changed; one that then fails is held back
 from final/ and stays until --redo-refused. With [generate] show_record = false the prompt is the
-same without the record: a copy of the folder, run so, tells what the record is worth.
+same without the record: a copy of the folder without challengers, run so, tells its worth.
 
 Reads   answer_*/*.json, commit/<instance_id>.json
 Writes  `challenger` and its `meta` into answer_*/*.json in place (--shard I/N: every N-th turn by
@@ -233,8 +233,7 @@ def find_pending(
 
 def main() -> int:
     flags = parser(__doc__, calls=True)
-    redo = "ask again where today's audit refuses a stored reply"
-    flags.add_argument("--redo-refused", action="store_true", help=redo)
+    flags.add_argument("--redo-refused", action="store_true", help="ask again for refused replies")
     flags = flags.parse_args()
     config = load_config()
     generate = config.generate
