@@ -82,6 +82,10 @@ def test_a_name_in_pieces_is_said_in_full(script, name):
     assert name in expand_script(script)[1]
 
 
+def test_a_value_that_breaks_the_script_is_left_out():
+    assert "lib/a.py" in expand_script("M='a << b'; echo $M\ncat lib/a.py")[1]
+
+
 def test_a_script_that_never_closes_names_nothing():
     assert expand_script("cat 'a/b.py") == ([], [])
 

@@ -6,6 +6,7 @@ standard library's shlex knows no heredocs and takes quadratic time for a long w
 
 import posixpath
 import re
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -123,12 +124,13 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     `cd a && cat b.py`, `D=a; cat $D/b.py` and `cat a/{b,c}.py` all name `a/b.py`. What cannot be
     told from the script's own text stays as it is; one whose quotes never close has no commands.
     """
-    script = _with_values(_with_values(script))  # a value may hold another name
-    try:
-        commands = split_commands(script, _MOST_COMMANDS)
-    except ValueError:
-        return [], []
-    named = [script]
+    commands = []
+    in_full = _with_values(_with_values(script))  # a value may hold another name
+    for text in (in_full, script):  # with its values a script may be cut short
+        with suppress(ValueError):
+            commands = split_commands(text, _MOST_COMMANDS)
+            break
+    named = [in_full] if commands else []
     folder = ""
     for command in commands:
         command.words = [full for word in command.words[:_MOST_WORDS] for full in _choices(word)]
