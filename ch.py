@@ -2,17 +2,17 @@
 
     python ch.py [--limit N] [--concurrency N] [--shard I/N] [--dry-run] [--max-cost DOLLARS]
     python ch.py --redo-refused   ask again where today's audit refuses a stored reply
-    python ch.py --control N      for N turns, the reply to the same prompt without the record
 
 The model of chain.toml's [generate] sees the chat, then the PR record and the blind-agent rule: it
 may use the record to choose a good next move, and must not show knowledge that the chat could not
 have given. Every reply is audited (find_leaks) and asked for again when it fails. Stored replies
 are audited again, for free, when the audit or a text has changed; one that then fails is held back
-from final/ and stays until --redo-refused.
+from final/ and stays until --redo-refused. With [generate] show_record = false the prompt is the
+same without the record: a copy of the folder without challengers, run so, tells its worth.
 
 Reads   answer_*/*.json, commit/<instance_id>.json
 Writes  `challenger` and its `meta` into answer_*/*.json in place (--shard I/N: every N-th turn by
-        a hash of its name), _failed.jsonl beside them; with --control, control/answer_0/
+        a hash of its name), _failed.jsonl beside them
 """
 
 from __future__ import annotations
@@ -28,16 +28,16 @@ from pathlib import Path
 from common import turns
 from common.audit.leaks import AUDIT_VERSION, find_leaks
 from common.audit.protocol import protocol_problem
-from common.cli import Progress, Tally, parser, run, whole_number
+from common.audit.texts import Chat
+from common.cli import Progress, Tally, parser, run
 from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import Config, load_config, load_environment
+from common.config import Generate, load_config, load_environment
 from common.files import BadFile, ItemFailed, UserError, digest, lock_folders, write_json
 
 PROMPT_VERSION = "challenger-1"
-CONTROL_VERSION = "challenger-1 without the record"
-CONTROL = Path("control", "answer_0")
+WITHOUT_RECORD = "challenger-1 without the record"  # [generate] show_record = false
 
 # --------------------------------------------------------------------------- the blind-agent rule
 
@@ -93,8 +93,8 @@ def challenger_messages(
 ) -> list[dict]:
     """Return the chat as the king saw it, with the briefing after its last message.
 
-    The prefix is the king's prompt, so that a provider's prefix cache serves it. Without a `record`
-    the briefing is the same but for the record: the control of what the record is worth.
+    The prefix is the king's prompt, so that a provider's prefix cache serves it. `record` is None
+    where the challenger is not to see it; `refused` says what was wrong with the reply before.
     """
     agent_turns = sum(message["role"] == "assistant" for message in messages)
     phase = "middle"
@@ -118,74 +118,76 @@ def challenger_messages(
     return [*messages[:-1], {"role": messages[-1]["role"], "content": "\n\n".join(parts)}]
 
 
+def first_prompt(path: Path, generate: Generate) -> list[dict]:
+    """Return what the challenger of an answer file is first asked. Raises ItemFailed."""
+    answer = turns.read_answer(path)
+    record = turns.record_of(answer["instance_id"]) if generate.show_record else None
+    return challenger_messages(answer["messages"], record, generate.max_patch_chars)
+
+
 # ------------------------------------------------------------------------------------- one turn
 
 
-async def fill(path: Path, llm: LLM, config: Config, control: bool) -> None:
+async def fill(path: Path, llm: LLM, generate: Generate) -> None:
     """Ask for the challenger of one answer and write it. Raises ItemFailed.
 
-    What breaks the protocol or leaks is asked for again, told what was wrong. The `control` saw no
-    record, so that it cannot leak, and is written into control/.
+    A reply that breaks the protocol or leaks is asked for again, with what was wrong.
     """
     answer = turns.read_answer(path)
+    messages = answer["messages"]
     record = turns.record_of(answer["instance_id"])
+    shown = record if generate.show_record else None
+    chat = Chat(messages)
     rejected: Counter = Counter()
-    told = ""
+    refused = ""
 
     def problem(text: str) -> str | None:
-        nonlocal told
-        wrong = protocol_problem(text, answer["messages"])
-        if wrong:
+        nonlocal refused
+        refused = protocol_problem(text, messages) or ""
+        if refused:
             rejected["protocol"] += 1
-            told = wrong
-            return f"protocol: {wrong}"
-        hits = [] if control else find_leaks(text, answer["messages"], record)
-        kinds = sorted({hit["kind"] for hit in hits})
+            return f"protocol: {refused}"
+        kinds = kinds_of(find_leaks(text, chat, record)) if shown else []
         rejected.update(kinds)
-        told = "; ".join(TOLD[kind] for kind in kinds)
+        refused = "; ".join(TOLD[kind] for kind in kinds)
         return f"leak ({', '.join(kinds)})" if kinds else None
 
     def prompt(*_) -> list[dict]:
-        return prompt_of(answer, config, control, told)
+        return challenger_messages(messages, shown, generate.max_patch_chars, refused)
 
-    reply = await llm.ask(config.generate, prompt(), problem, again=prompt)
+    reply = await llm.ask(generate, prompt(), problem, again=prompt)
     meta = answer["meta"]
-    if control:
-        meta.pop("retired", None)
-    elif answer["challenger"]:  # a refused reply was paid for, too
+    if answer["challenger"]:  # a refused reply was paid for, too
         old = {"challenger": answer["challenger"], **meta["challenger"]}
         meta.setdefault("retired", []).append(old)
     answer["challenger"] = reply.text
-    meta["challenger"] = {
-        "prompt_version": CONTROL_VERSION if control else PROMPT_VERSION,
-        **reply.meta,
-        "rejected": dict(rejected),
-    }
-    audit(answer, record)
-    await llm.save(CONTROL / path.name if control else path, answer)
+    version = PROMPT_VERSION if shown else WITHOUT_RECORD
+    meta["challenger"] = {"prompt_version": version, **reply.meta, "rejected": dict(rejected)}
+    audit(answer, chat, record)
+    await llm.save(path, answer)
 
 
-def prompt_of(answer: dict, config: Config, control: bool, told: str = "") -> list[dict]:
-    """Return the challenger's prompt for an answer. Raises ItemFailed without a PR record."""
-    record = None if control else turns.record_of(answer["instance_id"])
-    return challenger_messages(answer["messages"], record, config.generate.max_patch_chars, told)
-
-
-def audit(answer: dict, record: dict) -> None:
+def audit(answer: dict, chat: Chat, record: dict) -> None:
     """Audit both replies and note in `meta` what was found and for which texts.
 
-    The king cannot have peeked: his hits are the audit's false-alarm rate on this very data.
+    The king cannot have peeked: his hits are the audit's false-alarm rate on this very data. Nor
+    can a challenger without the record, who is refused for the protocol alone.
     """
     meta = answer["meta"]
     for side in ("king", "challenger"):
-        hits = find_leaks(answer[side], answer["messages"], record)
+        hits = find_leaks(answer[side], chat, record)
         meta[side]["leaks"] = {"version": AUDIT_VERSION, "hits": hits}
     refused = protocol_problem(answer["challenger"], answer["messages"]) or ""
-    kinds = sorted({hit["kind"] for hit in meta["challenger"]["leaks"]["hits"]})
-    if kinds:
+    kinds = kinds_of(meta["challenger"]["leaks"]["hits"])
+    if kinds and meta["challenger"].get("prompt_version") != WITHOUT_RECORD:
         refused = f"leak ({', '.join(kinds)})"
     meta["challenger"]["refused"] = refused
     meta["audit"] = audit_mark(answer)
+
+
+def kinds_of(hits: list[dict]) -> list[str]:
+    """Return the kinds of these hits, each once, in alphabetic order."""
+    return sorted({hit["kind"] for hit in hits})
 
 
 def audit_mark(answer: dict) -> dict:
@@ -208,7 +210,8 @@ def find_pending(
             if not answer["king"]:
                 raise BadFile(path, "no king in it")
             if answer["challenger"] and answer["meta"].get("audit") != audit_mark(answer):
-                audit(answer, turns.record_of(answer["instance_id"]))
+                record = turns.record_of(answer["instance_id"])
+                audit(answer, Chat(answer["messages"]), record)
                 if write:
                     write_json(path, answer)
             refused = answer["meta"]["challenger"].get("refused")
@@ -228,84 +231,40 @@ def find_pending(
     return pending
 
 
-def find_control(files: dict[str, Path], count: int, write: bool, tally: Tally) -> list[str]:
-    """List the turns of the control that are not there yet: `count` by a hash of their stems."""
-    chosen = 0
-    pending = []
-    for stem in sorted(files, key=digest):
-        if chosen == count:
-            break
-        try:
-            answer = turns.read_answer(files[stem])
-        except BadFile:
-            continue  # a run without --control says so
-        if not answer["challenger"]:
-            continue
-        chosen += 1
-        control = {}
-        try:
-            if (CONTROL / f"{stem}.json").exists():
-                control = turns.read_answer(CONTROL / f"{stem}.json")
-        except BadFile as bad:
-            turns.set_aside(bad, "asked for again", write)
-        same = all(control.get(key) == answer[key] for key in ("messages", "king"))
-        if same and control["challenger"]:
-            tally.skipped["already in control/"] += 1
-        else:
-            pending.append(stem)
-    if not chosen:
-        raise UserError("--control compares with challengers, and there is none yet.\nRun ch.py.")
-    return pending
-
-
 def main() -> int:
     flags = parser(__doc__, calls=True)
-    redo = "ask again where today's audit refuses a stored reply"
-    flags.add_argument("--redo-refused", action="store_true", help=redo)
-    number = "for N turns, write control/: the same king, a challenger without the record"
-    flags.add_argument("--control", type=whole_number, metavar="N", help=number)
+    flags.add_argument("--redo-refused", action="store_true", help="ask again for refused replies")
     flags = flags.parse_args()
     config = load_config()
-    call = config.generate
-    environment = load_environment(config, [call])
-    control = flags.control is not None
+    generate = config.generate
+    environment = load_environment(config, [generate])
     tally = Tally("ch.py")
     held = turns.answer_folders()
     files = turns.answer_files(flags.shard)
     if not held or not (files or flags.shard):
         raise UserError("no answers here: answer_*/ hold no turn. Run king.py first.")
-    output = "output  answer_*/, key challenger"
-    next_command = "python validate.py"
-    if control:
-        held = [CONTROL]
-        output = f"output  {CONTROL}/"
-        next_command = "(cd control && python ../validate.py), then python report.py"
 
     with lock_folders(held, "ch", flags.shard):
-        if control:
-            pending = find_control(files, flags.control, not flags.dry_run, tally)
-        else:
-            pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
+        pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
         pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
         if flags.dry_run:
-            prompts = (
-                prompt_of(turns.read_answer(files[stem]), config, control) for stem in pending
-            )
-            calls = ((call, prompt_chars(prompt)) for prompt in prompts)
+            prompts = (first_prompt(files[stem], generate) for stem in pending)
+            calls = ((generate, prompt_chars(prompt)) for prompt in prompts)
             return dry_run(environment, calls, tally.skipped, own_replies("challenger"))
 
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
         code = run_turns(
             llm,
             pending,
-            lambda stem: fill(files[stem], llm, config, control),
+            lambda stem: fill(files[stem], llm, generate),
             name=str,
-            width=flags.concurrency or call.concurrency,
-            progress=Progress(len(pending), "control" if control else "challenger"),
+            width=flags.concurrency or generate.concurrency,
+            progress=Progress(len(pending), "challenger"),
             tally=tally,
         )
         tally.write_failed(held[0], flags.shard)
-    return tally.show(*llm.usage_lines(), output, next_command=next_command, code=code)
+    lines = [*llm.usage_lines(), "output  answer_*/, key challenger"]
+    return tally.show(*lines, next_command="python validate.py", code=code)
 
 
 if __name__ == "__main__":

@@ -95,6 +95,7 @@ class Generate(CallSettings):
     # Some 50,000 and 10,000 tokens, beside a chat, of the 131,072 that the smallest context holds.
     max_record_chars: int = Field(200_000, ge=1000, le=10_000_000)
     max_patch_chars: int = Field(40_000, ge=1000, le=1_000_000)
+    show_record: bool = True
 
 
 # What a judge needs otherwise than [judge] says.

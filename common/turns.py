@@ -129,7 +129,6 @@ class Score(BaseModel, strict=True):
     metrics: dict[str, FiniteFloat | None] | None
     by_judge: dict[str, FiniteFloat | None]
     reason: str | None
-    flags: list
     sha: dict[Literal["chat", "king", "challenger", "assistant"], str] = Field(min_length=4)
     verdicts: list[Verdict]
 

@@ -9,7 +9,7 @@ import builtins
 import random
 import re
 
-from common.audit.patch import parse_patch
+from common.audit.patch import hunk_lines, parse_patch
 
 FENCE = "```"
 # Groups that name a thing, and those that only a reader could see.
@@ -301,9 +301,9 @@ def _hidden_names(files, chat, draw) -> dict:
     headers = []
     for file in files:
         for hunk in file.hunks:
-            added += [line[1:] for line in hunk.lines if line[0] == "+"]
-            context += [line[1:] for line in hunk.lines if line[0] == " "]
-            headers += re.findall(r"\bclass (\w+)", hunk.header)
+            added += [line[1:] for line in hunk_lines(hunk) if line[0] == "+"]
+            context += [line[1:] for line in hunk_lines(hunk) if line[0] == " "]
+            headers += re.findall(r"\bclass (\w+)", hunk.section_header)
     new = _telling_names(added, chat)
     near = _telling_names(context, chat) - new
     found = {}
@@ -345,17 +345,17 @@ def _hidden_hunks(files, chat, draw) -> dict:
         told = re.search(rf"{re.escape(base)}\W+(?:L|lines? )?\d", chat)
         if base in commands or told or "#L" in chat or not file.old_path:
             continue
-        hunks += [(file.path, hunk) for hunk in file.hunks if hunk.old_start > 30]
+        hunks += [(file.path, hunk) for hunk in file.hunks if hunk.source_start > 30]
     if not hunks:
         return {}
     path, hunk = draw.choice(hunks)
-    start = hunk.old_start
-    end = start + hunk.old_length - 1
+    start = hunk.source_start
+    end = start + hunk.source_length - 1
     before = start - draw.randint(2, 8)
     return {
         "hunk": {
             **{"f": path, "b": path.rsplit("/", 1)[-1], "a": start, "z": end, "m": start + 3},
-            **{"l": hunk.old_length, "u": before - 4, "v": before},
+            **{"l": hunk.source_length, "u": before - 4, "v": before},
         }
     }
 
@@ -367,7 +367,7 @@ def _hidden_lines(files, record, chat, draw) -> dict:
     old = []
     for file in files:
         for hunk in file.hunks:
-            for line in hunk.lines:
+            for line in hunk_lines(hunk):
                 text = line[1:].strip()
                 shown = "".join(text.split()) in squeezed
                 if shown or len(text) < 24 or not re.search(r"\w\W+\w+\W+\w", text):

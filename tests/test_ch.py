@@ -1,22 +1,19 @@
 """Stage 3 by its contract: the blind-agent prompt, the audit in the loop, audits of stored replies,
-the control, what it passes over."""
+what it passes over, the prompt without the record."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
-import signal
-import time
-from collections import Counter
 from pathlib import Path
 
 import pytest
 
 from common.config import METRICS
 from common.demo.server import Server
-from common.files import digest
 from makers import REPLY, answers, get, make_record, make_sample, put, write_settings
-from runner import KEY, QUICK, REPO, stage, start
+from runner import KEY, QUICK, REPO, stage
 
 GOOD = (
     "THOUGHT: The issue speaks of a widget count, so I search for it.\n\n"
@@ -327,85 +324,35 @@ def test_the_rule_stands_in_one_place():
     assert holders == [REPO / "ch.py"]
 
 
-# ------------------------------------------------------------------------------------- the control
+# ----------------------------------------------------------------------------- without the record
 
 PLAIN = "THOUGHT: I search for the count.\n\n```bash\ngrep -rn count .\n```"
 
 
-def test_the_control_is_the_same_prompt_without_the_record(filled):
-    kept = answers(filled)
-    result, asked = run(filled, lambda body: PLAIN, "--control", "2")
-    assert result.returncode == 0, result.stderr
-    assert "cd control && python ../validate.py" in result.stdout
-    stems = sorted(path.stem for path in (filled / "control/answer_0").glob("p*.json"))
-    assert stems == sorted(sorted(kept, key=digest)[:2]), "by a hash of the stem"
-    assert answers(filled) == kept, "the answers themselves are as they were"
-    for messages in asked:
-        briefing = messages[-1]["content"]
-        assert "HIDDEN PR RECORD" not in briefing and "zebra_offset" not in briefing
-        assert "THE BLIND-AGENT RULE" in briefing and "YOUR NEXT MOVE" in briefing
-    for stem, answer in answers(filled / "control").items():
-        assert answer["challenger"] == PLAIN
-        for key in ("instance_id", "king", "assistant", "messages"):
-            assert answer[key] == kept[stem][key]
-        assert answer["meta"]["king"] == kept[stem]["meta"]["king"]
-        assert "without the record" in answer["meta"]["challenger"]["prompt_version"]
-        assert answer["meta"]["challenger"]["usage"]
+def test_show_record_false_is_the_same_prompt_without_the_record(turns):
+    """A copy of the folder that is run so tells what the record is worth."""
+    briefings = {}
+    for shown in (True, False):
+        write_settings(turns, generate={**QUICK, "show_record": shown})
+        for number in range(3):
+            edit(turns, number, challenger="")
+        chats = run(turns)[1]
+        texts = sorted(chat[-1]["content"] for chat in chats)
+        briefings[shown] = [re.sub(r"\[[0-9a-f]{12}\]", "[mark]", text) for text in texts]
+    record = r"\[mark\] HIDDEN PR RECORD\n.*\[mark\] END OF HIDDEN PR RECORD\n\n"
+    for with_record, without in zip(briefings[True], briefings[False], strict=True):
+        assert "zebra_offset" in with_record
+        assert without == re.sub(record, "", with_record, flags=re.DOTALL)
 
 
-def test_the_control_goes_on_where_it_was(filled):
-    dry, asked = run(filled, lambda body: PLAIN, "--control", "2", "--dry-run")
-    assert "2 calls" in dry.stdout and asked == []
-    assert not list(filled.glob("control/answer_0/*.json"))
-    assert len(run(filled, lambda body: PLAIN, "--control", "1")[1]) == 1
-    assert len(run(filled, lambda body: PLAIN, "--control", "3")[1]) == 2
-    again, asked = run(filled, lambda body: PLAIN, "--control", "3")
-    assert again.returncode == 0 and asked == [] and "already in control/" in again.stdout
-    torn = next(filled.glob("control/answer_0/p*.json"))
-    torn.write_bytes(torn.read_bytes()[:100])
-    result, asked = run(filled, lambda body: PLAIN, "--control", "3")
-    assert result.returncode == 0 and len(asked) == 1
-    assert get(torn)["challenger"] == PLAIN and torn.with_name(torn.name + ".bad").exists()
-    edit(filled, 0, king="THOUGHT: mine.\n\n```bash\nls gears\n```")
-    assert len(run(filled, lambda body: PLAIN, "--control", "3")[1]) == 1, (
-        "another king, asked anew"
-    )
-
-
-def test_a_control_that_is_killed_costs_the_calls_in_flight(filled):
-    with Server(reply=lambda body: PLAIN, key=KEY, latency_s=0.3) as server:
-        flags = ("--control", "3", "--concurrency", "1")
-        process = start("ch.py", *flags, cwd=filled, server=server)
-        while len(server.chats) < 2:
-            time.sleep(0.01)
-        process.send_signal(signal.SIGKILL)
-        process.communicate(timeout=30)
-        result = stage("ch.py", *flags, cwd=filled, server=server)
-        assert result.returncode == 0, result.stderr
-        assert len(server.chats) <= 4
-    assert len(answers(filled / "control")) == 3
-
-
-def test_the_control_is_judged_by_the_same_panel(filled):
-    """chain.toml and .env one folder up are those of the control, too."""
-    write_settings(filled, generate=QUICK, judge={"models": ["a/judge", "b/judge"]})
-    assert run(filled, lambda body: PLAIN, "--control", "2")[0].returncode == 0
-    with Server(reply=lambda body: EVEN, key=KEY) as server:
-        provider = f"CHUTES_BASE_URL={server.url}\nCHUTES_API_KEY={KEY}\n"
-        (filled / ".env").write_text(provider)
-        result = stage("validate.py", cwd=filled / "control")
-        assert result.returncode == 0, result.stderr
-        models = Counter(request["body"]["model"] for request in server.chats)
-        assert models == {"a/judge": 4, "b/judge": 4}
-        assert PLAIN in server.chats[0]["body"]["messages"][1]["content"]
-        again = stage("validate.py", cwd=filled / "control")
-        assert again.returncode == 0 and len(server.chats) == 8
-    duel = get(filled / "control/score/_duel.json")
-    assert duel["turns"]["parsed"] == 2 and duel["mean_score"] == 50
-    assert not (filled / "score").exists()
-
-
-def test_a_control_without_challengers_says_what_to_run(turns):
-    result, asked = run(turns, lambda body: PLAIN, "--control", "2")
-    assert result.returncode == 2 and asked == []
-    assert "Run ch.py" in result.stderr and len(result.stderr.strip().splitlines()) <= 2
+def test_a_challenger_that_saw_no_record_is_refused_for_the_protocol_alone(turns):
+    write_settings(turns, generate={**QUICK, "show_record": False})
+    replies = [LEAK.format(number=0), "THOUGHT: no command"]
+    result, asked = run(turns, lambda body: replies.pop() if replies else PLAIN)
+    assert result.returncode == 0 and len(asked) == 4
+    by_reply = {answer["challenger"]: answer["meta"] for answer in answers(turns).values()}
+    meta = by_reply[LEAK.format(number=0)]
+    assert "without the record" in meta["challenger"]["prompt_version"]
+    assert meta["challenger"]["leaks"]["hits"] and meta["challenger"]["refused"] == ""
+    write_settings(turns, generate=QUICK)
+    assert run(turns)[1] == [], "a challenger that is there stays, whatever the setting"

@@ -28,7 +28,7 @@ from tests.leak_cases import ISSUE, RECORD, TASK, after, kinds, reply
     "I have to pretend I don't know where it is.", "The dataset's fix swaps the calls.",
     "The target patch swaps the calls.", "The backported fix swaps the calls.",
     "Given the PR metadata, this is the file.", "The reviewers of the PR asked for it.",
-    "The changed files list says so.", "Fixed by #48213.", "See issue #790.",
+    "The changed files list says so.",
 ])  # fmt: skip
 def test_talk_of_what_the_chat_cannot_know_is_a_leak(thought):
     assert kinds(reply("ls", thought)) == {"disclosure"}
@@ -75,13 +75,11 @@ def test_what_the_chat_itself_says_is_none():
         },
     ]
     assert find_leaks(reply("ls", "The merged fix is gone, says the issue."), chat, RECORD) == []
-    assert find_leaks(reply("ls", "It speaks of a pull request."), chat, RECORD) == []
-    assert kinds(reply("ls", "It speaks of a pull request.")) == {"disclosure"}
+    assert kinds(reply("ls", "The merged fix is gone, says the issue.")) == {"disclosure"}
 
 
 def test_a_phrase_counts_as_said_only_as_a_whole():
     chat = after(("cat cli.py", "print(report)  # see #47110"))
-    assert kinds(reply("ls", "PR changes only the window."), chat) == {"disclosure"}
     assert kinds(reply("ls", "This was fixed by #4711."), chat) == {"disclosure"}
     assert find_leaks(reply("ls", "This was fixed by #47110."), chat, RECORD) == []
 

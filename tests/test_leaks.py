@@ -45,10 +45,25 @@ def test_honest_first_moves_are_clean(text):
     reply("cat > harvest/store/window_index.py <<'EOF'\nx\nEOF"),
     reply("git log -p -- harvest/store/window_index.py"),
     reply('D=harvest; cat "$D/store/window_index.py"'),
-    reply("curl localhost/raw/harvest%2Fstore%2Fwindow_index.py"),
     reply("python -c 'import harvest.store.window_index'"),
     reply("grep -rn 'from harvest.store import ledger, window_index' ."),
     reply("ls", "I will check window_index.py, where the days are compared."),
+    *map(reply, [
+        "cd harvest/store && cat window_index.py", "cat harvest/store/'window'_index.py",
+        "F=window_index; sed -n '1,80p' harvest/store/$F.py",
+        "cat harvest/store/{ledger,window_index}.py",
+        "python - <<'EOF'\nimport os\nopen(os.path.join('harvest/store', 'window_index.py'))\nEOF",
+        "echo window_index.py | xargs -I N cat harvest/store/N", "cat harvest/store/window*",
+        "find . -name 'window_*'", "cat harvest/store/windo?_index.py",
+        "git show HEAD:harvest/store/window_index.py",
+        "grep -rn midnight --include=window_index.py .", "python -m harvest.store.window_index",
+        "python -c 'from harvest.store import window_index'", "git ls-files | grep window_index.py",
+    ]),
+    *[reply("ls", thought) for thought in [
+        "It is in harvest/store/window_index.", "The `window_index` module is at fault.",
+        "I look at the module window_index of harvest.store.",
+        "I'd say `store.window_index` does this.",
+    ]],
 ])  # fmt: skip
 def test_a_file_never_seen_is_a_leak(text):
     assert "path" in kinds(text)
@@ -103,16 +118,6 @@ def test_a_guess_at_a_path_needs_a_reason_that_the_chat_gives():
     assert kinds(reply("cat harvest/store/window_index.py", guess.format("`Ledger`"))) == {"path"}
 
 
-def test_the_test_of_a_seen_file_can_be_named():
-    record = {
-        **RECORD,
-        "files": ["tests/test_report.py", "tests/test_window_index.py"],
-        "patch": "",
-    }
-    assert find_leaks(reply("cat tests/test_report.py"), TASK, record) == []
-    assert kinds(reply("cat tests/test_window_index.py"), TASK, record) == {"path"}
-
-
 @pytest.mark.parametrize("path, said", [
     ("src/net/tcp.rs", "panics in net::tcp when the peer closes"),
     ("lib/router/layer.js", "at Layer.handle (./router/layer)"),
@@ -146,40 +151,47 @@ def test_a_name_never_seen_is_a_leak(text):
     assert "identifier" in kinds(text)
 
 
-def test_a_name_said_as_a_guess_of_known_parts_is_none():
-    record = record_adding("entries_before_day(since)")
-    chat = after(("cat ledger.py", "def entries_after(day): return before"))
-    assert (
-        find_leaks(reply("ls", "There is probably an `entries_before_day` too."), chat, record)
-        == []
-    )
-    assert kinds(reply("ls", "I have to use `entries_before_day`."), chat, record) == {"identifier"}
+CODE_SEEN = after(("cat ledger.py", "def entries_after(day): return before"))
+GUESSED = record_adding("entries_before_day(since)")
+FLAGS = record_adding('parser.add_argument("--durations", "--verbose")')
+MADE_UP = record_adding("first_day_rows = 1")
+HEADER = {**RECORD, "files": [], "patch": "--- a/x\n+++ b/x\n@@ -1 +1 @@ class that is\n-a\n+b\n"}
+SPOKEN_CLASS = "`entries_after` may end in `WindowIndex` of harvest/store/window_index.py."
 
 
-def test_a_name_that_was_seen_is_none():
-    text = reply("grep -rn '_midnight_floor' .", "`_midnight_floor` is the helper.")
-    assert (
-        find_leaks(
-            text, after(("cat util.py", "def _midnight_floor(moment, tz):\n    ...")), RECORD
-        )
-        == []
-    )
+@pytest.mark.parametrize("text, chat, record", [
+    (reply("ls", "I have to use `entries_before_day`."), CODE_SEEN, GUESSED),
+    (reply("ls", "The variable `first_day_rows` is wrong."), TASK, MADE_UP),
+    (reply("harvest --durations"), TASK, FLAGS),
+    (reply("ls", "A `--durations` flag is missing."), TASK, FLAGS),
+    (reply("ls", "It ends in `WindowIndex`."), TASK, RECORD),
+])  # fmt: skip
+def test_a_name_that_is_no_guess_is_a_leak(text, chat, record):
+    assert kinds(text, chat, record) == {"identifier"}
 
 
-def test_a_name_that_the_reply_itself_makes_up_of_known_parts_is_none():
-    record = record_adding("first_day_rows = 1")
-    written = reply("cat > fix.py <<'EOF'\nfirst_day_rows = ledger.entries_after(since)\nEOF")
-    assert find_leaks(written, TASK, record) == []
-    assert kinds(reply("ls", "The variable `first_day_rows` is wrong."), TASK, record) == {
-        "identifier"
-    }
-
-
-def test_the_flag_of_one_word_is_a_name_but_an_everyday_flag_is_none():
-    record = record_adding('parser.add_argument("--durations", "--verbose")')
-    assert kinds(reply("harvest --durations"), TASK, record) == {"identifier"}
-    assert kinds(reply("ls", "A `--durations` flag is missing."), TASK, record) == {"identifier"}
-    assert find_leaks(reply("harvest --verbose"), TASK, record) == []
+@pytest.mark.parametrize("text, chat, record", [
+    # said as a guess of known parts, made up of known parts, seen, of everyday use
+    (reply("ls", "There is probably an `entries_before_day` too."), CODE_SEEN, GUESSED),
+    (reply("cat > fix.py <<'EOF'\nfirst_day_rows = ledger.entries_after(since)\nEOF"), TASK,
+     MADE_UP),
+    (reply("grep -rn '_midnight_floor' .", "`_midnight_floor` is the helper."),
+     after(("cat util.py", "def _midnight_floor(moment, tz):\n    ...")), RECORD),
+    (reply("harvest --verbose"), TASK, FLAGS),
+    # what stands between two literals; the class of a file that was shown and is spoken of
+    (reply("ls", "I look if there is no cache."), TASK,
+     record_adding("pick('first' if there is no 'second' or 'third')")),
+    (reply("ls", SPOKEN_CLASS),
+     after(("ls harvest/store", "harvest/store/window_index.py")), RECORD),
+    # only in a comment; a word of prose in a header; vocabulary
+    (reply("ls", "Where is `first_of_rows`?"), TASK,
+     record_adding("pick(1)  # unlike first_of_rows, this keeps the order")),
+    (reply("ls", "I know that it fails."), TASK, HEADER),
+    (reply("ls", "`isinstance`, `OrderedDict` or `NotImplementedError`."), TASK,
+     record_adding("raise NotImplementedError(os.path, isinstance, OrderedDict)")),
+])  # fmt: skip
+def test_a_name_that_needs_no_record_is_none(text, chat, record):
+    assert find_leaks(text, chat, record) == []
 
 
 @pytest.mark.parametrize("definition", [
@@ -194,40 +206,6 @@ def test_the_function_that_a_change_stands_in_or_near_is_a_name(definition):
     in_it = {**RECORD, "files": [], "patch": f"{head} {definition}\n     a\n{change}"}
     before_it = {**RECORD, "files": [], "patch": f"{head}     a\n{change} {definition}\n"}
     assert kinds(text, TASK, in_it) == kinds(text, TASK, before_it) == {"identifier"}
-
-
-def test_what_stands_between_two_literals_is_no_text():
-    record = record_adding("pick('first' if there is no 'second' or 'third')")
-    assert find_leaks(reply("ls", "I look if there is no cache."), TASK, record) == []
-
-
-def test_the_class_of_a_file_that_was_shown_and_is_spoken_of_is_no_leak():
-    chat = after(("ls harvest/store", "harvest/store/window_index.py"))
-    thought = "`entries_after` may end in `WindowIndex` of harvest/store/window_index.py."
-    assert find_leaks(reply("ls", thought), chat, RECORD) == []
-    assert kinds(reply("ls", "It ends in `WindowIndex`."), chat) == {"identifier"}
-
-
-def test_a_name_that_only_a_comment_holds_is_none():
-    record = record_adding("pick(1)  # unlike first_of_rows, this keeps the order")
-    assert find_leaks(reply("ls", "Where is `first_of_rows`?"), TASK, record) == []
-
-
-def test_a_word_of_prose_in_a_header_is_no_name():
-    record = {
-        **RECORD,
-        "files": [],
-        "patch": "--- a/x\n+++ b/x\n@@ -1 +1 @@ class that is\n-a\n+b\n",
-    }
-    assert find_leaks(reply("ls", "I know that it fails."), TASK, record) == []
-
-
-def test_vocabulary_is_no_name():
-    record = record_adding("raise NotImplementedError(os.path, isinstance, OrderedDict)")
-    assert (
-        kinds(reply("ls", "`isinstance`, `OrderedDict` or `NotImplementedError`."), TASK, record)
-        == set()
-    )
 
 
 @pytest.mark.parametrize("names", [
@@ -395,30 +373,6 @@ def test_odd_messages_do_no_harm(messages):
 
 
 # ---- words in full, context lines, edits ----
-
-
-@pytest.mark.parametrize("command", [
-    "cd harvest/store && cat window_index.py", "cat harvest/store/'window'_index.py",
-    "F=window_index; sed -n '1,80p' harvest/store/$F.py",
-    "cat harvest/store/{ledger,window_index}.py",
-    "python - <<'EOF'\nimport os\nopen(os.path.join('harvest/store', 'window_index.py'))\nEOF",
-    "echo window_index.py | xargs -I N cat harvest/store/N", "cat harvest/store/window*",
-    "find . -name 'window_*'", "cat harvest/store/windo?_index.py",
-    "git show HEAD:harvest/store/window_index.py",
-    "grep -rn midnight --include=window_index.py .", "python -m harvest.store.window_index",
-    "python -c 'from harvest.store import window_index'", "git ls-files | grep window_index.py",
-])  # fmt: skip
-def test_a_file_named_in_pieces_is_a_leak(command):
-    assert "path" in kinds(reply(command))
-
-
-@pytest.mark.parametrize("thought", [
-    "It is in harvest/store/window_index.", "The `window_index` module is at fault.",
-    "I look at the module window_index of harvest.store.",
-    "I'd say `store.window_index` does this.",
-])  # fmt: skip
-def test_a_file_named_as_a_module_is_a_leak(thought):
-    assert "path" in kinds(reply("ls", thought))
 
 
 def test_a_pattern_of_words_that_the_chat_holds_is_none():

@@ -2,15 +2,10 @@
 
 import pytest
 
-from common.audit.protocol import (
-    bash_blocks,
-    forbidden_programs,
-    format_ok,
-    format_problem,
-    protocol_problem,
-)
+from common.audit.protocol import bash_blocks, format_ok, format_problem, protocol_problem
 from common.audit.styles import STYLES, action_style
 from common.client.reasoning import visible_text
+from runner import REPO
 
 FENCE = "```"
 PLAIN_CHAT = [
@@ -127,35 +122,10 @@ def test_the_strict_chat_forbids_what_its_system_prompt_forbids(command, named):
     assert protocol_problem(reply(command), PLAIN_CHAT) is None
 
 
-@pytest.mark.parametrize("system, forbidden, allowed", [
-    ("Do not run cd, python or make.", {"cd", "python", "make"}, {"bash", "node"}),
-    ("Never `cd`. Commands run in order.", {"cd"}, {"python"}),
-    ("You must not use:\n- cd\n- python, pytest\n- bash -c\n\nUse make.", {"cd", "python",
-    "pytest", "bash"},
-     {"make"}),
-    ("FORBIDDEN: cd, python. Use bash.", {"cd", "python"}, {"bash"}),
-    ("1. The following are not allowed: cd, make\n2. Use bash.", {"cd", "make"}, {"bash"}),
-    ("Forbidden commands:\n* `cd`\n* interpreters (python, node)\n", {"cd", "python",
-    "node"}, {"bash"}),
-    ("Commands like cd, python or `pytest` are not permitted.", {"cd", "python",
-    "pytest"}, {"make"}),
-    ("- cd is not allowed\n- Python is not available\n- Use make", {"cd", "python"}, {"make"}),
-    ("If python is not available, ask.", set(), {"python"}),
-    ("A `cd` does not persist; start each command with `cd dir &&` if you must.", set(), {"cd"}),
-    ("You are helpful. There is no hurry: use python, make, or bash as you like.", set(),
-    {"python", "make"}),
-])  # fmt: skip
-def test_only_what_a_prohibition_names_is_forbidden(system, forbidden, allowed):
-    programs, _ = forbidden_programs([{"role": "system", "content": system}])
-    assert forbidden <= programs and not allowed & programs
-
-
-@pytest.mark.parametrize("system", [
-    "FORBIDDEN: leading comments", "Never start the command with a comment.",
-    "Leading # comments are not allowed.",
-])  # fmt: skip
-def test_a_leading_comment_is_forbidden_in_other_words_too(system):
-    assert forbidden_programs([{"role": "system", "content": system}])[1]
+def test_the_bundled_chats_are_of_the_strict_kind():
+    """The demo's data imitates SWE-ZERO, down to its rules."""
+    system = (REPO / "common/demo/data/system.txt").read_text()
+    assert protocol_problem(reply("cd src"), [{"role": "system", "content": system}])
 
 
 @pytest.mark.parametrize("text, why", [

@@ -2,8 +2,8 @@
 
 import pytest
 
+from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
 from common.audit.shell import expand_script, split_commands
-from common.audit.styles import TO_THE_END, addressed_lines
 
 
 def words(script):
@@ -65,7 +65,6 @@ def test_the_program_is_found_behind_wrappers(script, program):
     "cd lib && cat core/a.py", "cd lib/core; (sed -n 1p a.py)", "pushd lib/core && cat ./a.py",
     "cat $(echo lib/core/a.py)", "echo lib/core/a.py | xargs cat", "wc < lib/core/a.py",
     "echo x > lib/core/a.py", "grep -rn x --include=lib/core/a.py",
-    "curl localhost/lib%2Fcore%2Fa.py",
     "python - <<'EOF'\nd = 'lib/core'\nopen(f'{d}/a.py')\nEOF",
 ])  # fmt: skip
 def test_a_path_in_pieces_is_said_in_full(script):
@@ -81,6 +80,10 @@ def test_a_path_in_pieces_is_said_in_full(script):
 ])  # fmt: skip
 def test_a_name_in_pieces_is_said_in_full(script, name):
     assert name in expand_script(script)[1]
+
+
+def test_a_value_that_breaks_the_script_is_left_out():
+    assert "lib/a.py" in expand_script("M='a << b'; echo $M\ncat lib/a.py")[1]
 
 
 def test_a_script_that_never_closes_names_nothing():
@@ -125,3 +128,14 @@ def test_which_lines_are_addressed(script, first, last):
 ])  # fmt: skip
 def test_numbers_that_count_something_else_are_no_lines(script):
     assert not [span for span in addressed_lines(expand_script(script)[0]) if 3 in span[1:]]
+
+
+@pytest.mark.parametrize("text, expected", [
+    ("see a/b.py:12", ("a/b.py", 12, 12)), ("`a/b.py` (line 12)", ("a/b.py", 12, 12)),
+    ('File "/repo/b.py", line 88, in run', ("/repo/b.py", 88, 88)), ("b.py#L3", ("b.py", 3, 3)),
+    ("In b.py, lines 12-20 loop.", ("b.py", 12, 20)), ("b.py(12) fails", ("b.py", 12, 12)),
+    ("Line number 12 of b.py", ("", 12, 12)), ("lines 3 to 9", ("", 3, 9)),
+])  # fmt: skip
+def test_which_lines_a_text_speaks_of(text, expected):
+    assert spoken_lines(text) == [expected]
+    assert spoken_lines("b.py has 12 tests (12 pass), port: 80") == []

@@ -13,44 +13,35 @@ from common.audit.texts import Chat, Record
 _FILE = Path(__file__).with_name("wordings.txt")
 _MOST = 50  # hits that are weighed: one is enough to refuse a reply
 _MOST_CHARS = 60_000  # of a reply; real ones have a few thousand
-_PR_WORD = re.compile(r"\b(?:PRs?|[Pp]ull[- ][Rr]equests?|[Mm]erge[- ][Rr]equests?)\b")
-# `PR 12`, `pull/12`, `GH-12`, `fixed by #12`
+# `PR 12`, `pull/12`, `pull request #12`, `GH-12`
 _NUMBER = re.compile(
-    r"\b(?:(?:PRs?|pull(?:[- ]requests?)?|merge[- ]requests?|MR|GH)(?: no\.| number)?[ \-/:#]{1,3}"
-    r"|(?:issue|ticket|bug|see|by|in|fix(?:e[sd])?|close[sd]?|resolve[sd]?)[ :]{1,2}#)(\d{2,7})\b",
+    r"\b(?:PRs?|pull(?:[- ]requests?)?|merge[- ]requests?|MR|GH)[ \-/:#]{1,3}(\d{2,7})\b",
     re.IGNORECASE,
 )
 _COMMIT = re.compile(
-    r"(\b(?:commit|sha|revision|rev|changeset|hash)\b[ :`'\"(]{1,3}"
-    r"|\bgit (?:show|diff|log|checkout|cherry-pick) (?:-\S{1,40} ){0,9})?\b([0-9a-f]{7,40})\b"
+    r"\b(?:(?:commit|sha|revision|rev|changeset|hash)\b[ :`'\"(]{1,3}"
+    r"|git (?:show|diff|log|checkout|cherry-pick) (?:-\S{1,40} ){0,9})([0-9a-f]{7,40})\b"
 )
 
 
 def outside_sources(reply: str, chat: Chat, record: Record) -> list[str]:
-    """Return the wordings of the reply that speak of a source outside the chat.
-
-    Of the hidden record only the ids count: even without a word like "commit" before them.
-    """
+    """Return the wordings of the reply that speak of a source outside the chat."""
     text = " ".join(reply.split())[:_MOST_CHARS]
     phrases = [match[0] for pattern in _patterns() for match in pattern.finditer(text)]
-    if not _PR_WORD.search(chat.text):
-        phrases += _PR_WORD.findall(text)
-    visible = {word for word in ("the patch", "the diff") if word in chat.lower}
+    agents_own = {word for word in ("the patch", "the diff") if word in chat.lower}
     if "git diff" in reply or "diff --git" in chat.lower:
-        visible.add("the diff")  # the agent's own
+        agents_own.add("the diff")
     found = []
     for phrase in list(dict.fromkeys(phrases))[:_MOST]:
-        if any(word in phrase.lower() for word in visible):
-            continue
-        if not re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower):
+        said_in_chat = re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower)
+        if not said_in_chat and not any(word in phrase.lower() for word in agents_own):
             found.append(phrase)
     numbers = _NUMBER.findall(text)
-    if record.number:
+    if record.number:  # the record's own counts however it is named
         numbers += re.findall(rf"#({record.number})\b", text)
     found += [f"#{number}" for number in dict.fromkeys(numbers) if number not in chat.words]
-    for named, commit in dict.fromkeys(_COMMIT.findall(text)):
-        is_id = re.search(r"\d", commit) and not commit.isdigit()
-        if is_id and (named or commit[:7] in record.ids) and commit[:7] not in chat.lower:
+    for commit in dict.fromkeys(_COMMIT.findall(text)):
+        if not commit.isdigit() and not commit.isalpha() and commit[:7] not in chat.lower:
             found.append(commit)
     return found[:_MOST]
 
@@ -63,8 +54,9 @@ def _patterns() -> list[re.Pattern]:
     for line in _FILE.read_text("utf-8").splitlines():
         for name, pattern in groups.items():
             line = line.replace("{" + name + "}", pattern)
-        if named := re.match(r"([A-Z_]+) = ", line):
-            groups[named[1]] = line[named.end() :]
+        name, is_group, pattern = line.partition(" = ")
+        if is_group and name.isupper():
+            groups[name] = pattern
         elif line and not line.startswith("#"):
             patterns.append(re.compile(line, re.IGNORECASE))
     return patterns

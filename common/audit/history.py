@@ -5,40 +5,29 @@ hold the very fix that is asked for: a chat that shows it teaches peeking, whoev
 """
 
 import re
-from functools import lru_cache
 
 from common.audit.protocol import bash_blocks
 from common.audit.shell import Command
 from common.audit.texts import Chat, Record, read_record, squeeze
+from common.audit.words import words
 
-_TRUNKS = {"main", "master", "trunk", "develop", "devel", "dev", "next", "stable"}
-_FETCHING = {"fetch", "pull", "ls-remote", "reflog", "fsck", "for-each-ref", "show-ref"}
-_SHOWING = {  # what a ref holds
-    *("log", "show", "diff", "blame", "grep", "cat-file", "rev-list", "rev-parse", "shortlog"),
-    *("whatchanged", "ls-tree", "archive", "bundle", "format-patch"),
-}
-_MOVING = {"checkout", "switch", "merge", "rebase", "cherry-pick", "restore", "reset", "worktree"}
 _EVERY_REF = re.compile(r"--(?:all|branches|remotes|tags|reflog|walk-reflogs|glob)(?:=.*)?$|-g$")
 _OTHER_REF = re.compile(
     r"(?:refs/)?(?:remotes/)?(?:origin|upstream|fork)/[\w./-]+$|refs/[\w./-]+$"
     r"|(?:FETCH|ORIG|MERGE)_HEAD$|[\w./-]*@\{[^{}]+\}$|origin$|upstream$|v?\d+\.\d+(?:\.[\w.]+)?$"
 )
-_GIT_FILES = re.compile(r"(?:^|/)\.git/(?:packed-refs|FETCH_HEAD|ORIG_HEAD|refs/|logs/|objects)")
-
-_INSTALLERS = "pip3?|pipx|uv|conda|mamba|poetry|pdm|npm|npx|yarn|pnpm|cargo|go|gem|composer|mvn"
-_GETS = "download|install|add|get|pack|view|require"
-_NETWORK = "curl|wget|gh|hub|git|aria2c|http|svn"
-_FORGES = "github|githubusercontent|gitlab|bitbucket|jsdelivr|sourcegraph|codeload"
-_REGISTRIES = r"pypi\.org|pythonhosted\.org|registry\.npmjs\.org|crates\.io"
-_INSTALLED = r"(?:site|dist)-packages|node_modules|gems|registry/src|pkg/mod|\.m2/repository"
-_MEANS = re.compile(rf"\b(?:{_INSTALLERS}|{_NETWORK})\b|{_INSTALLED}|urlopen|requests\.get")
-_NOT_SOURCE = {"tests", "test", "docs", "doc", "src", "lib", "examples", "packages", "cmd"}
+_GIT_FILES = ("packed-refs", "FETCH_HEAD", "ORIG_HEAD", "refs/", "logs/", "objects")
 
 
 def may_peek(messages: list[dict]) -> bool:
     """Tell whether some command names what a peek needs: cheap, and without a record."""
     replies = [message["content"] for message in messages if message["role"] == "assistant"]
-    return any(_MEANS.search(script) for reply in replies for script in bash_blocks(reply))
+    named = {word for reply in replies for block in bash_blocks(reply) for word in _words(block)}
+    return not named.isdisjoint(words("installers") | words("network") | words("installed copies"))
+
+
+def _words(text: str) -> list[str]:
+    return re.findall(r"[\w-]+", text.lower())
 
 
 def shows_fix(messages: list[dict], pr: dict) -> str | None:
@@ -59,12 +48,12 @@ def shows_fix(messages: list[dict], pr: dict) -> str | None:
 
 def peeks(commands: list[Command], chat_text: str, record: Record) -> list[str]:
     """Return the commands that look where the fix may lie."""
+    names = _names_of_project(record)
     found = []
     for command in commands:
-        text = " ".join([command.program, *command.argv[1:], *command.heredocs])
-        in_git = any(_GIT_FILES.search(word) for word in command.argv[1:])
+        in_git = any(f".git/{name}" in word for word in command.argv for name in _GIT_FILES)
         by_git = command.program == "git" and _looks_at_other_commits(command, chat_text)
-        if in_git or by_git or _copy_of_project(record).search(text):
+        if in_git or by_git or _reaches_a_copy(command, record.repo, names):
             found.append(" ".join(command.argv)[:200])
     return found
 
@@ -75,52 +64,71 @@ def _looks_at_other_commits(command: Command, chat_text: str) -> bool:
     A trunk's name alone can be the agent's own branch: `git diff main` is no peek, but
     `git diff HEAD main`, `git show main:a.py` and `git checkout main` are.
     """
-    place = 1
-    while place < len(command.argv) and command.argv[place].startswith("-"):
-        place += 2 if command.argv[place] in ("-C", "-c") else 1
-    subcommand = "".join(command.argv[place : place + 1])
-    words = command.argv[place + 1 :]
-    if "--" in words:
-        words = words[: words.index("--")]  # paths stand behind
-    if subcommand in _FETCHING:
+    operands = command.argv[1:]
+    while operands and operands[0].startswith("-"):
+        operands = operands[2:] if operands[0] in ("-C", "-c") else operands[1:]
+    subcommand = operands[0] if operands else ""
+    if subcommand in words("git fetching"):
         return True
-    if subcommand not in _SHOWING | _MOVING:
+    if subcommand not in words("git showing") | words("git moving"):
         return False
-    if subcommand in _SHOWING and any(_EVERY_REF.match(word) for word in words):
+    if "--" in operands:
+        operands = operands[: operands.index("--")]  # paths stand behind
+    if subcommand in words("git showing") and any(_EVERY_REF.match(word) for word in operands):
         return True
-    words = [re.sub(r"^(?:--source=|-s)", "", word) for word in words]
-    words = [word for word in words if not word.startswith("-")]
+    operands = [word.removeprefix("--source=").removeprefix("-s") for word in operands[1:]]
+    operands = [word for word in operands if not word.startswith("-")]
     if subcommand == "grep":
-        words = words[1:]  # the pattern
-    puts_it_here = subcommand in _MOVING or subcommand == "archive"
-    with_head = any(word.startswith("HEAD") for word in words)
-    for word in words:
+        operands = operands[1:]  # the pattern
+    puts_it_here = subcommand in words("git moving") or subcommand == "archive"
+    with_head = any(word.startswith("HEAD") for word in operands)
+    for word in operands:
         compares = puts_it_here or with_head or ":" in word or ".." in word
-        for ref in re.split(r"\.{2,3}", word.partition(":")[0]):
-            ref = re.sub(r"[\^~].*$", "", ref)
+        for ref in word.partition(":")[0].replace("...", "..").split(".."):
+            ref = ref.partition("^")[0].partition("~")[0]
             if _OTHER_REF.match(ref):
                 return True
-            own = rf"On branch {ref}\n|\* {ref}\n"
-            if compares and ref in _TRUNKS and not re.search(own, chat_text):
+            on_it = f"On branch {ref}\n" in chat_text or f"* {ref}\n" in chat_text
+            if compares and ref in words("trunks") and not on_it:
                 return True
     return False
 
 
-@lru_cache(maxsize=64)
-def _copy_of_project(record: Record) -> re.Pattern:
-    """Return the pattern of commands that read or get another copy of the project."""
-    tops = {path.split("/")[0] for path in record.paths if "/" in path}
-    tops |= {path.split("/")[1] for path in record.paths if path.startswith(("src/", "lib/"))}
-    names = {record.repo.rsplit("/", 1)[-1], *(tops - _NOT_SOURCE)} - {""}
-    spellings = [re.sub(r"[-_]", "[-_]", re.escape(name).replace("\\-", "-")) for name in names]
-    name = f"(?:{'|'.join(sorted(spellings)) or '(?!)'})"
-    return re.compile(
-        rf"(?:{_INSTALLED})/(?:\S{{0,120}}/)?{name}(?![\w.])"
-        rf"|^(?:python[\d.]* -m )?(?:{_INSTALLERS})(?: \S+){{0,2}} (?:{_GETS})"
-        rf" (?:.* )?(?![./])(?:[\w.@-]{{1,80}}/){{0,2}}{name}(?=[=<>!~\[@;\s]|$)"
-        rf"|(?:^(?:{_NETWORK}|{_INSTALLERS})\b|urlopen|requests\.get)"
-        rf".{{0,300}}?(?:(?:{_FORGES})\S{{0,80}}{re.escape(record.repo or '(?!)')}(?![\w-])"
-        rf"|(?:{_REGISTRIES})\S{{0,120}}/{name}\b)"
-        r"|^gh (?:pr|api|search|browse)\b",
-        re.IGNORECASE,
-    )
+def _names_of_project(record: Record) -> set[str]:
+    """Return the names of the project and of its top folders, as packages are named."""
+    folders = [path.removeprefix("src/").removeprefix("lib/") for path in record.paths]
+    tops = {folder.split("/")[0] for folder in folders if "/" in folder}
+    names = {record.repo.rsplit("/", 1)[-1], *(tops - words("no package"))} - {""}
+    return {name.lower().replace("_", "-") for name in names}
+
+
+def _reaches_a_copy(command: Command, repo: str, names: set[str]) -> bool:
+    """Tell whether the command reads or gets another copy of the project.
+
+    An installed one, one that an installer is asked for, one of a forge or a registry.
+    """
+    argv = [word.lower() for word in command.argv]
+    for word in argv:
+        folders = word.split("/")
+        for installed in words("installed copies").intersection(folders):
+            for folder in folders[folders.index(installed) + 1 :]:
+                name = folder.replace("_", "-").partition("@")[0]
+                if name in names or name.rpartition("-")[0] in names:
+                    return True
+    if argv[:1] == ["gh"] and argv[1:2] in (["pr"], ["api"], ["search"], ["browse"]):
+        return True
+    if len(argv) > 3 and argv[0].startswith("python") and argv[1] == "-m":
+        argv = argv[2:]
+    program = argv[0] if argv else ""
+    if program in words("installers") and not words("installer verbs").isdisjoint(argv[1:4]):
+        for word in argv[2:]:
+            wanted = re.split(r"[=<>!~\[;]|(?<=.)@", word)[0].rsplit("/", 1)[-1]
+            if wanted.replace("_", "-") in names and word[0] not in "./":
+                return True
+    text = " ".join([*argv, *command.heredocs]).lower()
+    if (words("installers") | words("network")).isdisjoint(_words(text)):
+        return False
+    if repo and any(forge in text for forge in words("forges")) and repo in text:
+        return True
+    in_registry = any(registry in text for registry in words("registries"))
+    return in_registry and not names.isdisjoint(text.replace("_", "-").split("/"))

@@ -13,9 +13,8 @@ from collections.abc import Iterator
 
 from common.audit.disclosure import outside_sources
 from common.audit.history import peeks
-from common.audit.styles import FILE, addressed_lines
+from common.audit.lines import FILE, addressed_lines, spoken_lines
 from common.audit.texts import (
-    LINE_NUMBER,
     Chat,
     Record,
     Reply,
@@ -30,7 +29,7 @@ from common.audit.texts import (
 from common.audit.words import words
 
 # Raise it whenever the findings change: stored replies are audited again.
-AUDIT_VERSION = "4"
+AUDIT_VERSION = "5"
 
 _MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
 _MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
@@ -41,12 +40,14 @@ _NEAR = 0.6
 _NOVEL = 1 / 3
 
 
-def find_leaks(reply: str, messages: list[dict], pr: dict) -> list[dict]:
+def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
     """Return all hits as {"kind", "text", "why"}; an empty list means clean. No input raises.
 
-    `messages` is the chat up to the turn, `pr` a record as in commit/<instance_id>.json.
+    `messages` is the chat up to the turn, or what was read of it, so that the replies of one turn
+    share that reading; `pr` is a record as in commit/<instance_id>.json.
     """
-    texts = (Reply(text_of(reply)), Chat(messages), read_record(pr))
+    chat = messages if isinstance(messages, Chat) else Chat(messages)
+    texts = (Reply(text_of(reply)), chat, read_record(pr))
     hits = {}
     for find in (_files, _names, _lines, _verbatim, _disclosure, _history):
         for kind, text, why in itertools.islice(find(*texts), _MOST):
@@ -80,55 +81,45 @@ def _named(path: str, text: str) -> str:
     ending = ""
     for first in range(len(folders), -1, -1):
         longer = "/".join([*folders[first:], name])
-        before = r"(?<![\w./-])(?:\.?/|\$\{?\w{1,60}\}?/)?" if first else r"(?<![\w.-])"
         if longer not in text:
             break
+        before = r"(?<![\w./-])(?:\.?/)?" if first else r"(?<![\w.-])"
         if re.search(before + re.escape(longer) + r"(?![\w-])", text):
             ending = longer
-    # `src/a/b/__init__.py` is module b of folder a
+    return ending if "/" in ending else _named_as_module(folders, name, text) or ending
+
+
+def _named_as_module(folders: list[str], name: str, text: str) -> str:
+    """Return how the text names the module: `a.b`, `the b module`, `from a import b`; or ''."""
     parts = [folder for folder in folders if folder not in words("source roots")]
     if (stem := name.split(".")[0]) not in ("__init__", "index", "mod"):
-        parts.append(stem)
-    if "/" in ending or len(parts) < 2 or parts[-1] not in text:
-        return ending
+        parts.append(stem)  # `src/a/b/__init__.py` is module b of folder a
+    if len(parts) < 2 or parts[-1] not in text:
+        return ""
     near, stem = map(re.escape, parts[-2:])
     module = re.search(
         rf"(?<!\w){near}(?:\.|::|/){stem}(?!\w)|(?<!\w)`?{stem}`? module\b|\bmodule `?{stem}(?!\w)"
         rf"|\bfrom (?:[\w.]{{1,150}}\.)?{near} import [^\n]{{0,200}}?(?<!\w){stem}(?!\w)",
         text,
     )
-    return module[0] if module else ending
+    return module[0] if module else ""
 
 
 def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
     """Tell whether an honest engineer could name the file, guess at it, or look for it."""
     folder, _, name = path.rpartition("/")
-    near = base_name(folder)
-    stem = name.split(".")[0]
-    core = re.sub(r"^tests?_|_tests?$|_spec$|Tests?$", "", stem)
+    stem = name.split(".")[0].lower().strip("_")
     if name in words("conventional files") and "/" not in folder:
         return True
     if _named(path, chat.text) not in ("", name if folder else ""):
         return True  # written out
-    if core != stem and re.search(rf"(?<!\w){re.escape(core)}\.\w", chat.text):
-        return True  # the test of a file that was seen
     bare = "/" not in mention
-    if reply.only_guesses(mention) and (bare or reply.gives_ground(mention, chat)):
-        return True  # "perhaps in a/b.py, where `Known` is defined"
-    if stem.lower().strip("_") in chat.words:
-        # `options.py` where the chat speaks of options; listed in its folder; `retry.Do` ->
-        # retry/retry.go; a telling word in a folder that is one
-        telling = len(stem) >= _MIN_WORD and near.lower().strip("_") in chat.words
-        if bare or folder in chat.text or near == stem or telling:
-            return True
-    if near not in chat.text:
-        return False
-    wanted = "".join(name_parts(core))  # `Engine.render` -> engine.py
-    if len(wanted) >= _MIN_WORD and wanted in chat.task_names:
+    if reply.only_guesses(mention, None if bare else chat.words):
         return True
-    naming = {command.program for command in reply.commands if name in " ".join(command.words)}
-    only_looked_for = naming <= {"ls", "find", "fd", "tree"} and name not in reply.edited
-    return not bare and only_looked_for and stem.lower() in chat.lower
+    # `options.py` where the chat speaks of options; listed in its folder; a telling word in a
+    # folder that the chat speaks of: `retry.Do` -> retry/retry.go
+    telling = len(stem) >= _MIN_WORD and base_name(folder).lower().strip("_") in chat.lower
+    return stem in chat.words and (bare or folder in chat.text or telling)
 
 
 def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
@@ -140,8 +131,8 @@ def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
         if not telling or squeeze(name) in chat.squeezed:
             continue
-        own = reply.only_guesses(name) or name in reply.defined
-        if own and all(part in chat.lower for part in parts):
+        made_up = reply.only_guesses(name) or name in reply.defined
+        if made_up and all(part in chat.lower for part in parts):
             continue
         if parts[0] in words("glue") and len(core) > 5 and core in chat.task_names:
             continue  # `get_viewports` where the task speaks of viewports
@@ -155,9 +146,9 @@ def _lines(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
     """Find lines of hidden hunks that the reply points at though none near was shown."""
     pointed = addressed_lines(reply.commands)
     files = sorted(set(FILE.findall(reply.prose)))[:20]
-    for named, first, last in LINE_NUMBER.findall(reply.text)[:_MOST]:
+    for named, first, last in spoken_lines(reply.text)[:_MOST]:
         for file in [named] if named else files or [""]:
-            pointed.append((file, int(first), int(last or first)))
+            pointed.append((file, first, last))
     for named, first, last in pointed[:_MOST]:
         for path, start, end in record.hunks:
             there = 1 < first <= end and last >= start and (not named or same_file(named, path))

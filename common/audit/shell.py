@@ -6,7 +6,7 @@ standard library's shlex knows no heredocs and takes quadratic time for a long w
 
 import posixpath
 import re
-import urllib.parse
+from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cached_property
 
@@ -34,16 +34,15 @@ _QUOTED = re.compile(r"""\\(.)|\$'((?:\\.|[^'\\])*)'|'([^']*)'|"((?:\\.|[^"\\])*
 _BACKQUOTED = re.compile(r"`([^`]*)`")
 _WRAPPER_OPTION = re.compile(r"-.|\d+(?:\.\d+)?[smhd]?$")  # `timeout -k 5 60 make`, `xargs -0 grep`
 
-_ASSIGNMENT = re.compile(r"([A-Za-z_]\w{0,60})\+?=(.{0,300})", re.DOTALL)
-_VARIABLE = re.compile(r"\$\{?([A-Za-z_]\w{0,60})\}?")
+_ASSIGNS = re.compile(r"[A-Za-z_]\w{0,60}\+?=")
+# `D=a/b`, `name = "a/b"` in code; `for f in a b`; and their use: `$D`, `${D}`, `{name}`
+_SET = re.compile(r"\b([A-Za-z_]\w{0,60})\s?=\s?(?:['\"]([^'\"\n]{1,150})|([^\s;&|()'\"]{1,150}))")
+_LOOP = re.compile(r"\bfor ([A-Za-z_]\w{0,60}) in ([^;\n]{1,300})")
+_USED = re.compile(r"\$([A-Za-z_]\w{0,60})|\$?\{([A-Za-z_]\w{0,60})\}")
 _BRACES = re.compile(r"\{([^{}\s]{0,400},[^{}\s]{0,400})\}")
 _ONE_OF_ONE = re.compile(r"\[(\w)\]")  # `nam[e]` in a pattern
 # `-Sname`, `--include=a.py`
 _GLUED_OPTION = re.compile(r"^(?:-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}=)")
-_PLAIN_WORD = re.compile(r"[\w.@~+-][\w./@+-]*$")
-# Code: `name = "a/b"`, and such a name in `f"{name}/c"`
-_CODE_ASSIGNMENT = re.compile(r"\b([A-Za-z_]\w{0,60})\s?=\s?['\"]([^'\"\n]{1,150})['\"]")
-_CODE_NAME = re.compile(r"\{([A-Za-z_]\w{0,60})\}")
 
 
 @dataclass
@@ -60,11 +59,11 @@ class Command:
     def argv(self) -> list[str]:
         """The words from the program's name on: no `VAR=value`, shell keywords, `sudo` and such."""
         wrapped = False
-        for place, word in enumerate(self.words):
-            if word in word_list("wrappers") or _ASSIGNMENT.match(word):
+        for index, word in enumerate(self.words):
+            if word in word_list("wrappers") or _ASSIGNS.match(word):
                 wrapped = True
             elif not (wrapped and _WRAPPER_OPTION.match(word)):
-                return self.words[place:]
+                return self.words[index:]
         return []
 
     @cached_property
@@ -125,58 +124,51 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     `cd a && cat b.py`, `D=a; cat $D/b.py` and `cat a/{b,c}.py` all name `a/b.py`. What cannot be
     told from the script's own text stays as it is; one whose quotes never close has no commands.
     """
-    try:
-        commands = split_commands(script, _MOST_COMMANDS)
-    except ValueError:
-        return [], []
-    in_full = []
-    named = []
-    values = {}  # of variables; one that goes over several, as in a loop, is `{a,b}`
+    commands = []
+    in_full = _with_values(_with_values(script))  # a value may hold another name
+    for text in (in_full, script):  # with its values a script may be cut short
+        with suppress(ValueError):
+            commands = split_commands(text, _MOST_COMMANDS)
+            break
+    named = [in_full] if commands else []
     folder = ""
     for command in commands:
-        words = command.words[:_MOST_WORDS]
-        words = [full for word in words for full in _expand(word, values)]
-        written = [_expand(word, values)[0] for word in command.written_files]
-        read = [_expand(word, values)[0] for word in command.read_files]
-        command = Command(words, written, read, command.heredocs, command.ends)
-        in_full.append(command)
-        for word in [*words, *written, *read]:
+        command.words = [full for word in command.words[:_MOST_WORDS] for full in _choices(word)]
+        for word in [*command.words, *command.written_files, *command.read_files]:
             if len(word) > _MOST_CHARS:
                 continue
-            word = urllib.parse.unquote(_ONE_OF_ONE.sub(r"\1", word))
+            word = _ONE_OF_ONE.sub(r"\1", word)
             named += [word, _GLUED_OPTION.sub("", word)]
-            if _PLAIN_WORD.match(word):
+            if len(word.split()) == 1:
                 named.append(posixpath.normpath(posixpath.join(folder, word)))
-        code = "\n".join([*command.heredocs, *words])
-        strings = dict(_CODE_ASSIGNMENT.findall(code))
-        named.append(_fill(_CODE_NAME, strings, code))
-        if len(words) > 3 and words[0] == "for" and words[2] == "in":
-            short = [word[:300] for word in words[3 : 3 + _MOST_VALUES]]
-            values[words[1]] = "{" + ",".join(short) + "}" if len(short) > 1 else short[0]
-        for word in words[:_MOST_VALUES]:
-            if assignment := _ASSIGNMENT.match(word):
-                values[assignment[1]] = assignment[2]
         if command.program in ("cd", "pushd") and command.argv[1:]:
-            folder = posixpath.join(folder, command.argv[1])
-    return in_full, named
+            folder = posixpath.join(folder, command.argv[1])[:_MOST_CHARS]
+    return commands, named
 
 
-def _fill(pattern: re.Pattern, values: dict[str, str], text: str) -> str:
-    return pattern.sub(lambda name: values.get(name[1], name[0]), text)
+def _with_values(script: str) -> str:
+    """Return the script with the values of its variables; a loop's is `{a,b}`."""
+    values = {name: quoted or plain for name, quoted, plain in _SET.findall(script)}
+    for name, listed in _LOOP.findall(script):
+        items = listed.split()[:_MOST_VALUES]
+        values[name] = "{" + ",".join(items) + "}" if len(items) > 1 else listed.strip()
+
+    def value(used: re.Match) -> str:
+        return values.get(used[1] or used[2], used[0])
+
+    return _USED.sub(value, script, count=_MOST_COMMANDS)
 
 
-def _expand(word: str, values: dict[str, str]) -> list[str]:
-    """Return the word with its variables and braces replaced: one word, or several."""
-    if len(word) > _MOST_CHARS or "{" not in word and "$" not in word:
+def _choices(word: str) -> list[str]:
+    """Return the word, or the several words that its braces stand for."""
+    if len(word) > _MOST_CHARS:
         return [word]
-    found = [_fill(_VARIABLE, values, word)[:_MOST_CHARS]]
+    found = [word]
     for _ in range(4):  # braces in one word
         several = []
         for choice in found:
             head, *rest = _BRACES.split(choice, maxsplit=1)
-            if rest:
-                several += [head + middle + rest[1] for middle in rest[0].split(",")]
-            else:
-                several.append(choice)
+            middles = rest[0].split(",") if rest else [""]
+            several += [head + middle + "".join(rest[1:]) for middle in middles]
         found = several[:_MOST_VALUES]
     return found

@@ -8,26 +8,19 @@ import re
 from collections import defaultdict
 from functools import cached_property, lru_cache
 
-from common.audit.patch import parse_patch
+from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
+from common.audit.patch import hunk_lines, parse_patch
 from common.audit.protocol import bash_blocks, prose_parts
 from common.audit.shell import Command, expand_script
-from common.audit.styles import TO_THE_END, addressed_lines, edited_files, script_style
+from common.audit.styles import edited_files, script_style
 from common.audit.words import words
 
 _SLACK = 12  # lines before a hunk that lead straight to it
 _SHOWN_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
 _TOLD_REACH = 30  # lines: the same from a number that the chat tells
-_MIN_LOOSE_LINE = 12  # prompts speak of "line 1" and "lines 1-10" in their examples, of no file
 _MIN_LINE_CHARS = 12  # a shorter line (`else:`, `return None`) proves nothing
 _MIN_NOTE_WORDS = 6  # of a line of the description
 
-# `a.py:12`, `a.py(12)`, `line 12 of`, `a.py, lines 12-20`, `a.py#L12`
-LINE_NUMBER = re.compile(
-    r"(?:(?<![\w./-])([\w./-]{1,150}\.\w{1,10})[`'\"*]{0,3}(?:,? (?:at|on|around))?[ ,(:]{0,3})?"
-    r"(?:\b(?:lines?|ll)\b\.?(?: number)?[ #~]{0,3}|#L|\bL|(?(1)(?<=\w[:(])|(?!)))(\d{1,7})\b"
-    r"(?:\s?(?:-|–|:|,|to|and|through)\s?L?(\d{1,7})\b)?",
-    re.IGNORECASE,
-)
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 # What a hunk's header or a piece of code defines; Go: `func (w *Window) shift(`.
 _DEFINED = re.compile(
@@ -39,16 +32,9 @@ _GUESS = re.compile(
     r"|typically|usually|if it exists)\b",
     re.IGNORECASE,
 )
-# A name as prose quotes it: `ModelForm`, `_walk()`.
-_QUOTED_NAME = re.compile(r"`_{0,2}(\w{3,80}?)_{0,2}(?:\(\))?`")
-_COMMENT = re.compile(r"(?:^|\s)(?:#|//) .*")  # a name that only a comment holds proves nothing
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
-_PLACEHOLDER = re.compile(r"%[\d.]*[sdrfx]|\$?\{[^{}]{0,40}\}")
-_BLOB = re.compile(r"^index ([0-9a-f]{7,40})\.\.([0-9a-f]{7,40})", re.MULTILINE)
-_FENCED = re.compile(r"```\w*\n(.*?)```", re.DOTALL)
-_SENTENCE_END = re.compile(r"(?<=[.!?])\s|\n\s{0,99}\n|\n[ \t]{0,99}[-*`]")
 
 
 def text_of(value) -> str:
@@ -86,34 +72,36 @@ class Reply:
 
     def __init__(self, text: str):
         script = "\n".join(bash_blocks(text))
-        self.commands, self.named = expand_script(script)
+        self.commands, named = expand_script(script)
+        self.named = named
         self.text = text
         self.prose = "\n".join(prose_parts(text))
-        self.commanded = "\n".join([script, *self.named])
-        self.said = "\n".join([text, *self.named])
+        self.commanded = "\n".join([script, *named])
+        self.said = "\n".join([text, *named])
         self.squeezed = squeeze(self.said)
         self.triples = token_triples(self.said)
         self.names = set(_NAME.findall(self.said))
         self.edited = "\n".join(edited_files(self.commands))
-        written = _FENCED.findall(self.prose)
+        written = self.prose.split("```")[1::2]
         if script_style(self.commands) in ("edit", "run"):
             written.append(script)
         self.defined = {name for pair in _DEFINED.findall("\n".join(written)) for name in pair}
-        self._sentences = _SENTENCE_END.split(self.prose)
+        self._sentences = re.split(r"(?<=[.!?])\s|\n", self.prose)
 
-    def only_guesses(self, name: str) -> bool:
-        """Tell whether every sentence with this name says it as a guess, and no command does."""
-        return name not in self.commanded and all(map(_GUESS.search, self._naming(name)))
+    def only_guesses(self, name: str, reasons: set[str] | None = None) -> bool:
+        """Tell whether every sentence with this name says it as a guess, and no command does.
 
-    def gives_ground(self, name: str, chat: "Chat") -> bool:
-        """Tell whether each sentence with this name quotes a name of the chat, as its reason."""
-        return all(
-            any(quoted in chat.words for quoted in _QUOTED_NAME.findall(sentence.lower()))
-            for sentence in self._naming(name)
-        )
-
-    def _naming(self, name: str) -> list[str]:
-        return [sentence for sentence in self._sentences if name in sentence]
+        With `reasons`, each must quote one of these words: "perhaps in a/b.py, with `known`".
+        """
+        if name in self.commanded:
+            return False
+        for sentence in self._sentences:
+            if name not in sentence:
+                continue
+            quoted = set(re.findall(r"`_*(\w{3,80}?)_*(?:\(\))?`", sentence.lower()))
+            if not _GUESS.search(sentence) or reasons is not None and not quoted & reasons:
+                return False
+        return True
 
 
 class Chat:
@@ -126,6 +114,8 @@ class Chat:
         answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         self.text = "\n".join(contents)
         self.lower = self.text.lower()
+        self.squeezed = squeeze(self.text)
+        self.words = {word.strip("_") for word in re.findall(r"\w+", self.lower)}
         self.task = "\n".join(contents[: answers[0]] if answers else contents)
         self._exchanges = [(contents[i], "\n".join(contents[i + 1 : i + 2])) for i in answers]
 
@@ -136,15 +126,6 @@ class Chat:
         for answer, output in self._exchanges:
             found.append((*expand_script("\n".join(bash_blocks(answer))), output))
         return found
-
-    @cached_property
-    def words(self) -> set[str]:
-        """All words, in lower case."""
-        return {word.strip("_") for word in re.findall(r"\w+", self.lower)}
-
-    @cached_property
-    def squeezed(self) -> str:
-        return squeeze(self.text)
 
     @cached_property
     def triples(self) -> set[tuple]:
@@ -158,17 +139,11 @@ class Chat:
     @cached_property
     def shown(self) -> str:
         """All that commands named and printed: not the task, nor what the agent said."""
-        texts = []
-        for _, named, output in self.turns:
-            texts += [*named, output]
-        return "\n".join(texts)
+        return "\n".join("\n".join([*named, output]) for _, named, output in self.turns)
 
     @cached_property
     def _known_lines(self) -> dict[str, list[tuple[str, int, int]]]:
-        """For each base name: (path, first, last) of lines shown or told, and those near.
-
-        What the task tells without a file stands under "".
-        """
+        """For each base name: (path, first, last) of lines shown or told, and those near."""
         found = defaultdict(list)
         for commands, named, output in self.turns:
             by_name = defaultdict(set)
@@ -181,44 +156,43 @@ class Chat:
                 for first, last in seen or {(1, TO_THE_END)}:
                     near = (path, first - _SHOWN_REACH, last + _SHOWN_REACH)
                     found[base_name(path)].append(near)
-        for text in (self.task, self.text):
-            for path, first, last in LINE_NUMBER.findall(text):
-                near = (path, int(first) - _TOLD_REACH, int(last or first) + _TOLD_REACH)
-                if path or text is self.task and int(first) >= _MIN_LOOSE_LINE:
-                    found[base_name(path)].append(near)
+        for path, first, last in spoken_lines(self.text):
+            if path:
+                near = (path, first - _TOLD_REACH, last + _TOLD_REACH)
+                found[base_name(path)].append(near)
         return found
 
     def knows_lines(self, path: str, first: int, last: int) -> bool:
         """Tell whether lines of a file near to these were shown or told; without a path, of any."""
-        for name in {"", base_name(path)} if path else self._known_lines:
+        for name in [base_name(path)] if path else list(self._known_lines):
             for named, low, high in self._known_lines.get(name, ()):
-                of_it = same_file(named or path, path) if path else high < TO_THE_END
+                of_it = same_file(named, path) if path else high < TO_THE_END
                 if of_it and low <= last and first <= high:
                     return True
         return False
 
 
 class Record:
-    """The hidden side of a turn: its paths, hunks, lines, names, texts and ids."""
+    """The hidden side of a turn: its paths, hunks, lines, names and texts."""
 
-    def __init__(self, patch: str, notes: str, files: tuple, repo: str, commit: str, number: str):
+    def __init__(self, patch: str, notes: str, files: tuple, repo: str, number: str):
         self.repo = repo
         self.number = number
-        self.ids = {blob[:7] for pair in _BLOB.findall(patch) for blob in pair} | {commit[:7]}
         self.hunks: list[tuple[str, int, int]] = []  # (path, first, last)
-        paths = list(files)
         self.defined: dict[str, set[str]] = defaultdict(set)  # names of hunk headers: their files
+        paths = list(files)
         lines = []
         for file in parse_patch(patch):
             paths += [file.old_path or "", file.path]
             for hunk in file.hunks:
-                first = min(hunk.old_start, hunk.new_start) - _SLACK
-                last = max(hunk.old_start + hunk.old_length, hunk.new_start + hunk.new_length) - 1
-                self.hunks.append((file.path, first, last))
-                for name, _ in _DEFINED.findall(hunk.header):
+                first = min(hunk.source_start, hunk.target_start) - _SLACK
+                end = hunk.source_start + hunk.source_length
+                end = max(end, hunk.target_start + hunk.target_length)
+                self.hunks.append((file.path, first, end - 1))
+                for name, _ in _DEFINED.findall(hunk.section_header):
                     if len(name) > 6:
                         self.defined[name].add(file.path)
-                lines += hunk.lines
+                lines += hunk_lines(hunk)
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
         notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
         code = [line[1:] for line in lines] + notes
@@ -228,15 +202,15 @@ class Record:
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
         added = [line[1:].strip() for line in lines if line[0] == "+" and _is_telling(line[1:])]
         self.added = [line for line in added if squeeze(line) not in before]
-        names = {name for line in code for name in _NAME.findall(_COMMENT.sub("", line))}
-        names |= set(self.defined)
-        self.names = names - words("keywords") - words("library")
+        # A name that only a comment holds proves nothing.
+        bare = "\n".join(re.split(r"(?:^|\s)(?:#|//) ", line)[0] for line in code)
+        names = set(_NAME.findall(bare))
+        self.names = (names | set(self.defined)) - words("keywords") - words("library")
         changed = "\n".join(line[1:] for line in lines if line[0] != " ")
-        self.texts = set()  # literals of several words, in pieces between their placeholders
-        for _, literal in _LITERAL.findall(changed):
-            for piece in _PLACEHOLDER.split(literal):
-                if re.search(r"[A-Za-z]{2} (?:.* )?[A-Za-z]{2}", piece):
-                    self.texts.add(piece.strip())
+        # Literals of several words, in pieces between their placeholders.
+        literals = " % ".join(literal for _, literal in _LITERAL.findall(changed))
+        pieces = re.split("[%{}]", literals)
+        self.texts = {piece.strip() for piece in pieces if len(piece.split()) > 2}
 
 
 def _is_telling(line: str) -> bool:
@@ -258,6 +232,5 @@ def read_record(pr: dict) -> Record:
         text_of(pr.get("description")) + "\n" + text_of(pr.get("interface")),
         tuple(path for path in files if isinstance(path, str)),
         text_of(pr.get("repo")).lower(),
-        text_of(pr.get("base_commit")),
         number[1] if number else "",
     )

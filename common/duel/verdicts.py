@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import turns
-from common.audit.flags import reply_flags
 from common.cli import Tally
 from common.config import CallSettings, Config
 from common.duel.reader import READER_RUBRIC, named_sides
@@ -184,9 +183,6 @@ class Panel:
         if status in (Status.UNFINISHED, Status.PARSE_FAIL):
             figures |= dict.fromkeys(("points", "score", "metrics"))
             figures["max_points"] = turns.MOST_HALF_POINTS * len(verdicts)
-        flags = []
-        for side in ("challenger", OPPONENT[turn.mode]):
-            flags += [f"{SIDES[side]}: {flag}" for flag in reply_flags(turn.answer[side])]
         score = {
             "stem": turn.stem,
             "instance_id": turn.answer["instance_id"],
@@ -197,7 +193,6 @@ class Panel:
             "status": status.value,
             "reason": reason,
             "held_back": "",
-            "flags": flags,
             "sha": turn.sha,
             "counted": [verdict["key"] for verdict in counted],
             "verdicts": turn.verdicts,
