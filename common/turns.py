@@ -13,9 +13,10 @@ has to run first. Paths are relative to the current directory.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from contextlib import suppress
 from enum import Enum
-from itertools import product
+from itertools import chain
 from pathlib import Path
 from typing import Annotated, Literal
 from zlib import crc32
@@ -59,7 +60,6 @@ class Status(str, Enum):
     UNFINISHED = "unfinished"  # a verdict is missing: the provider did not answer
     STALE = "stale"  # judged, then its texts changed
     PARSE_FAIL = "parse-fail"  # every verdict came, one cannot be read
-    STOPPED = "stopped"  # decided before the last verdict
     PARSED = "parsed"  # the full panel answered readably in both orders
 
     def __str__(self) -> str:
@@ -68,6 +68,9 @@ class Status(str, Enum):
 
 # ----------------------------------------------------------------------------------------- formats
 # What a file must hold, in exactly these types; its other keys are not looked at.
+
+_METRICS = set(METRICS)
+_CALLS = frozenset((0, 1, 2))
 
 
 class Message(BaseModel, strict=True):
@@ -110,7 +113,7 @@ class Verdict(BaseModel, strict=True):
     def check_calls(self) -> Verdict:
         if self.calls is None or self.look == 3:  # look 3 is the reader's test: a finding
             return self
-        if self.calls.keys() != set(METRICS) or not {*self.calls.values()} <= {0, 1, 2}:
+        if self.calls.keys() != _METRICS or not _CALLS.issuperset(self.calls.values()):
             raise ValueError("key 'calls': expected 0, 1 or 2 for each metric")
         return self
 
@@ -123,29 +126,25 @@ class Score(BaseModel, strict=True):
     points: int | None
     max_points: int | None
     score: FiniteFloat | None = None
-    bounds: list[FiniteFloat] | None = Field(None, min_length=2, max_length=2)
     parsed: bool
-    status: Status = Field(strict=False)
+    status: Literal["parsed", "parse-fail", "unfinished", "stopped"]  # the last: older versions
     metrics: dict[str, FiniteFloat | None] | None
     by_judge: dict[str, FiniteFloat | None]
     reason: str | None
-    flags: list
     sha: dict[Literal["chat", "king", "challenger", "assistant"], str] = Field(min_length=4)
     verdicts: list[Verdict]
 
     @model_validator(mode="after")
     def check_sums(self) -> Score:
-        if self.parsed != (self.status is Status.PARSED):
+        if self.parsed != (self.status == Status.PARSED):
             raise ValueError("keys 'parsed' and 'status' contradict each other")
-        if self.status in (Status.PARSED, Status.STOPPED):
-            won = self.points
-            most = self.max_points
-            sound = None not in (won, self.score) and most and 0 <= won <= most
-            if not sound or abs(self.score - 100 * won / most) > 1e-6:
-                made = f"100 * points / max_points ({won}/{most})"
-                raise ValueError(f"score {self.score} is not {made}")
-        if self.status is Status.STOPPED and self.bounds is None:
-            raise ValueError("key 'bounds' is missing")
+        if not self.parsed:
+            return self
+        won = self.points
+        most = self.max_points
+        is_sound = None not in (won, self.score) and most and 0 <= won <= most
+        if not is_sound or abs(self.score - 100 * won / most) > 1e-6:
+            raise ValueError(f"score {self.score} is not 100 * points / max_points ({won}/{most})")
         return self
 
 
@@ -326,6 +325,10 @@ def text_digests(answer: dict) -> dict[str, str]:
 # ----------------------------------------------------------------------------------------- scores
 
 MOST_HALF_POINTS = 2 * len(METRICS)  # of one verdict
+_OF_OLDER_VERSIONS = ("bounds", "flags", "reopened")  # keys of a score file
+UNREAD = -1  # in place of half-points, where a judge's answer could not be read
+# The challenger's half-points by the call, 0 a draw, 1 and 2 the reply shown first and second.
+_WORTH = {ORDERS[0]: {0: 1, 1: 2, 2: 0}, ORDERS[1]: {0: 1, 1: 0, 2: 2}}
 
 
 def read_score(path: Path) -> dict:
@@ -336,6 +339,10 @@ def read_score(path: Path) -> dict:
     score = read_as(Score, path)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
+    for key in _OF_OLDER_VERSIONS:
+        score.pop(key, None)
+    if score["status"] == "stopped":  # an older version did not ask for all its verdicts
+        score["status"] = Status.UNFINISHED.value
     for verdict in score["verdicts"]:
         verdict.setdefault("look", 1)
     return score
@@ -355,41 +362,45 @@ def read_duel() -> dict | None:
 
 
 def half_points(verdict: dict | None) -> list[int]:
-    """Return the challenger's half-points by metric: win 2, draw 1, loss 0; -1 where unread."""
+    """Return the challenger's half-points by metric: win 2, draw 1, loss 0, or all UNREAD."""
     if verdict is None or verdict["calls"] is None:
-        return [-1] * len(METRICS)
-    worth = {0: 1, 1: 2, 2: 0} if verdict["order"] == ORDERS[0] else {0: 1, 1: 0, 2: 2}
+        return [UNREAD] * len(METRICS)
+    worth = _WORTH[verdict["order"]]
     return [worth[verdict["calls"][metric]] for metric in METRICS]
 
 
 def turn_score(verdicts: list[dict], judges: list[str], identical: bool = False) -> dict:
-    """Return points, max_points, score, metrics, by_judge and bounds of a panel's verdicts.
+    """Return points, max_points, score, metrics and by_judge of a panel's verdicts.
 
     Scores are 0-100: the challenger's share of the half-points of the verdicts that could be read,
     divided last so that 80 is 80; None where none could. A judge has one when both its orders were
-    read; bounds are what the verdicts not read leave open. Identical replies draw everywhere.
+    read. Identical replies draw everywhere.
     """
-    by_place = {(verdict["judge"], verdict["order"]): verdict for verdict in verdicts}
-    halves = {}
-    for place in product(judges, ORDERS):
-        halves[place] = [1] * len(METRICS) if identical else half_points(by_place.get(place))
-    read = [own for own in halves.values() if min(own) >= 0]
-    points = sum(map(sum, read))
-    most = MOST_HALF_POINTS * len(read)
-    unread = MOST_HALF_POINTS * len(halves) - most
-    by_judge = {}
-    for name in judges:
-        own = [half for order in ORDERS for half in halves[name, order]]
-        by_judge[name] = 100 * sum(own) / (2 * len(own)) if min(own) >= 0 else None
-    of_metrics = zip(METRICS, zip(*read))
+    draw = [1] * len(METRICS)
+    halves = {judge: [draw] * len(ORDERS) if identical else [] for judge in judges}
+    for verdict in verdicts:
+        if verdict["calls"] is not None:
+            halves[verdict["judge"]].append(half_points(verdict))
+    readable = list(chain.from_iterable(halves.values()))
+    points = sum(map(sum, readable))
+    most = MOST_HALF_POINTS * len(readable)
+    by_judge = dict.fromkeys(judges)
+    for judge, own in halves.items():
+        if len(own) == len(ORDERS):
+            by_judge[judge] = percent(chain.from_iterable(own))
     return {
         "points": points,
         "max_points": most,
-        "score": 100 * points / most if read else None,
-        "metrics": {name: 100 * sum(own) / (2 * len(own)) for name, own in of_metrics},
+        "score": 100 * points / most if readable else None,
+        "metrics": dict(zip(METRICS, map(percent, zip(*readable)))),
         "by_judge": by_judge,
-        "bounds": [100 * points / (most + unread), 100 * (points + unread) / (most + unread)],
     }
+
+
+def percent(halves: Iterable[int]) -> float:
+    """Return the share of these half-points, 0-100; divided last, so that 80 is 80."""
+    halves = list(halves)
+    return 100 * sum(halves) / (2 * len(halves))
 
 
 def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:
@@ -399,7 +410,7 @@ def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:
     why a turn must not reach final/ whatever it scored; it then lies in refined/. Compared in whole
     numbers, so that 80 is 80.
     """
-    if score["status"] not in (Status.PARSED, Status.STOPPED):
+    if score["status"] != Status.PARSED:
         return None, f"no score: {score['status']}"
     points = score["points"]
     most = score["max_points"]
