@@ -253,78 +253,63 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
 def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]:
     """Return the duel's verdict by the whole panel (""), and by that without each judge (its name).
 
-    table: as `common.duel.record` fills it; names: of the judges, in its order.
+    Counted are the turns of which all calls of the panel returned; an outage is never a score. The
+    figures are in score points: margin is challenger minus king (who has 100 minus the
+    challenger's), lcb how far above an even 50 the mean surely lies, interval the mean score's at
+    level 1 - 2 alpha. accepted: True, False, or None for too few to tell.
     """
-    verdicts = {"": decide(table, table["points"], config.duel)}
-    if len(names) > 1:
-        for judge, name in enumerate(names):
-            others = np.delete(table["points"], judge, axis=1)
-            verdicts[name] = decide(table, others, config.duel)
-    return verdicts
-
-
-def decide(table: np.ndarray, points: np.ndarray, duel: Duel) -> dict:
-    """Return the verdict of one panel; points: its half-points (turns, judges, orders, metrics).
-
-    Counted are the turns of which all calls of the panel returned; an outage is never a score. A
-    turn's delta is the mean over its readable verdicts, one without any counts as lost: so unread
-    verdicts select nothing. The figures are in score points: margin is challenger minus king (who
-    has 100 minus the challenger's), lcb how far above an even 50 the mean surely lies, interval the
-    mean score's at level 1 - 2 alpha. accepted is True when all three demands of [duel] hold,
-    False, or None for too few to tell.
-    """
-    counted = (points != record.MISSING).all(axis=(1, 2, 3))
-    deltas, even = whole_deltas(points[counted])
+    panels = {"": table["points"]}
+    for judge, name in enumerate(names):
+        if len(names) > 1:
+            panels[name] = np.delete(table["points"], judge, axis=1)
+    units = {name: whole_deltas(points) for name, points in panels.items()}
+    deltas = np.stack([deltas for deltas, _ in units.values()], axis=1)  # (turns, panels)
+    duel = config.duel
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
-    bounds = bootstrap_bounds(deltas, table["instance"][counted], **settings)
-    by_repo = bootstrap_bounds(deltas, table["repo"][counted], **settings)
-    margin = 100 * int(deltas.sum()) / (even * len(deltas)) if len(deltas) else None
-    lcb = 50 * bounds.lower / even
-    asked = points[~table["identical"]]
-    parsed = (asked >= 0).all(axis=(1, 2, 3))
-    parsed_frac = float(parsed.mean()) if len(asked) else float(len(table) > 0)
+    bounds = bootstrap_bounds(deltas, table["instance"], **settings)
+    bounds_by_repo = bootstrap_bounds(deltas, table["repo"], **settings)
 
-    instances = len(set(table["instance"][counted]))
-    enough = instances >= duel.min_instances and math.isfinite(lcb)
-    if enough:
-        lowest = duel.min_valid_turn_frac
-        demands = {
-            f"margin {margin:+.2f} (at least {duel.win_margin:g} asked for)": (
-                margin >= duel.win_margin
-            ),
-            f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)": lcb > 0,
-            f"parsed share {parsed_frac:.1%} (at least {lowest:.1%} asked for)": (
-                parsed_frac >= lowest
-            ),
-        }
-        accepted = all(demands.values())
-        named = [words for words, holds in demands.items() if holds == accepted]
-        why = f"{'' if accepted else 'not '}accepted: {', '.join(named)}"
-    else:
+    verdicts = {}
+    for name, bound, by_repo in zip(panels, bounds, bounds_by_repo):
+        deltas, even = units[name]
+        counted = ~np.isnan(deltas)
+        turns = int(counted.sum())
+        instances = len(set(table["instance"][counted]))
+        margin = 100 * float(deltas[counted].sum()) / (even * turns) if turns else None
+        lcb = 50 * bound.lower / even
+        lcb_by_repo = 50 * by_repo.lower / even
+        asked = panels[name][~table["identical"]]
+        parsed = (asked >= 0).all(axis=(1, 2, 3))
+        parsed_frac = float(parsed.mean()) if len(asked) else float(len(table) > 0)
+        enough = instances >= duel.min_instances and math.isfinite(lcb)
         accepted = None
         least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
         why = f"too few to tell: {instances} instances are judged, {least} are needed"
-    has_repos = enough and math.isfinite(by_repo.lower)
-    return {
-        "accepted": accepted,
-        "why": why,
-        "margin": margin,
-        "mean_score": None if margin is None else 50 + margin / 2,
-        "lcb": lcb if enough else None,
-        "lcb_by_repo": 50 * by_repo.lower / even if has_repos else None,
-        "se": 50 * bounds.error / even if enough else None,
-        "interval": [50 + lcb, 50 + 50 * bounds.upper / even] if enough else None,
-        "parsed_frac": parsed_frac,
-        "instances": instances,
-        "turns_counted": len(deltas),
-    }
+        if enough:
+            accepted, why = weigh(margin, lcb, parsed_frac, duel)
+        verdicts[name] = {
+            "accepted": accepted,
+            "why": why,
+            "margin": margin,
+            "mean_score": 50 + margin / 2 if turns else None,
+            "lcb": lcb if enough else None,
+            "lcb_by_repo": lcb_by_repo if enough and math.isfinite(lcb_by_repo) else None,
+            "se": 50 * bound.error / even if enough else None,
+            "interval": [50 + lcb, 50 + 50 * bound.upper / even] if enough else None,
+            "parsed_frac": parsed_frac,
+            "instances": instances,
+            "turns_counted": turns,
+        }
+    return verdicts
 
 
 def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
     """Return how far each turn is from even, in whole units, and how many units are 50 points.
 
-    points: half-points (turns, judges, orders, metrics). Whole, so that a bound of 0 is 0: the unit
-    is a half-point over the least common multiple of the counts of readable verdicts.
+    points: half-points (turns, judges, orders, metrics). A turn has the mean over its readable
+    verdicts, one without any counts as lost: so unread verdicts select nothing. NaN where a call
+    has not returned. Whole, so that a bound of 0 is 0: a unit is a half-point over the least common
+    multiple of the counts of readable verdicts.
     """
     readable = (points >= 0).all(axis=3).sum(axis=(1, 2))  # verdicts of each turn
     won = np.where(points >= 0, points, 0).sum(axis=(1, 2, 3))
@@ -332,7 +317,25 @@ def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
     multiple = math.lcm(*np.unique(readable[readable > 0]).tolist())
     even = len(METRICS) * multiple
     deltas = above_even * (multiple // np.maximum(readable, 1))
-    return np.where(readable > 0, deltas, -even), even
+    deltas = np.where(readable > 0, deltas, -even)
+    returned = (points != record.MISSING).all(axis=(1, 2, 3))
+    return np.where(returned, deltas, np.nan), even
+
+
+def weigh(margin: float, lcb: float, parsed_frac: float, duel: Duel) -> tuple[bool, str]:
+    """Return whether all three demands of [duel] hold, and why: those that fail, or all."""
+    margin_words = f"margin {margin:+.2f} (at least {duel.win_margin:g} asked for)"
+    bound_words = f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"
+    lowest = f"at least {duel.min_valid_turn_frac:.1%} asked for"
+    demands = {
+        margin_words: margin >= duel.win_margin,
+        bound_words: lcb > 0,
+        f"parsed share {parsed_frac:.1%} ({lowest})": parsed_frac >= duel.min_valid_turn_frac,
+    }
+    failed = [words for words, holds in demands.items() if not holds]
+    if failed:
+        return False, f"not accepted: {', '.join(failed)}"
+    return True, f"accepted: {', '.join(demands)}"
 
 
 # ------------------------------------------------------------------------------------------- main

@@ -171,7 +171,7 @@ def describe_judges(table: np.ndarray, bills: dict, panel: Panel) -> dict[str, d
     duel = panel.config.duel
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
     points = asked(table)["points"]
-    instances = asked(table)["instance"]
+    contrasts = statistics.contrasts(points, asked(table)["instance"], settings)
     judges = {}
     for place, name in enumerate(panel.names):
         others = [other for other in range(len(panel.names)) if other != place]
@@ -180,7 +180,7 @@ def describe_judges(table: np.ndarray, bills: dict, panel: Panel) -> dict[str, d
             "score": statistics.mean_score(table["points"][:, place]),
             **statistics.position_bias(points[:, place]),
             "agreement": statistics.mean_of_known(pairs),
-            "contrast": statistics.contrast(points, place, instances, settings),
+            "contrast": contrasts[place],
             **spending(bills[FIRST_LOOK, name]),
         }
     return judges
