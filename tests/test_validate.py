@@ -32,7 +32,7 @@ from judges import (
     write_turn,
     write_turns,
 )
-from makers import get
+from makers import get, put
 from runner import assert_no_key, paused, start
 
 pytestmark = pytest.mark.background
@@ -310,6 +310,26 @@ def test_shards_share_the_work_and_leave_the_aggregate(tmp_path):
         assert not (tmp_path / "score/_duel.json").exists()
         validate(tmp_path, server)
         assert len(server.chats) == 60 and duel(tmp_path)["turns"]["parsed"] == 10
+
+
+def test_what_an_older_version_stopped_is_judged_on(tmp_path):
+    stems = write_turns(tmp_path, 6)
+    write_panel(tmp_path)
+    with Server(reply=by_merit) as server:
+        validate(tmp_path, server)
+        before = duel(tmp_path)
+        for stem in stems[:2]:
+            stopped = score(tmp_path, stem)
+            del stopped["verdicts"][2:]
+            stopped |= {"status": "stopped", "parsed": False, "bounds": [0, 66.7], "flags": []}
+            put(tmp_path / f"score/{stem}.json", stopped)
+        assert calls(tmp_path, server, "--limit", "1") == 4
+        assert duel(tmp_path)["turns"]["unfinished"] == 1
+        assert calls(tmp_path, server) == 4
+        assert duel(tmp_path) == before
+        write_panel(tmp_path, judge={"stop_early": True})
+        result = validate(tmp_path, server, code=2)
+        assert "[judge] has no key 'stop_early'" in result.stderr
 
 
 def test_a_rerun_changes_no_file(tmp_path):
