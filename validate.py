@@ -104,8 +104,8 @@ def fixed_prompt() -> str:
 def parse_verdict(text: str) -> dict | None:
     """Return the verdict in a judge's answer, None when there is any doubt.
 
-    A verdict is the five metrics as 0, 1 or 2, and "reason". It is read from a JSON object with all
-    five keys, each exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`.
+    A verdict is each metric as 0, 1 or 2, and "reason". It is read from a JSON object with a key
+    for each, exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`.
     """
     answer = reader.read_object(text, METRICS)
     if answer is None:

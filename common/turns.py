@@ -13,7 +13,6 @@ has to run first. Paths are relative to the current directory.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
 from contextlib import suppress
 from enum import Enum
 from itertools import chain
@@ -69,9 +68,6 @@ class Status(str, Enum):
 # ----------------------------------------------------------------------------------------- formats
 # What a file must hold, in exactly these types; its other keys are not looked at.
 
-_METRICS = set(METRICS)
-_CALLS = frozenset((0, 1, 2))
-
 
 class Message(BaseModel, strict=True):
     role: str
@@ -113,7 +109,7 @@ class Verdict(BaseModel, strict=True):
     def check_calls(self) -> Verdict:
         if self.calls is None or self.look == 3:  # look 3 is the reader's test: a finding
             return self
-        if self.calls.keys() != _METRICS or not _CALLS.issuperset(self.calls.values()):
+        if self.calls.keys() != set(METRICS) or not {*self.calls.values()} <= {0, 1, 2}:
             raise ValueError("key 'calls': expected 0, 1 or 2 for each metric")
         return self
 
@@ -376,31 +372,29 @@ def turn_score(verdicts: list[dict], judges: list[str], identical: bool = False)
     divided last so that 80 is 80; None where none could. A judge has one when both its orders were
     read. Identical replies draw everywhere.
     """
-    draw = [1] * len(METRICS)
-    halves = {judge: [draw] * len(ORDERS) if identical else [] for judge in judges}
+    halves = {judge: [] for judge in judges}
     for verdict in verdicts:
         if verdict["calls"] is not None:
             halves[verdict["judge"]].append(half_points(verdict))
+    if identical:
+        halves = dict.fromkeys(judges, [[1] * len(METRICS)] * len(ORDERS))
     readable = list(chain.from_iterable(halves.values()))
     points = sum(map(sum, readable))
     most = MOST_HALF_POINTS * len(readable)
     by_judge = dict.fromkeys(judges)
-    for judge, own in halves.items():
-        if len(own) == len(ORDERS):
-            by_judge[judge] = percent(chain.from_iterable(own))
+    for judge, both_orders in halves.items():
+        if len(both_orders) == len(ORDERS):
+            by_judge[judge] = 100 * sum(map(sum, both_orders)) / (MOST_HALF_POINTS * len(ORDERS))
+    metrics = {}
+    for metric, of_metric in zip(METRICS, zip(*readable)):
+        metrics[metric] = 100 * sum(of_metric) / (2 * len(readable))
     return {
         "points": points,
         "max_points": most,
         "score": 100 * points / most if readable else None,
-        "metrics": dict(zip(METRICS, map(percent, zip(*readable)))),
+        "metrics": metrics,
         "by_judge": by_judge,
     }
-
-
-def percent(halves: Iterable[int]) -> float:
-    """Return the share of these half-points, 0-100; divided last, so that 80 is 80."""
-    halves = list(halves)
-    return 100 * sum(halves) / (2 * len(halves))
 
 
 def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:

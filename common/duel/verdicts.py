@@ -34,6 +34,7 @@ class Turn:
     answer: dict
     replies: tuple[str, str]  # the challenger's, and the one that it is compared with
     sha: dict[str, str]  # digests of the chat and of each reply
+    text_key: str  # the digests of what a judge reads, joined
     saved: dict | None = None  # the score file as it was found
     verdicts: list[dict] = field(default_factory=list)
 
@@ -59,7 +60,9 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
             tally.skipped[f"no {SIDES[side]} yet"] += 1
             return None
     replies = (answer["challenger"], answer[OPPONENT[mode]])
-    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, turns.text_digests(answer))
+    sha = turns.text_digests(answer)
+    text_key = sha["chat"] + sha["challenger"] + sha[OPPONENT[mode]]
+    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, sha, text_key)
     try:
         turn.saved = turns.read_score(turn.path)
         turn.verdicts = list(turn.saved["verdicts"])
@@ -80,9 +83,8 @@ class Question(NamedTuple):
 
     def key(self, turn: Turn) -> str:
         """Return what the verdict is cached by."""
-        texts = turn.sha["chat"] + turn.sha["challenger"] + turn.sha[OPPONENT[turn.mode]]
         look = f" look {self.look}" if self.look > FIRST_LOOK else ""
-        return digest(self.judge_digest + texts + self.order + look)
+        return digest(self.judge_digest + turn.text_key + self.order + look)
 
 
 class Panel:
