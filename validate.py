@@ -236,11 +236,11 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
     """Yield (judge's settings, prompt characters) of each call ahead at most."""
     for turn in turns:
         score = panel.score_record(turn)
-        first_asked = looks_of(flags.confirm)[0]
-        questions = panel.pending(turn, score, first_asked, flags.retry_failed)
-        if flags.confirm and questions:  # the second look may bring the turn to final/
+        look, *later = looks_of(flags.confirm)
+        questions = panel.pending(turn, score, look, flags.retry_failed)
+        if later and questions:  # the second look may bring the turn to final/
             questions += panel.missing(turn, READING, flags.retry_failed)
-        elif flags.confirm:
+        elif later:
             questions = panel.pending(turn, score, READING, flags.retry_failed)
         for question in questions:
             with suppress(ItemFailed):  # the run itself fails this turn and says why
@@ -324,18 +324,17 @@ def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
 
 def weigh(margin: float, lcb: float, parsed_frac: float, duel: Duel) -> tuple[bool, str]:
     """Return whether all three demands of [duel] hold, and why: those that fail, or all."""
-    margin_words = f"margin {margin:+.2f} (at least {duel.win_margin:g} asked for)"
-    bound_words = f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"
-    lowest = f"at least {duel.min_valid_turn_frac:.1%} asked for"
-    demands = {
-        margin_words: margin >= duel.win_margin,
-        bound_words: lcb > 0,
-        f"parsed share {parsed_frac:.1%} ({lowest})": parsed_frac >= duel.min_valid_turn_frac,
-    }
-    failed = [words for words, holds in demands.items() if not holds]
+    wanted = duel.win_margin
+    least = duel.min_valid_turn_frac
+    demands = [
+        (margin >= wanted, f"margin {margin:+.2f} (at least {wanted:g} asked for)"),
+        (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"),
+        (parsed_frac >= least, f"parsed share {parsed_frac:.1%} (at least {least:.1%} asked for)"),
+    ]
+    failed = [words for holds, words in demands if not holds]
     if failed:
         return False, f"not accepted: {', '.join(failed)}"
-    return True, f"accepted: {', '.join(demands)}"
+    return True, f"accepted: {', '.join(words for _, words in demands)}"
 
 
 # ------------------------------------------------------------------------------------------- main

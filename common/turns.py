@@ -134,12 +134,10 @@ class Score(BaseModel, strict=True):
     def check_sums(self) -> Score:
         if self.parsed != (self.status == Status.PARSED):
             raise ValueError("keys 'parsed' and 'status' contradict each other")
-        if not self.parsed:
-            return self
         won = self.points
         most = self.max_points
         is_sound = None not in (won, self.score) and most and 0 <= won <= most
-        if not is_sound or abs(self.score - 100 * won / most) > 1e-6:
+        if self.parsed and not (is_sound and abs(self.score - 100 * won / most) < 1e-6):
             raise ValueError(f"score {self.score} is not 100 * points / max_points ({won}/{most})")
         return self
 
@@ -372,12 +370,11 @@ def turn_score(verdicts: list[dict], judges: list[str], identical: bool = False)
     divided last so that 80 is 80; None where none could. A judge has one when both its orders were
     read. Identical replies draw everywhere.
     """
-    halves = {judge: [] for judge in judges}
+    draws = [[1] * len(METRICS)] * len(ORDERS)
+    halves = {judge: draws if identical else [] for judge in judges}
     for verdict in verdicts:
-        if verdict["calls"] is not None:
+        if verdict["calls"] is not None and not identical:
             halves[verdict["judge"]].append(half_points(verdict))
-    if identical:
-        halves = dict.fromkeys(judges, [[1] * len(METRICS)] * len(ORDERS))
     readable = list(chain.from_iterable(halves.values()))
     points = sum(map(sum, readable))
     most = MOST_HALF_POINTS * len(readable)

@@ -108,6 +108,7 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
     without = {name: found for name, found in verdicts.items() if name}
 
     points = table["points"]  # (turns, judges, orders, metrics)
+    asked = points[~table["identical"]]
     parsed = table[(points >= 0).all(axis=(1, 2, 3))]
     scores = 50 * parsed["points"].mean(axis=(1, 2, 3))
     metrics = {}
@@ -128,7 +129,7 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
         "judges": describe_judges(table, bills, panel),
         "agreement": {
             "name": "Krippendorff's alpha (nominal, mean of the metrics' own)",
-            "value": statistics.agreement(asked(table)["points"], list(range(len(panel.names)))),
+            "value": statistics.agreement(asked, list(range(len(panel.names)))),
         },
         "leave_one_out": without,
         "without_generator": without.get(panel.config.generate.model),
@@ -161,17 +162,13 @@ def count_turns(table: np.ndarray) -> dict[str, int]:
     }
 
 
-def asked(table: np.ndarray) -> np.ndarray:
-    """Return the turns that judges are asked about: identical replies are a draw without a call."""
-    return table[~table["identical"]]
-
-
 def describe_judges(table: np.ndarray, bills: dict, panel: Panel) -> dict[str, dict]:
-    """Return what each judge says, is like and costs."""
+    """Return what each judge says, is like (over the turns that were asked) and costs."""
     duel = panel.config.duel
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
-    points = asked(table)["points"]
-    contrasts = statistics.contrasts(points, asked(table)["instance"], settings)
+    asked = table[~table["identical"]]
+    points = asked["points"]
+    contrasts = statistics.contrasts(points, asked["instance"], settings)
     judges = {}
     for place, name in enumerate(panel.names):
         others = [other for other in range(len(panel.names)) if other != place]
