@@ -1,4 +1,4 @@
-"""The files that pass between the stages: each kind is read, checked and scored here.
+"""The files that pass between the stages: each kind is read and scored here, by formats.py.
 
 prompt/prompts_<count>_<k>.json   a list of prompts           prompt.py -> king.py
 commit/<instance_id>.json         the PR record               prompt.py -> ch.py
@@ -17,14 +17,13 @@ from contextlib import suppress
 from enum import Enum
 from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import get_args
 from zlib import crc32
-
-from pydantic import BaseModel, Field, FiniteFloat, RootModel, ValidationError, model_validator
 
 from common import files
 from common.config import METRICS
 from common.files import BadFile, ItemFailed, UserError, digest, natural_key, read_json
+from common.formats import Answer, Order, Prompts, Score, read_as
 
 # Instances that must never become training data. prompt.py --exclude FILE adds a user's own.
 EXCLUDED_IDS: frozenset[str] = frozenset()
@@ -34,7 +33,7 @@ DEFEAT_MIN = 66  # below this to defeat/; in between to refined/
 BUCKETS = ("final", "refined", "defeat")
 
 PROMPTS_PER_FILE = 200
-ORDERS = ("challenger-first", "challenger-second")
+ORDERS = get_args(Order)  # challenger-first, challenger-second
 OPPONENT = {1: "assistant", 2: "king"}  # by DUEL_MODE: the answer's key that is compared with
 SIDES = {"king": "king", "challenger": "challenger", "assistant": "reference"}  # keys, in words
 
@@ -65,99 +64,6 @@ class Status(str, Enum):
         return self.value
 
 
-# ----------------------------------------------------------------------------------------- formats
-# What a file must hold, in exactly these types; its other keys are not looked at.
-
-
-class Message(BaseModel, strict=True):
-    role: str
-    content: str
-
-
-class Prompt(BaseModel, strict=True):
-    instance_id: str
-    messages: list[Message] = Field(min_length=1)
-    assistant: str | None
-
-    @model_validator(mode="after")
-    def check_end(self) -> Prompt:
-        if self.messages[-1].role != "user":
-            raise ValueError("key 'messages': expected a chat that ends with a user message")
-        return self
-
-
-Prompts = RootModel[Annotated[list[Prompt], Field(max_length=PROMPTS_PER_FILE)]]
-
-
-class Answer(Prompt):
-    king: str | None  # older versions wrote null for "not yet"
-    challenger: str | None
-
-
-class Verdict(BaseModel, strict=True):
-    key: str
-    judge: str
-    order: Literal[ORDERS]
-    look: int = 1
-    calls: dict[str, int | str] | None  # None: the judge's answer could not be read
-    reason: str
-    usage: dict[str, int] | None
-    usage_all_tries: dict[str, int] | None = None
-    cost_usd: FiniteFloat | None
-
-    @model_validator(mode="after")
-    def check_calls(self) -> Verdict:
-        if self.calls is None or self.look == 3:  # look 3 is the reader's test: a finding
-            return self
-        if self.calls.keys() != set(METRICS) or not {*self.calls.values()} <= {0, 1, 2}:
-            raise ValueError("key 'calls': expected 0, 1 or 2 for each metric")
-        return self
-
-
-class Score(BaseModel, strict=True):
-    stem: str
-    instance_id: str
-    repo: str
-    mode: Literal[1, 2]
-    points: int | None
-    max_points: int | None
-    score: FiniteFloat | None = None
-    parsed: bool
-    status: Literal["parsed", "parse-fail", "unfinished", "stopped"]  # the last: older versions
-    metrics: dict[str, FiniteFloat | None] | None
-    by_judge: dict[str, FiniteFloat | None]
-    reason: str | None
-    sha: dict[Literal["chat", "king", "challenger", "assistant"], str] = Field(min_length=4)
-    verdicts: list[Verdict]
-
-    @model_validator(mode="after")
-    def check_sums(self) -> Score:
-        if self.parsed != (self.status == Status.PARSED):
-            raise ValueError("keys 'parsed' and 'status' contradict each other")
-        won = self.points
-        most = self.max_points
-        is_sound = None not in (won, self.score) and most and 0 <= won <= most
-        if self.parsed and not (is_sound and abs(self.score - 100 * won / most) < 1e-6):
-            raise ValueError(f"score {self.score} is not 100 * points / max_points ({won}/{most})")
-        return self
-
-
-def read_as(form: type[BaseModel], path: Path) -> dict | list:
-    """Return the JSON document at `path` as it stands there.
-
-    Raises FileNotFoundError, and BadFile with the first thing that is not as `form` has it.
-    """
-    document = read_json(path)
-    try:
-        form.model_validate(document)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        words = [f"record {at + 1}" if type(at) is int else f"key {at!r}" for at in wrong["loc"]]
-        words.append("missing" if wrong["type"] == "missing" else wrong["msg"])
-        raise BadFile(path, ": ".join(words).replace("Value error, ", "")) from None
-    return document
-
-
 # ----------------------------------------------------------------------------- prompts and records
 
 RECORD_KEYS = (
@@ -169,7 +75,11 @@ RECORD_KEYS = (
 def read_prompts(path: Path) -> list[dict]:
     """Return the prompts of one file. Raises UserError naming the file and the record."""
     try:
-        return read_as(Prompts, path)
+        prompts = read_as(Prompts, path)
+        if len(prompts) > PROMPTS_PER_FILE:
+            most = f"expected at most {PROMPTS_PER_FILE} items, not {len(prompts)}"
+            raise BadFile(path, most)
+        return prompts
     except BadFile as bad:
         raise UserError(f"{bad}\nprompt.py writes it: remove it and run prompt.py again.") from None
 
