@@ -165,7 +165,7 @@ def agreement(points: np.ndarray, judges: list[int]) -> float | None:
     averaged, for pooled over metrics a metric that is mostly draws would pass for agreement.
     """
     chosen = points[:, judges]
-    both_orders = np.sign(chosen.sum(axis=2, dtype=int) - 2)  # (turns, judges, metrics)
+    both_orders = np.sign(chosen.sum(axis=2, dtype=np.int8) - 2)  # (turns, judges, metrics)
     is_read = (chosen >= 0).all(axis=2)
     alphas = []
     for metric in range(points.shape[3]):
