@@ -28,8 +28,9 @@ if __name__ == "__main__":  # before the other imports, which take a second
 import asyncio
 import json
 import math
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from itertools import groupby
 from pathlib import Path
 
@@ -39,13 +40,13 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
-from common.config import METRICS, CallSettings, Config, load_config, load_environment
-from common.duel import reader, record, verdicts
-from common.duel.statistics import bootstrap_bounds, cluster_error, cluster_sums
+from common.config import METRICS, CallSettings, Config, Duel, load_config, load_environment
+from common.duel import reader, record
+from common.duel.statistics import bootstrap_bounds
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
-from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn
-from common.files import ItemFailed, UserError, lock_folders, write_json
-from common.turns import answer_files, hidden_record, record_of
+from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, looks_of
+from common.files import BadFile, ItemFailed, UserError, lock_folders, write_json
+from common.turns import answer_files, hidden_record, read_score, record_of
 
 # ------------------------------------------------------------------------------------- the rubric
 
@@ -103,8 +104,8 @@ def fixed_prompt() -> str:
 def parse_verdict(text: str) -> dict | None:
     """Return the verdict in a judge's answer, None when there is any doubt.
 
-    A verdict is the five metrics as 0, 1 or 2, and "reason". It is read from a JSON object with all
-    five keys, each exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`.
+    A verdict is each metric as 0, 1 or 2, and "reason". It is read from a JSON object with a key
+    for each, exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`.
     """
     answer = reader.read_object(text, METRICS)
     if answer is None:
@@ -122,29 +123,35 @@ def parse_verdict(text: str) -> dict | None:
 
 def survey(
     answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tally
-) -> tuple[dict[str, float], list[str]]:
-    """Return (the turns that have both replies, with their length ratio; the stems to ask for).
+) -> tuple[np.ndarray, dict]:
+    """Return a table of the turns that have both replies, and what their verdicts have cost.
 
-    Every score file is brought up to date on the way: which verdicts count may have changed.
+    Every score file is brought up to date on the way: which verdicts count may have changed. The
+    score of a turn that still waits for verdicts is left out: it is entered after the run.
     """
-    judged = {}
-    todo = []
+    table = record.new_table(len(answers), len(panel.names))
+    bills = defaultdict(Counter)
+    count = 0
     progress = Progress(len(answers), "reading")
     for stem, path in answers.items():
         progress.update()
         turn = load_turn(stem, path, mode, tally, write=not flags.dry_run)
         if turn is None:
             continue
-        judged[stem] = len(turn.replies[0]) / len(turn.replies[1])
         score = panel.score_record(turn)
         if (turn.saved or score["parsed"]) and score != turn.saved and not flags.dry_run:
             write_json(turn.path, score)
-        if panel.pending(turn, score, flags.confirm, flags.retry_failed):
-            todo.append(stem)
-        else:
+        row = table[count]
+        count += 1
+        record.enter_turn(row, turn)
+        row["waiting"] = any(
+            panel.pending(turn, score, look, flags.retry_failed) for look in looks_of(flags.confirm)
+        )
+        if not row["waiting"]:
+            record.enter_score(row, score, panel.names, bills)
             tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
     progress.close()
-    return judged, tally.others_first(todo, SCORE, flags.shard)[: flags.limit]
+    return table[:count], bills
 
 
 async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
@@ -156,7 +163,6 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
     """
     saving = asyncio.Lock()
     failures: list[ItemFailed] = []
-    asked: list[Question] = []
 
     async def ask_in_order(questions: list[Question]) -> None:
         for question in questions:
@@ -168,22 +174,16 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
             async with saving:
                 await llm.save(turn.path, panel.score_record(turn))
 
-    while True:
+    for look in looks_of(flags.confirm):
         score = panel.score_record(turn)
-        pending = panel.pending(turn, score, flags.confirm, flags.retry_failed)
-        questions = [question for question in pending if question not in asked]
-        if panel.may_stop(turn.stem) and not flags.confirm:
-            questions = questions[:1]  # after every single verdict the turn may be decided
-        if not questions:
-            break
-        asked += questions
+        questions = panel.pending(turn, score, look, flags.retry_failed)
         by_judge = groupby(questions, key=lambda question: question.call.model)
         work = [ask_in_order(list(group)) for _, group in by_judge]
         for fault in await asyncio.gather(*work, return_exceptions=True):
             if fault is not None:  # it ends the run, now that nothing more is under way
                 raise fault
-    if pending and failures:
-        raise failures[0]
+        if failures:
+            raise failures[0]
 
 
 async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> dict:
@@ -236,14 +236,15 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
     """Yield (judge's settings, prompt characters) of each call ahead at most."""
     for turn in turns:
         score = panel.score_record(turn)
-        questions = panel.pending(turn, score, flags.confirm, flags.retry_failed)
-        if questions[0].look == verdicts.SECOND_LOOK:  # it may bring the turn to final/
+        look, *later = looks_of(flags.confirm)
+        questions = panel.pending(turn, score, look, flags.retry_failed)
+        if later and questions:  # the second look may bring the turn to final/
             questions += panel.missing(turn, READING, flags.retry_failed)
+        elif later:
+            questions = panel.pending(turn, score, READING, flags.retry_failed)
         for question in questions:
-            try:
+            with suppress(ItemFailed):  # the run itself fails this turn and says why
                 yield question.call, prompt_chars(prompt_of(turn, panel, question))
-            except ItemFailed:
-                continue  # the run itself fails this turn and says why
 
 
 # --------------------------------------------------------------------------------------- the gate
@@ -252,77 +253,88 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
 def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]:
     """Return the duel's verdict by the whole panel (""), and by that without each judge (its name).
 
-    Counted are the turns of which all calls of the panel returned; an outage is never a score. A
-    turn's delta is the mean over its readable verdicts, one without any counts as lost: so unread
-    verdicts select nothing. All in whole units of half-points, so that 0 is 0. The figures are in
-    score points: margin is challenger minus king (who has 100 minus the challenger's), lcb how far
-    above an even 50 the mean surely lies, interval the mean score's at level 1 - 2 alpha. accepted
-    is True when all three demands of [duel] hold, False, or None for too few to tell.
+    Counted are the turns of which all calls of the panel returned; an outage is never a score. The
+    figures are in score points: margin is challenger minus king (who has 100 minus the
+    challenger's), lcb how far above an even 50 the mean surely lies, interval the mean score's at
+    level 1 - 2 alpha. accepted: True, False, or None for too few to tell.
     """
+    panels = {"": table["points"]}
+    for judge, name in enumerate(names):
+        if len(names) > 1:
+            panels[name] = np.delete(table["points"], judge, axis=1)
+    units = {name: whole_deltas(points) for name, points in panels.items()}
+    deltas = np.stack([deltas for deltas, _ in units.values()], axis=1)  # (turns, panels)
     duel = config.duel
     settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
-    table = table[~table["may_stop"]]  # the stopped ones left out, their mean would be too high
-    points = table["points"]
-    panels = ["", *names] if len(names) > 1 else [""]
-    # (judges, panels): 1 where the judge sits on the panel. Counts by judge @ seats: by panel.
-    seats = 1 - np.eye(len(names), len(panels), k=1, dtype=int)
-    won = np.where(points >= 0, points, 0).sum(axis=(2, 3)) @ seats
-    read = (points >= 0).all(axis=3).sum(axis=2) @ seats  # verdicts
-    counted = (points == record.MISSING).any(axis=(2, 3)) @ seats == 0
-    parsed = (points < 0).any(axis=(2, 3)) @ seats == 0
-    common = math.lcm(*np.unique(read[read > 0]).tolist())
-    even = len(METRICS) * common  # units of a delta of 50 score points
-    units = (won - len(METRICS) * read) * (common // np.maximum(read, 1))
-    units = np.where(counted, np.where(read > 0, units, -even), 0)
-    sums, sizes = cluster_sums(units, counted.astype(int), table["instance"])
-    by_repo = cluster_sums(units, counted.astype(int), table["repo"])
-    bounds = [*bootstrap_bounds(sums, sizes, **settings), *bootstrap_bounds(*by_repo, **settings)]
-    lower, upper, lower_by_repo, _ = 50 * np.array(bounds) / even  # score points
+    bounds = bootstrap_bounds(deltas, table["instance"], **settings)
+    bounds_by_repo = bootstrap_bounds(deltas, table["repo"], **settings)
 
-    reopened = int(table["reopened"].sum())
-    decided = {}
-    for place, name in enumerate(panels):
-        turns = int(counted[:, place].sum())
-        instances = len(set(table["instance"][counted[:, place]]))
-        margin = 100 * int(units[:, place].sum()) / (even * turns) if turns else None
-        asked = parsed[~table["identical"], place]
-        share = float(asked.mean()) if len(asked) else float(len(table) > 0)
-        lcb = float(lower[place])
-        lcb_by_repo = float(lower_by_repo[place])
+    verdicts = {}
+    for name, bound, by_repo in zip(panels, bounds, bounds_by_repo):
+        deltas, even = units[name]
+        counted = ~np.isnan(deltas)
+        turns = int(counted.sum())
+        instances = len(set(table["instance"][counted]))
+        margin = 100 * float(deltas[counted].sum()) / (even * turns) if turns else None
+        lcb = 50 * bound.lower / even
+        lcb_by_repo = 50 * by_repo.lower / even
+        asked = panels[name][~table["identical"]]
+        parsed = (asked >= 0).all(axis=(1, 2, 3))
+        parsed_frac = float(parsed.mean()) if len(asked) else float(len(table) > 0)
         enough = instances >= duel.min_instances and math.isfinite(lcb)
         accepted = None
-        if not enough:
-            least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
-            why = f"too few to tell: {instances} instances are judged, {least} are needed"
-        elif reopened:  # only poor turns are ever stopped: without them the mean is too high
-            words = "turns that had been stopped early are not judged in full yet"
-            why = f"not decided: {reopened} {words}"
-        else:
-            wanted = duel.win_margin
-            least = duel.min_valid_turn_frac
-            demands = [
-                (margin >= wanted, f"margin {margin:+.2f} (at least {wanted:g} asked for)"),
-                (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"),
-                (share >= least, f"parsed share {share:.1%} (at least {least:.1%} asked for)"),
-            ]
-            failed = [words for holds, words in demands if not holds]
-            accepted = not failed
-            told = failed or [words for _, words in demands]
-            why = f"{'not ' if failed else ''}accepted: {', '.join(told)}"
-        decided[name] = {
+        least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
+        why = f"too few to tell: {instances} instances are judged, {least} are needed"
+        if enough:
+            accepted, why = weigh(margin, lcb, parsed_frac, duel)
+        verdicts[name] = {
             "accepted": accepted,
             "why": why,
             "margin": margin,
             "mean_score": 50 + margin / 2 if turns else None,
             "lcb": lcb if enough else None,
             "lcb_by_repo": lcb_by_repo if enough and math.isfinite(lcb_by_repo) else None,
-            "se": 50 * cluster_error(sums[:, place], sizes[:, place]) / even if enough else None,
-            "interval": [50 + lcb, 50 + float(upper[place])] if enough else None,
-            "parsed_frac": share,
+            "se": 50 * bound.error / even if enough else None,
+            "interval": [50 + lcb, 50 + 50 * bound.upper / even] if enough else None,
+            "parsed_frac": parsed_frac,
             "instances": instances,
             "turns_counted": turns,
         }
-    return decided
+    return verdicts
+
+
+def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return how far each turn is from even, in whole units, and how many units are 50 points.
+
+    points: half-points (turns, judges, orders, metrics). A turn has the mean over its readable
+    verdicts, one without any counts as lost: so unread verdicts select nothing. NaN where a call
+    has not returned. Whole, so that a bound of 0 is 0: a unit is a half-point over the least common
+    multiple of the counts of readable verdicts.
+    """
+    readable = (points >= 0).all(axis=3).sum(axis=(1, 2))  # verdicts of each turn
+    won = np.where(points >= 0, points, 0).sum(axis=(1, 2, 3))
+    above_even = won - len(METRICS) * readable  # an even verdict holds a half-point a metric
+    multiple = math.lcm(*np.unique(readable[readable > 0]).tolist())
+    even = len(METRICS) * multiple
+    deltas = above_even * (multiple // np.maximum(readable, 1))
+    deltas = np.where(readable > 0, deltas, -even)
+    returned = (points != record.MISSING).all(axis=(1, 2, 3))
+    return np.where(returned, deltas, np.nan), even
+
+
+def weigh(margin: float, lcb: float, parsed_frac: float, duel: Duel) -> tuple[bool, str]:
+    """Return whether all three demands of [duel] hold, and why: those that fail, or all."""
+    wanted = duel.win_margin
+    least = duel.min_valid_turn_frac
+    demands = [
+        (margin >= wanted, f"margin {margin:+.2f} (at least {wanted:g} asked for)"),
+        (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"),
+        (parsed_frac >= least, f"parsed share {parsed_frac:.1%} (at least {least:.1%} asked for)"),
+    ]
+    failed = [words for holds, words in demands if not holds]
+    if failed:
+        return False, f"not accepted: {', '.join(failed)}"
+    return True, f"accepted: {', '.join(words for _, words in demands)}"
 
 
 # ------------------------------------------------------------------------------------------- main
@@ -343,31 +355,26 @@ def main() -> int:
     answers = answer_files(flags.shard)
     lock = nullcontext() if flags.dry_run else lock_folders([SCORE], "validate", flags.shard)
     with lock:
-        judged, todo = survey(answers, panel, mode, flags, tally)
-        if not judged and not tally.failed and not flags.shard:
+        table, bills = survey(answers, panel, mode, flags, tally)
+        if not len(table) and not tally.failed and not flags.shard:
             raise UserError(
                 "no turn in answer_*/ has both its replies.\n"
                 "Run python king.py, then python ch.py, then this again."
             )
+        waiting = table["stem"][table["waiting"]].tolist()
+        todo = tally.others_first(waiting, SCORE, flags.shard)[: flags.limit]
         if flags.dry_run:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
             code = dry_run(environment, calls, tally.skipped, own_verdicts())
-            lines = ["These are the most: the reader sees only what then reaches final/."]
-            if not flags.confirm:
-                lines = record.outlook(record.read_table(judged, panel, mode)[0], todo, panel)
-            for line in lines:
-                print(f"  {line}")
+            if flags.confirm:
+                print("  These are the most: the reader sees only what then reaches final/.")
             return code
 
         # Step 1: ask for the verdicts that are missing.
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
-        limits = [flags.concurrency or call.concurrency for call in judges]
-        one_by_one = panel.config.judge.stop_early and not flags.confirm
 
         async def judge(stem: str) -> None:
-            if one_by_one:
-                await cheapest_first(llm, panel)
             turn = load_turn(stem, answers[stem], mode, tally, write=True)
             if turn is not None:
                 await judge_turn(llm, turn, panel, flags)
@@ -377,7 +384,7 @@ def main() -> int:
             todo,
             judge,
             name=str,
-            width=sum(limits) if one_by_one else max(limits),  # every judge as busy as it may be
+            width=max(flags.concurrency or call.concurrency for call in judges),
             progress=Progress(len(todo), "confirm" if flags.confirm else "validate"),
             tally=tally,
         )
@@ -385,26 +392,20 @@ def main() -> int:
 
         # Step 2: make the duel from what lies in score/.
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
-            table, bills = record.read_table(judged, panel, mode)
+            for row in table:
+                if row["waiting"]:
+                    with suppress(FileNotFoundError, BadFile):  # it stays unfinished
+                        score = read_score(SCORE / f"{row['stem']}.json")
+                        record.enter_score(row, score, panel.names, bills)
             duel = record.make_duel(table, bills, gate(table, panel.names, config), panel, mode)
             write_json(SCORE / "_duel.json", duel)
             lines = [*record.summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
         tally.write_failed(SCORE, flags.shard)
-    follow = (
-        "python validate.py, once all shards are through" if flags.shard else "python report.py"
-    )
+    follow = "python report.py"
+    if flags.shard:
+        follow = "python validate.py, once all shards are through"
     shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
     return code or shown
-
-
-async def cheapest_first(llm: LLM, panel: Panel) -> None:
-    """Order the judges by the provider's price of a usual verdict, if all prices are known."""
-    usual = {"prompt_tokens": 6000, "completion_tokens": 1500, "cached_tokens": 0}
-    costs = {}
-    for call in panel.judges:
-        costs[call.model] = (await llm.model(call)).cost_usd(usual)
-    if None not in costs.values():
-        panel.questions[verdicts.FIRST_LOOK].sort(key=lambda question: costs[question.call.model])
 
 
 def check_settings(config: Config, flags) -> None:

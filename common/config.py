@@ -110,8 +110,6 @@ class Judge(_Call):
     models: list[ModelId] = Field(list(DEFAULT_OVERRIDES), min_length=1)
     temperature: float = Field(0.6, ge=0, le=2)
     concurrency: int = Field(16, ge=1, le=4096)
-    stop_early: bool = False
-    full_share: float = Field(0.25, ge=0.01, le=1)
     override: dict[str, _Call] = Field(DEFAULT_OVERRIDES, validate_default=True)
 
 

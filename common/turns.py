@@ -1,4 +1,4 @@
-"""The files that pass between the stages: each kind is read, checked and scored here.
+"""The files that pass between the stages: each kind is read and scored here, by formats.py.
 
 prompt/prompts_<count>_<k>.json   a list of prompts           prompt.py -> king.py
 commit/<instance_id>.json         the PR record               prompt.py -> ch.py
@@ -15,16 +15,15 @@ from __future__ import annotations
 import re
 from contextlib import suppress
 from enum import Enum
-from itertools import product
+from itertools import chain
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import get_args
 from zlib import crc32
-
-from pydantic import BaseModel, Field, FiniteFloat, RootModel, ValidationError, model_validator
 
 from common import files
 from common.config import METRICS
 from common.files import BadFile, ItemFailed, UserError, digest, natural_key, read_json
+from common.formats import Answer, Order, Prompts, Score, read_as
 
 # Instances that must never become training data. prompt.py --exclude FILE adds a user's own.
 EXCLUDED_IDS: frozenset[str] = frozenset()
@@ -34,7 +33,7 @@ DEFEAT_MIN = 66  # below this to defeat/; in between to refined/
 BUCKETS = ("final", "refined", "defeat")
 
 PROMPTS_PER_FILE = 200
-ORDERS = ("challenger-first", "challenger-second")
+ORDERS = get_args(Order)  # challenger-first, challenger-second
 OPPONENT = {1: "assistant", 2: "king"}  # by DUEL_MODE: the answer's key that is compared with
 SIDES = {"king": "king", "challenger": "challenger", "assistant": "reference"}  # keys, in words
 
@@ -59,109 +58,10 @@ class Status(str, Enum):
     UNFINISHED = "unfinished"  # a verdict is missing: the provider did not answer
     STALE = "stale"  # judged, then its texts changed
     PARSE_FAIL = "parse-fail"  # every verdict came, one cannot be read
-    STOPPED = "stopped"  # decided before the last verdict
     PARSED = "parsed"  # the full panel answered readably in both orders
 
     def __str__(self) -> str:
         return self.value
-
-
-# ----------------------------------------------------------------------------------------- formats
-# What a file must hold, in exactly these types; its other keys are not looked at.
-
-
-class Message(BaseModel, strict=True):
-    role: str
-    content: str
-
-
-class Prompt(BaseModel, strict=True):
-    instance_id: str
-    messages: list[Message] = Field(min_length=1)
-    assistant: str | None
-
-    @model_validator(mode="after")
-    def check_end(self) -> Prompt:
-        if self.messages[-1].role != "user":
-            raise ValueError("key 'messages': expected a chat that ends with a user message")
-        return self
-
-
-Prompts = RootModel[Annotated[list[Prompt], Field(max_length=PROMPTS_PER_FILE)]]
-
-
-class Answer(Prompt):
-    king: str | None  # older versions wrote null for "not yet"
-    challenger: str | None
-
-
-class Verdict(BaseModel, strict=True):
-    key: str
-    judge: str
-    order: Literal[ORDERS]
-    look: int = 1
-    calls: dict[str, int | str] | None  # None: the judge's answer could not be read
-    reason: str
-    usage: dict[str, int] | None
-    usage_all_tries: dict[str, int] | None = None
-    cost_usd: FiniteFloat | None
-
-    @model_validator(mode="after")
-    def check_calls(self) -> Verdict:
-        if self.calls is None or self.look == 3:  # look 3 is the reader's test: a finding
-            return self
-        if self.calls.keys() != set(METRICS) or not {*self.calls.values()} <= {0, 1, 2}:
-            raise ValueError("key 'calls': expected 0, 1 or 2 for each metric")
-        return self
-
-
-class Score(BaseModel, strict=True):
-    stem: str
-    instance_id: str
-    repo: str
-    mode: Literal[1, 2]
-    points: int | None
-    max_points: int | None
-    score: FiniteFloat | None = None
-    bounds: list[FiniteFloat] | None = Field(None, min_length=2, max_length=2)
-    parsed: bool
-    status: Status = Field(strict=False)
-    metrics: dict[str, FiniteFloat | None] | None
-    by_judge: dict[str, FiniteFloat | None]
-    reason: str | None
-    sha: dict[Literal["chat", "king", "challenger", "assistant"], str] = Field(min_length=4)
-    verdicts: list[Verdict]
-
-    @model_validator(mode="after")
-    def check_sums(self) -> Score:
-        if self.parsed != (self.status is Status.PARSED):
-            raise ValueError("keys 'parsed' and 'status' contradict each other")
-        if self.status in (Status.PARSED, Status.STOPPED):
-            won = self.points
-            most = self.max_points
-            sound = None not in (won, self.score) and most and 0 <= won <= most
-            if not sound or abs(self.score - 100 * won / most) > 1e-6:
-                made = f"100 * points / max_points ({won}/{most})"
-                raise ValueError(f"score {self.score} is not {made}")
-        if self.status is Status.STOPPED and self.bounds is None:
-            raise ValueError("key 'bounds' is missing")
-        return self
-
-
-def read_as(form: type[BaseModel], path: Path) -> dict | list:
-    """Return the JSON document at `path` as it stands there.
-
-    Raises FileNotFoundError, and BadFile with the first thing that is not as `form` has it.
-    """
-    document = read_json(path)
-    try:
-        form.model_validate(document)
-    except ValidationError as error:
-        wrong = error.errors()[0]
-        words = [f"record {at + 1}" if type(at) is int else f"key {at!r}" for at in wrong["loc"]]
-        words.append("missing" if wrong["type"] == "missing" else wrong["msg"])
-        raise BadFile(path, ": ".join(words).replace("Value error, ", "")) from None
-    return document
 
 
 # ----------------------------------------------------------------------------- prompts and records
@@ -175,7 +75,11 @@ RECORD_KEYS = (
 def read_prompts(path: Path) -> list[dict]:
     """Return the prompts of one file. Raises UserError naming the file and the record."""
     try:
-        return read_as(Prompts, path)
+        prompts = read_as(Prompts, path)
+        if len(prompts) > PROMPTS_PER_FILE:
+            most = f"expected at most {PROMPTS_PER_FILE} items, not {len(prompts)}"
+            raise BadFile(path, most)
+        return prompts
     except BadFile as bad:
         raise UserError(f"{bad}\nprompt.py writes it: remove it and run prompt.py again.") from None
 
@@ -325,6 +229,10 @@ def text_digests(answer: dict) -> dict[str, str]:
 # ----------------------------------------------------------------------------------------- scores
 
 MOST_HALF_POINTS = 2 * len(METRICS)  # of one verdict
+_OF_OLDER_VERSIONS = ("bounds", "flags", "reopened")  # keys of a score file
+UNREAD = -1  # in place of half-points, where a judge's answer could not be read
+# The challenger's half-points by the call, 0 a draw, 1 and 2 the reply shown first and second.
+_WORTH = {ORDERS[0]: {0: 1, 1: 2, 2: 0}, ORDERS[1]: {0: 1, 1: 0, 2: 2}}
 
 
 def read_score(path: Path) -> dict:
@@ -335,6 +243,10 @@ def read_score(path: Path) -> dict:
     score = read_as(Score, path)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
+    for key in _OF_OLDER_VERSIONS:
+        score.pop(key, None)
+    if score["status"] == "stopped":  # an older version did not ask for all its verdicts
+        score["status"] = Status.UNFINISHED.value
     for verdict in score["verdicts"]:
         verdict.setdefault("look", 1)
     return score
@@ -354,40 +266,41 @@ def read_duel() -> dict | None:
 
 
 def half_points(verdict: dict | None) -> list[int]:
-    """Return the challenger's half-points by metric: win 2, draw 1, loss 0; -1 where unread."""
+    """Return the challenger's half-points by metric: win 2, draw 1, loss 0, or all UNREAD."""
     if verdict is None or verdict["calls"] is None:
-        return [-1] * len(METRICS)
-    worth = {0: 1, 1: 2, 2: 0} if verdict["order"] == ORDERS[0] else {0: 1, 1: 0, 2: 2}
+        return [UNREAD] * len(METRICS)
+    worth = _WORTH[verdict["order"]]
     return [worth[verdict["calls"][metric]] for metric in METRICS]
 
 
 def turn_score(verdicts: list[dict], judges: list[str], identical: bool = False) -> dict:
-    """Return points, max_points, score, metrics, by_judge and bounds of a panel's verdicts.
+    """Return points, max_points, score, metrics and by_judge of a panel's verdicts.
 
     Scores are 0-100: the challenger's share of the half-points of the verdicts that could be read,
     divided last so that 80 is 80; None where none could. A judge has one when both its orders were
-    read; bounds are what the verdicts not read leave open. Identical replies draw everywhere.
+    read. Identical replies draw everywhere.
     """
-    by_place = {(verdict["judge"], verdict["order"]): verdict for verdict in verdicts}
-    halves = {}
-    for place in product(judges, ORDERS):
-        halves[place] = [1] * len(METRICS) if identical else half_points(by_place.get(place))
-    read = [own for own in halves.values() if min(own) >= 0]
-    points = sum(map(sum, read))
-    most = MOST_HALF_POINTS * len(read)
-    unread = MOST_HALF_POINTS * len(halves) - most
-    by_judge = {}
-    for name in judges:
-        own = [half for order in ORDERS for half in halves[name, order]]
-        by_judge[name] = 100 * sum(own) / (2 * len(own)) if min(own) >= 0 else None
-    of_metrics = zip(METRICS, zip(*read))
+    draws = [[1] * len(METRICS)] * len(ORDERS)
+    halves = {judge: draws if identical else [] for judge in judges}
+    for verdict in verdicts:
+        if verdict["calls"] is not None and not identical:
+            halves[verdict["judge"]].append(half_points(verdict))
+    readable = list(chain.from_iterable(halves.values()))
+    points = sum(map(sum, readable))
+    most = MOST_HALF_POINTS * len(readable)
+    by_judge = dict.fromkeys(judges)
+    for judge, both_orders in halves.items():
+        if len(both_orders) == len(ORDERS):
+            by_judge[judge] = 100 * sum(map(sum, both_orders)) / (MOST_HALF_POINTS * len(ORDERS))
+    metrics = {}
+    for metric, of_metric in zip(METRICS, zip(*readable)):
+        metrics[metric] = 100 * sum(of_metric) / (2 * len(readable))
     return {
         "points": points,
         "max_points": most,
-        "score": 100 * points / most if read else None,
-        "metrics": {name: 100 * sum(own) / (2 * len(own)) for name, own in of_metrics},
+        "score": 100 * points / most if readable else None,
+        "metrics": metrics,
         "by_judge": by_judge,
-        "bounds": [100 * points / (most + unread), 100 * (points + unread) / (most + unread)],
     }
 
 
@@ -398,7 +311,7 @@ def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:
     why a turn must not reach final/ whatever it scored; it then lies in refined/. Compared in whole
     numbers, so that 80 is 80.
     """
-    if score["status"] not in (Status.PARSED, Status.STOPPED):
+    if score["status"] != Status.PARSED:
         return None, f"no score: {score['status']}"
     points = score["points"]
     most = score["max_points"]

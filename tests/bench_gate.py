@@ -1,10 +1,10 @@
-"""How often the gate errs, what stopping early saves, what a second look finds; all simulated.
+"""How often the gate errs, and what a second look finds; all simulated.
 
     python -m tests.bench_gate [--duels N]
 
 panel.py says how judges are simulated. Every table has its baseline: a plain gate (each turn judged
 once in one order, turns counted as independent, percentile bootstrap), the readable turns alone,
-all six verdicts of every turn. "Stopped" is [judge] stop_early with full_share 0.25.
+no second look.
 """
 
 from __future__ import annotations
@@ -15,20 +15,13 @@ import time
 
 import numpy as np
 
-from common.config import check_config
-from common.duel.statistics import (
-    final_mask,
-    judge_figures,
-    krippendorff_alpha,
-    one_hot,
-    stopping_saves,
-)
+from common.config import METRICS, check_config
+from common.duel.statistics import agreement, final_mask, position_bias
 from tests import panel
 from tests.malformed import malformed_verdicts
 from validate import gate, parse_verdict
 
 DESIGNS = ((60, 1), (60, 10), (20, 20), (10, 10))  # instances, turns of each
-FULL_SHARE = 0.25
 BAND = (73, 90)
 LOST = 0.1  # of the turns
 ALPHA = 0.05
@@ -48,7 +41,6 @@ def main(argv: list[str] | None = None) -> None:
     equals(random, chosen.duels, config)
     skewed(random, chosen.duels, config)
     true_wins(random, chosen.duels // 2, config)
-    stopping(random)
     second_looks(random)
     speed(random)
     wrong = sum(parse_verdict(text) is not None for text in malformed_verdicts(10_000))
@@ -62,19 +54,15 @@ def main(argv: list[str] | None = None) -> None:
 def judges(random: np.random.Generator) -> None:
     """Print what the simulated judges are like, over 4,000 turns."""
     print("The judges: calls that are the same in both orders, Krippendorff's alpha, sd of scores")
-    print(f"{'':>8} {'same':>6} {'pooled':>7} {'by metric':>10} {'interval':>9} {'turn sd':>8}")
+    print(f"{'':>8} {'same':>6} {'alpha':>7} {'turn sd':>8}")
     for name, kind in panel.KINDS.items():
         turns = panel.make_turns(random, [10] * 400)
         points = panel.judged(random, turns, kind)
-        settings = {"alpha": ALPHA, "resamples": 100, "seed": 0}
-        habits, agreement = judge_figures(points, turns.instances, list("abc"), settings)
-        same = np.mean([judge["position_consistency"] for judge in habits.values()])
-        sides = one_hot(points).transpose(0, 2, 1, 3).reshape(-1, 3, 3)
-        pooled = krippendorff_alpha(sides)
+        habits = [position_bias(points[:, judge]) for judge in range(3)]
+        same = np.mean([habit["position_consistency"] for habit in habits])
+        alpha = agreement(points, [0, 1, 2])
         print(
-            f"{name:>8} {same:>6.2f} {pooled:>7.2f} {agreement['value']:>10.2f} "
-            f"{agreement['interval_alpha']:>9.2f} {panel.scores(points).std():>8.1f}",
-            flush=True,
+            f"{name:>8} {same:>6.2f} {alpha:>7.2f} {panel.scores(points).std():>8.1f}", flush=True
         )
 
 
@@ -84,11 +72,6 @@ def judges(random: np.random.Generator) -> None:
 def verdict(points: np.ndarray, instances: np.ndarray, config) -> dict:
     """Return the gate's verdict by the whole panel."""
     return gate(panel.table_of(points, instances), list("abc"), config)[""]
-
-
-def full_rows(random: np.random.Generator, count: int) -> np.ndarray:
-    """Draw the turns that are judged in full: validate.py draws them by a hash of the stem."""
-    return random.random(count) < FULL_SHARE
 
 
 def lose_worst(random: np.random.Generator, points: np.ndarray, where: str) -> np.ndarray:
@@ -114,15 +97,12 @@ def lose_worst(random: np.random.Generator, points: np.ndarray, where: str) -> n
 def variants(random: np.random.Generator, turns: panel.Turns, points: np.ndarray) -> dict:
     """Return (half-points, instances) of the same duel as the gate gets it in each situation."""
     groups = turns.instances
-    full = full_rows(random, len(points))
     worst_turns = lose_worst(random, points, "worst turns")
     worst_verdicts = lose_worst(random, points, "worst verdicts")
     complete = (worst_turns >= 0).all(axis=(1, 2, 3))
     return {
         "all": (points, groups),
-        "stopped": (points[full], groups[full]),
         "lost": (worst_turns, groups),
-        "lost, stopped": (worst_turns[full], groups[full]),
         "lost*": (worst_verdicts, groups),
         "left out": (points[complete], groups[complete]),
     }
@@ -141,7 +121,7 @@ def equals(random: np.random.Generator, duels: int, config) -> None:
     print(f"\nEquals accepted, % of {duels} duels (alpha {ALPHA:.0%}; own error +-{noise:.1f})")
     print("lost: the worst tenth of the turns lose a verdict; lost*: any tenth the worst verdict;")
     print("left out: such turns are left out, as they were once; plain: a plain gate")
-    names = ("all", "stopped", "lost", "lost, stopped", "lost*", "left out", "plain")
+    names = ("all", "lost", "lost*", "left out", "plain")
     print(f"{'':>18}" + "".join(f"{name:>14}" for name in names))
     for kind in ("typical", "noisy"):
         for instances, size in DESIGNS:
@@ -170,21 +150,19 @@ def skewed(random: np.random.Generator, duels: int, config) -> None:
             high = middle
     zipf = [max(1, round(120 / rank)) for rank in range(1, 61)]
     for name, sizes in (("60 x 10", [10] * 60), ("60, Zipf", zipf)):
-        accepted = {"all": 0, "stopped": 0}
+        accepted = 0
         for _ in range(duels):
             turns = panel.make_turns(random, sizes, low, skewed=True)
             points = panel.judged(random, turns, wide)
-            found = variants(random, turns, points)
-            for key in accepted:
-                accepted[key] += verdict(*found[key], config)["accepted"] is True
-        print_shares(f"typical {name}", accepted, duels)
+            accepted += verdict(points, turns.instances, config)["accepted"] is True
+        print_shares(f"typical {name}", {"all": accepted}, duels)
 
 
 def true_wins(random: np.random.Generator, duels: int, config) -> None:
     """Print how often a challenger that scores 53 is accepted."""
     print(f"\nA true 53 over 60 x 10 accepted, % of {duels} duels")
     print("(best: a z test at 5 % that knew the standard error of all)")
-    names = ("all", "stopped", "lost", "left out")
+    names = ("all", "lost", "left out")
     print(f"{'':>18}" + "".join(f"{name:>14}" for name in (*names, "best")))
     for kind in ("typical", "noisy"):
         lead = panel.lead_for(53, panel.KINDS[kind])
@@ -207,61 +185,6 @@ def print_shares(label: str, counts: dict, of: int) -> None:
     print(f"{label:>18}" + "".join(f"{100 * n / of:>14.1f}" for n in counts.values()), flush=True)
 
 
-# ---------------------------------------------------------------------------------- stopping early
-
-
-def asked_until_decided(points: np.ndarray, edge: float) -> np.ndarray:
-    """Return how many verdicts each turn is asked for, one after the other, until it is decided."""
-    each = 2 * points.shape[3]
-    won = points.sum(axis=3, dtype=int).reshape(len(points), -1)
-    asked = np.zeros(len(points), int)
-    reached = np.zeros(len(points), int)
-    going = np.ones(len(points), bool)
-    for place in range(won.shape[1]):
-        asked += going
-        reached += won[:, place]
-        left = each * (won.shape[1] - place - 1)
-        going &= 100 * (reached + left) >= edge * each * won.shape[1]
-    return asked
-
-
-def stopping(random: np.random.Generator) -> None:
-    """Print what stopping early saves, what it changes in final/, and what the gate loses."""
-    print(
-        f"\nStopping early, full_share {FULL_SHARE}: 6,000 turns each; baseline six verdicts each"
-    )
-    print("error: of the mean over 3,000 duels of 60 x 1, by that of all verdicts")
-    print(f"{'':>8} {'mean':>6} {'saved':>7} {'finals':>7} {'changed':>8} {'error':>6}")
-    for kind in ("typical", "noisy"):
-        for mean in (43, 50, 58, 67, 77):
-            lead = panel.lead_for(mean, panel.KINDS[kind])
-            turns = panel.make_turns(random, [10] * 600, lead)
-            points = panel.judged(random, turns, panel.KINDS[kind])
-            saved = (1 - FULL_SHARE) * stopping_saves(points, 80)
-            asked = asked_until_decided(points, 80)
-            replayed = (1 - FULL_SHARE) * (1 - asked.mean() / 6)
-            assert abs(saved - replayed) < 1e-9, "validate.py counts what a replay counts"
-            final = final_mask(points)
-            changed = int((final != ((asked == 6) & final)).sum())
-            print(
-                f"{kind:>8} {panel.scores(points).mean():>6.1f} {saved:>7.1%} {final.sum():>7} "
-                f"{changed:>8} {error_ratio(random, kind, lead):>6.2f}",
-                flush=True,
-            )
-
-
-def error_ratio(random: np.random.Generator, kind: str, lead: float) -> float:
-    """Return the standard error with stopping over that without, over duels of 60 x 1."""
-    means = []
-    for _ in range(3000):
-        turns = panel.make_turns(random, [1] * 60, lead)
-        scores = panel.scores(panel.judged(random, turns, panel.KINDS[kind]))
-        full = full_rows(random, 60)
-        means.append((scores.mean(), scores[full].mean()))
-    whole, part = np.array(means).std(axis=0)
-    return part / whole
-
-
 # ----------------------------------------------------------------------------------- second looks
 
 
@@ -279,14 +202,11 @@ def second_looks(random: np.random.Generator) -> None:
         others = panel.judged(random, turns, judges_of)
         quality = panel.quality(turns, judges_of)
         band = in_band(first)
-        full = full_rows(random, len(first))
-        asked = np.where(full, 6, asked_until_decided(first, BAND[0])).mean()
         again = 6 * band.mean()
         policies = {
             "six verdicts": (6.0, final_mask(first)),
             "band again, same panel": (6 + again, confirmed(first, same, band)),
             "band again, three others": (6 + again, confirmed(first, others, band)),
-            "the same, stopped": (asked + again, confirmed(first, others, band)),
         }
         for name, (calls, kept) in policies.items():
             print(
@@ -311,7 +231,7 @@ def confirmed(first: np.ndarray, again: np.ndarray, band: np.ndarray) -> np.ndar
 
 def speed(random: np.random.Generator) -> None:
     """Print what the gate takes at its largest: four panels from one draw."""
-    points = random.integers(0, 3, (20_000, 3, 2, 5)).astype(np.int8)
+    points = random.integers(0, 3, (20_000, 3, 2, len(METRICS))).astype(np.int8)
     table = panel.table_of(points)
     started = time.process_time()
     gate(table, list("abc"), check_config({}))

@@ -2,7 +2,8 @@
 
     python -m tests.bench_resume [--turns 20000]
 
-The floor is `import openai`, which every calling stage pays, and reading every byte once.
+The floor is `import openai`, which every calling stage pays, and reading every byte once. For
+validate.py there is a closer one: each answer and each score file parsed once by json.
 """
 
 from __future__ import annotations
@@ -33,7 +34,17 @@ from tests.runner import REPO, clean_environment
 from validate import fixed_prompt
 
 DISTINCT = 4000  # instances
-REASON = "A sentence or two on why the one is better, as judges write them; some write more."
+MESSAGE_CHARS = 6000
+REASON = "A sentence or two on why the one is better, as judges write them; some write more. "
+JUDGED = 10_000  # turns of the second table
+SHORT_CHARS = 1800  # of a message: answers of 14 KB
+VERDICT_CHARS = 1500  # of a judge's answer
+PARSE_ALL = """
+import glob, json
+for path in glob.glob("answer_0/*.json") + glob.glob("score/*.json"):
+    with open(path, encoding="utf-8") as file:
+        json.load(file)
+"""
 FLOORS = {
     "floor: import openai": "import openai",
     "floor: read every answer's bytes": (
@@ -52,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
     environment = clean_environment()
     environment["CHUTES_BASE_URL"] = "http://127.0.0.1:9/v1"  # a call would fail the run
     try:
-        in_a_child(make_finished_turns, folder, turns)
+        in_a_child(make_finished_turns, folder, turns, MESSAGE_CHARS)
         print(f"{turns:,} turns of 36 KB, all finished")
         print(f"{'what':44}{'wall s':>8}{'CPU s':>8}{'peak MB':>9}")
         for what, code in FLOORS.items():
@@ -60,6 +71,19 @@ def main(argv: list[str] | None = None) -> None:
         for script in ("king.py", "ch.py", "validate.py"):
             command = [sys.executable, str(REPO / script)]
             show(f"{script}, nothing to ask", timed(command, folder, environment))
+        rmtree(folder)
+        judged = min(turns, JUDGED)
+        folder.mkdir()
+        in_a_child(make_finished_turns, folder, judged, SHORT_CHARS, VERDICT_CHARS)
+        print(f"\n{judged:,} turns of 14 KB with six verdicts each, the least of three runs")
+        parse_all = [sys.executable, "-c", PARSE_ALL]
+        validate = [sys.executable, str(REPO / "validate.py")]
+        floors = [timed(parse_all, folder, environment) for _ in range(3)]
+        reruns = [timed(validate, folder, environment) for _ in range(3)]
+        show("floor: json over every answer and score", min(floors))
+        show("validate.py, nothing to ask", min(reruns))
+        cpu_s = min(rerun[1] for rerun in reruns)
+        print(f"CPU: {cpu_s / min(floor[1] for floor in floors):.1f} times the floor")
     finally:
         rmtree(folder)
 
@@ -69,10 +93,12 @@ def show(what: str, figures: tuple[float, float, float]) -> None:
     print(f"{what:44}{wall_s:8.2f}{cpu_s:8.2f}{peak_mb:9.0f}", flush=True)
 
 
-def make_finished_turns(folder: Path, count: int) -> None:
+def make_finished_turns(
+    folder: Path, count: int, message_chars: int, verdict_chars: int = 100
+) -> None:
     """Write prompt/, commit/, answer_0/ and score/ with `count` turns that are all judged."""
     os.chdir(folder)
-    prompts = [make_prompt(number % DISTINCT, 6000, steps=5) for number in range(count)]
+    prompts = [make_prompt(number % DISTINCT, message_chars, steps=5) for number in range(count)]
     for number in range(min(count, DISTINCT)):
         put(Path("commit", f"acme__widgets-{number}.json"), make_record(number))
     for number, stem in enumerate(write_prompts(folder, prompts)):
@@ -85,10 +111,11 @@ def make_finished_turns(folder: Path, count: int) -> None:
         turn = load_turn(stem, path, 2, Tally("bench"), write=False)
         points = [(number + place) % 3 for place in range(len(METRICS))]
         for question in panel.questions[FIRST_LOOK]:
-            key = question.key(turn)
-            turn.verdicts.append(
-                make_verdict(question.call.model, question.order, points, key=key, reason=REASON)
-            )
+            model = question.call.model
+            verdict = make_verdict(model, question.order, points, key=question.key(turn))
+            verdict["reason"] = REASON
+            verdict["text"] = (REASON * 20)[:verdict_chars]
+            turn.verdicts.append(verdict)
         put(turn.path, panel.score_record(turn))
 
 

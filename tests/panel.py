@@ -13,10 +13,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from common.config import METRICS
 from common.duel.record import new_table
 
-WEIGHTS = np.array([1.0, 0.85, 1.05, 0.3, 0.65])  # correctness to efficiency
-GAPS = np.array([0.35, 0.4, 0.28, 1.15, 0.4])
+# From correctness to efficiency; a further metric is like the first.
+WEIGHTS = np.resize([1.0, 0.85, 1.05, 0.3, 0.65], len(METRICS))
+GAPS = np.resize([0.35, 0.4, 0.28, 1.15, 0.4], len(METRICS))
 METRIC = 0.45  # of a metric in a turn, whoever looks
 INSTANCE = 0.45
 TURN = 0.75
@@ -37,11 +39,10 @@ class Judges:
     pulls: tuple[float, ...] = (0.2, 0.3, -0.1)
 
 
-# Calls that are the same in both orders, Krippendorff's alpha pooled over metrics, interval alpha,
-# sd of turn scores. bench_gate.py prints what they come to.
-QUIET = Judges(view=0.35, detail=0.3, mood=0.2, slip=0.3)  # 0.69, 0.48, 0.72, 25
-TYPICAL = Judges(view=0.45, detail=0.4, mood=0.45, slip=0.4)  # 0.63, 0.31, 0.54, 23.5
-NOISY = Judges(0.65, 0.55, 0.75, 0.66, pulls=(0.3, 0.6, -0.3))  # 0.53, 0.15, 0.33, 20.6
+# Calls that are the same in both orders, sd of turn scores. bench_gate.py prints what they come to.
+QUIET = Judges(view=0.35, detail=0.3, mood=0.2, slip=0.3)  # 0.69, 25
+TYPICAL = Judges(view=0.45, detail=0.4, mood=0.45, slip=0.4)  # 0.63, 23.5
+NOISY = Judges(0.65, 0.55, 0.75, 0.66, pulls=(0.3, 0.6, -0.3))  # 0.53, 20.6
 KINDS = {"quiet": QUIET, "typical": TYPICAL, "noisy": NOISY}
 
 

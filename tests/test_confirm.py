@@ -39,15 +39,20 @@ from makers import get, make_record, put
 from runner import KEY, assert_no_key, stage, start
 
 OTHERS = ["x/one", "y/two", "z/three"]
-# Half-points of 60 by the first look: below the band of 73 to 90, in it, above it.
-FIRST = [30, 43, 44, 47, 48, 54, 55, 60]
-IN_BAND = [3, 4, 5, 6]  # numbers of turns: 73.3 to 90
+MOST = 2 * len(METRICS) * 6  # half-points of a turn by three judges
+EVEN = MOST // 2
+# By the first look: below the band of 73 to 90, in it below 80 and above, over it.
+BAND = (math.ceil(0.73 * MOST), math.floor(0.9 * MOST))
+KEPT = math.ceil(0.8 * MOST)
+FIRST = [EVEN, BAND[0] - 1, BAND[0], KEPT - 1, KEPT, BAND[1], BAND[1] + 1, MOST]
+IN_BAND = [3, 4, 5, 6]  # numbers of turns
 
 
 def half_points(total: int, judges: int = 3) -> np.ndarray:
     """Return (judges, orders, metrics) that sum to `total`, spread over all."""
-    flat = np.full(judges * 10, total // (judges * 10), np.int8)
-    flat[: total % (judges * 10)] += 1
+    calls = judges * 2 * len(METRICS)
+    flat = np.full(calls, total // calls, np.int8)
+    flat[: total % calls] += 1
     return flat.reshape(2, len(METRICS), judges).transpose(2, 0, 1)
 
 
@@ -97,7 +102,7 @@ def buckets(cwd: Path, stems: list[str]) -> list[str]:
 
 
 def test_the_band_is_judged_again_by_others_and_the_gate_never_sees_it(judged):
-    """All three others see a draw, 30 of 60 half-points; the reader names turn 8's challenger."""
+    """All three others see a draw; the reader names turn 8's challenger."""
     cwd, stems = judged
     first = duel(cwd)
     assert buckets(cwd, stems) == ["defeat"] + 3 * ["refined"] + 4 * ["final"]
@@ -114,14 +119,14 @@ def test_the_band_is_judged_again_by_others_and_the_gate_never_sees_it(judged):
     assert looked == {(number, name): 2 for number in IN_BAND for name in OTHERS}
     for number, stem in enumerate(stems, 1):
         record = score(cwd, stem)
-        assert record["score"] == pytest.approx(100 * FIRST[number - 1] / 60), "the first look's"
+        assert record["score"] == pytest.approx(100 * FIRST[number - 1] / MOST), "the first look's"
         looks = Counter(found["look"] for found in record["verdicts"])
         assert looks[1] == 6 and looks[2] == (6 if number in IN_BAND else 0)
         if number in IN_BAND:
-            assert record["points_confirmed"] == FIRST[number - 1] + 30
-            assert record["max_points_confirmed"] == 120
-            told = 100 * (FIRST[number - 1] + 30) / 120
-            assert record["score_confirmed"] == pytest.approx(told)
+            points = FIRST[number - 1] + EVEN
+            assert record["points_confirmed"] == points
+            assert record["max_points_confirmed"] == 2 * MOST
+            assert record["score_confirmed"] == pytest.approx(50 * points / MOST)
         else:
             assert "score_confirmed" not in record
     now = ["defeat", "refined", "defeat", "defeat", "defeat", "refined", "final", "refined"]
@@ -136,8 +141,9 @@ def test_the_band_is_judged_again_by_others_and_the_gate_never_sees_it(judged):
     look = second["second_look"]
     assert look["models"] == OTHERS and look["band"] == [73, 90]
     assert look["turns"] == len(IN_BAND)
-    assert look["mean_first"] == pytest.approx(np.mean([44, 47, 48, 54]) / 0.6)
-    assert look["mean_confirmed"] == pytest.approx((np.mean([44, 47, 48, 54]) + 30) / 1.2)
+    mean = 100 * np.mean([FIRST[number - 1] for number in IN_BAND]) / MOST
+    assert look["mean_first"] == pytest.approx(mean)
+    assert look["mean_confirmed"] == pytest.approx((mean + 50) / 2)
     assert second["looks"]["second look"]["calls"] == 6 * len(IN_BAND)
     assert second["looks"]["first look"]["calls"] == 6 * len(FIRST)
 
@@ -153,9 +159,10 @@ def test_the_second_look_is_cached_like_every_verdict(judged):
     with Server(reply=rule()) as server:
         # Six turns are then final and read: in both orders by the first of the others.
         assert calls(cwd, server, "--confirm") == 6 * len(IN_BAND) + 2 * 6
-        # 44 + 60 of 120 is 86.7: what the others all prefer comes up from refined/.
+        # (73 + 100) / 2 is 86.5: what the others all prefer comes up from refined/.
         assert buckets(cwd, stems) == ["defeat", "refined"] + 6 * ["final"]
-        assert score(cwd, stems[2])["score_confirmed"] == pytest.approx(100 * 104 / 120)
+        points = BAND[0] + MOST
+        assert score(cwd, stems[2])["score_confirmed"] == pytest.approx(50 * points / MOST)
         files = {path: path.read_bytes() for path in (cwd / "score").glob("*.json")}
         assert calls(cwd, server, "--confirm") == calls(cwd, server) == 0
         assert files == {path: path.read_bytes() for path in files}

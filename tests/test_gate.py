@@ -15,12 +15,12 @@ from validate import gate
 
 
 def half_points(scores: list[int], judges: int = 1) -> np.ndarray:
-    """Return turns in which every judge gives the challenger `score` of 20 half-points."""
-    points = np.zeros((len(scores), judges, 2 * len(METRICS)), np.int8)
+    """Return turns that every judge gives these scores: 0, 25, 50, 75 or 100."""
+    points = np.zeros((len(scores), judges, 2, len(METRICS)), np.int8)
     for turn, score in enumerate(scores):
-        points[turn, :, : score // 2] = 2
-        points[turn, :, score // 2 : (score + 1) // 2] = 1
-    return points.reshape(len(scores), judges, 2, len(METRICS))
+        points[turn, :, 0] = min(score, 50) // 25
+        points[turn, :, 1] = max(score - 50, 0) // 25
+    return points
 
 
 def decided(points: np.ndarray, instances=None, change=None, **duel) -> dict[str, dict]:
@@ -39,32 +39,32 @@ def decided(points: np.ndarray, instances=None, change=None, **duel) -> dict[str
 
 
 def test_the_gate_asks_for_margin_bound_and_parsed_share():
-    won = decided(half_points([16] * 20))[""]
+    won = decided(half_points([75] * 20))[""]
     assert won["accepted"] is True
-    assert (won["mean_score"], won["margin"], won["lcb"]) == (80, 60, 30)
-    assert won["interval"] == [80, 80] and won["se"] == 0
-    assert decided(half_points([10] * 20))[""]["accepted"] is False
+    assert (won["mean_score"], won["margin"], won["lcb"]) == (75, 50, 25)
+    assert won["interval"] == [75, 75] and won["se"] == 0
+    assert decided(half_points([50] * 20))[""]["accepted"] is False
 
-    unread = half_points([16] * 20)
+    unread = half_points([75] * 20)
     unread[:11, 0, 0] = -1
     found = decided(unread)[""]
     assert found["accepted"] is False and "parsed share 45.0%" in found["why"]
     assert "margin" not in found["why"], "only what failed is named"
 
-    of_four = decided(half_points([20] * 20), instances=["a", "b", "c", "d"] * 5)[""]
+    of_four = decided(half_points([100] * 20), instances=["a", "b", "c", "d"] * 5)[""]
     assert of_four["accepted"] is None and of_four["lcb"] is None
     assert "too few to tell: 4 instances are judged, 5 are needed" in of_four["why"]
     assert of_four["mean_score"] == 100, "the mean is told all the same"
     none = decided(half_points([]))[""]
     assert none["accepted"] is None and none.keys() == won.keys()
-    strict = decided(half_points([20] * 8), alpha=0.001, resamples=2000)[""]
+    strict = decided(half_points([100] * 8), alpha=0.001, resamples=2000)[""]
     assert strict["accepted"] is None and "10 are needed" in strict["why"]
 
 
 @pytest.mark.parametrize("win_margin, accepted", [(14, True), (14.01, False)])
 def test_a_margin_of_exactly_fourteen_is_fourteen(win_margin, accepted):
-    # 1,140 of 2,000 half-points: 57 %, where 100 * 0.57 is less than 57.
-    found = decided(half_points([11] * 60 + [12] * 40), win_margin=win_margin)[""]
+    # A mean of 57, where 100 * 0.57 is less than 57.
+    found = decided(half_points([50] * 72 + [75] * 28), win_margin=win_margin)[""]
     assert found["margin"] == 14.0 and found["accepted"] is accepted
 
 
@@ -73,7 +73,7 @@ def test_a_bound_of_exactly_even_is_not_above_it():
     random = np.random.default_rng(8)
     at_zero = 0
     for seed in range(300):
-        scores = random.choice([7, 10, 13], 12).tolist()
+        scores = random.choice([25, 50, 75], 12).tolist()
         found = decided(half_points(scores), win_margin=0, resamples=100, alpha=0.2, seed=seed)[""]
         if 50 + found["lcb"] == 50:
             at_zero += 1
@@ -87,9 +87,9 @@ def test_a_bound_of_exactly_even_is_not_above_it():
 
 def test_unread_verdicts_select_nothing():
     """A turn counts with the verdicts that could be read, one without any as lost."""
-    points = half_points([20, 20, 20, 20, 20, 20], judges=2)
+    points = half_points([100] * 6, judges=2)
     points[0, 0] = 0  # one judge against
-    points[0, 1, 0] = -1  # and one order of the other not read: 10 of 30 half-points
+    points[0, 1, 0] = -1  # and one order of the other not read: a third
     points[1] = -1
     found = decided(points)[""]
     assert found["turns_counted"] == 6
@@ -98,7 +98,7 @@ def test_unread_verdicts_select_nothing():
 
 
 def test_unfinished_turns_stay_out():
-    points = half_points([20] * 5 + [0] * 5, judges=2)
+    points = half_points([100] * 5 + [0] * 5, judges=2)
     points[5:, 1] = MISSING  # the second judge's calls never came back
     found = decided(points)
     assert found[""]["turns_counted"] == 5 and found[""]["mean_score"] == 100
@@ -108,7 +108,7 @@ def test_unfinished_turns_stay_out():
 
 
 def test_the_parsed_share_leaves_identical_replies_out():
-    points = half_points([10] * 8 + [16] * 4)
+    points = half_points([50] * 8 + [75] * 4)
     points[8:11] = -1
 
     def draws(table):
@@ -116,7 +116,7 @@ def test_the_parsed_share_leaves_identical_replies_out():
 
     found = decided(points, change=draws)[""]
     assert found["parsed_frac"] == 0.25 and "parsed share 25.0%" in found["why"]
-    assert decided(half_points([10] * 8), change=draws)[""]["parsed_frac"] == 1
+    assert decided(half_points([50] * 8), change=draws)[""]["parsed_frac"] == 1
 
 
 def test_a_mean_is_that_of_what_could_be_read():
@@ -130,21 +130,6 @@ def test_a_mean_is_that_of_what_could_be_read():
     assert found["turns_counted"] == 200
     assert found["mean_score"] == pytest.approx(np.mean(scores), abs=1e-12)
     assert found["se"] == pytest.approx(np.std(scores, ddof=1) / math.sqrt(200))
-
-
-def test_turns_that_may_be_stopped_and_reopened_ones():
-    """The others' mean alone is not too high; reopened ones are poor, and not judged yet."""
-
-    def stopped(table):
-        table["may_stop"][5:] = True
-
-    def reopened(table):
-        table["reopened"][5:] = True
-
-    points = half_points([16] * 5 + [0] * 5)
-    assert decided(points, change=stopped)[""]["mean_score"] == 80
-    found = decided(points, change=reopened)[""]
-    assert found["accepted"] is None and "5 turns that had been stopped early" in found["why"]
 
 
 def test_equals_who_lose_their_worst_verdicts_gain_nothing():
@@ -191,7 +176,7 @@ def test_the_bound_by_repo_stands_beside_that_by_instance():
 
         return change
 
-    points = half_points([20, 20, 6, 6] * 15)
+    points = half_points([100, 100, 25, 25] * 15)
     found = decided(points, change=repos(12), resamples=2000)[""]
     assert found["instances"] == 60 and found["lcb_by_repo"] < found["lcb"] < 15
     few = decided(points, change=repos(4), resamples=2000)[""]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import time
+from itertools import cycle
 
 import pytest
 
@@ -11,7 +12,7 @@ from common.config import METRICS
 from malformed import malformed_verdicts
 from validate import parse_verdict
 
-CALLS = {"correctness": 1, "grounding": 2, "progress": 0, "protocol": 1, "efficiency": 2}
+CALLS = dict(zip(METRICS, cycle((1, 2, 0))))
 VERDICT = json.dumps({**CALLS, "reason": "the first is nearer"})
 OTHER = json.dumps({**CALLS, "progress": 1})
 

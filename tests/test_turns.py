@@ -7,11 +7,12 @@ from pathlib import Path
 
 import pytest
 
+from common.config import METRICS
 from common.files import BadFile, UserError
 from common.turns import (
-    METRICS,
     ORDERS,
     SIDES,
+    UNREAD,
     answer_files,
     answer_folders,
     bucket,
@@ -29,6 +30,7 @@ from common.turns import (
 )
 from makers import (
     JUDGES,
+    MOST,
     make_answer,
     make_chat,
     make_prompt,
@@ -39,6 +41,7 @@ from makers import (
 )
 
 STEM = "prompts_1_1_1"
+EVEN = MOST // 2  # half-points of a turn that neither side wins
 
 
 @pytest.fixture
@@ -177,29 +180,30 @@ def test_digests_tell_every_text_of_a_turn_apart():
 
 
 def test_half_points_are_the_challengers_in_either_order():
-    first = make_verdict("a", ORDERS[0], None)
-    first["calls"] = dict(zip(METRICS, (1, 2, 0, 1, 2)))
-    assert half_points(first) == [2, 0, 1, 2, 0]
-    assert half_points({**first, "order": ORDERS[1]}) == [0, 2, 1, 0, 2]
-    assert half_points({**first, "calls": None}) == half_points(None) == [-1] * 5
-    for order in ORDERS:
-        verdict = make_verdict("a", order, [2, 1, 0, 0, 1])
-        assert half_points(verdict) == [2, 1, 0, 0, 1]
+    for call, worth in ((0, (1, 1)), (1, (2, 0)), (2, (0, 2))):
+        for order, halves in zip(ORDERS, worth):
+            verdict = make_verdict("a", order, None)
+            verdict["calls"] = dict.fromkeys(METRICS, 0) | {METRICS[1]: call}
+            assert half_points(verdict) == [1, halves, *[1] * (len(METRICS) - 2)]
+    assert half_points(make_verdict("a", ORDERS[0], None)) == [UNREAD] * len(METRICS)
+    assert half_points(None) == [UNREAD] * len(METRICS)
 
 
 def test_a_score_is_the_share_of_what_could_be_read():
     verdicts = [
-        make_verdict("a", ORDERS[0], [2] * 5),
-        make_verdict("a", ORDERS[1], [2, 2, 2, 1, 1]),
-        make_verdict("b", ORDERS[0], [0, 0, 1, 1, 1]),
+        make_verdict("a", ORDERS[0], [2] * len(METRICS)),
+        make_verdict("a", ORDERS[1], [1] * len(METRICS)),
+        make_verdict("b", ORDERS[0], [1, *[0] * (len(METRICS) - 1)]),
         make_verdict("b", ORDERS[1], None),
     ]
     score = turn_score(verdicts, ["a", "b"])
-    assert (score["points"], score["max_points"]) == (21, 30)
-    assert score["score"] == 70.0
-    assert score["by_judge"] == {"a": 90.0, "b": None}
-    assert score["metrics"]["correctness"] == pytest.approx(100 * 4 / 6)
-    assert score["bounds"] == [100 * 21 / 40, 100 * 31 / 40]
+    points = 3 * len(METRICS) + 1
+    most = 6 * len(METRICS)
+    assert (score["points"], score["max_points"]) == (points, most)
+    assert score["score"] == 100 * points / most
+    assert score["by_judge"] == {"a": 75.0, "b": None}
+    assert score["metrics"][METRICS[0]] == pytest.approx(100 * 4 / 6)
+    assert score["metrics"][METRICS[1]] == 50
     assert turn_score(verdicts[3:], ["a", "b"])["score"] is None
     assert turn_score([], ["a", "b"], identical=True)["by_judge"] == {"a": 50, "b": 50}
 
@@ -224,7 +228,6 @@ def test_eighty_is_eighty_in_whole_numbers(points, most, where):
     held = bucket(score, held_back="no block")[0]
     assert held == ("refined" if where == "final" else where)
     assert bucket({**score, "held_back": "named"})[0] == held
-    assert bucket({**score, "status": "stopped"})[0] == where
     for status in ("parse-fail", "unfinished"):
         assert bucket({**score, "status": status}) == (None, f"no score: {status}")
     confirmed = {**score, "points": 0, "points_confirmed": points, "max_points_confirmed": most}
@@ -233,7 +236,7 @@ def test_eighty_is_eighty_in_whole_numbers(points, most, where):
 
 def verdicts_with(**change) -> dict:
     """Return a score's verdicts with the third one changed."""
-    verdicts = make_score(STEM, make_answer(0), 30)["verdicts"]
+    verdicts = make_score(STEM, make_answer(0), EVEN)["verdicts"]
     verdicts[2] |= change
     return {"verdicts": verdicts}
 
@@ -246,13 +249,12 @@ def verdicts_with(**change) -> dict:
         ({"status": "fine"}, "key 'status'"),
         ({"status": "unfinished"}, "'parsed' and 'status' contradict"),
         ({"sha": {}}, "key 'sha'"),
-        ({"points": 61, "score": 100 * 61 / 60}, "score 101.6"),
+        ({"points": 2 * EVEN + 1, "score": 100 * (EVEN + 0.5) / EVEN}, "score 10[01]"),
         ({"points": True}, "key 'points'"),
         ({"score": 12.5}, "score 12.5 is not"),
         ({"score": float("nan")}, "key 'score'"),
         ({"metrics": {"correctness": "high"}}, "key 'metrics'"),
         ({"by_judge": None}, "key 'by_judge'"),
-        ({"status": "stopped", "parsed": False, "bounds": None}, "key 'bounds'"),
         ({"verdicts": [{}]}, "key 'verdicts': record 1: key 'key': missing"),
         ({"repo": None}, "key 'repo'"),
         (verdicts_with(calls={"correctness": 1}), "key 'verdicts': record 3"),
@@ -266,21 +268,24 @@ def verdicts_with(**change) -> dict:
 )
 def test_a_score_file_of_others_is_named(here, change, why):
     path = here / f"score/{STEM}.json"
-    score = make_score(STEM, make_answer(0), 30)
+    score = make_score(STEM, make_answer(0), EVEN)
     put(path, score)
-    assert read_score(path)["points"] == 30
+    assert read_score(path)["points"] == EVEN
     put(path, {**score, **change})
     with pytest.raises(BadFile, match=why):
         read_score(path)
 
 
-def test_older_verdicts_are_of_the_first_look(here):
-    score = make_score(STEM, make_answer(0), 30)
+def test_scores_of_older_versions_are_read_as_of_today(here):
+    """Verdicts without a look are of the first; a turn that was stopped early is unfinished."""
+    score = make_score(STEM, make_answer(0), EVEN, parsed=False, status="stopped")
     for verdict in score["verdicts"]:
         del verdict["look"]
-    put(here / f"score/{STEM}.json", score)
+    put(here / f"score/{STEM}.json", {**score, "bounds": [50, 80], "flags": [], "reopened": True})
     read = read_score(Path("score", f"{STEM}.json"))
     assert [verdict["look"] for verdict in read["verdicts"]] == [1] * 2 * len(JUDGES)
+    assert read["status"] == "unfinished" and bucket(read)[0] is None
+    assert not {"bounds", "flags", "reopened"} & read.keys()
 
 
 def test_the_duel_is_read_or_named(here):

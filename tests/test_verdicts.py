@@ -1,4 +1,4 @@
-"""Which verdicts count: their keys, the share judged in full, the state of a turn."""
+"""Which verdicts count: their keys, the state of a turn."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ from pathlib import Path
 import pytest
 
 from common.cli import Tally
-from common.config import check_config
-from common.duel.verdicts import (
-    FIRST_LOOK,
-    READING,
-    SECOND_LOOK,
-    Panel,
-    Question,
-    is_full,
-    load_turn,
-)
+from common.config import METRICS, check_config
+from common.duel.verdicts import FIRST_LOOK, READING, SECOND_LOOK, Panel, Question, load_turn
 from common.turns import ORDERS
 from makers import make_answer, make_verdict, put
 from validate import fixed_prompt
 
 STEM = "prompts_1_1_1"
 JUDGES = ["a/one", "b/two"]
+WON = [2] * len(METRICS)  # half-points of a verdict
+DRAWN = [1] * len(METRICS)
 
 
-def make_panel(told: str | None = None, **sections) -> Panel:
+def make_panel(rubric: str | None = None, **sections) -> Panel:
     sections = {"judge": {"models": JUDGES}, **sections}
-    return Panel(check_config(sections), told or fixed_prompt())
+    return Panel(check_config(sections), rubric or fixed_prompt())
 
 
 @pytest.fixture
@@ -48,7 +42,7 @@ def keys(panel: Panel, turn, look: int = FIRST_LOOK) -> list[str]:
 
 
 def pending(panel: Panel, turn, retry_failed: bool = False) -> list[Question]:
-    return panel.pending(turn, panel.score_record(turn), False, retry_failed)
+    return panel.pending(turn, panel.score_record(turn), FIRST_LOOK, retry_failed)
 
 
 def give(panel: Panel, turn, *halves: list[int] | None, look: int = FIRST_LOOK) -> None:
@@ -74,7 +68,7 @@ def test_a_key_is_made_of_all_that_shapes_a_verdict(turn):
     ]
     for other in other_texts:
         assert not set(keys(make_panel(), other)) & set(base)
-    assert not set(keys(make_panel(told="another rubric"), turn)) & set(base)
+    assert not set(keys(make_panel(rubric="another rubric"), turn)) & set(base)
     warmer = make_panel(judge={"models": JUDGES, "temperature": 0.7})
     assert not set(keys(warmer, turn)) & set(base)
     one_warmer = {"models": JUDGES, "override": {"a/one": {"temperature": 0.7}}}
@@ -92,19 +86,6 @@ def test_a_judge_of_both_looks_is_asked_in_each(turn):
     assert len({*first, *second, *reading}) == 4 + 4 + 2
 
 
-# ------------------------------------------------------------------------------------- full share
-
-
-def test_the_full_share_is_drawn_by_the_stem_alone():
-    stems = [f"prompts_2000_{file}_{order}" for file in range(1, 11) for order in range(1, 201)]
-    for share in (0.01, 0.25, 0.5, 1):
-        full = sum(is_full(stem, share) for stem in stems)
-        assert abs(full - 2000 * share) <= 4 * (2000 * share * (1 - share)) ** 0.5
-    # A larger share holds the smaller one: raising it asks only for more.
-    quarter = {stem for stem in stems if is_full(stem, 0.25)}
-    assert quarter < {stem for stem in stems if is_full(stem, 0.5)}
-
-
 # ------------------------------------------------------------------------------------------ states
 
 
@@ -112,18 +93,17 @@ def test_a_turn_through_its_states(turn):
     panel = make_panel()
     assert panel.score_record(turn)["status"] == "unfinished"
     assert len(pending(panel, turn)) == 4
-    give(panel, turn, [2] * 5, [2] * 5, [2] * 5)
+    give(panel, turn, WON, WON, WON)
     record = panel.score_record(turn)
     assert record["status"] == "unfinished" and record["score"] is None
-    assert record["bounds"] == [75, 100]
     (question,) = pending(panel, turn)
     assert (question.call.model, question.order) == ("b/two", ORDERS[1])
-    give(panel, turn, *[[2] * 5] * 3, None)
+    give(panel, turn, WON, WON, WON, None)
     record = panel.score_record(turn)
     assert record["status"] == "parse-fail" and record["score"] is None
     assert pending(panel, turn) == []
     assert pending(panel, turn, retry_failed=True) == [question]
-    give(panel, turn, *[[2] * 5] * 3, [1] * 5)
+    give(panel, turn, WON, WON, WON, DRAWN)
     record = panel.score_record(turn)
     assert record["status"] == "parsed" and record["score"] == 87.5
     assert len(record["counted"]) == 4 and len(record["verdicts"]) == 11, "nothing paid is lost"
@@ -133,23 +113,11 @@ def test_a_turn_through_its_states(turn):
 
 def test_identical_replies_are_a_draw_without_a_call(turn):
     same = make_turn(challenger="x", king="x")
-    panel = make_panel(judge={"models": JUDGES, "stop_early": True})
+    panel = make_panel()
     assert pending(panel, same) == []
     record = panel.score_record(same)
-    assert (record["status"], record["score"], record["points"]) == ("parsed", 50, 20)
+    assert (record["status"], record["score"], record["points"]) == ("parsed", 50, sum(4 * DRAWN))
     assert make_turn(challenger="", king="x") is None
-
-
-def test_an_unread_verdict_may_still_lift_a_turn(turn):
-    """--retry-failed may bring it: a turn is not decided by what nobody could read."""
-    panel = make_panel(judge={"models": JUDGES, "stop_early": True, "full_share": 0.01})
-    assert panel.may_stop(turn.stem)
-    give(panel, turn, None, [2] * 5)
-    assert len(pending(panel, turn)) == 2
-    give(panel, turn, None, [2] * 5, [0] * 5)
-    record = panel.score_record(turn)
-    assert record["status"] == "stopped" and record["bounds"] == [25, 75]
-    assert (record["points"], record["max_points"]) == (10, 20)
 
 
 def test_the_reader_is_one_who_wrote_neither_reply():
@@ -158,12 +126,6 @@ def test_the_reader_is_one_who_wrote_neither_reply():
     assert make_panel(confirm={"models": models[:1]}).reader is None
     assert make_panel(confirm={"models": models, "peek": False}).reader is None
     assert make_panel().reader is None and make_panel().confirm == []
-
-
-def test_the_edge_of_stopping_is_the_lower_one_of_band_and_final():
-    """Or turns of 80 to 85 would be stopped, and lie in final/ on half a panel."""
-    for band, edge in (([60, 90], 60), ([95, 100], 80)):
-        assert make_panel(confirm={"models": ["x/other"], "band": band}).edge == edge
 
 
 def test_a_question_names_judge_order_and_look():

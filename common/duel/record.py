@@ -2,33 +2,34 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import Counter
 
 import numpy as np
 
 from common.config import METRICS
 from common.duel import statistics
-from common.duel.verdicts import FIRST_LOOK, READING, SCORE, SECOND_LOOK, Panel
-from common.files import BadFile
-from common.turns import OPPONENT, ORDERS, SIDES, Status, half_points, read_score
+from common.duel.verdicts import FIRST_LOOK, READING, SECOND_LOOK, Panel, Turn
+from common.turns import OPPONENT, ORDERS, SIDES, UNREAD, Status, half_points
 
-MISSING = -2  # half-points of a verdict whose call has not returned; -1 of one that cannot be read
+# In a table's points, the half-points of a verdict whose call has not returned. Those of one that
+# came and cannot be read are UNREAD: a result, where this is none. Both are below 0.
+MISSING = UNREAD - 1
 USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
 LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader's test"}
 
 
-# -------------------------------------------------------------------------------------- all turns
+# --------------------------------------------------------------------------------------- all turns
 
 
 def new_table(turns: int, judges: int) -> np.ndarray:
     """Return a table with a row for each turn, none judged yet.
 
-    may_stop: early, so that no mean may rest on it. reopened: was stopped, must be judged further,
-    and is not yet. length_ratio: challenger's characters over the opponent's. score_confirmed: NaN
-    without a second look. named: by the reader's test, a dict of sides, None without one.
+    waiting: something of it is still to be asked for. length_ratio: challenger's characters over
+    the opponent's. score_confirmed: NaN without a second look. named: by the reader's test, a dict
+    of sides, None without one. points: half-points, of each turn (judges, orders, metrics).
     """
     columns = [(name, object) for name in ("stem", "instance", "repo", "status", "named")]
-    columns += [(name, bool) for name in ("identical", "may_stop", "reopened")]
+    columns += [(name, bool) for name in ("identical", "waiting")]
     columns += [(name, float) for name in ("length_ratio", "score", "score_confirmed")]
     columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
     table = np.zeros(turns, columns)
@@ -38,57 +39,48 @@ def new_table(turns: int, judges: int) -> np.ndarray:
     return table
 
 
-def read_table(judged: dict[str, float], panel: Panel, mode: int) -> tuple[np.ndarray, dict]:
-    """Return all turns with both replies (stem: length ratio) as a table, in the order of stems.
+def enter_turn(row: np.void, turn: Turn) -> None:
+    """Enter into its row of the table what a turn is, before its verdicts."""
+    row["stem"] = turn.stem
+    row["instance"] = turn.answer["instance_id"]
+    row["repo"] = str(turn.answer["meta"].get("repo") or turn.answer["instance_id"])
+    row["length_ratio"] = len(turn.replies[0]) / len(turn.replies[1])
+    row["identical"] = turn.identical
 
-    With it comes what their verdicts that count have cost, by (look, judge), "" for all judges.
+
+def enter_score(row: np.void, score: dict, names: list[str], bills: dict[tuple, Counter]) -> None:
+    """Enter a turn's score file into its row, and what its verdicts that count cost into `bills`.
+
+    bills: by (look, judge), for each look and judge a Counter.
     """
-    table = new_table(len(judged), len(panel.names))
-    bills = defaultdict(Counter)
-    for row, stem in zip(table, sorted(judged)):
-        row["stem"] = stem
-        row["length_ratio"] = judged[stem]
-        row["may_stop"] = panel.may_stop(stem)
-        try:
-            score = read_score(SCORE / f"{stem}.json")
-        except (FileNotFoundError, BadFile):
-            continue
-        if score["mode"] != mode:
-            continue
-        row["instance"] = score["instance_id"]
-        row["repo"] = score["repo"] or score["instance_id"]
-        row["status"] = score["status"]
-        row["reopened"] = "reopened" in score
-        row["identical"] = score["sha"]["challenger"] == score["sha"][OPPONENT[mode]]
-        if row["identical"]:
-            row["points"] = 1
-        counted = {*score.get("counted", ()), *score.get("counted_confirmed", ())}
-        for verdict in {verdict["key"]: verdict for verdict in score["verdicts"]}.values():
-            look = verdict["look"]
-            judge = verdict["judge"]
-            if look == READING or verdict["key"] in counted:
-                bills[look, judge].update(bill_of(verdict))
-                bills[look, ""].update(bill_of(verdict))
-                if look == FIRST_LOOK and judge in panel.names:
-                    place = panel.names.index(judge), ORDERS.index(verdict["order"])
-                    row["points"][place] = half_points(verdict)
-        row["score"] = score["score"]
-        row["score_confirmed"] = score.get("score_confirmed")
-        row["named"] = score.get("reader")
-    return table, bills
+    row["status"] = score["status"]
+    row["score"] = score["score"]
+    row["score_confirmed"] = score.get("score_confirmed")
+    row["named"] = score.get("reader")
+    points = row["points"]
+    if row["identical"]:
+        points[:] = 1
+    counted = {*score["counted"], *score.get("counted_confirmed", ())}
+    for verdict in {verdict["key"]: verdict for verdict in score["verdicts"]}.values():
+        look = verdict["look"]
+        judge = verdict["judge"]
+        if look != READING and verdict["key"] not in counted:
+            continue  # of other texts, settings or another panel
+        add_to_bill(bills[look, judge], verdict)
+        if look == FIRST_LOOK:
+            points[names.index(judge), ORDERS.index(verdict["order"])] = half_points(verdict)
 
 
-def bill_of(verdict: dict) -> dict[str, int]:
-    """Return what one verdict cost, in whole numbers: nano-dollars, so that sums are exact."""
-    cost_usd = verdict["cost_usd"]
+def add_to_bill(bill: Counter, verdict: dict) -> None:
+    """Add what one verdict cost, in whole numbers: nano-dollars, so that sums are exact."""
     usage = verdict.get("usage_all_tries") or verdict["usage"] or {}
-    return {
-        "calls": 1,
-        "readable": int(verdict["calls"] is not None),
-        "priced": int(cost_usd is not None),
-        "nano_usd": round((cost_usd or 0) * 1e9),
-        **{name: usage.get(name) or 0 for name in USAGE},
-    }
+    bill["calls"] += 1
+    bill["readable"] += verdict["calls"] is not None
+    if verdict["cost_usd"] is not None:
+        bill["priced"] += 1
+        bill["nano_usd"] += round(verdict["cost_usd"] * 1e9)
+    for name in USAGE:
+        bill[name] += usage.get(name) or 0
 
 
 def spending(bill: Counter) -> dict:
@@ -101,7 +93,7 @@ def spending(bill: Counter) -> dict:
     }
 
 
-# --------------------------------------------------------------------------------------- the duel
+# ---------------------------------------------------------------------------------------- the duel
 
 
 def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode: int) -> dict:
@@ -109,64 +101,47 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
 
     verdicts: the gate's, of the whole panel by "", of that without a judge by the judge's name.
     """
-    turns = {"answered": len(table)}
-    for status in (Status.PARSED, Status.STOPPED, Status.PARSE_FAIL, Status.UNFINISHED):
-        turns[status.name.lower()] = int((table["status"] == status).sum())
-    turns["identical"] = int(table["identical"].sum())
-    verdict = dict(verdicts[""])
-    if turns["unfinished"]:
-        verdict["why"] += f"; {turns['unfinished']} turns are unfinished"
-    without = {name: found for name, found in verdicts.items() if name}
     duel = panel.config.duel
-    settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
+    turns = count_turns(table)
+    verdict = verdicts[""]
+    unfinished = f"; {turns['unfinished']} turns are unfinished" if turns["unfinished"] else ""
+    without = {name: found for name, found in verdicts.items() if name}
 
-    base = table[~table["may_stop"]]
-    asked = base[~base["identical"]]
-    judges, agreement = statistics.judge_figures(
-        asked["points"], asked["instance"], panel.names, settings
-    )
-    for place, name in enumerate(panel.names):
-        score = statistics.percent_of(base["points"][:, place])
-        judges[name] = {"score": score, **judges[name], **spending(bills[FIRST_LOOK, name])}
-    looks = {what: spending(bills[look, ""]) for look, what in LOOKS.items()}
-    of_metrics = [statistics.percent_of(points) for points in np.moveaxis(base["points"], -1, 0)]
-    parsed = base[(base["points"] >= 0).all(axis=(1, 2, 3))]
-    points = parsed["points"]
-    scores = 50 * points.mean(axis=(1, 2, 3))
-    again = table[~np.isnan(table["score_confirmed"])]
-    readings = [named for named in table["named"] if named is not None]
-    second_look = {
-        "models": [call.model for call in panel.confirm],
-        "band": panel.config.confirm.band,
-        "turns": len(again),
-        "mean_first": float(again["score"].mean()) if len(again) else None,
-        "mean_confirmed": float(again["score_confirmed"].mean()) if len(again) else None,
-        "reader": panel.reader.model if panel.reader else None,
-        "read": len(readings),
-        "named": {side: sum(side in reading for reading in readings) for side in SIDES},
-    }
-    length = statistics.at_equal_length(scores, parsed["length_ratio"], parsed["instance"])
+    points = table["points"]  # (turns, judges, orders, metrics)
+    asked = points[~table["identical"]]
+    parsed = table[(points >= 0).all(axis=(1, 2, 3))]
+    scores = 50 * parsed["points"].mean(axis=(1, 2, 3))
+    metrics = {}
+    for place, metric in enumerate(METRICS):
+        metrics[metric] = statistics.mean_score(points[..., place])
+    spent = {}
+    for look, words in LOOKS.items():
+        bill = sum((bill for (of, _), bill in bills.items() if of == look), Counter())
+        spent[words] = spending(bill)
     return {
         "mode": mode,
         "opponent": SIDES[OPPONENT[mode]],
         **verdict,
+        "why": verdict["why"] + unfinished,
         "alpha": duel.alpha,
         "turns": turns,
-        "metrics": dict(zip(METRICS, of_metrics)) if None not in of_metrics else None,
-        "judges": judges,
-        "agreement": agreement,
+        "metrics": metrics if None not in metrics.values() else None,
+        "judges": describe_judges(table, bills, panel),
+        "agreement": {
+            "name": "Krippendorff's alpha (nominal, mean of the metrics' own)",
+            "value": statistics.agreement(asked, list(range(len(panel.names)))),
+        },
         "leave_one_out": without,
         "without_generator": without.get(panel.config.generate.model),
-        "kept_again": statistics.kept_again(points, statistics.final_mask(points)),
-        "equal_length": length,
-        "stop_early": {
-            "on": panel.config.judge.stop_early,
-            "edge": panel.edge,
-            "saves": statistics.stopping_saves(asked_in_full(table), panel.edge),
-        },
-        "second_look": second_look if panel.confirm else None,
-        **looks[LOOKS[FIRST_LOOK]],
-        "looks": {what: bill for what, bill in looks.items() if bill["calls"]},
+        "kept_again": statistics.kept_again(
+            parsed["points"], statistics.final_mask(parsed["points"])
+        ),
+        "equal_length": statistics.at_equal_length(
+            scores, parsed["length_ratio"], parsed["instance"]
+        ),
+        "second_look": describe_second_look(table, panel) if panel.confirm else None,
+        **spent[LOOKS[FIRST_LOOK]],
+        "looks": {words: bill for words, bill in spent.items() if bill["calls"]},
         "config": {
             "judges": {call.model: call.sampling() for call in panel.judges},
             "duel": vars(duel),
@@ -175,10 +150,53 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
     }
 
 
-def asked_in_full(table: np.ndarray) -> np.ndarray:
-    """Return the half-points of the turns that the whole panel read, whatever they scored."""
-    whole = (table["points"] >= 0).all(axis=(1, 2, 3))
-    return table["points"][whole & ~table["identical"] & ~table["may_stop"]]
+def count_turns(table: np.ndarray) -> dict[str, int]:
+    """Return how many turns have both replies, and how many of these have come how far."""
+    statuses = Counter(table["status"].tolist())
+    return {
+        "answered": len(table),
+        "parsed": statuses[Status.PARSED],
+        "parse_fail": statuses[Status.PARSE_FAIL],
+        "unfinished": statuses[Status.UNFINISHED],
+        "identical": int(table["identical"].sum()),
+    }
+
+
+def describe_judges(table: np.ndarray, bills: dict, panel: Panel) -> dict[str, dict]:
+    """Return what each judge says, is like (over the turns that were asked) and costs."""
+    duel = panel.config.duel
+    settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
+    asked = table[~table["identical"]]
+    points = asked["points"]
+    contrasts = statistics.contrasts(points, asked["instance"], settings)
+    judges = {}
+    for place, name in enumerate(panel.names):
+        others = [other for other in range(len(panel.names)) if other != place]
+        pairs = [statistics.agreement(points, [place, other]) for other in others]
+        judges[name] = {
+            "score": statistics.mean_score(table["points"][:, place]),
+            **statistics.position_bias(points[:, place]),
+            "agreement": statistics.mean_of_known(pairs),
+            "contrast": contrasts[place],
+            **spending(bills[FIRST_LOOK, name]),
+        }
+    return judges
+
+
+def describe_second_look(table: np.ndarray, panel: Panel) -> dict:
+    """Return what the second look and the reader's test came to."""
+    again = table[~np.isnan(table["score_confirmed"])]
+    readings = [named for named in table["named"] if named is not None]
+    return {
+        "models": [call.model for call in panel.confirm],
+        "band": panel.config.confirm.band,
+        "turns": len(again),
+        "mean_first": float(again["score"].mean()) if len(again) else None,
+        "mean_confirmed": float(again["score_confirmed"].mean()) if len(again) else None,
+        "reader": panel.reader.model if panel.reader else None,
+        "read": len(readings),
+        "named": {side: sum(side in named for named in readings) for side in SIDES},
+    }
 
 
 def summary(duel: dict) -> list[str]:
@@ -193,25 +211,4 @@ def summary(duel: dict) -> list[str]:
     counts = [f"{count} {name.replace('_', '-')}" for name, count in turns.items()]
     again = "; --retry-failed asks the parse-fails again" if turns["parse_fail"] else ""
     lines.append(f"turns   {', '.join(counts)}{again}")
-    return lines
-
-
-def outlook(table: np.ndarray, todo: list[str], panel: Panel) -> list[str]:
-    """Return what a dry run says besides its calls; `todo` are the stems to ask for."""
-    judge = panel.config.judge
-    lines = []
-    stopped = table["reopened"] | (table["status"] == Status.STOPPED)
-    reopened = len(set(table["stem"][stopped]) & set(todo))
-    if reopened:
-        reach = f"they could still reach {panel.edge:g} points"
-        why = reach if judge.stop_early else "stop_early is off"
-        lines.append(f"{reopened} turns that had been stopped early are judged further: {why}.")
-    points = asked_in_full(table)
-    if len(points):
-        told = "[judge] stop_early = true would save"
-        if judge.stop_early:
-            told = "These are the most: stop_early saves"
-        saves = (1 - judge.full_share) * statistics.stopping_saves(points, panel.edge)
-        rests = f"by the scores of the {len(points)} turns judged in full so far"
-        lines.append(f"{told} about {saves:.0%} of a run's calls, {rests}.")
     return lines

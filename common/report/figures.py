@@ -12,7 +12,6 @@ import numpy as np
 
 from common.config import Config
 from common.duel.statistics import bootstrap_lcb
-from common.duel.verdicts import is_full
 from common.files import BadFile
 from common.report.exports import MIN_REPOS_TO_VALIDATE, Export
 from common.report.labels import clopper_pearson
@@ -56,12 +55,7 @@ class Facts:
         buckets = Counter(row.bucket for row in self.scored)
         self.buckets = {name: buckets[name] for name in BUCKETS}
         self.shares = {name: buckets[name] / (len(self.scored) or 1) for name in BUCKETS}
-        self.stops_early = bool((self.duel.get("stop_early") or {}).get("on"))
-        # The turns that means rest on: stopping some by their score would lift the others' mean.
         self.base = self.parsed
-        if self.stops_early:
-            share = self.config.judge.full_share
-            self.base = [row for row in self.parsed if is_full(row.stem, share)]
         self.mode = (self.parsed or self.rows)[0].mode
         self.opponent = SIDES[OPPONENT[self.mode]]
         self.generator = (self.duel.get("config") or {}).get("generator")
@@ -105,7 +99,6 @@ def stale_reason(facts: Facts) -> str:
     for what, told, here in (
         ("DUEL_MODE", True, all(row.mode == duel["mode"] for row in facts.parsed)),
         ("number of parsed turns", turns.get("parsed", 0), facts.statuses[Status.PARSED]),
-        ("number of stopped turns", turns.get("stopped", 0), facts.statuses[Status.STOPPED]),
         ("panel in chain.toml", then.get("judges"), sampling),
         ("[duel] in chain.toml", then.get("duel"), vars(facts.config.duel)),
     ):

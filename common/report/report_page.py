@@ -60,7 +60,6 @@ def whole_run(facts: Facts) -> dict:
     before = [row for row in facts.scored if row.score >= FINAL_MIN]
     after = [row for row in facts.scored if row.bucket == "final" or row.held_back]
     bound = duel.get("lcb_by_repo")
-    saves = (duel.get("stop_early") or {}).get("saves")
     has_rows = facts.export is not None and bool(facts.export.all_rows)
     labels = facts.labels["labels"] if facts.labels else 0
     return {
@@ -77,7 +76,6 @@ def whole_run(facts: Facts) -> dict:
         "others": Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED),
         "level": 100 - 200 * duel["alpha"] if duel.get("alpha") else None,
         "bound_by_repo": None if bound is None else 50 + bound,
-        "saves": None if saves is None else saves * (1 - facts.config.judge.full_share),
         "look": look if has_look else None,
         "before": {"turns": len(before), "mean": mean_score(before)},
         "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},

@@ -78,9 +78,6 @@ class Row:
         if not self.bucket:
             return str(self.status)
         words = written(self.score)
-        if self.status == Status.STOPPED:
-            low, high = self.judged["bounds"]
-            words += f" ({low:.0f}–{high:.0f})"
         if self.score_confirmed is not None:
             words += f" → {written(self.score_confirmed)}"
         return words
@@ -173,8 +170,6 @@ def take_score(row: Row, answer: dict, score: dict) -> None:
     row.unfit = row.protocol_problem or audit or score.get("held_back") or ""
     row.bucket, row.why = bucket(score, row.unfit)
     row.held_back = row.bucket == "refined" and row.why.startswith("held back")
-    if row.status == Status.STOPPED:
-        row.why += f"; stopped early, {written(score['bounds'], '.1f')} possible"
     if row.bucket:
         row.score = score["score"]
         row.score_confirmed = score.get("score_confirmed")
@@ -202,9 +197,6 @@ def turns_csv(rows: list[Row], judges: list[str]) -> str:
         cells = {name: getattr(row, name) for name in _OF_ROW}
         cells |= {name: row.judged.get(name) for name in ("points", "max_points", "reason")}
         cells["file"] = row.path.as_posix() if row.path else ""
-        is_stopped = row.status == Status.STOPPED
-        bounds = row.judged["bounds"] if is_stopped else (row.score, row.score)
-        cells["score_low"], cells["score_high"] = bounds
         cells |= {metric: row.metrics.get(metric) for metric in METRICS}
         cells |= {f"judge {judge}": row.by_judge.get(judge) for judge in judges}
         cells["leak_hits"] = len(row.leaks.get("challenger", []))
