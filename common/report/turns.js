@@ -49,7 +49,7 @@ function findWords() { // what the filter looks through
     const { observation, verdicts, replies } = turn.texts ?? { verdicts: [], replies: {} };
     turn.words = [turn.stem, turn.instance_id, turn.repo, turn.why, observation,
       ...Object.values(turn.choices).flat(), ...verdicts.map((verdict) => verdict.reason),
-      ...Object.values(replies).map((parts) => parts.join(""))].join("\n").toLowerCase();
+      ...Object.values(replies)].join("\n").toLowerCase();
   }
 }
 
@@ -152,17 +152,17 @@ function pair(turn, sides, blind = false) {
       if (problem) box.append(el("p", { class: "alert" }, `Protocol: ${problem}`));
       findings.push(...[...problem.matchAll(/`([^`\s]+)`/g)].map((match) => match[1]));
     }
-    box.append(reply(side, turn.texts.replies[side], findings.filter(Boolean)));
+    const [text, other] = [side, sides[1 - place]].map((name) => turn.texts.replies[name]);
+    box.append(reply(side, text, other, findings.filter(Boolean)));
     return box;
   });
   return el("div", { class: "pair" }, ...boxes);
 }
 
-// A reply with its commands set off. Its parts are by turns what it alone holds and what both hold;
-// its text stays, character by character, what it was.
-function reply(side, parts, findings) {
-  const text = parts.join("");
-  const kinds = parts.flatMap((part, place) => Array(part.length).fill(place % 2 ? "" : "word"));
+// A reply with its commands set off, and what it alone holds. Its text stays, character by
+// character, what it was.
+function reply(side, text, other, findings) {
+  const kinds = kindsOfWords(text, other);
   for (const finding of findings) {
     for (let at = text.indexOf(finding); at >= 0; at = text.indexOf(finding, at + finding.length)) {
       kinds.fill("leak", at, at + finding.length);
@@ -181,6 +181,23 @@ function reply(side, parts, findings) {
     }
   });
   return box;
+}
+
+// For each character "word" where the other text has no run of three words with this one in it, else
+// "". Of texts that share less than LEAST_SHARED nothing is marked: the marks would cover everything.
+const LEAST_SHARED = 0.3;
+
+function kindsOfWords(text, other) {
+  const words = text.match(/\s*\S+|\s+/g) ?? [];
+  const theirs = other.trim().split(/\s+/);
+  const runs = new Set(theirs.map((_, at) => theirs.slice(at, at + 3).join(" ")));
+  const own = words.map((word) => word.trim());
+  const shared = new Set(); // places in words
+  own.forEach((_, at) => {
+    if (runs.has(own.slice(at, at + 3).join(" "))) [at, at + 1, at + 2].forEach((n) => shared.add(n));
+  });
+  const alike = shared.size >= LEAST_SHARED * Math.min(words.length, theirs.length);
+  return words.flatMap((word, at) => Array(word.length).fill(alike && !shared.has(at) ? "word" : ""));
 }
 
 // ------------------------------------------------------------------------------------ the judges
@@ -361,13 +378,10 @@ function onKey(event) {
 }
 
 async function readTexts() {
-  let text = $("texts").textContent;
-  if ($("texts").type === "application/gzip") {
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    text = await new Response(stream).text();
-  }
-  JSON.parse(text).forEach((texts, place) => Object.assign(turns[place], { texts }));
+  const bytes = Uint8Array.from(atob($("texts").textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const lines = (await new Response(stream).text()).split("\n"); // a turn each
+  turns.forEach((turn, place) => { turn.texts = JSON.parse(lines[place]); });
   findWords();
   applyFilters();
   drawTurn();
