@@ -35,7 +35,7 @@ from common.report.labels import compare_labels, read_labels
 from common.report.left_out import huge_pr_page, read_left_out
 from common.report.outputs import put
 from common.report.report_page import NEXT_STEP, Facts, Writers, page_lines, report_page
-from common.report.rows import Turn, csv_text, read_turn, turns_table
+from common.report.rows import Turn, read_turn, turns_table
 from common.report.turns_page import Page
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
@@ -65,7 +65,8 @@ def main() -> int:
             put(CARD, dataset_card(facts))
         judges = list(facts.duel["judges"])
         table = turns_table(facts.rows, judges, fates)
-        put("report/turns.csv", csv_text(table))
+        csv = table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
+        put("report/turns.csv", csv)
         put("report/hugePR.md", huge_pr_page(facts.left_out, config.generate.max_record_chars))
         licence_is_stated = stated_licence()["license"] != "unknown"
         put("report/report.md", report_page(facts, table, licence_is_stated))

@@ -24,7 +24,7 @@ CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no 
 COMMAND_CHARS = 200  # of the command that a row keeps
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Row:
     """The figures of one turn; its texts and verdicts stay on disk."""
 
@@ -232,34 +232,26 @@ _FORMULA_STARTS = tuple("=+-@\t\r\n")
 
 
 def turns_table(rows: list[Row], judges: list[str], fates: dict[str, str]) -> pandas.DataFrame:
-    """Return a table of all turns, a line for each row; `fates` say what export/ made of each."""
+    """Return turns.csv as a table, a line for each row; `fates` say what export/ made of each."""
     import pandas  # takes a third of a second, which --help does not need
 
-    lines = []
-    for row in rows:
-        cells = {name: getattr(row, name) for name in _COLUMNS}
-        cells["file"] = row.path.as_posix() if row.path else ""
-        cells |= {metric: row.metrics.get(metric) for metric in METRICS}
-        cells |= {f"judge {judge}": row.by_judge.get(judge) for judge in judges}
-        cells["leak_hits"] = len(row.leaks.get("challenger", []))
-        cells["king_leak_hits"] = len(row.leaks.get("king", []))
-        cells["export"] = fates.get(row.stem, "")
-        lines.append(cells)
-    table = pandas.DataFrame(lines)
+    columns = {name: [_csv_cell(getattr(row, name)) for row in rows] for name in _COLUMNS}
+    columns["file"] = [row.path.as_posix() if row.path else "" for row in rows]
+    for metric in METRICS:
+        columns[metric] = [row.metrics.get(metric) for row in rows]
+    for judge in judges:
+        columns[f"judge {judge}"] = [row.by_judge.get(judge) for row in rows]
+    columns["leak_hits"] = [len(row.leaks.get("challenger", [])) for row in rows]
+    columns["king_leak_hits"] = [len(row.leaks.get("king", [])) for row in rows]
+    columns["export"] = [_csv_cell(fates.get(row.stem, "")) for row in rows]
+    table = pandas.DataFrame(columns)
     counts = dict.fromkeys(("points", "max_points"), "Int64")
     scores = ["score", "score_confirmed", *METRICS, *(f"judge {judge}" for judge in judges)]
     return table.astype({**counts, **dict.fromkeys(scores, "float64")})
 
 
-def csv_text(table: pandas.DataFrame) -> str:
-    """Return turns.csv. What a spreadsheet would run as a formula starts with an apostrophe."""
-    texts = table.select_dtypes("object")
-    return table.assign(**{name: texts[name].map(_csv_cell) for name in texts}).to_csv(
-        index=False, float_format="%.2f", lineterminator="\n"
-    )
-
-
 def _csv_cell(value: object) -> object:
+    """Return a cell. What a spreadsheet would run as a formula starts with an apostrophe."""
     if not isinstance(value, str):
         return value
     text = str(value).replace("\0", "")

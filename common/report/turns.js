@@ -188,7 +188,7 @@ function reply(side, text, other, findings) {
 const LEAST_SHARED = 0.3;
 
 function kindsOfWords(text, other) {
-  const words = text.match(/\s*\S+|\s+/g) ?? [];
+  const words = text.match(/\s*\S+(?:\s+$)?/g) ?? [];
   const theirs = other.trim().split(/\s+/);
   const runs = new Set(theirs.map((_, at) => theirs.slice(at, at + 3).join(" ")));
   const own = words.map((word) => word.trim());
@@ -215,7 +215,7 @@ function panel(turn, look) {
       el("p", {}, dim(`${verdict.order.replace("-", " ")}: `), verdict.reason)));
     return [
       el("tr", {}, el("th", { scope: "row" }, judge),
-        ...metrics.map((metric) => callCell(turn, both, metric)),
+        ...metrics.map((metric, place) => callCell(turn, both, metric, place)),
         el("td", {}, look === 1 ? points(turn.texts.by_judge[judge]) : "")),
       el("tr", {}, el("td", { class: "reasons", colspan: metrics.length + 2 }, ...reasons))];
   });
@@ -231,9 +231,9 @@ function panel(turn, look) {
     el("table", {}, el("thead", {}, el("tr", {}, ...names)), el("tbody", {}, ...rows)));
 }
 
-function callCell(turn, both, metric) {
+function callCell(turn, both, metric, place) {
   const calls = both.map((verdict, order) => { // 1 or 2: the reply that was shown first or second
-    const call = verdict?.calls?.[metric];
+    const call = verdict?.calls?.[place];
     if (call === undefined) return ["none", "?", "no verdict"];
     if (call === 0) return ["level", "=", "level"];
     if (call === order + 1) return ["win", "C", "challenger better"];

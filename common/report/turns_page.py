@@ -44,6 +44,7 @@ OBEYED = re.compile(
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
     "|[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{4,}"
 )
+ASCII_OBEYED = dict.fromkeys([*range(9), *range(11, 32), 127])  # for str.translate, to drop them
 
 
 class Page:
@@ -77,7 +78,7 @@ class Page:
         for verdict in texts["verdicts"]:
             if verdict["look"] == 1 and verdict["calls"]:
                 challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
-                for call in verdict["calls"].values():
+                for call in verdict["calls"]:
                     word = {0: "draw", challenger: "win"}.get(call, "loss")
                     self.calls[verdict["judge"], verdict["order"], word] += 1
 
@@ -148,8 +149,9 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
     for verdict in score.get("verdicts", []):
         # Older versions did not name the verdicts that a score rests on.
         if verdict["look"] <= 2 and ("counted" not in score or verdict["key"] in counted):
-            names = ("judge", "order", "calls", "reason", "look")
-            verdicts.append({name: verdict[name] for name in names})
+            shown = {name: verdict[name] for name in ("judge", "order", "reason", "look")}
+            calls = verdict["calls"] and [verdict["calls"][metric] for metric in METRICS]
+            verdicts.append({**shown, "calls": calls})
     marks = [f"{side}: leak audit" for side in replies if leaks[side]]
     marks += [f"{side}: protocol" for side in replies if problems[side]]
     is_alike = answer[key] == answer["challenger"]
@@ -186,6 +188,8 @@ def visible(value, chars: int = TEXT_CHARS):
             head = chars * 2 // 3
             left_out = f"{len(value) - chars:,} characters left out: the file holds the whole"
             value = f"{value[:head]}\n⋯ {left_out} ⋯\n{value[head - chars :]}"
+        if value.isascii() and value.translate(ASCII_OBEYED) == value:
+            return value  # most texts: the pattern would take ten times as long
         return OBEYED.sub(lambda marks: "".join(f"⟨U+{ord(m):04X}⟩" for m in marks[0]), value)
     if isinstance(value, list):
         return [visible(item) for item in value]
