@@ -1,9 +1,12 @@
-"""The dataset card of export/: front matter by huggingface_hub, text from the template card.md."""
+"""The dataset card of export/: front matter in YAML, text from the template card.md."""
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from pathlib import Path
+
+import yaml
 
 from common.config import METRICS
 from common.files import BadFile
@@ -16,7 +19,12 @@ from common.turns import DEFEAT_MIN, FINAL_MIN
 
 CARD = Path("export", "README.md")
 _OPPONENT_WORDS = {1: "the source data's own next turn (the reference)", 2: "the king"}
-_SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))  # of the Hub
+_SIZES = (  # of the Hub
+    (1000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (math.inf, "100K<n<1M"),
+)
 
 
 def dataset_card(facts: Facts) -> str:
@@ -57,42 +65,39 @@ def dataset_card(facts: Facts) -> str:
         lost={length: export.lost_at(length) for length in MAX_LENGTHS},
         fit=Markdown(export.fitting_length),  # without a comma, for it stands in code
     )
-    return f"---\n{front_matter(export)}\n---\n\n{text}\n"
+    return f"---\n{front_matter(export)}---\n\n{text}\n"
 
 
 def front_matter(export: Export) -> str:
     """Return the card's YAML; a licence that the user stated in the card there is kept."""
-    from huggingface_hub import DatasetCardData  # a quarter of a second
-
-    configs = []
+    front = {
+        **stated_licence(),
+        "pretty_name": "Preferred single turns of a coding agent",
+        "task_categories": ["text-generation"],
+        "tags": ["code", "agent", "software-engineering", "sft", "dpo"],
+        "size_categories": [next(name for most, name in _SIZES if len(export.all_rows) < most)],
+    }
     splits = [split for split, rows in export.rows.items() if rows]
+    if splits:
+        front["configs"] = []
     for config in CONFIGS if splits else ():
         paths = [{"split": split, "path": exports.file_name(config, split)} for split in splits]
         default = {"default": True} if config == "sft" else {}
-        configs.append({"config_name": config, **default, "data_files": paths})
-    size = next((name for most, name in _SIZES if len(export.all_rows) < most), "100K<n<1M")
-    data = DatasetCardData(
-        **stated_licence(),
-        pretty_name="Preferred single turns of a coding agent",
-        task_categories=["text-generation"],
-        tags=["code", "agent", "software-engineering", "sft", "dpo"],
-        size_categories=[size],
-        configs=configs or None,
-    )
-    return data.to_yaml()
+        front["configs"].append({"config_name": config, **default, "data_files": paths})
+    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 
 
 def stated_licence() -> dict:
     """Return what the card there says under license, license_name and license_link."""
-    from huggingface_hub import DatasetCard
-
     text = CARD.read_text(encoding="utf-8-sig", errors="replace") if CARD.exists() else ""
-    if not text.lstrip().startswith("---"):
-        return {"license": "unknown"}
-    try:
-        front = DatasetCard(text).data.to_dict()
-    except Exception as error:  # of the YAML parser, which this project does not import
-        first_line = str(error).split("\n")[0]
-        raise BadFile(CARD, f"cannot read its front matter ({first_line})") from None
-    stated = {key: value for key, value in front.items() if key.startswith("license") and value}
-    return {"license": "unknown", **stated}
+    stated = {"license": "unknown"}
+    if text.lstrip().startswith("---"):
+        try:
+            front = yaml.safe_load(text.lstrip()[3:].split("\n---")[0])
+        except yaml.YAMLError as error:
+            first_line = str(error).split("\n")[0]
+            raise BadFile(CARD, f"cannot read its front matter ({first_line})") from None
+        for key, value in front.items() if isinstance(front, dict) else ():
+            if str(key).startswith("license") and value:
+                stated[key] = value
+    return stated
