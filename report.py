@@ -28,7 +28,7 @@ from pathlib import Path
 
 from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
-from common.config import Config, load_config
+from common.config import METRICS, Config, load_config
 from common.files import BadFile, UserError, natural_key
 from common.report.card import CARD, dataset_card, stated_licence
 from common.report.exports import Export, export_text, export_training
@@ -70,7 +70,8 @@ def main() -> int:
         put("report/turns.csv", csv)
         put("report/hugePR.md", huge_pr_page(facts.left_out, config.generate.max_record_chars))
         licence_is_stated = stated_licence()["license"] != "unknown"
-        put("report/report.md", report_page(facts, table, licence_is_stated))
+        metric_means = table.loc[table["bucket"].notna(), list(METRICS)].mean().to_dict()
+        put("report/report.md", report_page(facts, metric_means, licence_is_stated))
         title = f"Challenger against {facts.opponent}: {facts.verdict}"
         lines = page_lines(facts, page.left_out)
         put("report/turns.html", page.html(title, lines, judges, fates))

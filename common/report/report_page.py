@@ -8,7 +8,6 @@ from collections import Counter, defaultdict
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,9 +20,6 @@ from common.report.markdown import NOTHING, Markdown, fill
 from common.report.rows import Row, Turn
 from common.report.turns_page import MOST_TURNS
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
-
-if TYPE_CHECKING:
-    import pandas
 
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
@@ -216,8 +212,8 @@ def page_lines(facts: Facts, turns_left_out: int) -> list[str]:
 # -------------------------------------------------------------------------------------- report.md
 
 
-def report_page(facts: Facts, table: pandas.DataFrame, licence_is_stated: bool) -> str:
-    """Return report.md, for a reader in a hurry; `table` has all turns."""
+def report_page(facts: Facts, metric_means: dict, licence_is_stated: bool) -> str:
+    """Return report.md, for a reader in a hurry."""
     export = facts.export if facts.export and facts.export.all_rows else None
     labels = facts.labels["labels"] if facts.labels else 0
     apart = [row for row in facts.parsed if row.spread]
@@ -242,7 +238,7 @@ def report_page(facts: Facts, table: pandas.DataFrame, licence_is_stated: bool) 
         look=second_look(facts),
         points=points(facts),
         spent=spent(facts),
-        metric_means=table.loc[table["bucket"].notna(), list(METRICS)].mean().to_dict(),
+        metric_means=metric_means,
         disputed=disputed[:TURNS_SHOWN],
         to_read=[row.link for row in disputed[:TURNS_TO_READ]],
         listed=sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
@@ -353,6 +349,11 @@ def unfinished(facts: Facts) -> dict:
         if rows:
             first = {"example": rows[0].link, "why": rows[0].why or None}
             not_done.append({"status": status, "turns": len(rows), "step": step, **first})
+    return {"not_done": not_done, "failures": stage_failures(), "out": len(out)}
+
+
+def stage_failures() -> list[dict]:
+    """Return what each earlier stage's last run failed at, by kind, with an example."""
     failures = defaultdict(list)
     for folder in ("prompt", "answer_*", "score"):
         for path in sorted(Path().glob(f"{folder}/_failed*.jsonl")):
@@ -363,5 +364,4 @@ def unfinished(facts: Facts) -> dict:
                 except (ValueError, KeyError, TypeError):
                     continue  # a list of another program
                 failures[names["stage"], names["kind"]].append(names)
-    failed = [{**items[0], "count": len(items)} for _, items in sorted(failures.items())]
-    return {"not_done": not_done, "failures": failed, "out": len(out)}
+    return [{**items[0], "count": len(items)} for _, items in sorted(failures.items())]
