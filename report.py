@@ -35,9 +35,10 @@ from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
 from common.report.left_out import huge_pr_page, read_left_out
 from common.report.outputs import put
-from common.report.report_page import NEXT_STEP, Facts, Writers, page_lines, report_page
+from common.report.report_page import NEXT_STEP, Facts, page_lines, report_page
 from common.report.rows import Turn, read_turn, turns_table
 from common.report.turns_page import Page
+from common.report.writers import Writers
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN

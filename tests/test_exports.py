@@ -14,7 +14,7 @@ from pathlib import Path
 import pytest
 
 from common.files import clean_text
-from makers import JUDGES, get, make_reply, make_run, put
+from makers import JUDGES, MOST, get, make_reply, make_run, put
 from reports import (
     DEFEAT,
     FINAL,
@@ -293,7 +293,7 @@ def test_near_duplicates_within_an_instance_are_dropped(tmp_path):
     ]:
         rewrite(tmp_path, stem, challenger=text, instance_id=instance)
     rewrite(tmp_path, stems[3], challenger=said)  # the same, of another instance
-    rejudge(tmp_path, stems[1], 60)
+    rejudge(tmp_path, stems[1], MOST)
     report(tmp_path)
     kept = {row["stem"] for row in exported(tmp_path)}
     assert kept == {stems[1], *stems[3:]}  # of the three near ones the best-scored

@@ -50,10 +50,10 @@ pytestmark = pytest.mark.background
 
 def test_buckets_are_exact_at_the_thresholds(tmp_path):
     stems = make_run(tmp_path, [FINAL] * 6)
-    five_judges = [f"judge-{number}" for number in range(5)]  # 100 half-points
-    for stem, points in zip(stems, [80, 79, 66, 65]):
-        rejudge(tmp_path, stem, points, five_judges)
-    rejudge(tmp_path, stems[4], 48)  # of 60
+    judges = [f"judge-{number}" for number in range(25)]  # 100 half-points a metric
+    for stem, percent in zip(stems, [80, 79, 66, 65]):
+        rejudge(tmp_path, stem, percent * len(METRICS), judges)
+    rejudge(tmp_path, stems[4], MOST * 80 // 100)
     rejudge(tmp_path, stems[5], 0)
     answers = {stem: (tmp_path / f"answer_0/{stem}.json").read_bytes() for stem in stems}
     report(tmp_path)
@@ -466,7 +466,7 @@ def test_points_to_look_at_are_raised_by_the_figures_alone(tmp_path):
     put(tmp_path / "score/_duel.json", duel)
     for stem in stems[:12]:
         rewrite(tmp_path, stem, king="x")
-        rejudge(tmp_path, stem, 60)
+        rejudge(tmp_path, stem, MOST)
     for stem in stems[12:]:
         rewrite(tmp_path, stem, king="x" * 9000)
         rejudge(tmp_path, stem, REFINED)

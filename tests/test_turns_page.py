@@ -22,11 +22,11 @@ from common.report.turns_page import Page, turn_data, visible
 from common.turns import ORDERS
 from makers import get, make_chat, make_run
 from pages import BROWSERS, FLAGS, JUDGES, make_data, write_page
-from reports import rewrite
+from reports import FINAL, rewrite
 
 
 def test_what_the_page_is_told_of_a_turn(tmp_path, monkeypatch):
-    stems = make_run(tmp_path, [54] * 3)
+    stems = make_run(tmp_path, [FINAL] * 3)
     answer = get(tmp_path / f"answer_0/{stems[1]}.json")
     rewrite(tmp_path, stems[1], challenger=answer["king"])
     chat = make_chat(7, steps=2)
