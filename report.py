@@ -59,18 +59,19 @@ def main() -> int:
         quarantined: list[Path] = []  # where foreign files lie that stood in the way
         facts = read_run(stems, config, flags.limit, tally, page, quarantined)
         fates = {}
+        licence_is_stated = True
         if not flags.limit:
             kept_from = _DEFEAT_MIN if flags.with_refined else _FINAL_MIN
             facts.export = Export(flags.with_refined, kept_from, flags.max_tokens)
             export_training(facts.rows, facts.export)
             fates = facts.export.fates
+            licence_is_stated = stated_licence()["license"] != "unknown"
             put(CARD, dataset_card(facts))
         judges = list(facts.duel["judges"])
         table = turns_table(facts.rows, judges, fates)
         csv = table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
         put("report/turns.csv", csv)
         put("report/hugePR.md", huge_pr_page(facts.left_out, config.generate.max_record_chars))
-        licence_is_stated = stated_licence()["license"] != "unknown"
         metric_means = table.loc[table["bucket"].notna(), list(METRICS)].mean().to_dict()
         put("report/report.md", report_page(facts, metric_means, licence_is_stated))
         title = f"Challenger against {facts.opponent}: {facts.verdict}"

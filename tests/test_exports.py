@@ -165,8 +165,8 @@ def test_the_split_is_by_repo_and_survives_growth(tmp_path):
         report(folder)
         return splits(folder)
 
-    small = split_of_run(120)
-    large = split_of_run(300)
+    small = split_of_run(80)
+    large = split_of_run(200)
     assert small.items() <= large.items() and len(large) > len(small)
     for repo, split in large.items():
         assert split == ("validation" if hash_of(repo) < 0.1 else "train")

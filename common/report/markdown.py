@@ -12,7 +12,7 @@ import unicodedata
 from functools import lru_cache
 from pathlib import Path
 
-from common.files import clean_text
+from common.files import UserError, clean_text
 
 NOTHING = "–"  # in place of a figure that there is not
 
@@ -97,6 +97,13 @@ def _templates():
 
 
 def fill(file_name: str, /, **figures: object) -> Markdown:
-    """Return a template filled in. Raises UndefinedError for a name that is not given."""
-    text = _templates().get_template(file_name).render(figures)
+    """Return a template filled in. Raises UserError for a figure that is not there."""
+    from jinja2 import UndefinedError
+
+    try:
+        text = _templates().get_template(file_name).render(figures)
+    except UndefinedError as missing:
+        raise UserError(
+            f"{file_name}: {missing}. Files of another version? Run python validate.py, then this."
+        ) from None
     return Markdown(re.sub(r"\n{3,}", "\n\n", text).strip())

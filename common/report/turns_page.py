@@ -1,6 +1,6 @@
 """Write report/turns.html: the page to read and to label turns, one file that needs nothing else.
 
-turns.html, turns.css and turns.js lie beside this module and are put into one. Every text of the
+turns.html, turns.css, labels.js and turns.js lie beside this module and are put into one. Every text of the
 page comes from models and datasets: control and direction marks are made visible here, the data is
 JSON in which no tag can stand, and the page's own policy lets only its own script and style run.
 """
@@ -92,7 +92,8 @@ class Page:
         data = to_json({"metrics": METRICS, "turns": self.entries}).decode().translate(NO_TAGS)
         texts = b"".join([*self._packed, self._packer.flush()])
         style = (HERE / "turns.css").read_text(encoding="utf-8")
-        script = (HERE / "turns.js").read_text(encoding="utf-8")
+        script = (HERE / "labels.js").read_text(encoding="utf-8")
+        script += (HERE / "turns.js").read_text(encoding="utf-8")
         loader = FileSystemLoader(HERE)
         templates = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
         return templates.get_template("turns.html").render(
