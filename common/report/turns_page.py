@@ -1,8 +1,9 @@
 """Write report/turns.html: the page to read and to label turns, one file that needs nothing else.
 
-turns.html, turns.css, labels.js and turns.js lie beside this module and are put into one. Every text of the
-page comes from models and datasets: control and direction marks are made visible here, the data is
-JSON in which no tag can stand, and the page's own policy lets only its own script and style run.
+turns.html, turns.css, labels.js and turns.js lie beside this module and are put into one. Every
+text of the page comes from models and datasets: control and direction marks are made visible here,
+the data is JSON in which no tag can stand, and the page's own policy lets only its own script and
+style run.
 """
 
 from __future__ import annotations
