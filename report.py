@@ -3,7 +3,6 @@
 Run:     python report.py                  the whole job
          python report.py --with-refined   export/ holds refined/ as well as final/
          python report.py --max-tokens N   export/ without rows that are longer
-         python report.py --check          verify all that lies here, write nothing; exit 0 or 1
          python report.py --limit N        a trial: report/ over the first N turns; buckets and
                                            export/ stay as they are
 
@@ -23,24 +22,23 @@ No network, no key.
 
 from __future__ import annotations
 
-from contextlib import nullcontext
+import gc
 from functools import partial
 from pathlib import Path
 
 from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
-from common.config import Config, load_config
+from common.config import METRICS, Config, load_config
 from common.files import BadFile, UserError, natural_key
-from common.report.card import CARD, card_flags, dataset_card
-from common.report.check import show_check
-from common.report.exports import Export, export_training
-from common.report.figures import NEXT_STEP, Facts, export_text
+from common.report.card import CARD, dataset_card, stated_licence
+from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
 from common.report.left_out import huge_pr_page, read_left_out
-from common.report.outputs import Outputs
-from common.report.report_page import report_page
-from common.report.rows import Row, read_row, turns_csv
-from common.report.turns_page import turns_data, turns_page
+from common.report.outputs import put
+from common.report.report_page import NEXT_STEP, Facts, page_lines, report_page
+from common.report.rows import Turn, read_turn, turns_table
+from common.report.turns_page import Page
+from common.report.writers import Writers
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
@@ -51,68 +49,68 @@ def main() -> int:
     add = options.add_argument
     add("--with-refined", action="store_true", help="export refined/ as well as final/")
     add("--max-tokens", type=whole_number, metavar="N", help="export no row longer than that")
-    add("--check", action="store_true", help="verify all that lies here, write nothing")
     flags = options.parse_args()
-    if flags.check and flags.limit:
-        raise UserError("--check looks at everything: leave out --limit.")
     tally = Tally("report.py")
-    outputs = Outputs(check=flags.check)
     config = load_config()
-    stems = find_stems(flags.limit, need_scores=not flags.check)
-    written = ["report"] if flags.limit else ["report", *BUCKETS]
-    locks = files.lock_folders([Path(folder) for folder in written], "report")
-    with nullcontext() if flags.check else locks:
-        facts = read_run(stems, config, flags.limit, tally)
-        rows = facts.rows
+    stems = find_stems(flags.limit)
+    folders = ["report"] if flags.limit else ["report", *BUCKETS]
+    with files.lock_folders([Path(folder) for folder in folders], "report"):
+        page = Page(len(stems))
+        quarantined: list[Path] = []  # where foreign files lie that stood in the way
+        facts = read_run(stems, config, flags.limit, tally, page, quarantined)
+        fates = {}
+        licence_is_stated = True
         if not flags.limit:
-            export_final(rows, outputs)
-            export_refined(rows, outputs)
-            export_defeat(rows, outputs)
-            remove_misplaced(rows, outputs)
-            # --check asks for what the card there says that it was made with.
-            with_refined, max_tokens = card_flags() if flags.check else (False, None)
-            with_refined = with_refined or flags.with_refined
-            kept_from = _DEFEAT_MIN if with_refined else _FINAL_MIN
-            facts.export = Export(with_refined, kept_from, flags.max_tokens or max_tokens)
-            export_training(rows, facts.export, outputs)
-            outputs.put(CARD, dataset_card(facts))  # last, for it speaks of the others
-        max_record_chars = config.generate.max_record_chars
-        outputs.put("report/turns.csv", turns_csv(rows, facts.judges))
-        outputs.put("report/hugePR.md", huge_pr_page(facts.left_out, max_record_chars))
-        outputs.put("report/report.md", report_page(facts))
-        outputs.put("report/turns.html", turns_page(turns_data(facts)))
-        if flags.check:
-            has_run = any(Path(folder).is_dir() for folder in ("report", "export", *BUCKETS))
-            return show_check(facts, outputs.stale if has_run else [], tally)
+            kept_from = _DEFEAT_MIN if flags.with_refined else _FINAL_MIN
+            facts.export = Export(flags.with_refined, kept_from, flags.max_tokens)
+            export_training(facts.rows, facts.export)
+            fates = facts.export.fates
+            licence_is_stated = stated_licence()["license"] != "unknown"
+            put(CARD, dataset_card(facts))
+        judges = list(facts.duel["judges"])
+        table = turns_table(facts.rows, judges, fates)
+        csv = table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
+        put("report/turns.csv", csv)
+        put("report/hugePR.md", huge_pr_page(facts.left_out, config.generate.max_record_chars))
+        metric_means = table.loc[table["bucket"].notna(), list(METRICS)].mean().to_dict()
+        put("report/report.md", report_page(facts, metric_means, licence_is_stated))
+        title = f"Challenger against {facts.opponent}: {facts.verdict}"
+        lines = page_lines(facts, page.left_out)
+        put("report/turns.html", page.html(title, lines, judges, fates))
         tally.write_failed("report")
-    return show_tally(facts, outputs, tally)
+    return show_tally(facts, quarantined, tally)
 
 
 # ------------------------------------------------------------------------------------------ turns
 
 
-def find_stems(limit: int | None, need_scores: bool) -> list[str]:
+def find_stems(limit: int | None) -> list[str]:
     """Return every answered or scored turn; the first `limit` of the scored ones."""
     scored = [path.stem for path in files.turn_files("score")]
-    answered = list(turns.answer_files())
-    if need_scores and not scored:
+    answered = set()
+    for folder in turns.answer_folders():
+        answered |= {path.stem for path in files.turn_files(folder)}
+    if not scored:
         raise UserError("score/ holds no judged turn: run python validate.py, then this again.")
     if not answered:
         raise UserError("answer_*/ hold no turn: put them back, or run python king.py.")
     if limit:
         return scored[:limit]
-    return sorted({*answered, *scored}, key=natural_key)
+    return sorted(answered.union(scored), key=natural_key)
 
 
-def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) -> Facts:
-    """Read all that this stage speaks of; torn files are failures of the tally."""
-    folders = turns.answer_folders()
-    progress = Progress(len(stems), "reading")
-    rows = []
-    for stem in stems:
-        rows.append(read_row(stem, _find_answer(stem, folders), tally))
-        progress.update(failed=len(tally.failed))
-    progress.close()
+def read_run(
+    stems: list[str],
+    config: Config,
+    limit: int | None,
+    tally: Tally,
+    page: Page,
+    quarantined: list[Path],
+) -> Facts:
+    """Read all that this stage speaks of, each turn once: what needs its texts is written at once.
+
+    Torn files are failures of the tally.
+    """
     duel = {}
     plan = {}
     try:
@@ -124,13 +122,24 @@ def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) 
     except BadFile as bad:
         tally.fail("_plan", "torn or foreign file, mended by python prompt.py", str(bad))
     left_out = read_left_out(plan, config, tally)
-    for row in rows:
-        row.license = left_out.licences.get(row.instance_id, "")
-        # An answer may not name its repo, though its prompt does.
-        row.repo = row.repo or left_out.repos.get(row.instance_id) or row.instance_id
+    folders = turns.answer_folders()
+    rows = []
+    writers = Writers()
+    gc.disable()  # what is read holds no cycles: to look for some costs a tenth of the time
+    progress = Progress(len(stems), "reading")
+    for stem in stems:
+        turn = read_turn(stem, _find_answer(stem, folders), left_out, tally)
+        rows.append(turn.row)
+        writers.add(turn)
+        page.add_turn(turn)
+        if not limit:
+            quarantined += sort_into_bucket(turn)
+        progress.update(failed=len(tally.failed))
+    progress.close()
+    gc.enable()
     labels = read_labels()
     agreement = compare_labels(labels, rows) if labels else None
-    return Facts(rows, left_out, duel, plan, config, limit, agreement)
+    return Facts(rows, writers, left_out, duel, plan, config, limit, agreement)
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
@@ -144,34 +153,38 @@ def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
 # ---------------------------------------------------------------------------------------- buckets
 
 
-def fill_bucket(name: str, rows: list[Row], outputs: Outputs) -> None:
-    """Copy the bucket's answers into its folder, with score, metrics and reason."""
-    for row in rows:
-        if row.bucket == name:
-            reason = row.judged["reason"] or ""
-            if row.held_back:
-                reason = f"Held back from final/: {row.unfit}. {reason}"
-            judged = {"score": row.score, "metrics": row.metrics, "reason": reason}
-            copy = files.json_bytes({**turns.read_answer(row.path), **judged})
-            outputs.put(Path(name, f"{row.stem}.json"), copy, is_ours=is_bucket_copy)
+def export_to(bucket: str, turn: Turn) -> list[Path]:
+    """Copy a turn's answer into a bucket, with score, metrics and reason.
 
-
-export_final = partial(fill_bucket, "final")  # what the panel reliably prefers
-export_refined = partial(fill_bucket, "refined")  # preferred less clearly, or held back from final/
-export_defeat = partial(fill_bucket, "defeat")  # the rest of what was judged
-
-
-def remove_misplaced(rows: list[Row], outputs: Outputs) -> None:
-    """Take out of each bucket what belongs into another one, or is no judged turn any more.
-
-    This comes last: a kill leaves a turn in two, for the next run to fix, and never in none. A copy
-    whose answer is gone or torn (no digests of it) stays: it may be the last.
+    Return where a foreign file lies now that stood in its way.
     """
-    for row in rows:
-        for name in BUCKETS:
-            path = Path(name, f"{row.stem}.json")
-            if name != row.bucket and row.sha and path.exists() and is_bucket_copy(path):
-                outputs.remove(path, "lies in the wrong bucket")
+    row = turn.row
+    reason = f"Held back from final/: {row.unfit}. {row.reason}" if row.held_back else row.reason
+    judged = {"score": row.score, "metrics": row.metrics, "reason": reason}
+    copy = files.json_bytes({**turn.answer, **judged})
+    quarantined = put(Path(bucket, f"{row.stem}.json"), copy, is_ours=is_bucket_copy)
+    return [quarantined] if quarantined else []
+
+
+export_final = partial(export_to, "final")  # what the panel reliably prefers
+export_refined = partial(export_to, "refined")  # preferred less clearly, or held back from final/
+export_defeat = partial(export_to, "defeat")  # the rest of what was judged
+EXPORTS = {"final": export_final, "refined": export_refined, "defeat": export_defeat}
+
+
+def sort_into_bucket(turn: Turn) -> list[Path]:
+    """Put a turn into its bucket and take it out of the others; return as `export_to` does.
+
+    In this order: a kill leaves it in two, for the next run to fix, and never in none. A copy whose
+    answer is gone or torn stays: it may be the last.
+    """
+    row = turn.row
+    quarantined = EXPORTS[row.bucket](turn) if row.bucket else []
+    for name in BUCKETS:
+        path = Path(name, f"{row.stem}.json")
+        if name != row.bucket and turn.answer and path.exists() and is_bucket_copy(path):
+            path.unlink()
+    return quarantined
 
 
 def is_bucket_copy(path: Path) -> bool:
@@ -186,9 +199,9 @@ def is_bucket_copy(path: Path) -> bool:
 # ------------------------------------------------------------------------------------------ tally
 
 
-def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
+def show_tally(facts: Facts, quarantined: list[Path], tally: Tally) -> int:
     """Print what was done and what to run next; return the exit code."""
-    tally.done = len(facts.parsed if facts.limit else facts.scored)
+    tally.done = len(facts.parsed)
     for status, step in NEXT_STEP.items():
         if status != Status.BROKEN:  # those have failed
             tally.skipped[f"{status}: {step}"] = facts.statuses[status]
@@ -199,7 +212,7 @@ def show_tally(facts: Facts, outputs: Outputs, tally: Tally) -> int:
         filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
         lines.append("buckets " + ", ".join(filled))
         lines.append("export  " + export_text(facts.export).replace("\n", "\n          "))
-    for path in outputs.quarantined:
+    for path in quarantined:
         lines.append(f"aside   {path} was in the way and is not ours")
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
     lines.append("read    report/turns.html: every turn, side by side; opens in any browser")

@@ -14,8 +14,7 @@ from pathlib import Path
 
 from playwright.sync_api import sync_playwright
 
-from common.report.turns_page import turns_page
-from tests.pages import BROWSERS, FLAGS, make_data
+from tests.pages import BROWSERS, FLAGS, make_data, write_page
 
 # Time one input from the key to the frame after it, as a reader feels it.
 TYPE = """async (text) => {
@@ -51,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             path = Path(folder, "turns.html")
             data = make_data(given.turns)
             started = time.monotonic()
-            path.write_text(turns_page(data), encoding="utf-8")
+            path.write_text(write_page(data), encoding="utf-8")
             print(f"written in   {time.monotonic() - started:7.2f} s")
         print(f"size         {path.stat().st_size / 1e6:7.2f} MB")
         with sync_playwright() as playwright:

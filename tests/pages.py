@@ -7,6 +7,7 @@ import sys
 
 from common.config import METRICS
 from common.report.labels import label_sha
+from common.report.turns_page import Page
 from common.turns import ORDERS
 
 JUDGES = ["lab/Judge-One", "lab/Judge-Two", "lab/Judge-Three"]
@@ -17,7 +18,7 @@ FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
 def make_turn(number: int, rng: random.Random, **changes) -> dict:
-    """Return one turn as `turn_data` returns it; `changes` replace parts of it."""
+    """Return an entry of the list with its "texts"; `changes` replace parts of either."""
 
     def text(words: int) -> str:
         return " ".join(rng.choices(WORDS, k=words))
@@ -26,7 +27,7 @@ def make_turn(number: int, rng: random.Random, **changes) -> dict:
     verdicts = []
     for judge in JUDGES:
         for order in ORDERS:
-            calls = {metric: rng.choice((0, 1, 2)) for metric in METRICS}
+            calls = [rng.choice((0, 1, 2)) for _ in METRICS]
             verdict = {"judge": judge, "order": order, "calls": calls, "reason": text(25)}
             verdicts.append({**verdict, "look": 1})
     replies = {
@@ -73,3 +74,13 @@ def make_data(count: int, seed: int = 0, **changes) -> dict:
     rng = random.Random(seed)
     turns = [make_turn(number, rng, **changes) for number in range(count)]
     return {"title": "A run", "facts": [f"{count} turns"], "judges": JUDGES, "turns": turns}
+
+
+def write_page(data: dict) -> str:
+    """Return turns.html of what `make_data` returns."""
+    page = Page(len(data["turns"]))
+    for turn in data["turns"]:
+        entry = {name: value for name, value in turn.items() if name not in ("texts", "exported")}
+        page.add(entry, turn["texts"])
+    fates = {turn["stem"]: turn["exported"] for turn in data["turns"]}
+    return page.html(data["title"], data["facts"], data["judges"], fates)

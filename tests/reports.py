@@ -8,12 +8,12 @@ import subprocess
 from pathlib import Path
 
 from common.turns import BUCKETS, text_digests
-from makers import JUDGES, get, make_duel, make_score, put
+from makers import JUDGES, MOST, get, make_duel, make_score, put
 from runner import stage
 
-FINAL = 54  # half-points of MOST: 90 score points
-REFINED = 42  # 70
-DEFEAT = 6  # 10
+FINAL = MOST * 90 // 100  # half-points: 90 score points
+REFINED = MOST * 70 // 100
+DEFEAT = MOST * 10 // 100
 
 
 def report(folder: Path, *flags: str, code: int = 0) -> subprocess.CompletedProcess:

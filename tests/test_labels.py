@@ -7,7 +7,7 @@ import math
 import pytest
 
 from common.files import UserError
-from common.report.labels import clopper_pearson, compare_labels, label_sha, read_labels
+from common.report.labels import compare_labels, label_sha, read_labels, wilson
 from common.report.rows import Row
 
 HEADER = "stem,preferred,seconds,sha\n"
@@ -81,7 +81,7 @@ def test_compares_the_panel_with_the_person():
     found = compare_labels(labels, rows)
     assert (found["labels"], found["skipped"], found["stale"]) == (5, 1, 2)
     assert (found["not_worse"], found["final"]) == (2, 3)
-    assert found["interval"] == clopper_pearson(2, 3)
+    assert found["interval"] == wilson(2, 3)
     assert found["correlations"]["good"] == pytest.approx(1.0)
     assert found["correlations"]["poor"] < 0
     apart = [(turn["row"].stem, turn["preferred"]) for turn in found["differences"]]
@@ -95,19 +95,17 @@ def test_without_labels_nothing_is_claimed():
 
 
 @pytest.mark.parametrize(
-    ("hits", "count", "low", "high"),  # from scipy.stats.beta
+    ("hits", "count", "low", "high"),  # the score test's equation, solved for its two roots
     [
-        (0, 10, 0.0, 0.2588655509),
-        (10, 10, 0.7411344491, 1.0),
-        (3, 7, 0.1287563928, 0.7746784160),
-        (37, 40, 0.8174131500, 0.9792463985),
-        (45, 50, 0.8011669975, 0.9597634096),
-        (700, 1000, 0.6752463873, 0.7238772288),
+        (0, 10, 0.0, 0.2129420),
+        (10, 10, 0.7870580, 1.0),
+        (37, 40, 0.8265198, 0.9696297),
+        (700, 1000, 0.6756502, 0.7232705),
         (0, 0, 0.0, 1.0),
     ],
 )
-def test_clopper_pearson(hits, count, low, high):
-    assert clopper_pearson(hits, count) == pytest.approx((low, high), abs=1e-9)
+def test_wilsons_interval(hits, count, low, high):
+    assert wilson(hits, count) == pytest.approx((low, high), abs=1e-5)
 
 
 @pytest.mark.parametrize(

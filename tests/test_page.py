@@ -1,4 +1,4 @@
-"""Markdown that text from outside cannot break, tables, templates."""
+"""Markdown that text from outside cannot break, and templates."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import math
 
 import pytest
 
+from common.files import UserError
 from common.report import markdown
 from common.report.markdown import Markdown, fill, shown, written
 
@@ -72,38 +73,27 @@ def test_each_value_has_one_way_to_be_written(value, form, as_written):
 def page(tmp_path, monkeypatch):
     """A function that fills in a template given as text."""
     monkeypatch.setattr(markdown, "__file__", str(tmp_path / "markdown.py"))
+    markdown._templates.cache_clear()
 
     def fill_in(text: str, **figures) -> str:
         (tmp_path / "page.md").write_text(text, encoding="utf-8")
         return fill("page.md", **figures)
 
-    return fill_in
+    yield fill_in
+    markdown._templates.cache_clear()
 
 
-def test_a_line_with_a_missing_figure_goes(page):
+def test_a_template_writes_every_value_and_stops_at_a_name_that_is_missing(page):
     text = (
-        "# {title}\n\n{none}\n\nend\n\n- {a.b:.1f} {c.d}\n- {a.x} is not there\n- {c.e.f} nor this"
+        "# {{ title }}\n\n\n{% if none %}\ngone\n{% endif %}\n\n{{ a.b | form('.1f') }} {{ all }}"
     )
-    filled = page(text, title="t", none=None, a={"b": 0}, c={"d": "x", "e": None})
-    assert filled == "# t\n\nend\n\n- 0.0 x"
-    with pytest.raises(KeyError):
-        page("{title} {forgotten}", title="t")
-
-
-def test_a_figure_may_decide_on_its_line(page):
-    text = "{if a}a\n{unless a}no a\n{if b}b\n{unless b}no b\n{unless c}no c\n1. {b}x\n1. y\n1. z"
-    assert page(text, a=True, b=[], c=0) == "a\nno b\nno c\n1. y\n2. z"
-
-
-def test_a_line_is_written_for_each_of_many(page):
-    line = "{each one of of}- {one.x:.1f} {one.y} of {all}"
-    text = f"{{of:thing}}\n{line}\n{{if none}}| a |\n{{each one of none}}{{one.x}}"
-    things = [{"x": 1, "y": "|"}, {"x": None, "y": "b"}]
-    assert page(text, of=things, all=2, none=[]) == "2 things\n- 1.0 \\| of 2\n- – b of 2"
-    assert page("{none:thing}", none=[]) == "0 things"
+    assert page(text, title="t|t", none=None, a={"b": 0}, all=1234) == "# t\\|t\n\n0.0 1,234"
+    for missing in ("{{ forgotten }}", "{{ a.forgotten }}", "{% if a.forgotten %}{% endif %}"):
+        with pytest.raises(UserError, match="forgotten"):
+            page(missing, a={})
 
 
 def test_what_is_filled_in_is_text_and_no_template(page):
-    assert page("{odd}", odd="{turn} # <b>") == "{turn} # &lt;b&gt;"
-    assert page("{ours}", ours=Markdown("{turn} <b>")) == "{turn} <b>"
-    assert page('{"json": {odd}}', odd=1) == '{"json": 1}'
+    assert page("{{ odd }}", odd="{{ turn }} # <b>") == "{{ turn }} # &lt;b&gt;"
+    assert page("{{ ours }}", ours=Markdown("{{ turn }} <b>")) == "{{ turn }} <b>"
+    assert page('{"json": {{ odd }}}', odd=1) == '{"json": 1}'

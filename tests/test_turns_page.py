@@ -6,7 +6,6 @@ import base64
 import csv
 import gzip
 import json
-import random
 import re
 import shutil
 import socket
@@ -17,32 +16,36 @@ import pytest
 from common.cli import Tally
 from common.config import METRICS
 from common.report.labels import label_sha
-from common.report.rows import read_row
-from common.report.turns_page import compared, turn_data, turns_page, visible
+from common.report.left_out import LeftOut
+from common.report.rows import read_turn
+from common.report.turns_page import Page, turn_data, visible
 from common.turns import ORDERS
 from makers import get, make_chat, make_run
-from pages import BROWSERS, FLAGS, JUDGES, make_data
-from reports import rewrite
+from pages import BROWSERS, FLAGS, JUDGES, make_data, write_page
+from reports import FINAL, rewrite
 
 
 def test_what_the_page_is_told_of_a_turn(tmp_path, monkeypatch):
-    stems = make_run(tmp_path, [54] * 3)
+    stems = make_run(tmp_path, [FINAL] * 3)
     answer = get(tmp_path / f"answer_0/{stems[1]}.json")
     rewrite(tmp_path, stems[1], challenger=answer["king"])
     chat = make_chat(7, steps=2)
     rewrite(tmp_path, stems[2], messages=chat)
     monkeypatch.chdir(tmp_path)
-    told = []
+    entries = []
+    texts = []
     for stem in stems:
-        row = read_row(stem, Path("answer_0", f"{stem}.json"), Tally("report.py"))
-        told.append(turn_data(row))
-    replies = told[0]["texts"]["replies"]
-    assert told[0]["sha"] == label_sha(replies["king"], replies["challenger"])
-    assert told[1]["sha"] == "", "identical replies are not put before a person"
-    assert told[0]["texts"]["observation"] == "", "the agent had seen the task alone"
-    seen = (told[2]["texts"]["task"], told[2]["texts"]["observation"])
-    assert seen == (chat[1]["content"], chat[-1]["content"])
-    assert len(told[0]["texts"]["verdicts"]) == 6
+        path = Path("answer_0", f"{stem}.json")
+        entry, of_turn = turn_data(read_turn(stem, path, LeftOut(), Tally("report.py")))
+        entries.append(entry)
+        texts.append(of_turn)
+    replies = texts[0]["replies"]
+    assert entries[0]["sha"] == label_sha(replies["king"], replies["challenger"])
+    assert entries[1]["sha"] == "", "identical replies are not put before a person"
+    assert texts[0]["observation"] == "", "the agent had seen the task alone"
+    assert texts[2]["task"] == chat[1]["content"]
+    assert texts[2]["observation"] == chat[-1]["content"]
+    assert len(texts[0]["verdicts"]) == 6
 
 
 # ------------------------------------------------------------------------------- the browser
@@ -71,7 +74,7 @@ def open_page(browser, tmp_path):
     def open_it(data: dict, link: str = "", width: int = 1200, scheme: str = "light"):
         path = tmp_path / "report" / "turns.html"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(turns_page(data), encoding="utf-8")
+        path.write_text(write_page(data), encoding="utf-8")
         context = browser.new_context(viewport={"width": width, "height": 850}, color_scheme=scheme)
         contexts.append(context)
         page = context.new_page()
@@ -142,7 +145,7 @@ def test_link_to_an_unknown_turn_is_told(open_page):
 
 def test_filters_and_sorts(open_page):
     data = make_data(12)
-    data["turns"][4]["marks"] = ["challenger: names the judge"]
+    data["turns"][4]["marks"] = ["challenger: protocol"]
     data["turns"][5]["marks"] = ["king: leak audit"]
     data["turns"][7]["texts"]["replies"]["challenger"] += " Zebra crossing"
     data["turns"][8] |= {"bucket": None, "score": None, "status": "unfinished"}
@@ -161,7 +164,7 @@ def test_filters_and_sorts(open_page):
         ("spread", "-10", [0, 1, 6, 7]),
         ("style", "edit", [2, 6, 10]),
         ("mark", "any", [4, 5]),
-        ("mark", "challenger: names the judge", [4]),
+        ("mark", "challenger: protocol", [4]),
         ("mark", "king: leak audit", [5]),
         ("export", "train", [0, 3, 6, 9]),
     ):
@@ -213,22 +216,28 @@ def test_marks_differences_commands_and_findings(open_page):
     assert said(page, "challenger") == data["turns"][0]["texts"]["replies"]["challenger"]
 
 
-def test_replies_are_compared_unless_they_are_unlike_or_endless():
-    lines = [f"line {number} of a long reply\n" for number in range(300)]
+def test_replies_are_compared_unless_they_are_unlike(open_page):
+    page = open_page(make_data(1))
+
+    def marked(text: str, other: str) -> str:
+        """Return the characters of a text that are marked beside another."""
+        kinds = page.evaluate("([text, other]) => kindsOfWords(text, other)", [text, other])
+        assert len(kinds) == len(text)
+        return "".join(letter for letter, kind in zip(text, kinds) if kind)
+
+    lines = [f"line {number} of a long reply\n" for number in range(900)]
     king = "".join(lines)
-    challenger = "".join([*lines[:100], "a new line\n", *lines[100:]])
-    first, second = compared(king, challenger)
-    assert "".join(first) == king and "".join(second) == challenger
-    assert "".join(first[::2]) == "" and "".join(second[::2]).strip() == "a new line"
-    assert compared(king, "x") == (["", king], ["", "x"])
-    assert compared(king * 2, king * 2) == (["", king * 2], ["", king * 2])
-    assert compared("the one", "a the other") == (["", "the one"], ["", "a the other"])
+    challenger = "".join([*lines[:100], "something quite new\n", *lines[100:]])
+    assert marked(king, challenger) == ""
+    assert marked(challenger, king).strip() == "something quite new"
+    assert marked(king, "x") == marked("x", king) == ""
+    assert marked("the one", "a the other") == ""
 
 
 def test_verdicts_of_both_looks(open_page):
     data = make_data(1)
     turn = data["turns"][0]
-    calls = dict.fromkeys(METRICS, 1)
+    calls = [1] * len(METRICS)
     names = ("judge", "order", "calls", "reason", "look")
     turn["texts"]["verdicts"] = [
         dict(zip(names, (JUDGES[0], ORDERS[0], calls, "first reason", 1))),
@@ -241,11 +250,13 @@ def test_verdicts_of_both_looks(open_page):
     tables = page.locator("table")
     assert tables.count() == 2
     first = tables.nth(0).locator("tbody tr").first
-    assert first.locator(".call").all_text_contents() == ["C", "K"] * 5
-    assert first.locator(".call.flip").count() == 10, "the same call for both places is marked"
+    assert first.locator(".call").all_text_contents() == ["C", "K"] * len(METRICS)
+    assert first.locator(".call.flip").count() == 2 * len(METRICS), (
+        "the same call for both places is marked"
+    )
     title = first.locator(".call").nth(1).get_attribute("title")
     assert title == "correctness, challenger second: king better"
-    assert tables.nth(0).locator(".call.none").count() == 10
+    assert tables.nth(0).locator(".call.none").count() == 2 * len(METRICS)
     assert "second reason" in tables.nth(0).inner_text()
     assert "lab/Other" in tables.nth(1).inner_text()
     assert "88.8" in page.inner_text("#turn header")
@@ -357,7 +368,7 @@ def test_changed_replies_lose_their_label(open_page):
     for turn in data["turns"]:
         turn["sha"] = turn["sha"][::-1]
     path = Path(page.url.removeprefix("file://").split("#")[0])
-    path.write_text(turns_page(data), encoding="utf-8")
+    path.write_text(write_page(data), encoding="utf-8")
     page.reload()
     assert not page.locator("#save").is_visible()
 
@@ -443,7 +454,7 @@ def test_hostile_texts_run_nothing_and_break_nothing(open_page, width):
 
 
 def test_policy_stops_what_would_slip_through(browser, tmp_path):
-    page_text = turns_page(make_data(1))
+    page_text = write_page(make_data(1))
     server = socket.create_server(("127.0.0.1", 0))
     server.setblocking(False)
     address = f"http://127.0.0.1:{server.getsockname()[1]}/x"
@@ -461,19 +472,23 @@ def test_policy_stops_what_would_slip_through(browser, tmp_path):
         server.accept()
 
 
+def texts_of(page: str) -> list[dict]:
+    """Return the texts that a page holds, a turn each."""
+    packed = re.search(r'gzip" id="texts">([^<]*)<', page)[1]
+    lines = gzip.decompress(base64.b64decode(packed)).decode().splitlines()
+    return [json.loads(line) for line in lines]
+
+
 def test_no_tag_and_no_mark_that_is_obeyed_stands_in_the_file():
-    page = turns_page(hostile_data())
+    page = write_page(hostile_data())
     page.encode("utf-8")  # no lone surrogate
-    blocks = re.findall(r'<script type="application/json" id="\w+">(.*?)</script>', page, re.DOTALL)
-    assert len(blocks) == 2
-    for block in blocks:
-        assert not re.search("[<>&\u2028\u2029]", block)
-        json.loads(block)
+    facts = re.search(r'<script type="application/json" id="facts">(.*?)</script>', page)[1]
+    assert not re.search("[<>&\u2028\u2029]", facts)
     assert not re.search(
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", page
     )
-    assert "⟨U+202E⟩gnp.exe" in json.loads(blocks[0])["turns"][13]["why"]
-    assert "⟨U+001B⟩[31mred" in json.loads(blocks[1])[14]["task"]
+    assert "⟨U+202E⟩gnp.exe" in json.loads(facts)["turns"][13]["why"]
+    assert "⟨U+001B⟩[31mred" in texts_of(page)[14]["task"]
     assert visible("one\r\ntwo\rthree") == "one\r\ntwo⟨U+000D⟩three"
 
 
@@ -494,25 +509,17 @@ def test_two_thousand_turns(open_page):
 
 
 def test_the_same_data_gives_the_same_page_and_long_texts_say_what_is_left_out():
-    assert turns_page(make_data(250)) == turns_page(make_data(250))
+    assert write_page(make_data(250)) == write_page(make_data(250))
     data = make_data(1, observation="x" * 50_000)
     data["turns"][0]["texts"]["replies"]["king"] = "y" * 30_000
-    page = turns_page(data)
-    assert "46,000 characters left out" in page
-    assert "10,000 characters left out" in page
+    (texts,) = texts_of(write_page(data))
+    assert "46,000 characters left out" in texts["observation"]
+    assert "10,000 characters left out" in texts["replies"]["king"]
 
 
-def test_a_run_of_long_texts_is_cut_as_far_as_the_page_would_be_too_large():
-    rng = random.Random(0)
-    data = make_data(300)
-    for turn in data["turns"]:
-        turn["texts"]["task"] = rng.randbytes(3000).hex()
-        turn["texts"]["observation"] = rng.randbytes(3000).hex()
-    page = turns_page(data)
-    assert len(page) <= 500 * 3000
-    packed = re.search(r'gzip" id="texts">([^<]*)<', page)[1]
-    texts = json.loads(gzip.decompress(base64.b64decode(packed)))
-    assert 500 <= len(texts[0]["task"]) < 4000 and len(texts) == 300
+def test_the_more_turns_a_page_has_the_less_context_it_shows_of_each():
+    shown = [Page(turns).context_chars for turns in (1, 1000, 2000, 50_000)]
+    assert shown == [4000, 4000, 2000, 500]
 
 
 CONTRAST = """() => {

@@ -1,31 +1,36 @@
-"""The dataset card of export/: front matter by huggingface_hub, text from the template card.md."""
+"""The dataset card of export/: front matter in YAML, text from the template card.md."""
 
 from __future__ import annotations
 
-import re
+import math
 from collections import Counter
 from pathlib import Path
 
-from huggingface_hub import DatasetCard, DatasetCardData
+import yaml
 
 from common.config import METRICS
 from common.files import BadFile
 from common.report import exports
-from common.report.exports import CONFIGS, Export
-from common.report.figures import MAX_LENGTHS, Facts, export_text, writers
+from common.report.exports import CONFIGS, MAX_LENGTHS, Export, export_text
 from common.report.left_out import dicts
 from common.report.markdown import Markdown, fill
+from common.report.report_page import Facts, second_look
 from common.turns import DEFEAT_MIN, FINAL_MIN
 
 CARD = Path("export", "README.md")
 _OPPONENT_WORDS = {1: "the source data's own next turn (the reference)", 2: "the king"}
-_SIZES = ((1000, "n<1K"), (10_000, "1K<n<10K"), (100_000, "10K<n<100K"))  # of the Hub
+_SIZES = (  # of the Hub
+    (1000, "n<1K"),
+    (10_000, "1K<n<10K"),
+    (100_000, "10K<n<100K"),
+    (math.inf, "100K<n<1M"),
+)
 
 
 def dataset_card(facts: Facts) -> str:
     """Return the card of what facts.export says. Raises BadFile if the card there is torn."""
     export = facts.export
-    look = facts.duel.get("second_look") or {}
+    rows = export.all_rows
     command = "python report.py"
     if export.with_refined:
         command += " --with-refined"
@@ -33,83 +38,66 @@ def dataset_card(facts: Facts) -> str:
         command += f" --max-tokens {export.max_tokens}"
     benchmarks = facts.plan.get("benchmarks")
     lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
-    licences = Counter(row.license or "not known" for row in export.all_rows)
-    figures = {
-        "facts": facts,
-        "final_min": FINAL_MIN,
-        "defeat_min": DEFEAT_MIN,
-        "export_text": export_text(export),
-        "command": Markdown(command),
-        "judged_against": _OPPONENT_WORDS[facts.mode],
-        "metrics": list(METRICS),
-        "look": look if look.get("turns") else None,
-        "jaccard": exports.NEAR_DUPLICATE_JACCARD,
-        "validation_percent": exports.VALIDATION_PERCENT,
-        "king": writers(facts.rows, "king"),
-        "challenger": writers(facts.rows, "challenger"),
-        "benchmarks": lists,
-        "checked": [entry for entry in lists if entry.get("state") == "checked"],
-        "unchecked": [entry for entry in lists if entry.get("state") != "checked"],
-        "unknown_licences": licences["not known"],
-        "licences": [{"name": name, "rows": n} for name, n in licences.most_common()],
-        "train": None,
-    }
-    if export.all_rows:  # how to load them, and to train on them
-        files = []
-        for config in CONFIGS:
-            for split, rows in export.rows.items():
-                if rows:
-                    files.append({"name": exports.file_name(config, split), "rows": rows})
-        lengths = [{"tokens": length, "lost": export.lost_at(length)} for length in MAX_LENGTHS]
-        fit = Markdown(export.fitting_length)  # without a comma, for it stands in code
-        lost_default = export.lost_at(1024)  # TRL's
-        train = {"files": files, "lengths": lengths, "fit": fit, "lost_default": lost_default}
-        figures["train"] = fill("train.md", rows=export.all_rows, **train)
-    return f"---\n{front_matter(export)}\n---\n\n{fill('card.md', **figures)}\n"
+    data_files = []
+    for config in CONFIGS:
+        for split, part in export.rows.items():
+            if part:
+                data_files.append({"name": exports.file_name(config, split), "rows": len(part)})
+    text = fill(
+        "card.md",
+        facts=facts,
+        duel=facts.duel,
+        export=export,
+        rows=len(rows),
+        final_min=FINAL_MIN,
+        defeat_min=DEFEAT_MIN,
+        export_text=export_text(export),
+        command=Markdown(command),
+        judged_against=_OPPONENT_WORDS[facts.mode],
+        metrics=METRICS,
+        look=second_look(facts),
+        jaccard=exports.NEAR_DUPLICATE_JACCARD,
+        validation_percent=exports.VALIDATION_PERCENT,
+        checked=[entry for entry in lists if entry.get("state") == "checked"],
+        unchecked=[entry for entry in lists if entry.get("state") != "checked"],
+        licences=Counter(row.license for row in rows),
+        data_files=data_files,
+        lost={length: export.lost_at(length) for length in MAX_LENGTHS},
+        fit=Markdown(export.fitting_length),  # without a comma, for it stands in code
+    )
+    return f"---\n{front_matter(export)}---\n\n{text}\n"
 
 
 def front_matter(export: Export) -> str:
     """Return the card's YAML; a licence that the user stated in the card there is kept."""
-    configs = []
+    front = {
+        **stated_licence(),
+        "pretty_name": "Preferred single turns of a coding agent",
+        "task_categories": ["text-generation"],
+        "tags": ["code", "agent", "software-engineering", "sft", "dpo"],
+        "size_categories": [next(name for most, name in _SIZES if len(export.all_rows) < most)],
+    }
     splits = [split for split, rows in export.rows.items() if rows]
+    if splits:
+        front["configs"] = []
     for config in CONFIGS if splits else ():
         paths = [{"split": split, "path": exports.file_name(config, split)} for split in splits]
         default = {"default": True} if config == "sft" else {}
-        configs.append({"config_name": config, **default, "data_files": paths})
-    size = next((name for most, name in _SIZES if len(export.all_rows) < most), "100K<n<1M")
-    data = DatasetCardData(
-        **stated_licence(),
-        pretty_name="Preferred single turns of a coding agent",
-        task_categories=["text-generation"],
-        tags=["code", "agent", "software-engineering", "sft", "dpo"],
-        size_categories=[size],
-        configs=configs or None,
-    )
-    return data.to_yaml()
+        front["configs"].append({"config_name": config, **default, "data_files": paths})
+    return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 
 
 def stated_licence() -> dict:
     """Return what the card there says under license, license_name and license_link."""
-    text = card_there()
-    if not text.lstrip().startswith("---"):
-        return {"license": "unknown"}
-    try:
-        front = DatasetCard(text).data.to_dict()
-    except Exception as error:  # of the YAML parser, which this project does not import
-        first_line = str(error).split("\n")[0]
-        raise BadFile(CARD, f"cannot read its front matter ({first_line})") from None
-    stated = {key: value for key, value in front.items() if key.startswith("license") and value}
-    return {"license": "unknown", **stated}
-
-
-def card_flags() -> tuple[bool, int | None]:
-    """Return --with-refined and --max-tokens of the run that wrote the card in export/."""
-    found = re.search(r"`python report\.py( --with-refined)?( --max-tokens \d+)?`", card_there())
-    if not found:
-        return False, None
-    return bool(found[1]), int(found[2].split()[1]) if found[2] else None
-
-
-def card_there() -> str:
-    """Return the card that lies in export/; "" without one."""
-    return CARD.read_text(encoding="utf-8-sig", errors="replace") if CARD.exists() else ""
+    text = CARD.read_text(encoding="utf-8-sig", errors="replace") if CARD.exists() else ""
+    stated = {"license": "unknown"}
+    if text.lstrip().startswith("---"):
+        try:
+            front = yaml.safe_load(text.lstrip()[3:].split("\n---")[0])
+        except yaml.YAMLError as error:
+            first_line = str(error).split("\n")[0]
+            raise BadFile(CARD, f"cannot read its front matter ({first_line})") from None
+        for key, value in front.items() if isinstance(front, dict) else ():
+            if str(key).startswith("license") and value:
+                stated[key] = value
+    return stated

@@ -9,16 +9,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections import defaultdict
-from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass, field
+from itertools import groupby
 from pathlib import Path
+
+import numpy as np
+from pydantic_core import PydanticSerializationError, to_json
 
 from common.audit.similarity import jaccard, word_triples
 from common.files import clean_text, natural_key
-from common.report.outputs import Outputs
-from common.report.rows import Row
-from common.turns import SIDES, read_answer
+from common.report.markdown import Markdown, fill
+from common.report.outputs import written_anew
+from common.report.rows import CHARS_PER_TOKEN, Row
+from common.turns import OPPONENT, SIDES, read_answer
 
 CONFIGS = ("sft", "dpo", "chat")
 SPLITS = ("train", "validation")
@@ -29,13 +33,17 @@ NEAR_DUPLICATE_JACCARD = 0.8  # of the sets of word triples of two completions
 # Room for a tokenizer that cuts finer than the writer's: longer rows would lose their completion.
 LENGTH_MARGIN = 1.25
 LENGTH_STEP = 1024  # tokens
+MAX_LENGTHS = (1024, 2048, 4096, 8192, 16_384, 32_768)  # tokens, that report and card speak of
+SMALL_SPLIT = 30  # rows
 
 # What a row says beside its texts: as columns, and in the column `meta` as JSON.
 COLUMNS = (
     "instance_id", "repo", "license", "stem", "score", "prompt_chars", "prompt_tokens",
 )  # fmt: skip
-META = ("bucket", "score_confirmed", "style", "step", "tokens_from")
-JUDGED = ("points", "max_points", "metrics", "by_judge")
+META = (
+    "bucket", "score_confirmed", "style", "step", "tokens_from", "points", "max_points", "metrics",
+    "by_judge",
+)  # fmt: skip
 
 
 @dataclass
@@ -45,7 +53,8 @@ class Export:
     with_refined: bool
     kept_from: int  # score points
     max_tokens: int | None  # longer rows are left out
-    rows: dict[str, list[Row]] = field(default_factory=dict)  # by split
+    rows: dict[str, list[Row]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    fates: dict[str, str] = field(default_factory=dict)  # by stem its split, or why it has none
     moved_repo: str = ""  # into validation, which its hash alone would have left empty
     held_back: int = 0
     duplicates: int = 0
@@ -71,28 +80,43 @@ def file_name(config: str, split: str) -> str:
     return f"{config}-{split}.jsonl"
 
 
-def export_training(rows: list[Row], export: Export, outputs: Outputs) -> None:
-    """Write the training files, and fill in what they hold. The card is left to its own room.
+def export_training(rows: list[Row], export: Export) -> None:
+    """Write the training files, and note in `export` what they hold.
 
-    A split without rows has no files, for none could be loaded.
+    Turns of one instance stand together, best first: of those whose completions nearly repeat each
+    other the first is taken. A split without rows has no files, for none could be loaded.
     """
-    split_rows(choose(rows, export), export)
-    for split, part in export.rows.items():
-        for row in part:
-            row.exported = split
-        for config in CONFIGS:
-            path = Path("export", file_name(config, split))
-            if part:
-                outputs.put_lines(path, training_lines(config, part))
-            else:
-                outputs.remove(path, "holds rows that are no longer chosen")
+    fit = fit_rows(rows, export)
+    held_out = validation_repos({row.repo for row in fit}, export)
+    places = {}  # of the instances, in the order of their first turn
+    for row in fit:
+        places.setdefault(row.instance_id, len(places))
+    fit.sort(key=lambda row: (places[row.instance_id], -row.deciding_score, natural_key(row.stem)))
+    with ExitStack() as stack:
+        training_files = {}
+        for split in SPLITS:
+            for config in CONFIGS:
+                anew = written_anew(Path("export", file_name(config, split)))
+                training_files[config, split] = stack.enter_context(anew)
+        for _, turns in groupby(fit, key=lambda row: row.instance_id):
+            taken = []
+            for row in turns:
+                answer = read_answer(row.path)
+                triples = word_triples(answer["challenger"])
+                if any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in taken):
+                    export.duplicates += 1
+                    export.fates[row.stem] = "not exported: near-duplicate"
+                    continue
+                taken.append(triples)
+                split = "validation" if row.repo in held_out else "train"
+                export.fates[row.stem] = split
+                export.rows[split].append(row)
+                for config, line in training_rows(answer, row).items():
+                    training_files[config, split].write(json_line(line))
 
 
-def choose(rows: list[Row], export: Export) -> list[Row]:
-    """Return the turns to export; count the others, and note in each why it is not.
-
-    Of completions of one instance that nearly repeat each other the best-scored is taken.
-    """
+def fit_rows(rows: list[Row], export: Export) -> list[Row]:
+    """Return the turns that may be exported; count the others, and note why they are not."""
     buckets = ("final", "refined") if export.with_refined else ("final",)
     fit = []
     for row in rows:
@@ -100,41 +124,26 @@ def choose(rows: list[Row], export: Export) -> list[Row]:
             continue
         if row.unfit:
             export.held_back += 1
-            row.exported = f"not exported: {row.unfit}"
+            export.fates[row.stem] = f"not exported: {row.unfit}"
         elif export.max_tokens and row.total_tokens > export.max_tokens:
             export.too_long += 1
-            row.exported = f"not exported: longer than {export.max_tokens} tokens"
+            export.fates[row.stem] = f"not exported: longer than {export.max_tokens} tokens"
         else:
             fit.append(row)
-    seen = defaultdict(list)  # by instance the word triples of what is chosen
-    chosen = set()
-    for row in sorted(fit, key=lambda row: (-row.deciding_score, natural_key(row.stem))):
-        triples = word_triples(row.challenger)
-        others = seen[row.instance_id]
-        if any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in others):
-            export.duplicates += 1
-            row.exported = "not exported: near-duplicate"
-        else:
-            others.append(triples)
-            chosen.add(row.stem)
-    return [row for row in fit if row.stem in chosen]
+    return fit
 
 
-def split_rows(rows: list[Row], export: Export) -> None:
-    """Divide the rows into train and validation, by a hash of the repo's name alone.
+def validation_repos(repos: set[str], export: Export) -> set[str]:
+    """Return the repos whose turns are validation's, by a hash of the repo's name alone.
 
     So growing the data never moves a turn across, but for one repo: where validation would stay
     empty it gets the repo with the lowest hash, until another's hash is lower.
     """
-    repos = sorted({row.repo for row in rows}, key=repo_hash)
     held_out = {repo for repo in repos if 100 * repo_hash(repo) < VALIDATION_PERCENT}
     if not held_out and len(repos) >= MIN_REPOS_TO_VALIDATE:
-        export.moved_repo = repos[0]
-        held_out = {repos[0]}
-    export.rows = {
-        "train": [row for row in rows if row.repo not in held_out],
-        "validation": [row for row in rows if row.repo in held_out],
-    }
+        export.moved_repo = min(repos, key=repo_hash)
+        held_out = {export.moved_repo}
+    return held_out
 
 
 def repo_hash(repo: str) -> float:
@@ -142,34 +151,65 @@ def repo_hash(repo: str) -> float:
     return int.from_bytes(hashlib.sha256(repo.lower().encode()).digest()[:8], "big") / 2**64
 
 
-def training_lines(config: str, rows: list[Row]) -> Iterator[str]:
-    """Give the lines of a training file, in JSON.
+def training_rows(answer: dict, row: Row) -> dict[str, dict]:
+    """Return the row of each configuration for one turn.
 
     The challenger is preferred to the reply that it was judged against. LLaMA-Factory wants the
     two as messages, TRL as lists of one.
     """
-    for row in rows:
-        answer = read_answer(row.path)
-        meta = {
-            **{name: getattr(row, name) for name in META},
-            **{name: row.judged[name] for name in JUDGED},
-            "judged_against": SIDES[row.opponent],
-            "model": row.meta["challenger"].get("model"),
-            "source": row.meta.get("source"),
-        }
-        chat = [{"role": said["role"], "content": said["content"]} for said in answer["messages"]]
-        chosen = {"role": "assistant", "content": answer["challenger"]}
-        rejected = {"role": "assistant", "content": answer[row.opponent]}
-        if config == "sft":
-            line = {"prompt": chat, "completion": [chosen]}
-        elif config == "dpo":
-            line = {
-                "prompt": chat, "chosen": [chosen], "rejected": [rejected],
-                "chosen_message": chosen, "rejected_message": rejected,
-            }  # fmt: skip
-        else:
-            weighted = [{**said, "weight": 0} for said in chat]
-            line = {"messages": [*weighted, {**chosen, "weight": 1}]}
-        line |= {name: getattr(row, name) for name in COLUMNS}
-        line["meta"] = json.dumps(meta, ensure_ascii=False, sort_keys=True)
-        yield clean_text(json.dumps(line, ensure_ascii=False)) + "\n"
+    opponent = OPPONENT[row.mode]
+    meta = {
+        **{name: getattr(row, name) for name in META},
+        "judged_against": SIDES[opponent],
+        "model": answer["meta"]["challenger"].get("model"),
+        "source": answer["meta"].get("source"),
+    }
+    about = {name: getattr(row, name) for name in COLUMNS}
+    about["meta"] = json.dumps(meta, ensure_ascii=False, sort_keys=True)
+    chat = [{"role": said["role"], "content": said["content"]} for said in answer["messages"]]
+    chosen = {"role": "assistant", "content": answer["challenger"]}
+    rejected = {"role": "assistant", "content": answer[opponent]}
+    preference = {
+        "prompt": chat, "chosen": [chosen], "rejected": [rejected],
+        "chosen_message": chosen, "rejected_message": rejected,
+    }  # fmt: skip
+    weighted = [{**said, "weight": 0} for said in chat]
+    weighted.append({**chosen, "weight": 1})
+    return {
+        "sft": {"prompt": chat, "completion": [chosen], **about},
+        "dpo": {**preference, **about},
+        "chat": {"messages": weighted, **about},
+    }
+
+
+def json_line(value: dict) -> bytes:
+    """Return `value` as one line of JSON in UTF-8."""
+    try:
+        return to_json(value) + b"\n"
+    except PydanticSerializationError:  # a lone surrogate
+        return clean_text(json.dumps(value, ensure_ascii=False)).encode() + b"\n"
+
+
+def export_text(export: Export) -> Markdown:
+    """Return in a few sentences what export/ holds, for report, card and tally."""
+    rows = export.all_rows
+    lengths = [row.prompt_tokens for row in rows] or [0]
+    median, ninetieth, most = np.percentile(lengths, (50, 90, 100), method="nearest").tolist()
+    splits = []
+    for split, part in export.rows.items():
+        repos = len({row.repo for row in part})
+        is_small = 0 < len(part) < SMALL_SPLIT or repos == 1
+        splits.append({"name": split, "rows": len(part), "repos": repos, "is_small": is_small})
+    return fill(
+        "export.md",
+        export=export,
+        rows=len(rows),
+        splits=splits,
+        least_repos=MIN_REPOS_TO_VALIDATE,
+        median=median,
+        ninetieth=ninetieth,
+        most=most,
+        guessed=sum(row.tokens_from == "guess" for row in rows),
+        chars_per_token=CHARS_PER_TOKEN,
+        lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},
+    )

@@ -11,8 +11,6 @@ import math
 import re
 from pathlib import Path
 
-import numpy as np
-
 from common.files import UserError, digest, natural_key
 
 HEADER = "stem,preferred,seconds,sha"
@@ -24,7 +22,7 @@ LABEL = re.compile(
     rf"(?P<stem>[A-Za-z0-9_-][A-Za-z0-9._-]*),(?P<preferred>{'|'.join(PREFERRED)})"
     rf",\d+(\.\d*)?,(?P<sha>[0-9a-f]{{{SHA_CHARS}}})"
 )
-TAIL = 0.05  # beyond each end of the 90 % interval
+Z_90 = 1.6449  # standard errors from the middle to each end of a 90 % interval
 MOST_DIFFERENCES = 5  # turns that are named
 
 
@@ -97,31 +95,18 @@ def compare_labels(labels: dict[str, tuple[str, str]], rows: list) -> dict:
         "final": len(final),  # labelled turns in final/
         "not_worse": not_worse,  # of these, the challenger's reply is better or level
         "share": not_worse / len(final) if final else math.nan,
-        "interval": clopper_pearson(not_worse, len(final)),
+        "interval": wilson(not_worse, len(final)),
         "correlations": table.corr("spearman", min_periods=3)["said"].drop("said").to_dict(),
         "differences": apart[:MOST_DIFFERENCES],
     }
 
 
-def clopper_pearson(hits: int, count: int) -> tuple[float, float]:
-    """Return the exact 90 % interval of a share: `hits` of `count`; (0, 1) when count is 0."""
-    return 1 - _upper_end(count - hits, count), _upper_end(hits, count)
-
-
-def _upper_end(hits: int, count: int) -> float:
-    """Return the share at which so few hits are as rare as the tail."""
-    if hits == count:
-        return 1.0
-    k = np.arange(hits + 1)
-    ways = [math.lgamma(n + 1) + math.lgamma(count - n + 1) for n in k]
-    log_ways = math.lgamma(count + 1) - np.array(ways)
-    low = 0.0
-    high = 1.0
-    for _ in range(60):  # halves: to the last digit
-        share = (low + high) / 2
-        at_most = np.exp(log_ways + k * math.log(share) + (count - k) * math.log1p(-share)).sum()
-        if at_most > TAIL:
-            low = share
-        else:
-            high = share
-    return low
+def wilson(hits: int, count: int) -> tuple[float, float]:
+    """Return Wilson's 90 % interval of a share: `hits` of `count`; (0, 1) when count is 0."""
+    if not count:
+        return 0.0, 1.0
+    share = hits / count
+    spread = Z_90**2 / count
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4)
+    middle = share + spread / 2
+    return (middle - half) / (1 + spread), (middle + half) / (1 + spread)

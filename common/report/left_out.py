@@ -17,7 +17,6 @@ class LeftOut:
     """What prompt.py and king.py passed over, and what records say of the other instances."""
 
     instances: dict[str, str] = field(default_factory=dict)  # by stem, of every prompt
-    chats: dict[str, str] = field(default_factory=dict)  # by stem the digest of its chat
     repos: dict[str, str] = field(default_factory=dict)  # by instance
     licences: dict[str, str] = field(default_factory=dict)  # by instance, where its record has one
     # Instances without a turn: instance_id, repo, why, prompts; record_chars, patch_chars if known.
@@ -44,7 +43,6 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
         for order, prompt in enumerate(prompts, 1):
             instance = str(prompt["instance_id"] or "")
             left_out.instances[f"{path.stem}_{order}"] = instance
-            left_out.chats[f"{path.stem}_{order}"] = turns.chat_digest(prompt["messages"])
             left_out.repos.setdefault(instance, str(prompt.get("repo") or ""))
     prompts_of = Counter(left_out.instances.values())
     for instance, repo in left_out.repos.items():

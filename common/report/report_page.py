@@ -1,27 +1,41 @@
-"""report/report.md: its text is the template report.md, its figures are made here."""
+"""What report.md, the card and the tally say of a run: every figure is made here."""
 
 from __future__ import annotations
 
 import json
 import math
 from collections import Counter, defaultdict
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 
 import numpy as np
 
-from common.config import METRICS
+from common.config import METRICS, Config
 from common.files import natural_key
-from common.report import figures
-from common.report.card import stated_licence
-from common.report.figures import NEXT_STEP, Facts, mean_score, verdict_word
-from common.report.markdown import NOTHING, Markdown, fill
+from common.report.exports import Export, export_text
+from common.report.labels import wilson
+from common.report.left_out import LeftOut
+from common.report.markdown import Markdown, fill
 from common.report.rows import Row
 from common.report.turns_page import MOST_TURNS
-from common.turns import DEFEAT_MIN, FINAL_MIN, Status
+from common.report.writers import Writers, spent
+from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
 
+# What fixes a turn of each status, in the order in which the stages are to be run.
+NEXT_STEP = {
+    Status.NO_ANSWER: "put the answer back, or delete its score",
+    Status.BROKEN: "the stage of its folder: king.py or validate.py",
+    Status.NO_CHALLENGER: "python ch.py",
+    Status.NOT_JUDGED: "python validate.py",
+    Status.UNFINISHED: "python validate.py",
+    Status.STALE: "python validate.py",
+    Status.PARSE_FAIL: "python validate.py --retry-failed",
+}
+VERDICT_WORDS = {True: "accepted", False: "not accepted", None: "too few to tell"}
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
 TURNS_TO_READ = 3
-TURNS_SHOWN = 5  # of the best, the worst, the most disputed
+TURNS_SHOWN = 5  # of the most disputed
 
 # When a point is raised. Chosen to speak up early: a point asks for a look, no more.
 FEW_INSTANCES = 20  # below, intervals over resampled instances are rough
@@ -32,61 +46,181 @@ STRONG_POSITION_BIAS = 0.15  # in one order alone, this accepts most duels betwe
 LOW_AGREEMENT = 0.4
 LENGTH_ERRORS = 2  # of the slope by length, from 0
 
+# What is read of score/_duel.json here. Older versions lack some.
+DUEL_KEYS = (
+    "accepted", "why", "mean_score", "interval", "alpha", "lcb_by_repo", "instances", "turns",
+    "agreement", "kept_again", "equal_length", "second_look",
+)  # fmt: skip
+DUEL_TABLES = ("judges", "leave_one_out", "looks", "config")
 
-def report_page(facts: Facts) -> str:
+
+@dataclass
+class Facts:
+    """All that the report and the card speak of."""
+
+    rows: list[Row]
+    writers: Writers
+    left_out: LeftOut
+    duel: dict  # score/_duel.json, empty without one
+    plan: dict  # prompt/_plan.json, empty without one
+    config: Config
+    limit: int | None
+    labels: dict | None  # how far panel and person agree; None without labels
+    export: Export | None = None
+
+    def __post_init__(self):
+        self.parsed = [row for row in self.rows if row.bucket]
+        self.statuses = Counter(row.status for row in self.rows)
+        buckets = Counter(row.bucket for row in self.parsed)
+        self.buckets = {name: buckets[name] for name in BUCKETS}
+        self.shares = {name: buckets[name] / (len(self.parsed) or 1) for name in BUCKETS}
+        self.mode = (self.parsed or self.rows)[0].mode
+        self.opponent = SIDES[OPPONENT[self.mode]]
+        self.has_duel = bool(self.duel)
+        self.stale = stale_reason(self) if self.has_duel and not self.limit else ""
+        known = {key: value for key, value in self.duel.items() if value is not None}
+        self.duel = {**dict.fromkeys(DUEL_KEYS), **dict.fromkeys(DUEL_TABLES, {}), **known}
+        self.generator = self.duel["config"].get("generator")
+        self.verdict = "no verdict yet"
+        if self.has_duel:
+            self.verdict = VERDICT_WORDS[self.duel["accepted"]]
+        steps = [step for status, step in NEXT_STEP.items() if self.statuses[status]]
+        if self.stale or not self.has_duel:
+            steps.append("python validate.py")
+        steps = [f"{step}, then python report.py" for step in steps if step.startswith("python")]
+        self.command = Markdown(steps[0] if steps else "")  # what to run next
+        self.sample = {}
+        for name in ("dataset", "revision", "seed"):
+            value = self.plan.get(name)
+            self.sample[name] = "not known" if value in (None, "") else str(value)
+        path = self.sample["dataset"]
+        local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "*" in path
+        if local or Path(path).exists():  # its folders are nobody's business
+            self.sample["dataset"] = f"local files {Path(path).name}"
+        self.audits = {side: leak_audit(self.rows, side) for side in ("challenger", "king")}
+        self.reader = readers_test(self)
+
+
+def stale_reason(facts: Facts) -> str:
+    """Return why score/_duel.json is of other scores, or settings, than lie here; or ""."""
+    duel = facts.duel
+    turns = duel["turns"] or {}
+    then = duel.get("config") or {}
+    panel = facts.config.judge.models
+    sampling = {model: facts.config.judge_call(model).sampling() for model in panel}
+    for what, of_duel, here in (
+        ("DUEL_MODE", True, all(row.mode == duel["mode"] for row in facts.parsed)),
+        ("number of parsed turns", turns.get("parsed", 0), facts.statuses[Status.PARSED]),
+        ("panel in chain.toml", then.get("judges"), sampling),
+        ("[duel] in chain.toml", then.get("duel"), vars(facts.config.duel)),
+    ):
+        if of_duel is not None and of_duel != here:
+            return f"it is of another {what}"
+    # A parse-fail's readable verdicts are in its mean, and not in ours.
+    mean = duel.get("mean_score")
+    here = mean_score([row.score for row in facts.parsed])
+    if mean is not None and not facts.statuses[Status.PARSE_FAIL] and abs(mean - here) > 0.01:
+        return f"it gives a mean score of {mean:.2f}, here it is {here:.2f}"
+    return ""
+
+
+def mean_score(scores: list[float]) -> float:
+    return fmean(scores) if scores else math.nan
+
+
+def leak_audit(rows: list[Row], side: str) -> dict | None:
+    """Count one side's replies that were audited, those with a hit, and these by kind of leak."""
+    audited = [set(row.leaks[side]) for row in rows if side in row.leaks]
+    if not audited:
+        return None
+    kinds = Counter(kind for hits in audited for kind in sorted(hits))
+    hit = sum(bool(hits) for hits in audited)
+    return {"audited": len(audited), "hit": hit, "share": hit / len(audited), "kinds": kinds}
+
+
+def readers_test(facts: Facts) -> dict | None:
+    """Return whom the reader's test named, with 90 % intervals; None where it was not run.
+
+    The opponent cannot have leaked: his rate is the test's false alarm.
+    """
+    look = facts.duel["second_look"] or {}
+    read = look.get("read")
+    if not read:
+        return None
+    found = {"model": look["reader"], "turns": read}
+    for name, side in (("challenger", "challenger"), ("opponent", OPPONENT[facts.mode])):
+        named = look["named"].get(side) or 0
+        found[name] = {"named": named, "share": named / read, "interval": wilson(named, read)}
+    return found
+
+
+def page_lines(facts: Facts, turns_left_out: int) -> list[str]:
+    """Return what turns.html says of the run."""
+    lines = [str(facts.duel["why"])] if facts.has_duel else []
+    lines.append(", ".join(f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS))
+    if turns_left_out:
+        more = f"turns.csv lists {turns_left_out:,} more"
+        lines.append(f"Here are the first {MOST_TURNS:,} turns; {more}.")
+    return lines
+
+
+# -------------------------------------------------------------------------------------- report.md
+
+
+def report_page(facts: Facts, metric_means: dict, licence_is_stated: bool) -> str:
     """Return report.md, for a reader in a hurry."""
+    export = facts.export if facts.export and facts.export.all_rows else None
+    labels = facts.labels["labels"] if facts.labels else 0
+    apart = [row for row in facts.parsed if row.spread]
+    disputed = sorted(apart, key=lambda row: (-row.spread, natural_key(row.stem)))
+    listed = facts.rows[:MOST_TURNS]
     text = fill(
         "report.md",
         facts=facts,
+        duel=facts.duel,
         final_min=FINAL_MIN,
         defeat_min=DEFEAT_MIN,
-        **whole_run(facts),
-        **points(facts),
-        spent=spent(facts),
-        control=figures.control_split(facts),
-        **judges_and_groups(facts),
+        metrics=METRICS,
+        verdict_words=VERDICT_WORDS,
+        why=str(facts.duel["why"] or "").removeprefix(f"{facts.verdict}: "),
+        to_label=bool(facts.parsed) and labels < ENOUGH_LABELS,
+        to_license=bool(export) and not licence_is_stated,
+        train_length=export.fitting_length if export and not facts.command else None,
+        export=export_text(facts.export) if facts.export else "",
+        histogram=histogram([row.deciding_score for row in facts.parsed]),
+        answered=sum(row.path is not None for row in facts.rows),
+        others=Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED),
+        look=second_look(facts),
+        points=points(facts),
+        spent=spent(facts.writers, facts.duel),
+        metric_means=metric_means,
+        disputed=disputed[:TURNS_SHOWN],
+        to_read=[row.link for row in disputed[:TURNS_TO_READ]],
+        listed=sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
+        more=len(facts.rows) - len(listed),
         **unfinished(facts),
-        **turns(facts),
     )
     return f"{text}\n"
 
 
-def whole_run(facts: Facts) -> dict:
-    """Return what verdict, next steps, results, numbers and the second look are told with."""
-    duel = facts.duel
-    look = duel.get("second_look") or {}
-    has_look = bool(look.get("turns") or look.get("read"))
-    look_cost = (duel.get("looks") or {}).get("second look")
-    before = [row for row in facts.scored if row.score >= FINAL_MIN]
-    after = [row for row in facts.scored if row.bucket == "final" or row.held_back]
-    bound = duel.get("lcb_by_repo")
-    has_rows = facts.export is not None and bool(facts.export.all_rows)
-    labels = facts.labels["labels"] if facts.labels else 0
+def second_look(facts: Facts) -> dict | None:
+    """Return what the second look changed of what is kept; None without one."""
+    look = facts.duel["second_look"] or {}
+    if not look.get("turns") and not look.get("read"):
+        return None
+    before = [row.score for row in facts.parsed if row.score >= FINAL_MIN]
+    fit = [row for row in facts.parsed if row.bucket == "final" or row.held_back]
+    after = [row.deciding_score for row in fit]
     return {
-        "word": facts.verdict.capitalize(),
-        "why": str(duel["why"]).removeprefix(f"{facts.verdict}: ") if duel else None,
-        "label": facts.scored and labels < ENOUGH_LABELS,
-        "confirm": facts.buckets["final"] and not has_look,
-        "state_licence": has_rows and stated_licence()["license"] == "unknown",
-        "train_length": facts.export.fitting_length if has_rows and not facts.command else None,
-        "export": figures.export_text(facts.export) if facts.export else None,
-        "histogram": histogram(facts.scored),
-        "answered": sum(row.path is not None for row in facts.rows),
-        "parsed": len(facts.parsed),
-        "others": Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED),
-        "level": 100 - 200 * duel["alpha"] if duel.get("alpha") else None,
-        "bound_by_repo": None if bound is None else 50 + bound,
-        "look": look if has_look else None,
+        **look,
         "before": {"turns": len(before), "mean": mean_score(before)},
-        "after": {"turns": len(after), "mean": mean_score(after, "deciding_score")},
-        "look_bill": figures.bill([look_cost] if look_cost else []),
+        "after": {"turns": len(after), "mean": mean_score(after)},
     }
 
 
 def points(facts: Facts) -> dict:
     """Return whether to trust the run and what to change: of each point what it is raised by."""
     duel = facts.duel
-    judges = duel.get("judges") or {}
 
     def figure(*keys: str) -> float:
         """Return a figure of the duel; NaN, which no comparison holds for, where there is none."""
@@ -95,143 +229,76 @@ def points(facts: Facts) -> dict:
             value = (value or {}).get(key)
         return math.nan if value is None else value
 
-    def some(rows: list[Row]) -> dict | None:
-        return {"turns": len(rows), "example": rows[0]} if rows else None
-
     doubtful = []
-    for name in judges:
+    for name in duel["judges"]:
         is_unreadable = figure("judges", name, "parse_rate") < LOW_PARSE_RATE
         is_unsteady = figure("judges", name, "position_consistency") < LOW_CONSISTENCY
         is_biased = abs(figure("judges", name, "pull")) > STRONG_POSITION_BIAS
         if is_unreadable or is_unsteady or is_biased:
             doubtful.append(name)
     deciding = {}
-    for name, without in (duel.get("leave_one_out") or {}).items():
-        if without.get("accepted") != duel.get("accepted"):
-            deciding[name] = verdict_word(without)
-    leaning = (judges.get(facts.generator) or {}).get("contrast") or {}
+    for name, without in duel["leave_one_out"].items():
+        if without.get("accepted") != duel["accepted"]:
+            deciding[name] = VERDICT_WORDS[without.get("accepted")]
+    leaning = (duel["judges"].get(facts.generator) or {}).get("contrast") or {}
     low, high = leaning.get("interval") or (0, 0)
     slope = abs(figure("equal_length", "per_doubling"))
     instances = len({row.instance_id for row in facts.parsed})
-    leaking = [row for row in facts.parsed if row.bucket == "final" and row.leaks.get("challenger")]
-    raised = {
+    final = [row for row in facts.parsed if row.bucket == "final"]
+    return {
         "doubtful": doubtful,
         "deciding": deciding,
         "leaning": None if low <= 0 <= high else leaning,
         "low_agreement": figure("agreement", "value") < LOW_AGREEMENT,
-        "fails_by_repo": bool(duel.get("accepted")) and figure("lcb_by_repo") <= 0,
+        "fails_by_repo": bool(duel["accepted"]) and figure("lcb_by_repo") <= 0,
         "length_tells": slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
         "few_instances": instances if instances < FEW_INSTANCES else 0,
-        "flagged": some([row for row in facts.rows if row.judged.get("flags")]),
-        "leaking": some(leaking),
-        "held_back": some([row for row in facts.rows if row.held_back]),
+        "leaking": [row for row in final if row.leaks.get("challenger")],
+        "held_back": [row for row in facts.parsed if row.held_back],
         "far_apart": facts.labels["differences"] if facts.labels else [],
     }
-    return {**raised, "nothing_stands_out": not any(raised.values())}
 
 
-def histogram(rows: list[Row]) -> Markdown | None:
+def histogram(scores: list[float]) -> Markdown:
     """Return the number of turns by range of the score that decides their bucket."""
-    if not rows:
-        return None
-    scores = [round(row.deciding_score, 9) for row in rows]  # 57.99999999999999 is 58
+    scores = [round(score, 9) for score in scores]  # 57.99999999999999 is 58
     edges = [0, 10, 20, 30, 40, 50, 60, DEFEAT_MIN, 70, FINAL_MIN, 90, 100]
     counts, _ = np.histogram(scores, edges)  # the last range holds its upper end
     marks = {FINAL_MIN: "final from here up", DEFEAT_MIN: "refined from here up, defeat below"}
     lines = ["```text", "score        turns"]
     for low, high, n in reversed(list(zip(edges, edges[1:], counts))):
-        bar = "█" * math.ceil(30 * n / max(counts))  # a single turn shows, too
+        bar = "█" * math.ceil(30 * n / max(1, *counts))  # a single turn shows, too
         lines.append(f"{low:>3} to {high:<3}  {n:>6}  {bar:<30}  {marks.get(low, '')}".rstrip())
     return Markdown("\n".join([*lines, "```"]))
 
 
-def spent(facts: Facts) -> list[dict]:
-    """Return replies, tokens and cost of each writer and judge, and of all together."""
-    bills = []
-    everything = []
-
-    def add(name: str, replies: int, metas: list[dict]) -> None:
-        bills.append({"model": name, "replies": replies, **figures.bill(metas)})
-        everything.extend(metas)
-
-    for side in ("king", "challenger"):
-        metas = [row.meta[side] for row in facts.rows if row.meta.get(side)]
-        if side == "challenger":
-            metas += [old for row in facts.rows for old in row.meta.get("retired") or []]
-        names = ", ".join(figures.writers(facts.rows, side)) or NOTHING
-        add(f"{side} by {names}", len(metas), metas)
-    answered = defaultdict(set)
-    for row in facts.rows:
-        for verdict in row.judged.get("verdicts", []):
-            answered[verdict["judge"]].add(str(verdict.get("model_answered") or ""))
-    for judge, asked in (facts.duel.get("judges") or {}).items():
-        name = judge + figures.who_answered(judge, answered[judge])
-        add(f"judge {name}", asked.get("calls") or 0, [asked])
-    for look, asked in (facts.duel.get("looks") or {}).items():
-        if look != "first look":  # that is the judges, above
-            add(look, asked.get("calls") or 0, [asked])
-    add("together", sum(bill["replies"] for bill in bills), everything[:])
-    return bills
-
-
-def judges_and_groups(facts: Facts) -> dict:
-    """Return what is known of each judge, and the mean scores by metric and by action style."""
-    judges = []
-    for name, judge in (facts.duel.get("judges") or {}).items():
-        without = (facts.duel.get("leave_one_out") or {}).get(name) or {}
-        writer = " (the writer)" if name == facts.generator else ""
-        word = verdict_word(without) if without else None
-        judges.append({**judge, "name": name + writer, "without": without, "word_without": word})
-    columns = {name: [(row, row.metrics.get(name)) for row in facts.base] for name in METRICS}
-    for style in sorted({row.style for row in facts.base}):
-        columns[f"style {style}"] = [(row, row.score) for row in facts.base if row.style == style]
-    groups = []
-    for name, pairs in columns.items():
-        mean = figures.mean_of(pairs, facts.config)
-        if mean:
-            groups.append({"name": name, **mean})
-    return {"judges": judges, "groups": groups}
-
-
 def unfinished(facts: Facts) -> dict:
-    """Return what is not done, and what to run next."""
+    """Return what is not done, what failed, and how many prompts were left out."""
     out = facts.left_out.stems()
     settled = out | {row.stem for row in facts.rows if row.path}
     waiting = [stem for stem in facts.left_out.instances if stem not in settled]
-    left = []
+    not_done = []
     if waiting and not facts.limit:
-        no_king = {"status": "no king", "example": waiting[0], "step": "python king.py"}
-        left.append({**no_king, "turns": waiting})
+        no_king = {"status": "no king", "turns": len(waiting), "example": waiting[0], "why": None}
+        not_done.append({**no_king, "step": "python king.py"})
     for status, step in NEXT_STEP.items():
         rows = [row for row in facts.rows if row.status == status]
         if rows:
-            example = {"example": rows[0].link, "why": rows[0].why}
-            left.append({"status": status, "turns": rows, "step": step, **example})
+            first = {"example": rows[0].link, "why": rows[0].why or None}
+            not_done.append({"status": status, "turns": len(rows), "step": step, **first})
+    return {"not_done": not_done, "failures": stage_failures(), "out": len(out)}
+
+
+def stage_failures() -> list[dict]:
+    """Return what each earlier stage's last run failed at, by kind, with an example."""
     failures = defaultdict(list)
     for folder in ("prompt", "answer_*", "score"):
         for path in sorted(Path().glob(f"{folder}/_failed*.jsonl")):
             for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
                 try:
                     item = json.loads(line)
-                    failures[str(item["stage"]), str(item["kind"])].append(item)
+                    names = {name: str(item[name]) for name in ("stage", "kind", "item", "reason")}
                 except (ValueError, KeyError, TypeError):
                     continue  # a list of another program
-    failed = [{**items[0], "items": items} for _, items in sorted(failures.items())]
-    return {"not_done": left, "failures": failed, "out": len(out)}
-
-
-def turns(facts: Facts) -> dict:
-    """Return the best, the worst, the most disputed turns, and the table of all."""
-    best_first = sorted(facts.scored, key=lambda row: (-row.deciding_score, natural_key(row.stem)))
-    apart = [row for row in facts.parsed if row.spread]
-    disputed = sorted(apart, key=lambda row: (-row.spread, natural_key(row.stem)))
-    some = min(TURNS_SHOWN, len(best_first) // 3 or 1)
-    listed = facts.rows[:MOST_TURNS]
-    return {
-        "to_read": [row.link for row in disputed[:TURNS_TO_READ]],
-        "disputed": disputed[:some],
-        "best": best_first[:some],
-        "worst": best_first[::-1][:some],
-        "listed": sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
-        "more": len(facts.rows) - len(listed),
-    }
+                failures[names["stage"], names["kind"]].append(names)
+    return [{**items[0], "count": len(items)} for _, items in sorted(failures.items())]

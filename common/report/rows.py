@@ -1,12 +1,11 @@
-"""One row for each turn: what report.md, turns.csv, export/ and the reading page know of it."""
+"""A turn as it is read, once, and the row of figures that is kept of it; turns.csv."""
 
 from __future__ import annotations
 
-import csv
-import io
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from common.audit.protocol import bash_blocks, protocol_problem
 from common.audit.styles import action_style
@@ -14,52 +13,52 @@ from common.cli import Tally
 from common.config import METRICS
 from common.files import BadFile
 from common.report.labels import label_sha
+from common.report.left_out import LeftOut
 from common.report.markdown import Markdown, shown, written
 from common.turns import OPPONENT, Status, bucket, read_answer, read_score, text_digests
 
+if TYPE_CHECKING:
+    import pandas
+
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
-# What pages and --check need of a verdict: 10,000 turns hold 60,000 of them in memory.
-_OF_VERDICT = ("key", "judge", "model_answered", "order", "look", "calls", "reason")
+COMMAND_CHARS = 200  # of the command that a row keeps
 
 
-@dataclass(eq=False)
+@dataclass(eq=False, slots=True)
 class Row:
-    """One turn; its chat and its king stay on disk."""
+    """The figures of one turn; its texts and verdicts stay on disk."""
 
     stem: str
     path: Path | None = None  # its answer file
     status: Status = Status.NO_ANSWER
     bucket: str | None = None
     why: str = ""  # why it is in that bucket, or has that status
+    # Of the answer:
     instance_id: str = ""
     repo: str = ""
     license: str = ""  # of the repo, as the PR record has it
-    meta: dict = field(default_factory=dict)  # the answer's
-    sha: dict = field(default_factory=dict)  # digests of the chat and of each reply
-    challenger: str = ""
-    opponent_chars: int = 0
+    challenger_chars: int = 0
     prompt_chars: int = 0
     prompt_tokens: int = 0
-    tokens_from: str = ""  # "usage": what the provider told; "guess": CHARS_PER_TOKEN
+    tokens_from: str = ""  # "usage": what the provider said; "guess": CHARS_PER_TOKEN
     style: str = ""  # what kind of action the challenger takes
+    command: str = ""  # what the challenger would run, cut
     step: int = 0  # 1 = the first reply of its trajectory
-    leaks: dict = field(default_factory=dict)  # the audit's hits by side, of those audited
-    protocol_problem: str | None = None  # what the challenger breaks of its chat's protocol
+    leaks: dict[str, list[str]] = field(default_factory=dict)  # by audited side each hit's kind
+    protocol_problem: str = ""  # what the challenger breaks of its chat's protocol
+    # Of the score, where it is of the texts in the answer:
+    mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
     unfit: str = ""  # why it must be in neither final/ nor export/, whatever its score
     held_back: bool = False  # from final/, for that reason
-    mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
-    judged: dict = field(default_factory=dict)  # the score file, where it is of the texts here
     score: float | None = None
     score_confirmed: float | None = None  # with the second look's verdicts; it then decides
+    points: int | None = None
+    max_points: int | None = None
     metrics: dict = field(default_factory=dict)
     by_judge: dict = field(default_factory=dict)
+    reason: str = ""
+    opponent_chars: int = 0
     label_sha: str = ""  # of both replies, as labels name them
-    exported: str = ""  # train, validation, or why not
-
-    @property
-    def opponent(self) -> str:
-        """The answer's key of the reply that the challenger was judged against."""
-        return OPPONENT[self.mode]
 
     @property
     def deciding_score(self) -> float:
@@ -73,146 +72,188 @@ class Row:
         return max(scores) - min(scores) if scores else 0.0
 
     @property
-    def score_words(self) -> str:
-        """The score with what stopping it left open, or what the second look made of it."""
-        if not self.bucket:
-            return str(self.status)
-        words = written(self.score)
-        if self.score_confirmed is not None:
-            words += f" → {written(self.score_confirmed)}"
-        return words
-
-    @property
     def total_tokens(self) -> int:
         """The prompt with the longer reply, by the more cautious of two counts."""
         prompt = max(self.prompt_tokens, round(self.prompt_chars / CHARS_PER_TOKEN))
-        return prompt + round(max(len(self.challenger), self.opponent_chars) / CHARS_PER_TOKEN)
+        reply = max(self.challenger_chars, self.opponent_chars)
+        return prompt + round(reply / CHARS_PER_TOKEN)
 
     @property
-    def command(self) -> str:
-        """What the challenger would run."""
-        return " ; ".join(bash_blocks(self.challenger))
+    def score_words(self) -> str:
+        """The score, and what the second look made of it."""
+        if not self.bucket:
+            return str(self.status)
+        if self.score_confirmed is None:
+            return written(self.score)
+        return f"{written(self.score)} → {written(self.score_confirmed)}"
 
     @property
     def link(self) -> Markdown:
         """The stem as a Markdown link to the page, which shows the turns that have both replies."""
         name = shown(self.stem)
-        return Markdown(f"[{name}](turns.html#{self.stem})") if self.challenger else name
+        return Markdown(f"[{name}](turns.html#{self.stem})") if self.challenger_chars else name
 
 
-def read_row(stem: str, path: Path | None, tally: Tally) -> Row:
-    """Read one turn; what is missing, torn or out of date is said in its status and why."""
-    row = Row(stem, path)
+class Turn(NamedTuple):
+    """One turn as it was read. Its answer and its score are kept no longer than needed."""
+
+    row: Row
+    answer: dict | None  # None: there is none, or it is torn
+    score: dict | None  # None: not judged, or before its texts changed
+
+
+def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> Turn:
+    """Read one turn; what is missing, torn or out of date is said in its row's status and why."""
     if path is None:
-        row.why = f"score/{stem}.json has no answer in any answer_*/"
-        return row
+        why = f"score/{stem}.json has no answer in any answer_*/"
+        return Turn(Row(stem, why=why), None, None)
+    answer = None
+    score = None
+    status = Status.NOT_JUDGED
+    why = ""
+    fixed_by = "king.py"
     try:
         answer = read_answer(path)
-        take_answer(row, answer)
-        if not answer["challenger"]:
-            row.status = Status.NO_CHALLENGER
-            return row
-        take_score(row, answer, read_score(Path("score", f"{stem}.json")))
+        fixed_by = "validate.py"
+        if answer["challenger"]:
+            score = read_score(Path("score", f"{stem}.json"))
+        else:
+            status = Status.NO_CHALLENGER
     except FileNotFoundError:
-        row.status = Status.NOT_JUDGED
+        pass
     except BadFile as bad:
-        row.status = Status.BROKEN
-        row.why = str(bad)
-        fixed_by = "validate.py" if bad.path.parent.name == "score" else "king.py, then ch.py"
-        tally.fail(stem, f"torn or foreign file, mended by python {fixed_by}", str(bad))
-    return row
+        status = Status.BROKEN
+        why = str(bad)
+        tally.fail(stem, f"torn or foreign file, mended by python {fixed_by}", why)
+    if answer is None:
+        return Turn(Row(stem, path, status, why=why), None, None)
+    figures = answer_figures(answer, left_out)
+    if score:
+        changed = changed_texts(answer, score)
+        figures["mode"] = score["mode"]
+        if changed:
+            score = None
+            status = Status.STALE
+            why = f"judged before its {' and '.join(changed)} changed"
+        else:
+            status = Status(score["status"])
+            figures |= score_figures(answer, score, figures["protocol_problem"])
+    return Turn(Row(stem, path, **{"status": status, "why": why, **figures}), answer, score)
 
 
-def take_answer(row: Row, answer: dict) -> None:
-    """Fill in what the answer says of the turn.
+def answer_figures(answer: dict, left_out: LeftOut) -> dict:
+    """Return what a row has of an answer.
 
     The chat's tokens are the king's, whose prompt was the chat alone; the challenger's held the
     record too.
     """
     messages = answer["messages"]
-    row.instance_id = answer["instance_id"]
-    row.meta = answer["meta"]
-    row.sha = text_digests(answer)
-    row.repo = str(row.meta.get("repo") or "")
-    row.step = 1 + sum(message["role"] == "assistant" for message in messages)
-    row.prompt_chars = sum(len(message["content"]) for message in messages)
-    usage = row.meta["king"].get("usage")
-    told = usage.get("prompt_tokens") if isinstance(usage, dict) else None
-    is_told = type(told) is int and told > 0
-    row.prompt_tokens = told if is_told else round(row.prompt_chars / CHARS_PER_TOKEN)
-    row.tokens_from = "usage" if is_told else "guess"
+    challenger = answer["challenger"]
+    meta = answer["meta"]
+    instance = answer["instance_id"]
+    chars = sum(len(message["content"]) for message in messages)
+    usage = meta["king"].get("usage")
+    tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
+    has_usage = type(tokens) is int and tokens > 0
+    leaks = {}
     for side in ("king", "challenger"):
-        audit = row.meta[side].get("leaks")
-        hits = audit.get("hits") if isinstance(audit, dict) else None
-        if isinstance(hits, list):
-            row.leaks[side] = [hit for hit in hits if isinstance(hit, dict)]
-    if answer["challenger"]:
-        row.challenger = answer["challenger"]
-        row.style = action_style(answer["challenger"])
-        row.protocol_problem = protocol_problem(answer["challenger"], messages)
+        hits = leak_hits(meta[side])
+        if hits is not None:
+            leaks[side] = [str(hit.get("kind")) for hit in hits]
+    figures = {
+        "instance_id": instance,
+        # An answer may not name its repo, though its prompt does.
+        "repo": str(meta.get("repo") or "") or left_out.repos.get(instance) or instance,
+        "license": left_out.licences.get(instance, ""),
+        "challenger_chars": len(challenger),
+        "prompt_chars": chars,
+        "prompt_tokens": tokens if has_usage else round(chars / CHARS_PER_TOKEN),
+        "tokens_from": "usage" if has_usage else "guess",
+        "step": 1 + sum(message["role"] == "assistant" for message in messages),
+        "leaks": leaks,
+        "protocol_problem": "",
+    }
+    if challenger:
+        figures["style"] = action_style(challenger)
+        figures["command"] = " ; ".join(bash_blocks(challenger))[:COMMAND_CHARS]
+        figures["protocol_problem"] = protocol_problem(challenger, messages) or ""
+    return figures
 
 
-def take_score(row: Row, answer: dict, score: dict) -> None:
-    """Fill in what the judges said, unless they judged other texts than the answer holds now."""
-    row.mode = score["mode"]
-    judged = ("chat", "challenger", row.opponent)
-    changed = [name for name in judged if score["sha"][name] != row.sha[name]]
-    if changed:
-        row.status = Status.STALE
-        row.why = f"judged before its {' and '.join(changed)} changed"
-        return
-    verdicts = score["verdicts"]
-    score["verdicts"] = [{name: verdict.get(name) for name in _OF_VERDICT} for verdict in verdicts]
-    row.judged = score
-    row.status = Status(score["status"])
-    refused = row.meta["challenger"].get("refused")
+def leak_hits(meta: dict) -> list[dict] | None:
+    """Return what the audit found in one side's reply; None where it was not audited."""
+    audit = meta.get("leaks")
+    hits = audit.get("hits") if isinstance(audit, dict) else None
+    if not isinstance(hits, list):
+        return None
+    return [hit for hit in hits if isinstance(hit, dict)]
+
+
+def changed_texts(answer: dict, score: dict) -> list[str]:
+    """Return which of the texts that were judged are not those of the answer."""
+    sha = text_digests(answer)
+    judged = ("chat", "challenger", OPPONENT[score["mode"]])
+    return [name for name in judged if score["sha"][name] != sha[name]]
+
+
+def score_figures(answer: dict, score: dict, problem: str) -> dict:
+    """Return what a row has of the score of its present texts."""
+    opponent = answer[OPPONENT[score["mode"]]]
+    refused = answer["meta"]["challenger"].get("refused")
     audit = f"the audit refuses it: {refused}" if refused else ""
-    row.unfit = row.protocol_problem or audit or score.get("held_back") or ""
-    row.bucket, row.why = bucket(score, row.unfit)
-    row.held_back = row.bucket == "refined" and row.why.startswith("held back")
-    if row.bucket:
-        row.score = score["score"]
-        row.score_confirmed = score.get("score_confirmed")
-    row.metrics = score["metrics"] or {}
-    row.by_judge = score["by_judge"]
-    row.opponent_chars = len(answer[row.opponent])
-    row.label_sha = label_sha(answer[row.opponent], answer["challenger"])
+    unfit = problem or audit or score.get("held_back") or ""
+    if_fit, _ = bucket({**score, "held_back": ""})
+    placed, why = bucket(score, unfit)
+    return {
+        "bucket": placed,
+        "why": why,
+        "unfit": unfit,
+        "held_back": placed != if_fit,
+        "score": score["score"] if placed else None,
+        "score_confirmed": score.get("score_confirmed") if placed else None,
+        "points": score["points"],
+        "max_points": score["max_points"],
+        "metrics": score["metrics"] or {},
+        "by_judge": score["by_judge"],
+        "reason": score["reason"] or "",
+        "opponent_chars": len(opponent),
+        "label_sha": label_sha(opponent, answer["challenger"]),
+    }
 
 
 # --------------------------------------------------------------------------------------------- csv
 
-_OF_ROW = (
+_COLUMNS = (
     "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
     "style", "step", "prompt_chars", "prompt_tokens", "tokens_from", "spread", "protocol_problem",
-    "why",
+    "why", "points", "max_points", "reason",
 )  # fmt: skip
 _FORMULA_STARTS = tuple("=+-@\t\r\n")
 
 
-def turns_csv(rows: list[Row], judges: list[str]) -> str:
-    """Return turns.csv, a line for each row."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for place, row in enumerate(rows):
-        cells = {name: getattr(row, name) for name in _OF_ROW}
-        cells |= {name: row.judged.get(name) for name in ("points", "max_points", "reason")}
-        cells["file"] = row.path.as_posix() if row.path else ""
-        cells |= {metric: row.metrics.get(metric) for metric in METRICS}
-        cells |= {f"judge {judge}": row.by_judge.get(judge) for judge in judges}
-        cells["leak_hits"] = len(row.leaks.get("challenger", []))
-        cells["king_leak_hits"] = len(row.leaks.get("king", []))
-        cells["flags"] = ", ".join(map(str, row.judged.get("flags", [])))
-        cells["export"] = row.exported
-        if place == 0:
-            writer.writerow([_csv_cell(name) for name in cells])
-        writer.writerow([_csv_cell(value) for value in cells.values()])
-    return text.getvalue()
+def turns_table(rows: list[Row], judges: list[str], fates: dict[str, str]) -> pandas.DataFrame:
+    """Return turns.csv as a table, a line for each row; `fates` say what export/ made of each."""
+    import pandas  # takes a third of a second, which --help does not need
+
+    columns = {name: [_csv_cell(getattr(row, name)) for row in rows] for name in _COLUMNS}
+    columns["file"] = [row.path.as_posix() if row.path else "" for row in rows]
+    for metric in METRICS:
+        columns[metric] = [row.metrics.get(metric) for row in rows]
+    for judge in judges:
+        columns[f"judge {judge}"] = [row.by_judge.get(judge) for row in rows]
+    columns["leak_hits"] = [len(row.leaks.get("challenger", [])) for row in rows]
+    columns["king_leak_hits"] = [len(row.leaks.get("king", [])) for row in rows]
+    columns["export"] = [_csv_cell(fates.get(row.stem, "")) for row in rows]
+    table = pandas.DataFrame(columns)
+    counts = dict.fromkeys(("points", "max_points"), "Int64")
+    scores = ["score", "score_confirmed", *METRICS, *(f"judge {judge}" for judge in judges)]
+    return table.astype({**counts, **dict.fromkeys(scores, "float64")})
 
 
-def _csv_cell(value: object) -> str:
-    """Return a cell's text. What a spreadsheet would run as a formula starts with an apostrophe."""
-    if value is None:
-        return ""
-    text = f"{value:.2f}" if isinstance(value, float) else str(value).replace("\0", "")
+def _csv_cell(value: object) -> object:
+    """Return a cell. What a spreadsheet would run as a formula starts with an apostrophe."""
+    if not isinstance(value, str):
+        return value
+    text = str(value).replace("\0", "")
     first = unicodedata.normalize("NFKC", text[:1])  # a full-width = is one to some of them
     return "'" + text if first in _FORMULA_STARTS else text

@@ -1,6 +1,5 @@
-"use strict";
-// Draw the list of turns, show one turn at a time, take labels. Every text comes from a model or a
-// dataset: it becomes a text node or an attribute that nothing runs, never markup.
+// Draw the list of turns and show one turn at a time; labels.js comes before this. Every text comes
+// from a model or a dataset: it becomes a text node or an attribute that nothing runs, never markup.
 
 const $ = (id) => document.getElementById(id);
 const { metrics, turns } = JSON.parse($("facts").textContent); // what the list needs
@@ -49,7 +48,7 @@ function findWords() { // what the filter looks through
     const { observation, verdicts, replies } = turn.texts ?? { verdicts: [], replies: {} };
     turn.words = [turn.stem, turn.instance_id, turn.repo, turn.why, observation,
       ...Object.values(turn.choices).flat(), ...verdicts.map((verdict) => verdict.reason),
-      ...Object.values(replies).map((parts) => parts.join(""))].join("\n").toLowerCase();
+      ...Object.values(replies)].join("\n").toLowerCase();
   }
 }
 
@@ -152,17 +151,17 @@ function pair(turn, sides, blind = false) {
       if (problem) box.append(el("p", { class: "alert" }, `Protocol: ${problem}`));
       findings.push(...[...problem.matchAll(/`([^`\s]+)`/g)].map((match) => match[1]));
     }
-    box.append(reply(side, turn.texts.replies[side], findings.filter(Boolean)));
+    const [text, other] = [side, sides[1 - place]].map((name) => turn.texts.replies[name]);
+    box.append(reply(side, text, other, findings.filter(Boolean)));
     return box;
   });
   return el("div", { class: "pair" }, ...boxes);
 }
 
-// A reply with its commands set off. Its parts are by turns what it alone holds and what both hold;
-// its text stays, character by character, what it was.
-function reply(side, parts, findings) {
-  const text = parts.join("");
-  const kinds = parts.flatMap((part, place) => Array(part.length).fill(place % 2 ? "" : "word"));
+// A reply with its commands set off, and what it alone holds. Its text stays, character by
+// character, what it was.
+function reply(side, text, other, findings) {
+  const kinds = kindsOfWords(text, other);
   for (const finding of findings) {
     for (let at = text.indexOf(finding); at >= 0; at = text.indexOf(finding, at + finding.length)) {
       kinds.fill("leak", at, at + finding.length);
@@ -183,6 +182,23 @@ function reply(side, parts, findings) {
   return box;
 }
 
+// For each character "word" where the other text has no run of three words with this one in it, else
+// "". Of texts that share less than LEAST_SHARED nothing is marked: the marks would cover everything.
+const LEAST_SHARED = 0.3;
+
+function kindsOfWords(text, other) {
+  const words = text.match(/\s*\S+(?:\s+$)?/g) ?? [];
+  const theirs = other.trim().split(/\s+/);
+  const runs = new Set(theirs.map((_, at) => theirs.slice(at, at + 3).join(" ")));
+  const own = words.map((word) => word.trim());
+  const shared = new Set(); // places in words
+  own.forEach((_, at) => {
+    if (runs.has(own.slice(at, at + 3).join(" "))) [at, at + 1, at + 2].forEach((n) => shared.add(n));
+  });
+  const alike = shared.size >= LEAST_SHARED * Math.min(words.length, theirs.length);
+  return words.flatMap((word, at) => Array(word.length).fill(alike && !shared.has(at) ? "word" : ""));
+}
+
 // ------------------------------------------------------------------------------------ the judges
 
 const ORDERS = ["challenger-first", "challenger-second"];
@@ -198,7 +214,7 @@ function panel(turn, look) {
       el("p", {}, dim(`${verdict.order.replace("-", " ")}: `), verdict.reason)));
     return [
       el("tr", {}, el("th", { scope: "row" }, judge),
-        ...metrics.map((metric) => callCell(turn, both, metric)),
+        ...metrics.map((metric, place) => callCell(turn, both, metric, place)),
         el("td", {}, look === 1 ? points(turn.texts.by_judge[judge]) : "")),
       el("tr", {}, el("td", { class: "reasons", colspan: metrics.length + 2 }, ...reasons))];
   });
@@ -214,9 +230,9 @@ function panel(turn, look) {
     el("table", {}, el("thead", {}, el("tr", {}, ...names)), el("tbody", {}, ...rows)));
 }
 
-function callCell(turn, both, metric) {
+function callCell(turn, both, metric, place) {
   const calls = both.map((verdict, order) => { // 1 or 2: the reply that was shown first or second
-    const call = verdict?.calls?.[metric];
+    const call = verdict?.calls?.[place];
     if (call === undefined) return ["none", "?", "no verdict"];
     if (call === 0) return ["level", "=", "level"];
     if (call === order + 1) return ["win", "C", "challenger better"];
@@ -229,118 +245,6 @@ function callCell(turn, both, metric) {
     const attributes = { class: `call ${kind} ${flip}`, role: "img", "aria-label": title, title };
     return el("span", attributes, letter);
   }));
-}
-
-// ------------------------------------------------------------------------------------- labelling
-
-const BATCH = 60;
-const NEXT = "Save labels.csv into report/, then run: python report.py";
-const CHOICES = { // by key
-  ArrowLeft: "← left is better", "=": "level (=)", ArrowRight: "right is better →",
-  s: "skip (s)", u: "undo (u)",
-};
-const labels = new Map(); // turn -> "preferred seconds", in the order of labelling
-let labelling = null; // {drawn, turn, sides, since} while it runs
-
-// By the digest of the replies, which knows no score and no name: two thirds from final/.
-function draw(count) {
-  const bySha = (from) => (one, other) => (one.sha.slice(from) < other.sha.slice(from) ? -1 : 1);
-  const pool = turns.filter((turn) => turn.sha).sort(bySha(0));
-  const finals = pool.filter((turn) => turn.bucket === "final");
-  const others = pool.filter((turn) => turn.bucket !== "final");
-  const fromFinal = Math.min(finals.length, Math.round(count * 2 / 3));
-  const fromOthers = Math.min(others.length, count - fromFinal);
-  const drawn = [...finals.slice(0, count - fromOthers), ...others.slice(0, fromOthers)];
-  return drawn.sort(bySha(8)); // the digits that drew a turn would tell where it comes from
-}
-
-const batch = () => draw(BATCH * (Math.floor(labels.size / BATCH) + 1));
-const storageKey = (turn) => `turns.html label ${turn.stem} ${turn.sha}`;
-
-function loadLabels() {
-  try {
-    for (const turn of turns) {
-      const label = localStorage.getItem(storageKey(turn));
-      if (label) labels.set(turn, label);
-    }
-  } catch {
-    // Some browsers refuse it to files: `keep` says so.
-  }
-}
-
-function keep(turn, label) {
-  labels.delete(turn); // so that it comes last
-  if (label) labels.set(turn, label);
-  try {
-    localStorage.setItem(storageKey(turn), label);
-  } catch {
-    say("This browser keeps no labels: save labels.csv before you close the page.");
-  }
-}
-
-function startLabelling() {
-  if (!turns[0]?.texts) return;
-  labelling = { drawn: batch() };
-  document.body.classList.add("labelling");
-  say("");
-  nextLabel();
-}
-
-function stopLabelling(message = "") {
-  labelling = null;
-  document.body.classList.remove("labelling");
-  say(message);
-  drawTurn();
-}
-
-function nextLabel() {
-  const { drawn } = labelling;
-  const open = drawn.filter((turn) => !labels.has(turn));
-  const done = drawn.length - open.length;
-  showButtons();
-  if (!open.length) return stopLabelling(`All ${done} are labelled. ${NEXT}`);
-  const turn = open[0];
-  const sides = [turn.opponent, "challenger"];
-  if (parseInt(turn.sha[7], 16) % 2) sides.reverse();
-  Object.assign(labelling, { turn, sides, since: performance.now() });
-  const place = `Turn ${done + 1} of ${drawn.length}`;
-  const buttons = Object.entries(CHOICES).map(([value, words]) => el("button", { value }, words));
-  $("turn").replaceChildren(
-    el("h2", { role: "status" }, `${place}: which reply is the better next step?`),
-    el("progress", { max: drawn.length, value: done, "aria-label": "labelled" }),
-    context(turn), pair(turn, sides, true), el("div", { class: "choices" }, ...buttons));
-  $("turn").scrollIntoView();
-  $("reader").focus({ preventScroll: true });
-}
-
-function choose(key) {
-  const { drawn, turn, sides, since } = labelling;
-  if (key === "u") {
-    const last = [...labels.keys()].filter((each) => drawn.includes(each)).at(-1);
-    if (last) keep(last, "");
-  } else {
-    const [left, right] = sides;
-    const preferred = { ArrowLeft: left, ArrowRight: right, "=": "level", s: "skip" }[key];
-    keep(turn, `${preferred} ${((performance.now() - since) / 1000).toFixed(1)}`);
-  }
-  nextLabel();
-}
-
-function showButtons() {
-  const open = batch().filter((turn) => !labels.has(turn)).length;
-  $("save").hidden = !labels.size;
-  $("save").textContent = `Save labels.csv (${labels.size})`;
-  $("label").textContent = labels.size ? `Label ${open} more` : `Label ${open}`;
-  $("label").disabled = !open;
-}
-
-function saveLabels() {
-  const csv = ["stem,preferred,seconds,sha\n"];
-  for (const [turn, label] of labels) csv.push(`${turn.stem},${label.replace(" ", ",")},${turn.sha}\n`);
-  const url = URL.createObjectURL(new Blob(csv, { type: "text/csv" }));
-  el("a", { href: url, download: "labels.csv" }).click();
-  setTimeout(() => URL.revokeObjectURL(url), 10_000);
-  say(NEXT);
 }
 
 // ------------------------------------------------------------------------------------------ keys
@@ -361,13 +265,10 @@ function onKey(event) {
 }
 
 async function readTexts() {
-  let text = $("texts").textContent;
-  if ($("texts").type === "application/gzip") {
-    const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
-    const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
-    text = await new Response(stream).text();
-  }
-  JSON.parse(text).forEach((texts, place) => Object.assign(turns[place], { texts }));
+  const bytes = Uint8Array.from(atob($("texts").textContent), (letter) => letter.charCodeAt(0));
+  const stream = new Blob([bytes]).stream().pipeThrough(new DecompressionStream("gzip"));
+  const lines = (await new Response(stream).text()).split("\n"); // a turn each
+  turns.forEach((turn, place) => { turn.texts = JSON.parse(lines[place]); });
   findWords();
   applyFilters();
   drawTurn();
