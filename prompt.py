@@ -276,10 +276,13 @@ def fill(sampler: Sampler, goal: int, tally: Tally) -> None:
         raise UserError(f"{sampler.rows.label} gave no prompt: {sample.why_empty(plan)}.")
     write_json(sample.PLAN, plan)  # the last windows may have given nothing
     missing = sample.missing_records(turns)
-    with Progress(len(missing), "records", "record") as progress:
+    progress = Progress(len(missing), "records", "record")
+    try:
         for record in sampler.records.read(missing):
             write_json(Path("commit", f"{record['instance_id']}.json"), record)
-            progress.update(1)
+            progress.update()
+    finally:
+        progress.close()
 
 
 def read_flags() -> Namespace:

@@ -45,9 +45,9 @@ def parse_patch(patch: str) -> list[FilePatch]:
         piece = piece.strip("\n") + "\n"
         try:
             found = PatchSet(piece)
-        except UnidiffParseError:
+        except (UnidiffParseError, ValueError):
             found = []
-            with suppress(UnidiffParseError):
+            with suppress(UnidiffParseError, ValueError):
                 found = PatchSet(_recounted(piece))
         files += [_file_patch(file) for file in found]
     return files
