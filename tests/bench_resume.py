@@ -16,6 +16,7 @@ from pathlib import Path
 from shutil import rmtree
 
 from ch import audit
+from common.audit.texts import Chat
 from common.cli import Tally
 from common.config import METRICS, check_config
 from common.duel.verdicts import FIRST_LOOK, Panel, load_turn
@@ -104,7 +105,7 @@ def make_finished_turns(
     for number, stem in enumerate(write_prompts(folder, prompts)):
         prompt = prompts[number]
         answer = make_answer(number, prompt, king=f"{REPLY}\n{number}", challenger=REPLY)
-        audit(answer, make_record(number % DISTINCT))
+        audit(answer, Chat(answer["messages"]), make_record(number % DISTINCT))
         put(Path("answer_0", f"{stem}.json"), answer)
     panel = Panel(check_config({}, None), fixed_prompt())
     for number, (stem, path) in enumerate(answer_files().items()):
