@@ -5,8 +5,10 @@ None is synced to disk: the next run compares it with its sources, and makes it 
 
 from __future__ import annotations
 
+import errno
 import filecmp
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,15 +38,32 @@ def put(
 
 @contextmanager
 def written_anew(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write into, which replaces `path` at the end; an empty one removes it."""
+    """Give a file to write into, which replaces `path` at the end; an empty one removes it.
+
+    Until then it lies in report/, whose lock removes what a kill left: a folder that is uploaded
+    must hold nothing half written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # what a kill left is written over
-    with open(temporary, "wb") as file:
-        yield file
-    if temporary.stat().st_size == 0:
-        path.unlink(missing_ok=True)
-        temporary.unlink()
-    elif path.exists() and filecmp.cmp(temporary, path, shallow=False):
-        temporary.unlink()
-    else:
+    temporary = Path("report", f".{path.name}.report.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.tmp")  # older versions wrote here
+    beside.unlink(missing_ok=True)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        if temporary.stat().st_size == 0:
+            path.unlink(missing_ok=True)
+        elif not path.exists() or not filecmp.cmp(temporary, path, shallow=False):
+            _move(temporary, beside, path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _move(temporary: Path, beside: Path, path: Path) -> None:
+    """Put a file in another's place; onto another disk by way of `beside`."""
+    try:
         os.replace(temporary, path)
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        shutil.copyfile(temporary, beside)
+        os.replace(beside, path)

@@ -262,7 +262,7 @@ def points(facts: Facts) -> dict:
 def histogram(scores: list[float]) -> Markdown:
     """Return the number of turns by range of the score that decides their bucket."""
     scores = [round(score, 9) for score in scores]  # 57.99999999999999 is 58
-    edges = [0, 10, 20, 30, 40, 50, 60, DEFEAT_MIN, 70, FINAL_MIN, 90, 100]
+    edges = [*sorted({*range(0, 100, 10), DEFEAT_MIN, FINAL_MIN}), 100]
     counts, _ = np.histogram(scores, edges)  # the last range holds its upper end
     marks = {FINAL_MIN: "final from here up", DEFEAT_MIN: "refined from here up, defeat below"}
     lines = ["```text", "score        turns"]
