@@ -49,7 +49,7 @@ def main() -> int:
     options = parser(__doc__)
     add = options.add_argument
     add("--with-refined", action="store_true", help="export refined/ as well as final/")
-    add("--max-tokens", type=whole_number, metavar="N", help="export no row longer than that")
+    add("--max-tokens", type=whole_number, metavar="N", help="export no longer row, records aside")
     add("--distill", action="store_true", help="export the PR records, too: they hold the patches")
     flags = options.parse_args()
     tally = Tally("report.py")

@@ -20,12 +20,7 @@ from common.turns import DEFEAT_MIN, FINAL_MIN
 
 CARD = Path("export", "README.md")
 _OPPONENT_WORDS = {1: "the source data's own next turn (the reference)", 2: "the king"}
-_SIZES = (  # of the Hub
-    (1000, "n<1K"),
-    (10_000, "1K<n<10K"),
-    (100_000, "10K<n<100K"),
-    (math.inf, "100K<n<1M"),
-)
+_HUB_SIZES = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", math.inf: "100K<n<1M"}
 
 
 def dataset_card(facts: Facts) -> str:
@@ -71,12 +66,13 @@ def dataset_card(facts: Facts) -> str:
 
 def front_matter(export: Export) -> str:
     """Return the card's YAML; a licence that the user stated in the card there is kept."""
+    rows = len(export.all_rows)
     front = {
         **stated_licence(),
         "pretty_name": "Preferred single turns of a coding agent",
         "task_categories": ["text-generation"],
         "tags": ["code", "agent", "software-engineering", "sft", "dpo"],
-        "size_categories": [next(name for most, name in _SIZES if len(export.all_rows) < most)],
+        "size_categories": [next(name for most, name in _HUB_SIZES.items() if rows < most)],
     }
     configs = []
     for config in export.configs:

@@ -50,19 +50,14 @@ META = (
 
 
 # The tool of mini-swe-agent 2, word for word: what its student is shown.
+_TAKES = {
+    "type": "object",
+    "properties": {"command": {"type": "string", "description": "The bash command to execute"}},
+    "required": ["command"],
+}
 BASH_TOOL = {
     "type": "function",
-    "function": {
-        "name": "bash",
-        "description": "Execute a bash command",
-        "parameters": {
-            "type": "object",
-            "properties": {
-                "command": {"type": "string", "description": "The bash command to execute"}
-            },
-            "required": ["command"],
-        },
-    },
+    "function": {"name": "bash", "description": "Execute a bash command", "parameters": _TAKES},
 }
 
 

@@ -5,7 +5,6 @@ None is synced to disk: the next run compares it with its sources, and makes it 
 
 from __future__ import annotations
 
-import errno
 import filecmp
 import os
 import shutil
@@ -53,17 +52,10 @@ def written_anew(path: Path) -> Iterator[BinaryIO]:
         if temporary.stat().st_size == 0:
             path.unlink(missing_ok=True)
         elif not path.exists() or not filecmp.cmp(temporary, path, shallow=False):
-            _move(temporary, beside, path)
+            try:
+                os.replace(temporary, path)
+            except OSError:  # it lies on another disk
+                shutil.copyfile(temporary, beside)
+                os.replace(beside, path)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _move(temporary: Path, beside: Path, path: Path) -> None:
-    """Put a file in another's place; onto another disk by way of `beside`."""
-    try:
-        os.replace(temporary, path)
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        shutil.copyfile(temporary, beside)
-        os.replace(beside, path)
