@@ -32,7 +32,7 @@ def dataset_card(facts: Facts) -> str:
         command += " --with-refined"
     if export.max_tokens:
         command += f" --max-tokens {export.max_tokens}"
-    if export.record_chars is not None:
+    if export.max_patch_chars is not None:
         command += " --distill"
     benchmarks = facts.plan.get("benchmarks")
     lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []

@@ -68,7 +68,7 @@ class Export:
     with_refined: bool
     kept_from: int  # score points
     max_tokens: int | None  # longer rows are left out
-    record_chars: int | None  # of a patch, that distill shows at most; None: no distill
+    max_patch_chars: int | None  # what distill shows of a patch; None: no distill
     rows: dict[str, list[Row]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     fates: dict[str, str] = field(default_factory=dict)  # by stem its split, or why it has none
     lines: Counter = field(default_factory=Counter)  # of each training file
@@ -82,7 +82,7 @@ class Export:
 
     @property
     def configs(self) -> tuple[str, ...]:
-        return CONFIGS if self.record_chars is None else (*CONFIGS, "distill")
+        return CONFIGS if self.max_patch_chars is None else (*CONFIGS, "distill")
 
     @property
     def all_rows(self) -> list[Row]:
@@ -146,7 +146,7 @@ def export_training(rows: list[Row], export: Export) -> None:
                 if record:
                     tokens = row.prompt_tokens + round(len(record) / CHARS_PER_TOKEN)
                     export.teacher_tokens = max(export.teacher_tokens, tokens)
-                elif export.record_chars is not None:
+                elif export.max_patch_chars is not None:
                     export.no_record += 1
 
 
@@ -192,10 +192,10 @@ def repo_hash(repo: str) -> float:
 
 def privileged_context(instance_id: str, export: Export) -> str:
     """Return the PR record as ch.py shows it; "" where it is not asked for or cannot be read."""
-    if export.record_chars is None:
+    if export.max_patch_chars is None:
         return ""
     try:
-        return hidden_record(read_record(instance_id), export.record_chars)
+        return hidden_record(read_record(instance_id), export.max_patch_chars)
     except (UserError, BadFile):  # hugePR.md names it
         return ""
 
