@@ -78,7 +78,7 @@ class Export:
     duplicates: int = 0
     too_long: int = 0
     no_record: int = 0  # turns that distill lacks
-    teacher_tokens: int = 0  # the longest prompt of distill together with its record
+    teacher_tokens: int = 0  # the longest row of distill with its record
 
     @property
     def configs(self) -> tuple[str, ...]:
@@ -144,7 +144,7 @@ def export_training(rows: list[Row], export: Export) -> None:
                     training_files[config, split].write(json_line(line))
                     export.lines[file_name(config, split)] += 1
                 if record:
-                    tokens = row.prompt_tokens + round(len(record) / CHARS_PER_TOKEN)
+                    tokens = row.total_tokens + round(len(record) / CHARS_PER_TOKEN)
                     export.teacher_tokens = max(export.teacher_tokens, tokens)
                 elif export.max_patch_chars is not None:
                     export.no_record += 1
