@@ -38,6 +38,10 @@ NOTICE = (
     "The replies and verdicts of this demo are made by rule, by a server on this machine.\n"
     "They show how the pipeline works, and nothing about any model."
 )
+OTHER_WAY = (
+    "These challengers were written with the PR record at hand (informed); in chain.toml\n"
+    '[generate] challenger = "chosen" takes the best of blind replies instead: README.md says when.'
+)
 # What must not reach the scripts: the user's own key and provider, a proxy before the local server.
 PRIVATE = (
     "CHUTES_", "OPENAI_", "HF_", "HUGGINGFACE_", "DUEL_MODE", "HTTP_PROXY", "HTTPS_PROXY",
@@ -70,6 +74,7 @@ def main() -> int:
                 return code
         print(f"\nThe local server answered {len(server.chats)} calls.")
     print(NOTICE)
+    print(OTHER_WAY)
     print(f"Read the turns side by side, in a browser: {TURNS}")
     print(REPORT, flush=True)
     return 0

@@ -1,13 +1,16 @@
 """The rules by which the local server answers in a model's place.
 
-What is asked is recognised by the prompt: a judge's (two replies between marks), a challenger's
-(the hidden PR record follows the chat's last turn), else the king's (the bare chat).
+What is asked is recognised by the prompt: a judge's (two replies between marks), a choice among
+blind replies, a challenger's (the hidden PR record follows the chat's last turn), else the king's
+(the bare chat).
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -30,8 +33,11 @@ _CODE_WORD = re.compile(
 _SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 
 
-def rule_reply(body: dict) -> str:
-    """Return a model's reply to a chat request; the same request always gets the same reply."""
+def rule_reply(body: dict, asked: int = 0) -> str:
+    """Return a model's reply to a chat request; the same request always gets the same reply.
+
+    But for a king's, where `asked` says how often he was asked before.
+    """
     messages = body.get("messages") or [{"role": "user", "content": ""}]
     system = messages[0]["content"]
     last = messages[-1]["content"]
@@ -39,17 +45,31 @@ def rule_reply(body: dict) -> str:
         return judge(last, body.get("model") or "")
     if "auditor" in system and "quote_1" in system:
         return json.dumps({"reply_1": 0, "reply_2": 0, "quote_1": "", "quote_2": ""})
+    if "You choose among replies" in system:
+        return choose(last)
     briefing = _BRIEFING.search(last)
     if briefing:
         visible = {**messages[-1], "content": last[: briefing.start()]}
         return challenger(Seen([*messages[:-1], visible]), last[briefing.start() :])
-    return king(Seen(messages))
+    return king(Seen(messages, asked))
+
+
+def sampled_replies() -> Callable[[dict], str]:
+    """Return a `rule_reply` whose king says something else when he is asked again."""
+    asked: Counter = Counter()
+
+    def reply(body: dict) -> str:
+        chat = json.dumps(body.get("messages"))
+        asked[chat] += 1
+        return rule_reply(body, asked[chat] - 1)
+
+    return reply
 
 
 class Seen:
     """What an agent knows from its chat: the issue's words, paths printed, commands run so far."""
 
-    def __init__(self, messages: list[dict]):
+    def __init__(self, messages: list[dict], asked: int = 0):
         shown = [message["content"] for message in messages if message["role"] != "system"]
         users = [message["content"] for message in messages if message["role"] == "user"]
         replies = [message["content"] for message in messages if message["role"] == "assistant"]
@@ -62,7 +82,7 @@ class Seen:
         self.edited = any(action_style(reply) == "edit" for reply in replies)
         self.words = list(dict.fromkeys(words))
         # Chance, the same for the same chat.
-        self.dice = crc32(self.shown.encode("utf-8", "replace"))
+        self.dice = crc32(self.shown.encode("utf-8", "replace")) + 3 * asked
 
     def was_read(self, path: str) -> bool:
         return any(path in command for command in self.commands)
@@ -200,10 +220,19 @@ _TASTES = {
 }
 
 
+def choose(prompt: str) -> str:
+    """Return the number of the reply that makes most progress, the first of equals."""
+    seen = _judged_chat(prompt)
+    count = len(re.findall(r"=== \w+ END OF REPLY \d+ ===", prompt))
+    moves = [rate(_judged_reply(prompt, f"REPLY {n}"), seen) for n in range(1, count + 1)]
+    merits = [move.progress + move.correctness + move.grounding for move in moves]
+    best = 1 + merits.index(max(merits))
+    return json.dumps({"best": best, "reason": "By rule it makes most progress."})
+
+
 def judge(prompt: str, model: str) -> str:
     """Return one JSON verdict on the two replies of a judge's prompt."""
-    chat = [{"role": role, "content": text} for _, role, text in _JUDGED_MESSAGE.findall(prompt)]
-    seen = Seen(chat)
+    seen = _judged_chat(prompt)
     first = rate(_judged_reply(prompt, "REPLY 1"), seen)
     second = rate(_judged_reply(prompt, "REPLY 2"), seen)
     taste = _TASTES["kimi"]
@@ -222,6 +251,11 @@ def judge(prompt: str, model: str) -> str:
     if "deepseek" in model.lower():
         return f"Here is my verdict.\n\n```json\n{answer}\n```"
     return answer
+
+
+def _judged_chat(prompt: str) -> Seen:
+    chat = [{"role": role, "content": text} for _, role, text in _JUDGED_MESSAGE.findall(prompt)]
+    return Seen(chat)
 
 
 def _judged_reply(prompt: str, name: str) -> str:

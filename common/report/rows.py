@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
+from common.audit.doubt import count_doubt
 from common.audit.protocol import bash_blocks, protocol_problem
 from common.audit.styles import action_style
 from common.cli import Tally
@@ -15,7 +16,7 @@ from common.files import BadFile
 from common.report.labels import label_sha
 from common.report.left_out import LeftOut
 from common.report.markdown import Markdown, shown, written
-from common.turns import OPPONENT, Status, bucket, read_answer, read_score, text_digests
+from common.turns import OPPONENT, SIDES, Status, bucket, read_answer, read_score, text_digests
 
 if TYPE_CHECKING:
     import pandas
@@ -45,6 +46,9 @@ class Row:
     command: str = ""  # what the challenger would run, cut
     step: int = 0  # 1 = the first reply of its trajectory
     leaks: dict[str, list[str]] = field(default_factory=dict)  # by audited side each hit's kind
+    made: str = "informed"  # how the challenger was: with the record, or "chosen" of blind replies
+    candidates_distinct: int = 0  # different commands among these replies
+    doubt: dict[str, tuple[int, int]] = field(default_factory=dict)  # by side: hedges, words
     protocol_problem: str = ""  # what the challenger breaks of its chat's protocol
     # Of the score, where it is of the texts in the answer:
     mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
@@ -174,6 +178,9 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
         "protocol_problem": "",
     }
     if challenger:
+        figures["made"] = str(meta["challenger"].get("made") or "informed")
+        figures["candidates_distinct"] = meta["challenger"].get("candidates_distinct") or 0
+        figures["doubt"] = {words: count_doubt(answer[side]) for side, words in SIDES.items()}
         figures["style"] = action_style(challenger)
         figures["command"] = " ; ".join(bash_blocks(challenger))[:COMMAND_CHARS]
         figures["protocol_problem"] = protocol_problem(challenger, messages) or ""
@@ -226,7 +233,7 @@ def score_figures(answer: dict, score: dict, problem: str) -> dict:
 _COLUMNS = (
     "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
     "style", "step", "prompt_chars", "prompt_tokens", "tokens_from", "spread", "protocol_problem",
-    "why", "points", "max_points", "reason",
+    "why", "points", "max_points", "reason", "made", "candidates_distinct",
 )  # fmt: skip
 _FORMULA_STARTS = tuple("=+-@\t\r\n")
 
@@ -243,11 +250,18 @@ def turns_table(rows: list[Row], judges: list[str], fates: dict[str, str]) -> pa
         columns[f"judge {judge}"] = [row.by_judge.get(judge) for row in rows]
     columns["leak_hits"] = [len(row.leaks.get("challenger", [])) for row in rows]
     columns["king_leak_hits"] = [len(row.leaks.get("king", [])) for row in rows]
+    for side in SIDES.values():
+        columns[f"{side}_doubt"] = [per_hundred(*row.doubt.get(side, (0, 0))) for row in rows]
     columns["export"] = [_csv_cell(fates.get(row.stem, "")) for row in rows]
     table = pandas.DataFrame(columns)
     counts = dict.fromkeys(("points", "max_points"), "Int64")
     scores = ["score", "score_confirmed", *METRICS, *(f"judge {judge}" for judge in judges)]
     return table.astype({**counts, **dict.fromkeys(scores, "float64")})
+
+
+def per_hundred(hedges: int, words: int) -> float | None:
+    """Return words of hedging a hundred words; None where there is no word."""
+    return 100 * hedges / words if words else None
 
 
 def _csv_cell(value: object) -> object:
