@@ -26,7 +26,6 @@ if __name__ == "__main__":  # before the other imports, which take a second
     exit_on_signals()
 
 from collections import Counter
-from collections.abc import Iterator
 from pathlib import Path
 
 from common import turns
@@ -235,20 +234,17 @@ def find_pending(
     return pending
 
 
-def planned(path: Path, generate: Generate) -> Iterator[tuple[Generate, int]]:
-    """Yield (settings, prompt characters) of each call ahead for a turn. Raises ItemFailed."""
+def prompts_ahead(path: Path, generate: Generate) -> list[list[dict]]:
+    """Return what is asked for the challenger of an answer file at first. Raises ItemFailed."""
     answer = turns.read_answer(path)
     messages = answer["messages"]
     record = turns.record_of(answer["instance_id"]) if generate.show_record else None
-    limit = generate.max_patch_chars
     if generate.challenger == "informed":
-        prompts = [challenger_messages(messages, record, limit)]
-    else:
-        prompts = [messages for _ in choice.missing_samples(answer["meta"], generate.candidates)]
-        alike = [answer["king"]] * generate.candidates
-        shown = turns.hidden_record(record, limit)
-        prompts.append(choice.choice_messages(messages, shown, alike))
-    yield from ((generate, prompt_chars(prompt)) for prompt in prompts)
+        return [challenger_messages(messages, record, generate.max_patch_chars)]
+    blind = [messages] * len(choice.missing_samples(answer["meta"], generate.candidates))
+    shown = turns.hidden_record(record, generate.max_patch_chars)
+    alike = [answer["king"]] * generate.candidates
+    return [*blind, choice.choice_messages(messages, shown, alike)]
 
 
 def main() -> int:
@@ -268,7 +264,8 @@ def main() -> int:
         pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
         pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
         if flags.dry_run:
-            calls = (call for stem in pending for call in planned(files[stem], generate))
+            prompts = (p for stem in pending for p in prompts_ahead(files[stem], generate))
+            calls = ((generate, prompt_chars(prompt)) for prompt in prompts)
             # Blind replies are as long as kings.
             alike = "king" if generate.challenger == "chosen" else "challenger"
             return dry_run(environment, calls, tally.skipped, own_replies(alike))

@@ -26,12 +26,14 @@ from makers import (
     get,
     make_prompt,
     make_record,
+    make_run,
     make_sample,
     put,
     write_prompts,
     write_settings,
 )
-from reports import read, read_csv
+from reports import FINAL, read, read_csv, rewrite
+from reports import report as run_report
 from runner import KEY, QUICK, stage, start
 
 CHOSEN = {**QUICK, "challenger": "chosen", "bad_reply_tries": 2}
@@ -355,6 +357,22 @@ def test_the_ratio_of_rates_keeps_its_level():
     assert 0.86 <= held / 400 <= 0.94
     assert rate_ratio(np.array([[0, 9, 2, 9]]), ["a"], 0.05) == {"ratio": 0.0, "interval": None}
     assert rate_ratio(np.array([[2, 9, 0, 9]]), ["a"], 0.05) is None
+
+
+@pytest.mark.parametrize("hedges, is_told", [(1, True), (3, False)])
+def test_challengers_that_doubt_less_than_half_as_much_are_a_point(tmp_path, hedges, is_told):
+    for number, stem in enumerate(make_run(tmp_path, [FINAL] * 24)):
+        thought = f"perhaps {'plain ' * 30}{number}"
+        fewer = "perhaps" if number % 4 < hedges else "plain"
+        challenger = reply(f"{fewer} {'plain ' * 30}{number}", f"ls {number}")
+        rewrite(tmp_path, stem, king=reply(thought, "pwd"), challenger=challenger)
+    run_report(tmp_path)
+    page = read(tmp_path / "report/report.md")
+    assert ("**The challengers doubt little**" in page) == is_told
+    ratio = f"challenger to king **{hedges / 4:.2f}**, 90 % interval over instances"
+    assert ratio in page and "king 3.1" in page and "Two kinds" not in page
+    assert "in 100 words of THOUGHT" in read(tmp_path / "export/README.md")
+    assert {row["king_doubt"] for row in read_csv(tmp_path)} == {"3.12"}
 
 
 # -------------------------------------------------------------------- both kinds, as planted

@@ -68,15 +68,14 @@ class LLM:
         messages: list[dict],
         accept: Callable[[str], str | None],
         again: Callable[[str, str], list[dict]] | None = None,
-        sample: int = 0,
+        who: str = "",
     ) -> Reply:
         """Return a reply that `accept` finds nothing wrong with (it returns None, or says what).
 
         A refused, empty or cut-off reply is asked for again, at most `bad_reply_tries` times in
         all; a cut-off one with twice the tokens, up to `max_tokens_cap`. `again(text, why)` may
-        give other messages for the next try. `sample` numbers asks of one prompt, each of which
-        wants a reply of its own. Raises ItemFailed, NoAcceptableReply, or Halted when the run is
-        over.
+        give other messages for the next try. `who` tells this asking from another in the same
+        words. Raises ItemFailed, NoAcceptableReply, or Halted when the run is over.
         """
         asked_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         started_s = time.monotonic()
@@ -104,8 +103,6 @@ class LLM:
                 "tries": tries,
                 "sampling": {**call.sampling(), "max_tokens": max_tokens},
             }
-            if sample:
-                meta["sample"] = sample
             why = _refusal(text, completion.finish_reason, accept)
             self.run.spending.calls["refused reply" if why else "good"] += 1
             if why is None:

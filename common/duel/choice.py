@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from common.audit.protocol import bash_blocks, format_problem, protocol_problem
+from common.audit.protocol import format_problem, protocol_problem
 from common.client.ask import LLM, NoAcceptableReply
 from common.config import Generate
 from common.duel.reader import marked_messages, read_object
@@ -58,39 +58,46 @@ async def choose_reply(
     """
     messages = answer["messages"]
     meta = answer["meta"]
-    choosing = meta.setdefault("choosing", {"candidates": [], "choices": []})
+    blank = {"candidates": [], "choices": [], "usage_all_tries": {}, "cost_usd": 0.0, "tries": 0}
+    choosing = meta.setdefault("choosing", blank)
     candidates = choosing["candidates"]
 
     async def ask(kind: str, sample: int, prompt: list[dict], accept: Callable) -> str:
         """Ask, and keep what comes; return its text, "" for one that was not accepted."""
         dropped = ""
+        who = f"{path.stem} {kind} {sample}"  # many are asked in the same words
         try:
-            reply = await llm.ask(generate, prompt, accept, sample=sample)
+            text, about = await llm.ask(generate, prompt, accept, who=who)
         except NoAcceptableReply as failure:
-            reply = failure.last
+            text, about = failure.last
             dropped = failure.detail
-        kept = {"text": reply.text, "sha": digest(reply.text), "dropped": dropped}
-        choosing[kind].append({**kept, **reply.meta})
-        choosing.update(sums([*candidates, *choosing["choices"]]))
+        kept = {"sample": sample, "text": text, "sha": digest(text), "dropped": dropped}
+        choosing[kind].append({**kept, **about})
+        usage = Counter(choosing["usage_all_tries"])
+        usage.update(about["usage_all_tries"])
+        costs = [choosing["cost_usd"], about["cost_usd"]]
+        choosing["usage_all_tries"] = dict(usage)
+        choosing["cost_usd"] = None if None in costs else sum(costs)
+        choosing["tries"] += about["tries"]
         await llm.save(path, answer)
-        return "" if dropped else reply.text
+        return "" if dropped else text
 
     failures = []
     for sample in missing_samples(meta, generate.candidates):
         try:
             await ask("candidates", sample, messages, format_problem)
-        except ItemFailed as failure:  # the others are asked for all the same, as in a batch
-            failures.append(failure)
+        except ItemFailed as failure:
+            failures.append(failure)  # the others are asked for all the same
     if failures:
         raise failures[0]
 
     fit = {}
     for candidate in candidates:
         text = candidate["text"]
-        if text == answer["king"]:
-            candidate["dropped"] = "equal to the king"
-        candidate["dropped"] = candidate["dropped"] or protocol_problem(text, messages) or ""
-        if not candidate["dropped"]:
+        same = "equal to the king" if text == answer["king"] else ""
+        problem = candidate["dropped"] or same or protocol_problem(text, messages)
+        candidate["dropped"] = problem or ""
+        if not problem:
             fit[text] = candidate
     replies = sorted(fit, key=digest)  # an order that favours none
     if not replies:
@@ -114,7 +121,7 @@ async def choose_reply(
     for candidate in candidates:
         del candidate["text"]
     how = {"prompt_version": PROMPT_VERSION, "made": "chosen", **fit[best], **choosing, **choice}
-    how["candidates_distinct"] = len({bash_blocks(text)[0] for text in replies})
+    how["candidates_distinct"] = len({text.partition("\n```")[2] for text in replies})
     del meta["choosing"]
     return best, how
 
@@ -125,14 +132,3 @@ def missing_samples(meta: dict, count: int) -> list[int]:
     first = 1 + sum(len(old.get("candidates", [])) for old in earlier)
     held = [candidate["sample"] for candidate in meta.get("choosing", {}).get("candidates", [])]
     return [number for number in range(first, first + count) if number not in held]
-
-
-def sums(calls: list[dict]) -> dict:
-    """Return what these calls took together, in the words of one reply's `meta`."""
-    usage: Counter = Counter()
-    for call in calls:
-        usage.update(call["usage_all_tries"])
-    costs = [call["cost_usd"] for call in calls]
-    cost_usd = None if None in costs else sum(costs)
-    tries = sum(call["tries"] for call in calls)
-    return {"usage_all_tries": dict(usage), "cost_usd": cost_usd, "tries": tries}
