@@ -39,8 +39,7 @@ NOTICE = (
     "They show how the pipeline works, and nothing about any model."
 )
 OTHER_WAY = (
-    "These challengers were written with the PR record at hand (informed); in chain.toml\n"
-    '[generate] challenger = "chosen" takes the best of blind replies instead: README.md says when.'
+    'Challengers from blind replies: [generate] challenger = "chosen" in chain.toml (README.md).'
 )
 # What must not reach the scripts: the user's own key and provider, a proxy before the local server.
 PRIVATE = (
@@ -73,8 +72,8 @@ def main() -> int:
                 print(stopped, file=sys.stderr)
                 return code
         print(f"\nThe local server answered {len(server.chats)} calls.")
-    print(NOTICE)
     print(OTHER_WAY)
+    print(NOTICE)
     print(f"Read the turns side by side, in a browser: {TURNS}")
     print(REPORT, flush=True)
     return 0

@@ -95,9 +95,10 @@ async def choose_reply(
     for candidate in candidates:
         text = candidate["text"]
         same = "equal to the king" if text == answer["king"] else ""
-        problem = candidate["dropped"] or same or protocol_problem(text, messages)
-        candidate["dropped"] = problem or ""
-        if not problem:
+        candidate["dropped"] = (
+            candidate["dropped"] or same or protocol_problem(text, messages) or ""
+        )
+        if not candidate["dropped"]:
             fit[text] = candidate
     replies = sorted(fit, key=digest)  # an order that favours none
     if not replies:
