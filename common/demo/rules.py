@@ -33,11 +33,8 @@ _CODE_WORD = re.compile(
 _SUBMIT = "echo COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 
 
-def rule_reply(body: dict, asked: int = 0) -> str:
-    """Return a model's reply to a chat request; the same request always gets the same reply.
-
-    But for a king's, where `asked` says how often he was asked before.
-    """
+def rule_reply(body: dict) -> str:
+    """Return a model's reply to a chat request; the same request always gets the same reply."""
     messages = body.get("messages") or [{"role": "user", "content": ""}]
     system = messages[0]["content"]
     last = messages[-1]["content"]
@@ -51,25 +48,13 @@ def rule_reply(body: dict, asked: int = 0) -> str:
     if briefing:
         visible = {**messages[-1], "content": last[: briefing.start()]}
         return challenger(Seen([*messages[:-1], visible]), last[briefing.start() :])
-    return king(Seen(messages, asked))
-
-
-def sampled_replies() -> Callable[[dict], str]:
-    """Return a `rule_reply` whose king says something else when he is asked again."""
-    asked: Counter = Counter()
-
-    def reply(body: dict) -> str:
-        chat = json.dumps(body.get("messages"))
-        asked[chat] += 1
-        return rule_reply(body, asked[chat] - 1)
-
-    return reply
+    return king(Seen(messages))
 
 
 class Seen:
     """What an agent knows from its chat: the issue's words, paths printed, commands run so far."""
 
-    def __init__(self, messages: list[dict], asked: int = 0):
+    def __init__(self, messages: list[dict]):
         shown = [message["content"] for message in messages if message["role"] != "system"]
         users = [message["content"] for message in messages if message["role"] == "user"]
         replies = [message["content"] for message in messages if message["role"] == "assistant"]
@@ -82,7 +67,7 @@ class Seen:
         self.edited = any(action_style(reply) == "edit" for reply in replies)
         self.words = list(dict.fromkeys(words))
         # Chance, the same for the same chat.
-        self.dice = crc32(self.shown.encode("utf-8", "replace")) + 3 * asked
+        self.dice = crc32(self.shown.encode("utf-8", "replace"))
 
     def was_read(self, path: str) -> bool:
         return any(path in command for command in self.commands)
@@ -271,3 +256,20 @@ def _reason(calls: dict[str, int]) -> str:
     if len(second) > len(first):
         return f"Reply 2 is ahead by rule ({', '.join(second)})."
     return "Neither reply is ahead by rule."
+
+
+# ------------------------------------------------------------------------------------ asked again
+
+
+def sampled_replies() -> Callable[[dict], str]:
+    """Return a `rule_reply` that may say something else when it is asked the same again."""
+    asked: Counter = Counter()
+
+    def reply(body: dict) -> str:
+        *before, last = body["messages"]
+        chat = json.dumps(body["messages"])
+        other = {**last, "content": last["content"] + "\n" * asked[chat]}  # another throw of dice
+        asked[chat] += 1
+        return rule_reply({**body, "messages": [*before, other]})
+
+    return reply

@@ -11,6 +11,7 @@ from common.duel.statistics import bootstrap_bounds, rate_ratio
 from common.report.rows import Row, per_hundred
 from common.turns import SIDES
 
+LITTLE_DOUBT = 0.5  # hedges of challengers to a king's: from below it is a point to look at
 KINDS = {
     "informed": "informed: written with the record",
     "chosen": "chosen: the best of blind replies",
@@ -41,11 +42,12 @@ def compare_kinds(rows: list[Row], duel: Duel) -> dict[str, dict]:
     for kind, turns in of_kind.items():
         values = []
         for row in turns:
-            hit = bool(row.leaks["challenger"]) if "challenger" in row.leaks else math.nan
+            hits = row.leaks.get("chosen" if kind == "chosen" else "challenger")
+            hit = math.nan if hits is None else bool(hits)
             values.append((row.bucket == "final", row.score / 100, hit))
         groups = [row.instance_id for row in turns]
         settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
         bounds = bootstrap_bounds(np.array(values, float), groups, **settings)
         figures = {name: (of.mean, [of.lower, of.upper]) for name, of in zip(names, bounds)}
-        compared[kind] = {**figures, "turns": len(turns), "doubt": doubt(turns, duel.alpha)}
+        compared[KINDS[kind]] = {**figures, "turns": len(turns), "doubt": doubt(turns, duel.alpha)}
     return compared

@@ -14,7 +14,7 @@ import numpy as np
 from common.config import METRICS, Config
 from common.files import natural_key
 from common.report.exports import Export, export_text
-from common.report.kinds import KINDS, compare_kinds, doubt
+from common.report.kinds import LITTLE_DOUBT, compare_kinds, doubt
 from common.report.labels import wilson
 from common.report.left_out import LeftOut
 from common.report.markdown import Markdown, fill
@@ -46,7 +46,6 @@ STRONG_POSITION_BIAS = 0.15  # in one order alone, this accepts most duels betwe
 # Simulated panels of alpha 0.48, 0.31 and 0.15 keep 2, 4 and 9 % of turns that are not worth it.
 LOW_AGREEMENT = 0.4
 LENGTH_ERRORS = 2  # of the slope by length, from 0
-LITTLE_DOUBT = 0.5  # hedges of challengers to a king's
 
 # What is read of score/_duel.json here. Older versions lack some.
 DUEL_KEYS = (
@@ -99,12 +98,13 @@ class Facts:
         local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "*" in path
         if local or Path(path).exists():  # its folders are nobody's business
             self.sample["dataset"] = f"local files {Path(path).name}"
-        self.audits = {"king": leak_audit(self.rows, "king")}
-        for name, made in (("challenger", "informed"), ("chosen", "chosen")):
-            of_kind = [row for row in self.rows if row.made == made]
-            self.audits[name] = leak_audit(of_kind, "challenger")
+        sides = ("challenger", "chosen", "king")
+        self.audits = {side: leak_audit(self.rows, side) for side in sides}
         self.kinds = Counter(row.made for row in self.rows if row.challenger_chars)
+        self.compared = compare_kinds(self.rows, self.config.duel)
         self.doubt = doubt(self.rows, self.config.duel.alpha)
+        to_king = (self.doubt or {}).get("to_king") or {}
+        self.little_doubt = to_king if to_king.get("ratio", 1) < LITTLE_DOUBT else None
         self.reader = readers_test(self)
 
 
@@ -200,8 +200,6 @@ def report_page(facts: Facts, metric_means: dict, licence_is_stated: bool) -> st
         look=second_look(facts),
         points=points(facts),
         spent=spent(facts.writers, facts.duel),
-        kinds=compare_kinds(facts.rows, facts.config.duel),
-        kind_words=KINDS,
         metric_means=metric_means,
         disputed=disputed[:TURNS_SHOWN],
         to_read=[row.link for row in disputed[:TURNS_TO_READ]],
@@ -254,7 +252,6 @@ def points(facts: Facts) -> dict:
     slope = abs(figure("equal_length", "per_doubling"))
     instances = len({row.instance_id for row in facts.parsed})
     final = [row for row in facts.parsed if row.bucket == "final"]
-    to_king = (facts.doubt or {}).get("to_king") or {}
     return {
         "doubtful": doubtful,
         "deciding": deciding,
@@ -263,8 +260,7 @@ def points(facts: Facts) -> dict:
         "fails_by_repo": bool(duel["accepted"]) and figure("lcb_by_repo") <= 0,
         "length_tells": slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
         "few_instances": instances if instances < FEW_INSTANCES else 0,
-        "little_doubt": to_king if to_king.get("ratio", 1) < LITTLE_DOUBT else None,
-        "leaking": [row for row in final if row.leaks.get("challenger") and row.made == "informed"],
+        "leaking": [row for row in final if row.leaks.get("challenger")],
         "held_back": [row for row in facts.parsed if row.held_back],
         "far_apart": facts.labels["differences"] if facts.labels else [],
     }

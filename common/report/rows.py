@@ -46,10 +46,14 @@ class Row:
     command: str = ""  # what the challenger would run, cut
     step: int = 0  # 1 = the first reply of its trajectory
     leaks: dict[str, list[str]] = field(default_factory=dict)  # by audited side each hit's kind
+    protocol_problem: str = ""  # what the challenger breaks of its chat's protocol
     made: str = "informed"  # how the challenger was: with the record, or "chosen" of blind replies
     candidates_distinct: int = 0  # different commands among these replies
+    chosen_leak_hits: int = 0  # no leaks: of a chosen challenger
     doubt: dict[str, tuple[int, int]] = field(default_factory=dict)  # by side: hedges, words
-    protocol_problem: str = ""  # what the challenger breaks of its chat's protocol
+    king_doubt: float | None = None  # hedges in 100 words
+    challenger_doubt: float | None = None
+    reference_doubt: float | None = None
     # Of the score, where it is of the texts in the answer:
     mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
     unfit: str = ""  # why it must be in neither final/ nor export/, whatever its score
@@ -164,7 +168,16 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
         hits = leak_hits(meta[side])
         if hits is not None:
             leaks[side] = [str(hit.get("kind")) for hit in hits]
+    made = str(meta["challenger"].get("made") or "informed")
+    if made == "chosen" and "challenger" in leaks:
+        leaks["chosen"] = leaks.pop("challenger")
+    doubt = {side: count_doubt(answer[key]) for key, side in SIDES.items()} if challenger else {}
     figures = {
+        "made": made,
+        "candidates_distinct": meta["challenger"].get("candidates_distinct") or 0,
+        "chosen_leak_hits": len(leaks.get("chosen", [])),
+        "doubt": doubt,
+        **{f"{side}_doubt": per_hundred(*count) for side, count in doubt.items()},
         "instance_id": instance,
         # An answer may not name its repo, though its prompt does.
         "repo": str(meta.get("repo") or "") or left_out.repos.get(instance) or instance,
@@ -178,9 +191,6 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
         "protocol_problem": "",
     }
     if challenger:
-        figures["made"] = str(meta["challenger"].get("made") or "informed")
-        figures["candidates_distinct"] = meta["challenger"].get("candidates_distinct") or 0
-        figures["doubt"] = {words: count_doubt(answer[side]) for side, words in SIDES.items()}
         figures["style"] = action_style(challenger)
         figures["command"] = " ; ".join(bash_blocks(challenger))[:COMMAND_CHARS]
         figures["protocol_problem"] = protocol_problem(challenger, messages) or ""
@@ -234,6 +244,7 @@ _COLUMNS = (
     "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
     "style", "step", "prompt_chars", "prompt_tokens", "tokens_from", "spread", "protocol_problem",
     "why", "points", "max_points", "reason", "made", "candidates_distinct",
+    "chosen_leak_hits", "king_doubt", "challenger_doubt", "reference_doubt",
 )  # fmt: skip
 _FORMULA_STARTS = tuple("=+-@\t\r\n")
 
@@ -250,8 +261,6 @@ def turns_table(rows: list[Row], judges: list[str], fates: dict[str, str]) -> pa
         columns[f"judge {judge}"] = [row.by_judge.get(judge) for row in rows]
     columns["leak_hits"] = [len(row.leaks.get("challenger", [])) for row in rows]
     columns["king_leak_hits"] = [len(row.leaks.get("king", [])) for row in rows]
-    for side in SIDES.values():
-        columns[f"{side}_doubt"] = [per_hundred(*row.doubt.get(side, (0, 0))) for row in rows]
     columns["export"] = [_csv_cell(fates.get(row.stem, "")) for row in rows]
     table = pandas.DataFrame(columns)
     counts = dict.fromkeys(("points", "max_points"), "Int64")
