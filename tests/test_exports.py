@@ -84,7 +84,10 @@ def load_all(folder: Path) -> dict:
     return json.loads(done.stdout)
 
 
-ABOUT = ["instance_id", "repo", "license", "stem", "score", "prompt_chars", "prompt_tokens", "meta"]
+ABOUT = [
+    "instance_id", "repo", "license", "stem", "score", "prompt_chars", "prompt_tokens",
+    "candidates_distinct", "meta",
+]  # fmt: skip
 TEXTS = {
     "sft": ["prompt", "completion"],
     "dpo": ["prompt", "chosen", "rejected", "chosen_message", "rejected_message", "margin"],

@@ -42,6 +42,7 @@ SMALL_SPLIT = 30  # rows
 # What a row says beside its texts: as columns, and in the column `meta` as JSON.
 COLUMNS = (
     "instance_id", "repo", "license", "stem", "score", "prompt_chars", "prompt_tokens",
+    "candidates_distinct",
 )  # fmt: skip
 META = (
     "bucket", "score_confirmed", "style", "step", "tokens_from", "points", "max_points", "metrics",

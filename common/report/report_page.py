@@ -14,6 +14,7 @@ import numpy as np
 from common.config import METRICS, Config
 from common.files import natural_key
 from common.report.exports import Export, export_text
+from common.report.kinds import LITTLE_DOUBT, compare_kinds, doubt
 from common.report.labels import wilson
 from common.report.left_out import LeftOut
 from common.report.markdown import Markdown, fill
@@ -97,7 +98,13 @@ class Facts:
         local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "*" in path
         if local or Path(path).exists():  # its folders are nobody's business
             self.sample["dataset"] = f"local files {Path(path).name}"
-        self.audits = {side: leak_audit(self.rows, side) for side in ("challenger", "king")}
+        sides = ("challenger", "chosen", "king")
+        self.audits = {side: leak_audit(self.rows, side) for side in sides}
+        self.kinds = Counter(row.made for row in self.rows if row.challenger_chars)
+        self.compared = compare_kinds(self.rows, self.config.duel)
+        self.doubt = doubt(self.rows, self.config.duel.alpha)
+        to_king = (self.doubt or {}).get("to_king") or {}
+        self.little_doubt = to_king if to_king.get("ratio", 1) < LITTLE_DOUBT else None
         self.reader = readers_test(self)
 
 

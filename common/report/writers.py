@@ -23,8 +23,8 @@ class Writers:
             if meta.get(side):
                 bill.update(bill_of(meta[side]))
                 self._note(side, str(meta[side].get("model")), meta[side])
-        for retired in meta.get("retired") or []:
-            self.bills["challenger"].update(bill_of(retired))
+        for paid in [*(meta.get("retired") or []), *filter(None, [meta.get("choosing")])]:
+            self.bills["challenger"].update(bill_of(paid))
         for verdict in turn.score["verdicts"] if turn.score else []:
             self._note("judge", verdict["judge"], verdict)
 
