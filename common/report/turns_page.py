@@ -17,7 +17,7 @@ from pathlib import Path
 
 from pydantic_core import to_json
 
-from common.audit.protocol import protocol_problem
+from common.audit.protocol import fence_of, protocol_problem
 from common.config import METRICS
 from common.report.rows import Turn, leak_hits
 from common.turns import BUCKETS, OPPONENT, ORDERS, SIDES
@@ -171,6 +171,7 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
         "task": said[0],
         "observation": said[-1] if len(said) > 1 else "",
         "replies": replies,
+        "fence": fence_of(answer["messages"]),
         "leaks": leaks,
         "problems": problems,
         "metrics": row.metrics,
