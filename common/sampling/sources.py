@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import NamedTuple
 
 from common.audit.patch import changed_files
-from common.files import clean_text
+from common.files import printable
+from common.sampling.chats import read_chat
 from common.sampling.dataset import Dataset, as_text, plain_value
 from common.turns import RECORD_KEYS
 
 ROW_COLUMNS = ("instance_id", "repo", "messages")  # of the trajectories
+OPTIONAL_OF_ROWS = ("repo",)  # then it is the record's
 RECORD_COLUMNS = {  # key of a record -> column of the PR dataset
     "instance_id": "instance_id", "repo": "repo", "base_commit": "base_commit",
     "issue": "problem_statement", "description": "pr_description", "patch": "patch",
@@ -22,6 +24,8 @@ RECORD_COLUMNS = {  # key of a record -> column of the PR dataset
     "created_at": "created_at",
 }  # fmt: skip
 PR_COLUMNS = tuple(RECORD_COLUMNS.values())
+# SWE-bench has none of these; its hints_text becomes the description.
+OPTIONAL_OF_RECORDS = ("pr_description", "interface", "language", "created_at")
 LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that a dataset has
 
 
@@ -37,26 +41,11 @@ def read_instances(dataset: Dataset, file: str, group: int) -> dict:
 
 
 def read_chats(dataset: Dataset, file: str, group: int, wanted: set[int]) -> dict:
-    """Return {row number in the file: its messages} of the wanted rows of a row group."""
+    """Return {row number in the file: its chat, None if malformed} of wanted rows of a group."""
     if not wanted:
         return {}
     rows = dataset.rows(file, group, ("messages",), wanted)
-    return {row: read_messages(value) for row, value in rows}
-
-
-def read_messages(value: object) -> list[dict] | None:
-    """Return a row's messages, content None where the dataset has none; None when malformed."""
-    messages = []
-    try:
-        if isinstance(value, (str, bytes)):
-            value = json.loads(value)
-        for item in value:
-            content = item.get("content")
-            content = None if content is None else clean_text(content)
-            messages.append({"role": clean_text(item["role"]), "content": content})
-    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
-        return None
-    return messages
+    return {row: read_chat(value) for row, value in rows}
 
 
 # ------------------------------------------------------------------------------------- PR records
@@ -83,6 +72,15 @@ class Records:
         for locations in pool.map(self._read_locations, prs.groups()):
             for instance_id, location in locations:
                 self.locations.setdefault(instance_id, location)
+        for (file, _), rows in prs.broken.items():
+            warning = f"WARNING: {prs.label}: {file}: {len(rows)} lines are no JSON object"
+            print(printable(f"{warning}, such as line {min(rows) + 1}"), file=sys.stderr)
+
+    def repo_of(self, instance_id: str, repo: str) -> str:
+        """Return a row's repo; where it names none its record's, or what its id says."""
+        location = self.locations.get(instance_id)
+        by_id = instance_id.rpartition("-")[0].replace("__", "/", 1)
+        return repo or (location.repo if location else "") or by_id
 
     def _read_locations(self, group: tuple[str, int]) -> list[tuple[str, Location]]:
         names = self.prs.column_names(group[0])
