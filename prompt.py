@@ -8,8 +8,9 @@
 Reads   --dataset: instance_id, messages or trajectory (a list of role and content, or that as JSON
         text; calls of a bash tool become text), repo; or mini-swe-agent's *.traj.json, a run each;
         --prs: one row per instance, in columns of SWE-rebench-V2-PRs or of SWE-bench.
-        Each is a Hub dataset id, a folder of parquet or JSONL with all below it (but names that
-        begin with . or _), or a glob. HF_TOKEN (or HUGGINGFACE_API_KEY) and HF_ENDPOINT are honoured, also from .env.
+        Each is a Hub dataset id, or a folder of parquet or JSONL with all below it (but names that
+        begin with . or _), or a glob. HF_TOKEN (or HUGGINGFACE_API_KEY) and HF_ENDPOINT are
+        honoured, also from .env.
 Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and the next turn
         prompt/_plan.json                 what was drawn from where, what was left out
         commit/<instance_id>.json         the PR record
