@@ -188,9 +188,8 @@ def read_again(dataset: Dataset, records: Records, turns: list[dict]) -> list[di
         instances = read_instances(dataset, file, group)
         chats = read_chats(dataset, file, group, {turn["row"] for turn in planned})
         for turn in planned:
-            with suppress(
-                KeyError, IndexError, TypeError, AttributeError
-            ):  # of a dataset that was changed
+            # Of a dataset that was changed a row may be missing, or no chat.
+            with suppress(KeyError, IndexError, TypeError, AttributeError):
                 repo = records.repo_of(turn["instance_id"], instances[turn["instance_id"]][0])
                 prompts.append(make_prompt(file, turn, repo, chats[turn["row"]]))
     if len(prompts) < len(turns) or not all(map(is_prompt_of, turns, prompts)):
