@@ -75,8 +75,8 @@ def row_group_order(dataset, seed: int):
     Files take turns in proportion to their weight. A footer is asked for when a file comes again.
     """
     chance = random.Random(f"{seed}/files")
-    sizes = {file: dataset.weight(file) for file, size in dataset.files.items() if size}
-    queue = [(chance.random() / size, file, 0) for file, size in sizes.items()]
+    sizes = {file: dataset.weight(file) for file in dataset.files}
+    queue = [(chance.random() / size, file, 0) for file, size in sizes.items() if size]
     heapq.heapify(queue)
     while queue:
         position, file, number = heapq.heappop(queue)

@@ -33,6 +33,7 @@ _GUESS = re.compile(
     re.IGNORECASE,
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
+_TOOL_CALL = re.compile(r"^Tool call: .*", re.MULTILINE)  # such as an editor's view of a file
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
 
@@ -129,7 +130,10 @@ class Chat:
         """The commands of each earlier turn, what they name, and their output."""
         found = []
         for answer, output in self._exchanges:
-            found.append((*expand_script("\n".join(bash_blocks(answer, self.fence))), output))
+            commands, named = expand_script("\n".join(bash_blocks(answer, self.fence)))
+            for call in _TOOL_CALL.findall(answer):
+                named = [*named, *re.findall(r"[\w./-]+\.\w+", call)]
+            found.append((commands, named, output))
         return found
 
     @cached_property

@@ -267,7 +267,7 @@ def describe(plan: dict) -> list[str]:
     kinds = plan.get("kinds", {})  # an older version wrote none
     if {*kinds} - {"*.parquet"}:
         taken = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
-        lines.append(f"taken of --dataset: {taken}; nothing else there")
+        lines.append(f"taken      {taken} of --dataset; files of other kinds are not read")
     rows = passed_over(plan)
     for reason, count in Counter(row[-1] for row in rows).most_common():
         file, row, _ = min(row for row in rows if row[-1] == reason)
