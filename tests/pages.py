@@ -38,6 +38,7 @@ def make_turn(number: int, rng: random.Random, **changes) -> dict:
         "task": f"Issue {number}: {text(300)}",
         "observation": text(400),
         "replies": replies,
+        "fence": "bash",
         "leaks": {"king": [], "challenger": []},
         "problems": {"king": "", "challenger": ""},
         "metrics": dict.fromkeys(METRICS, score),

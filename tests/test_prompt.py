@@ -557,6 +557,35 @@ def test_a_token_from_dotenv_opens_a_private_dataset(data, tmp_path):
     assert b"hf_right" not in b"".join(contents(tmp_path).values())
 
 
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"HF_HOME": "login"}, "the login saved in login/token may be expired"),
+        ({"HF_TOKEN": "hf_old"}, "HF_TOKEN may be expired"),
+        ({"HUGGING_FACE_HUB_TOKEN": "hf_old"}, "HUGGING_FACE_HUB_TOKEN may be expired"),
+        ({"ALL_PROXY": "socks5://a:SECRET@127.0.0.1:9"}, "ALL_PROXY is no proxy that Python"),
+        ({"https_proxy": "http://h:port"}, "https_proxy is no proxy that Python"),
+        ({"SSL_CERT_FILE": "/none/ca.pem"}, "SSL_CERT_FILE is no file of certificates"),
+        ({"HTTP_PROXY": "http://127.0.0.1:9"}, "Check the network, HTTP_PROXY and HF_ENDPOINT"),
+        ({"HF_HOME": "/dev/null/none"}, None),
+        ({"HF_HOME": "/proc/none"}, None),
+    ],
+)
+def test_what_of_the_machine_stops_it_is_named(data, tmp_path, variables, words):
+    """Public data; a saved login, a token, a proxy or certificates that are of no use."""
+    (tmp_path / "login").mkdir()
+    (tmp_path / "login" / "token").write_text("hf_expired")
+    with FakeHub(data, token="hf_right") as hub:
+        hub.public = True
+        run = remote(hub, "--count", "4", cwd=tmp_path, fresh=True, **variables)
+    if words is None:
+        assert run.returncode == 0, run.stderr
+        return
+    assert run.returncode == 2 and words in run.stderr, run.stderr
+    assert len(run.stderr.splitlines()) <= 2
+    assert "hf_" not in run.stderr.replace("hf_home", "") and "SECRET" not in run.stderr
+
+
 def test_errors_end_with_2_and_leave_nothing_behind(data, hub, tmp_path):
     rows = str(data / "acme" / "trajectories")
     write_rows(tmp_path / "other", [("x-1", trajectory(1, 0))])

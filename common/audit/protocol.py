@@ -20,7 +20,6 @@ FORBIDDEN_LISTS = ("shells", "interpreters")
 # mini-swe-agent v1 asks for ```bash, the text form of v2 for ```mswea_bash_command. Exactly one
 # match of its block in a reply, else the turn is refused.
 FENCES = ("bash", "sh", "mswea_bash_command")
-_BLOCKS = {fence: re.compile(rf"```{fence}\s*\n(.*?)\n```", re.DOTALL) for fence in FENCES}
 _NAMED_FENCE = re.compile(rf"```({'|'.join(FENCES)})\b[ \t]*(\S?)")
 # Tokens of chat templates and tool calls that providers let through: Kimi and Qwen (<|...|>),
 # DeepSeek (full-width bars), Hermes (<tool_call>).
@@ -86,7 +85,7 @@ def _split_blocks(reply: str, fence: str) -> list[str]:
     """Return prose, block, prose, block, ..., prose."""
     # Behind the last fence no block closes, and to search there is costly.
     end = reply.rfind("\n```") + len("\n```")
-    *parts, last = _BLOCKS[fence].split(reply[:end])
+    *parts, last = re.split(rf"```{fence}\s*\n(.*?)\n```", reply[:end], flags=re.DOTALL)
     return [*parts, last + reply[end:]]
 
 

@@ -120,10 +120,8 @@ class Chat:
         self.words = {word.strip("_") for word in re.findall(r"\w+", self.lower)}
         self.task = "\n".join(contents[: answers[0]] if answers else contents)
         ends = [*answers[1:], len(contents)]  # several calls of tools have several outputs
-        self._exchanges = [
-            (contents[answer], "\n".join(contents[answer + 1 : end]))
-            for answer, end in zip(answers, ends)
-        ]
+        spans = zip(answers, ends)
+        self._exchanges = [(contents[i], "\n".join(contents[i + 1 : end])) for i, end in spans]
 
     @cached_property
     def turns(self) -> list[tuple[list[Command], list[str], str]]:

@@ -18,13 +18,16 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.files import UserError, clean_text, digest
-from common.sampling.json_files import JSON_KINDS, KINDS, RUN, JsonFile, kind_of, refuse_pointer
+from common.sampling.json_files import JSON_KINDS, KINDS, RUN, JsonFile, kind_of
 
 PRE_BUFFER_BYTES = 64 << 20  # up to here a row group's columns come in one request, into memory
 PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded for any row group
+LFS_BYTES = 1024  # more than any pointer has
 BATCH_ROWS = 64  # of some 36 KB of text each
 RUN_WEIGHT = 10_000  # bytes of a row in parquet: a run is one row to the draw, however long it is
-# What others call a column, and what of a chat is read.
+# Columns that may be absent (SWE-bench has none of these but repo), what others call one, and what
+# of a chat is read.
+OPTIONAL = {"repo", "pr_description", "interface", "language", "created_at"}
 OTHER_NAMES = {"messages": "trajectory", "pr_description": "hints_text"}
 CHATS = ("messages", "trajectory")
 CHAT_KEYS = {"role", "content", "tool_calls", "function_call"}
@@ -35,17 +38,13 @@ class Dataset:
 
     `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit); the
     revision of local files is a digest of their names and sizes. The files must hold the top-level
-    `columns`, or what OTHER_NAMES has for one, but for those that are `optional`. Agents' runs are
-    taken where `columns` hold a chat. Raises UserError.
+    `columns` under their own or their other name, but for OPTIONAL. Raises UserError.
     """
 
-    def __init__(
-        self, flag: str, name: str, columns, revision=None, train: bool = True, optional=()
-    ):
+    def __init__(self, flag: str, name: str, columns, revision=None, train: bool = True):
         self.label = f"{flag} {name}"
         self.name = name
         self.columns = columns
-        self.optional = optional
         self.hub = None  # of a local one
         self.broken = {}  # (file, group): {row: why}, of the JSON rows that were no object
         self._footers = {}
@@ -79,7 +78,7 @@ class Dataset:
     def row_groups(self, file: str) -> list[int]:
         """Return the number of rows of each row group of a file."""
         if kind_of(file) in JSON_KINDS:
-            return self._json_file(file).group_sizes()
+            return self._json_file(file).group_sizes
         footer = self._footer(file)
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
@@ -144,15 +143,13 @@ class Dataset:
         """Return a JSON file, opened once. Raises UserError when its first rows lack a column."""
         if file not in self._json:
             found = JsonFile(self._root / file)
-            if kind_of(file) != RUN and found.group_sizes():
+            if found.group_sizes and not found.run:
                 if not found.keys:
-                    raise UserError(
-                        f"{self.label}: {file}: none of its first lines is a JSON object.\n"
-                        'Expected one row a line, each an object such as {"instance_id": ...}.'
-                    )
+                    problem = "none of its first lines is a JSON object, as each has to be"
+                    raise UserError(f"{self.label}: {file}: {problem}.")
                 for column in self.columns:
-                    here = {column, OTHER_NAMES.get(column)} & found.keys
-                    self._check(file, column, [*here][:1])
+                    names = {column, OTHER_NAMES.get(column)} & found.keys
+                    self._check(file, column, [*names][:1])
             self._json[file] = found
         return self._json[file]
 
@@ -161,11 +158,11 @@ class Dataset:
         fits = paths in ([column], [OTHER_NAMES.get(column, column)])
         if column in CHATS:
             fits = len(paths) == len({*paths}) > 0
-        if not fits and (paths or column not in self.optional):
+        if not fits and (paths or column not in OPTIONAL):
             raise UserError(
                 f"{self.label}: {file}: expected one column {column!r} of text (messages: "
                 f"of role and content), found {', '.join(paths) or 'none'}.\n"
-                f"Needed: {', '.join(sorted({*self.columns} - {*self.optional}))}."
+                f"Needed: {', '.join(sorted({*self.columns} - OPTIONAL))}."
             )
 
     def _footer(self, file: str):
@@ -195,9 +192,6 @@ class Dataset:
         except (pa.ArrowException, EOFError, OSError) as error:
             if getattr(error, "errno", None):  # a disk's refusal has a number, a torn file none
                 raise
-            if not self.hub:
-                with open(self._root / file, "rb") as start:
-                    refuse_pointer(self._root / file, start.read(99))
             words = str(error).strip().partition("\n")[0][:150]
             problem = f"{file} is not a whole parquet file ({words})"
             raise UserError(f"{self.label}: {problem}.") from None
@@ -206,42 +200,41 @@ class Dataset:
 def local_files(path: Path, kinds) -> tuple[Path, dict[str, int]]:
     """Return the folder and {path below it: size} of a folder's, a glob's or a file's data.
 
-    Of folders and globs only files of these kinds, no names that begin with `.` or `_`; linked
-    folders are followed, and what is reached in two ways is taken once.
+    Of folders and globs only files of these kinds, no names that begin with `.` or `_`. Raises
+    UserError where Git LFS has left a pointer in place of a file.
     """
-    if path.is_file():
-        return path.parent, {path.name: path.stat().st_size}
+    root = path.parent
+    found = [path]
     if path.is_dir():
         root = path
         found = files_below(path)
-    else:
+    elif not path.is_file():
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        found = itertools.chain(*map(files_below, sorted(glob.glob(str(path), recursive=True))))
+        found = map(Path, glob.glob(str(path), recursive=True))
     sizes = {}
-    seen = set()
     for file in found:
         below = file.relative_to(root)
         is_hidden = any(part.startswith((".", "_")) for part in below.parts)
-        if not is_hidden and kind_of(file.name) in kinds and file.is_file():
-            same = file.resolve()
-            if same not in seen:
-                seen.add(same)
-                sizes[below.as_posix()] = file.stat().st_size
+        is_asked = file == path or kind_of(file.name) in kinds and not is_hidden
+        if is_asked and file.is_file():
+            size = sizes[below.as_posix()] = file.stat().st_size
+            if 0 < size < LFS_BYTES and file.read_bytes().startswith(b"version https://git-lfs"):
+                problem = "is a pointer of Git LFS. Run `git lfs pull` in its repository"
+                raise UserError(f"{file} {problem}.")
     return root, dict(sorted(sizes.items()))  # the draw goes by their order
 
 
-def files_below(path: str | Path) -> Iterator[Path]:
-    """Yield the files of a folder and of all below it, each folder once; of a file itself."""
-    if os.path.isfile(path):
-        yield Path(path)
+def files_below(root: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of all below it; linked ones are followed, each once."""
     seen = set()
-    for folder, folders, names in os.walk(path, followlinks=True):
+    for folder, folders, names in os.walk(root, followlinks=True):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
-        if (real := os.path.realpath(folder)) in seen:
+        real = os.path.realpath(folder)
+        if real in seen:
             folders.clear()
-            continue
+        else:
+            yield from (Path(folder, name) for name in names)
         seen.add(real)
-        yield from (Path(folder, name) for name in sorted(names))
 
 
 def needed_leaves(footer, columns) -> dict[int, str]:

@@ -15,15 +15,7 @@ from common.files import BadFile, UserError, digest, read_json, write_json
 from common.sampling.chats import Chat
 from common.sampling.dataset import Dataset
 from common.sampling.exclusions import name_benchmarks, new_entry
-from common.sampling.sources import (
-    OPTIONAL_OF_RECORDS,
-    OPTIONAL_OF_ROWS,
-    PR_COLUMNS,
-    ROW_COLUMNS,
-    Records,
-    read_chats,
-    read_instances,
-)
+from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS, Records, read_chats, read_instances
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record, set_aside
 
 PROMPT = Path("prompt")
@@ -72,12 +64,8 @@ def open_datasets(flags: dict, plan: dict | None) -> tuple[dict, Dataset, Datase
     Without a plan it is a new one, of their newest commits, in which nothing was drawn yet.
     """
     pins = plan or {"revision": flags["--revision"], "prs_revision": None}
-    rows = Dataset(
-        "--dataset", flags["--dataset"], ROW_COLUMNS, pins["revision"], optional=OPTIONAL_OF_ROWS
-    )
-    prs = Dataset(
-        "--prs", flags["--prs"], PR_COLUMNS, pins["prs_revision"], optional=OPTIONAL_OF_RECORDS
-    )
+    rows = Dataset("--dataset", flags["--dataset"], ROW_COLUMNS, pins["revision"])
+    prs = Dataset("--prs", flags["--prs"], PR_COLUMNS, pins["prs_revision"])
     if not plan:
         benchmarks = name_benchmarks(flags["--benchmarks"], rows.hub is not None)
         plan = {

@@ -16,7 +16,6 @@ from common.sampling.dataset import Dataset, as_text, plain_value
 from common.turns import RECORD_KEYS
 
 ROW_COLUMNS = ("instance_id", "repo", "messages")  # of the trajectories
-OPTIONAL_OF_ROWS = ("repo",)  # then it is the record's
 RECORD_COLUMNS = {  # key of a record -> column of the PR dataset
     "instance_id": "instance_id", "repo": "repo", "base_commit": "base_commit",
     "issue": "problem_statement", "description": "pr_description", "patch": "patch",
@@ -24,8 +23,6 @@ RECORD_COLUMNS = {  # key of a record -> column of the PR dataset
     "created_at": "created_at",
 }  # fmt: skip
 PR_COLUMNS = tuple(RECORD_COLUMNS.values())
-# SWE-bench has none of these; its hints_text becomes the description.
-OPTIONAL_OF_RECORDS = ("pr_description", "interface", "language", "created_at")
 LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that a dataset has
 
 
@@ -129,6 +126,7 @@ class Records:
         record = dict.fromkeys(RECORD_KEYS)
         for key, column in RECORD_COLUMNS.items():
             record[key] = as_text(row[column])
+        record["repo"] = self.repo_of(record["instance_id"], record["repo"])
         record["files"] = changed_files(record["patch"])
         created_at = row["created_at"]
         if isinstance(created_at, (int, float)) and math.isfinite(created_at):
