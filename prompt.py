@@ -5,12 +5,11 @@
     python prompt.py --dataset DIR --prs DIR   from files of your own: folders or globs
     python prompt.py --limit 5                 a small trial; a run without --limit goes on from it
 
-Reads   --dataset: instance_id, messages or trajectory (a list of role and content, or that as JSON
-        text; calls of a bash tool become text), repo; or mini-swe-agent's *.traj.json, a run each;
-        --prs: one row per instance, in columns of SWE-rebench-V2-PRs or of SWE-bench.
-        Each is a Hub dataset id, or a folder of parquet or JSONL with all below it (but names that
-        begin with . or _), or a glob. HF_TOKEN (or HUGGINGFACE_API_KEY) and HF_ENDPOINT are
-        honoured, also from .env.
+Reads   --dataset: instance_id, repo, messages or trajectory (a list of role and content, or that as
+        JSON text; calls of a bash tool become text); or mini-swe-agent's runs, *.traj.json;
+        --prs: one row per instance, in the columns of SWE-rebench-V2-PRs or of SWE-bench.
+        Each is a Hub dataset id, a folder of parquet or JSONL (but no names that begin with . or _)
+        or a glob. HF_TOKEN (or HUGGINGFACE_API_KEY) and HF_ENDPOINT count, also from .env.
 Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and the next turn
         prompt/_plan.json                 what was drawn from where, what was left out
         commit/<instance_id>.json         the PR record
@@ -160,8 +159,8 @@ class Sampler:
             else:
                 instances[name] = (repo, rows)
 
-        broken = self.rows.broken.get((file, group), {})
-        window["passed_over"] = [{"row": row, "reason": broken[row]} for row in broken]
+        for row, reason in self.rows.broken.get((file, group), {}).items():
+            window["passed_over"].append({"row": row, "reason": reason})
         names = shuffled(f"{seed}/{group}", sorted(instances))
         share = min(sizes[group] // ROWS_PER_TURN, self.args.count // LEAST_WINDOWS)
         per_round = min(max(LEAST_PER_WINDOW, share), len(names))
@@ -207,7 +206,7 @@ class Sampler:
         for row, read in chats.items():
             messages = read.messages if read else []
             turns = next_turns(messages)
-            if read is None:
+            if not read:
                 passed_over[row, "malformed: messages is no list of role and content"] = True
             elif not turns:
                 passed_over[row, "no assistant message right after a user message"] = True

@@ -212,7 +212,6 @@ LS = {"command": "ls"}
     ({"content": "Look.\n", "tool_calls": [call("Bash", **LS)]}, "Look.\n\n```bash\nls\n```", None),
     ({"tool_calls": [{"name": "shell", "arguments": LS}]}, "```bash\nls\n```", None),
     ({"tool_calls": json.dumps([call("terminal", **LS)])}, "```bash\nls\n```", None),
-    ({"function_call": call(**LS)["function"]}, "```bash\nls\n```", None),
     ({"content": [{"type": "thinking", "thinking": "hm"}, {"type": "text", "text": "a"},
                   {"type": "tool_use", "name": "bash", "input": LS}]},
      "a\n\n```bash\nls\n```", None),

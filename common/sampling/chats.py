@@ -77,7 +77,7 @@ def is_output(item: dict) -> bool:
     content = item.get("content")
     parts = content if isinstance(content, list) else []
     of_tool = any(part["type"] == "tool_result" for part in parts)
-    return item["role"] in ("tool", "function") or of_tool
+    return item["role"] == "tool" or of_tool
 
 
 def calls_of(item: dict) -> list[tuple[str, object]]:
@@ -86,8 +86,6 @@ def calls_of(item: dict) -> list[tuple[str, object]]:
     if isinstance(calls, str):
         calls = json.loads(calls) or []
     found = [call.get("function") or call for call in calls]
-    if item.get("function_call"):
-        found.append(item["function_call"])
     content = item.get("content")
     for part in content if isinstance(content, list) else []:
         if part["type"] == "tool_use":

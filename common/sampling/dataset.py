@@ -30,7 +30,7 @@ RUN_WEIGHT = 10_000  # bytes of a row in parquet: a run is one row to the draw, 
 OPTIONAL = {"repo", "pr_description", "interface", "language", "created_at"}
 OTHER_NAMES = {"messages": "trajectory", "pr_description": "hints_text"}
 CHATS = ("messages", "trajectory")
-CHAT_KEYS = {"role", "content", "tool_calls", "function_call"}
+CHAT_KEYS = {"role", "content", "tool_calls"}
 
 
 class Dataset:
@@ -86,11 +86,6 @@ class Dataset:
         """Return (file, number) of all row groups; reads every footer."""
         return [(file, group) for file in self.files for group in range(len(self.row_groups(file)))]
 
-    def column_names(self, file: str) -> list[str]:
-        if kind_of(file) in JSON_KINDS:
-            return sorted(self._json_file(file).keys)
-        return self._footer(file).schema.to_arrow_schema().names
-
     def rows(self, file: str, group: int, columns, wanted: set[int] | None = None):
         """Yield (row number in the file, value of each column) of one row group, or of rows of it.
 
@@ -126,7 +121,7 @@ class Dataset:
             return
         footer = self._footer(file)
         names = footer.schema.to_arrow_schema().names
-        here = [OTHER_NAMES.get(name, "") if name not in names else name for name in columns]
+        here = [name if names.count(name) == 1 else OTHER_NAMES.get(name) for name in columns]
         leaves = needed_leaves(footer, here)
         sizes = [footer.row_group(group).column(leaf).total_compressed_size for leaf in leaves]
         at_one_go = self.hub is not None and sum(sizes) <= PRE_BUFFER_BYTES

@@ -23,7 +23,7 @@ RECORD_COLUMNS = {  # key of a record -> column of the PR dataset
     "created_at": "created_at",
 }  # fmt: skip
 PR_COLUMNS = tuple(RECORD_COLUMNS.values())
-LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that a dataset has
+LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that a row fills
 
 
 # ----------------------------------------------------------------------------------- trajectories
@@ -80,13 +80,12 @@ class Records:
         return repo or (location.repo if location else "") or by_id
 
     def _read_locations(self, group: tuple[str, int]) -> list[tuple[str, Location]]:
-        names = self.prs.column_names(group[0])
-        licenses = [column for column in LICENSE_COLUMNS if names.count(column) == 1][:1]
-        columns = ("instance_id", "repo", "base_commit", *licenses)
+        columns = ("instance_id", "repo", "base_commit", *LICENSE_COLUMNS)
         locations = []
         for _, *values in self.prs.rows(*group, columns):
-            instance_id, *known = map(as_text, values)
-            locations.append((instance_id, Location(*group, *known)))
+            instance_id, repo, commit, *licenses = map(as_text, values)
+            location = Location(*group, repo, commit, next(filter(None, licenses), ""))
+            locations.append((instance_id, location))
         return locations
 
     def read(self, wanted: set[str]) -> Iterator[dict]:
