@@ -59,6 +59,9 @@ def test_twenty_runs_of_each_form_through_all_stages(form, tmp_path):
         assert answer["meta"]["challenger"]["rejected"].get("protocol", 0) == 0
     exported = [path.read_text() for path in tmp_path.glob("export/sft-*.jsonl")]
     assert len("".join(exported).splitlines()) > 3
+    for path in tmp_path.glob("export/tools-*.jsonl"):
+        for line in path.read_text().splitlines():
+            assert json.loads(line)["completion"][0]["tool_calls"][0]["function"]["name"] == "bash"
 
 
 # ------------------------------------------------------------------------------ odd files and rows

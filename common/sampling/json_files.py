@@ -41,7 +41,7 @@ class JsonFile:
                     self.group_sizes.append(0)
                 self.group_sizes[-1] += 1
                 offset += len(line)
-        first = self.rows(0) if self.group_sizes else ()
+        first = self.rows(0) if self._starts else ()
         self.keys = {key for _, row in first for key in row or () if row[key] is not None}
 
     def rows(self, group: int, wanted: set[int] | None = None) -> Iterator[tuple[int, dict | None]]:
