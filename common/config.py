@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    JsonValue,
+    ValidationError,
+    field_validator,
+    model_validator,
+)
 
 from common.files import UserError
 
@@ -30,8 +38,11 @@ METRICS = ("correctness", "grounding", "progress", "protocol", "efficiency")
 DEFAULT_BASE_URL = "https://llm.chutes.ai/v1"
 
 ModelId = Annotated[str, Field(pattern=r"\S")]
+Prices = dict[Literal["prompt", "completion"], Annotated[float, Field(ge=0)]]
 # Request fields that have a setting of their own, or that are ours.
-_OUR_FIELDS = set("max_tokens messages model stream stream_options temperature top_p".split())
+_MAY_BE_OMITTED = {"temperature", "top_p", "stream_options"}
+_OUR_FIELDS = {"max_completion_tokens", "max_tokens", "messages", "model", "stream"}
+_OUR_FIELDS |= _MAY_BE_OMITTED
 
 
 class _Section(BaseModel):
@@ -70,6 +81,9 @@ class _Call(_Section):
     # The largest output of Kimi-K2.6 and DeepSeek-V3.2 on Chutes is 65,535.
     max_tokens_cap: int = Field(64000, ge=1, le=1_000_000)
     extra_body: dict[str, JsonValue] = {}
+    omit: list[str] = []
+    max_tokens_field: str = Field("max_tokens", pattern=r"^[a-z][a-z0-9_]*$")
+    prices: Prices = {}
     stream: bool = True
     concurrency: int = Field(32, ge=1, le=4096)  # the most; the pace finds what a provider takes
     stall_s: float = Field(120.0, ge=0.1, le=3600)  # cold models take a minute to the first byte
@@ -86,8 +100,8 @@ class CallSettings(_Call):
 
     def sampling(self) -> dict:
         """Return the request's fields that shape a reply: another value, another reply."""
-        sampling = self.model_dump(include={"temperature", "top_p", "max_tokens"})
-        return {**sampling, **self.extra_body}
+        sampling = self.model_dump(include={"temperature", "top_p", "max_tokens"}) | self.extra_body
+        return {name: value for name, value in sampling.items() if name not in self.omit}
 
 
 class Generate(CallSettings):
@@ -113,6 +127,17 @@ class Judge(_Call):
     temperature: float = Field(0.6, ge=0, le=2)
     concurrency: int = Field(16, ge=1, le=4096)
     override: dict[str, _Call] = Field(DEFAULT_OVERRIDES, validate_default=True)
+
+    @field_validator("override", mode="before")
+    @classmethod
+    def add_to_defaults(cls, tables: Any) -> Any:
+        """Return the judges' own tables, each over what is known of its judge."""
+        if not isinstance(tables, dict):
+            return tables
+        added = dict(DEFAULT_OVERRIDES)
+        for model, own in tables.items():
+            added[model] = {**added.get(model, {}), **own} if isinstance(own, dict) else own
+        return added
 
 
 class Confirm(_Section):
@@ -200,6 +225,7 @@ def _problems(config: Config) -> Iterator[str]:
             yield f"[{section}] models = {models}: expected none twice"
         ask = config.judge_call if section == "judge" else config.confirm_call
         calls += [(section, ask(model)) for model in models]
+    may_be_omitted = _MAY_BE_OMITTED.union(*(call.extra_body for _, call in calls))
     for section, call in calls:
         key = f"{call.model}, [{section}]"
         if call.provider not in ("", *config.provider):
@@ -208,8 +234,17 @@ def _problems(config: Config) -> Iterator[str]:
         if call.max_tokens > call.max_tokens_cap:
             most = f"at most max_tokens_cap, which is {call.max_tokens_cap}"
             yield f"{key} max_tokens = {call.max_tokens}: expected {most}"
-        for field_name in sorted(_OUR_FIELDS & call.extra_body.keys()):
-            yield f"{key} extra_body: {field_name!r} has no place there"
+        for name in sorted((_OUR_FIELDS | {call.max_tokens_field}) & call.extra_body.keys()):
+            hint = "; max_tokens_field names it" if name == "max_completion_tokens" else ""
+            yield f"{key} extra_body: {name!r} has no place there{hint}"
+        for name in call.omit:
+            if name not in may_be_omitted:
+                known = ", ".join(sorted(may_be_omitted))
+                yield f"{key} omit: {name!r} is no field that can be left out; such are {known}"
+        if call.max_tokens_field in _OUR_FIELDS - {"max_tokens", "max_completion_tokens"}:
+            yield f"{key} max_tokens_field = {call.max_tokens_field!r}: that is another field"
+        if call.prices and len(call.prices) < 2:
+            yield f"{key} prices = {call.prices}: expected {{ prompt = ..., completion = ... }}"
 
 
 def _explain(error: dict) -> str:

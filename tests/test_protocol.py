@@ -1,5 +1,7 @@
 """Reading one reply: what is whole, what keeps the chat's protocol, what kind of move it is."""
 
+import time
+
 import pytest
 
 from common.audit.protocol import bash_blocks, format_ok, format_problem, protocol_problem
@@ -45,13 +47,57 @@ def reply(command: str, thought: str = "THOUGHT: I look first.") -> str:
 @pytest.mark.parametrize("content, answer", [
     ("<think>hm {\"correctness\": 1}</think>\nTHOUGHT: go", "THOUGHT: go"),
     ("hm, no opening tag</think>THOUGHT: go", "THOUGHT: go"),
-    ("<think>one</think>a<think>two</think>b", "b"),
-    ("THOUGHT: go\n<think>never closed", "THOUGHT: go"),
+    ("<think>one</think><think>two</think>b", "b"),
+    ("[THINK]hm\n```bash\nls\n```\n[/THINK]\nTHOUGHT: go", "THOUGHT: go"),
+    ("<seed:think>hm</seed:think>THOUGHT: go", "THOUGHT: go"),
+    ("<|channel>thought\nhm\n<channel|>THOUGHT: go", "THOUGHT: go"),
+    ("<|START_THINKING|>hm<|END_THINKING|>THOUGHT: go", "THOUGHT: go"),
+    ("◁think▷hm◁/think▷\nTHOUGHT: go", "THOUGHT: go"),
+    ("<think>the `</think>` ends it\n```\n</think>\n```\n</think>THOUGHT: go", "THOUGHT: go"),
+    ("<think>a draft:\n```bash\nls\n</think>\n\nTHOUGHT: go", "THOUGHT: go"),
+    ("<cot>hm</cot>\n{\"a\": 1}", '{"a": 1}'),  # any name, where what follows is whole
+    ("hm.\n</thought>\n\nTHOUGHT: go", "THOUGHT: go"),
+    ('<thought>hm</thought>\n```json\n{"a": 1}\n```', '```json\n{"a": 1}\n```'),
     ("<think>never closed", ""),
+    ("[THINK]\nnever closed", ""),
     ("plain", "plain"),
 ])  # fmt: skip
 def test_visible_text_drops_reasoning(content, answer):
     assert visible_text(content) == answer
+
+
+@pytest.mark.parametrize("content", [
+    reply("grep -n '<think>' .", "THOUGHT: I search for `<think>` in the reader."),
+    reply("ls", "THOUGHT: The stray `</think>` stays.\nSo does \"<think>\"."),
+    reply("ls", "THOUGHT: The tags <think> and </think> are cut here."),
+    reply("ls", "THOUGHT: it drops <think></think>\nand more"),
+    reply("ls", "THOUGHT: it drops (</think>) and '</think>'\nand more"),
+    reply("cat > a.md <<'EOF'\n<think>\nhm\n</think>\nEOF"),
+    reply("ls", "<Widget> renders twice."),
+    reply("ls", "[Thoughts](https://a.b) says so."),
+])  # fmt: skip
+def test_a_mark_that_is_text_cuts_nothing(content):
+    assert visible_text(content) == content and format_ok(content)
+
+
+@pytest.mark.parametrize("content, mark", [
+    ("<thought>I look.</thought>\n\n" + f"{FENCE}bash\nls\n{FENCE}", "<thought>"),
+    ("<b>THOUGHT:</b> " + reply("ls", "I look."), "<b>"),
+    ("THOUGHT: go\n<think>hm</think>\n" + reply("ls"), "<think>"),
+    ("THOUGHT: go\n<think>never closed", "<think>"),
+    ("hm</think>answer " + reply("ls"), "</think>"),
+    ("I look\n</think>\n\n" + f"{FENCE}bash\nls\n{FENCE}", "</think>"),
+])  # fmt: skip
+def test_where_a_mark_leaves_doubt_the_reply_is_refused_by_its_name(content, mark):
+    assert visible_text(content) == content, "nothing is lost silently"
+    assert mark in format_problem(content)
+
+
+@pytest.mark.parametrize("flood", ["<think></think>", "<think>", "</think> a ", "[a]`", '"<a> '])
+def test_a_flood_of_marks_is_read_in_no_time(flood):
+    started = time.monotonic()
+    visible_text(flood * 20_000), format_problem(flood * 20_000)
+    assert time.monotonic() - started < 3
 
 
 @pytest.mark.parametrize("broken, why", [

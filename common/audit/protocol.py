@@ -9,7 +9,7 @@ import re
 
 from common.audit.shell import Command, split_commands
 from common.audit.words import words
-from common.client.reasoning import visible_text
+from common.client.reasoning import reasoning_left
 
 # SWE-ZERO's rules, known by this mark in the system message, forbid `cd`, the programs of these
 # lists of words.txt, and a leading # comment; mini-swe-agent's own rules forbid nothing. It stands
@@ -38,8 +38,8 @@ def format_problem(reply: str) -> str | None:
         return "the reply is empty"
     if _RAW_TOKEN.search(reply):
         return "the reply holds raw tool-call or chat-template tokens"
-    if visible_text(reply) != reply.strip():
-        return "the reply holds a <think> tag"
+    if mark := reasoning_left(reply):
+        return f"the reply holds reasoning marked {mark}"
     lines = [line.strip(" \t") for line in reply.split("\n")]
     fences = [line for line in lines if line.startswith("```") and "`" not in line[3:]]
     if len(fences) % 2:

@@ -7,6 +7,7 @@ and how fast a model is asked, and what a fault ends: model.py and pace.py.
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 import time
@@ -19,12 +20,35 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import cli
+from common.client.costs import prompt_chars
 from common.client.model import Model
-from common.client.reasoning import visible_text
+from common.client.reasoning import reasoning_left, visible_text
 from common.client.run import Halted, Run
 from common.config import CallSettings, Environment
 from common.files import BadFile, ItemFailed, UserError, clean_text, printable
 
+# How a reply ends: OpenAI's word and its kin at other makers, in lower case.
+_WHOLE = (
+    "stop eos eos_token end_turn end_of_turn end_of_text stop_sequence complete completed".split()
+)
+_CUT_OFF = (
+    "length max_tokens max_output_tokens max_completion_tokens max_length model_length"
+    " model_context_window_exceeded"
+).split()
+_TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
+# A tokenizer makes at least one token of a word: 1.2 to 1.4 in English prose, two and more in code
+# and other languages. A tenth less is for those that join words. Nobody has so small a context that
+# it cuts a chat of fewer words.
+_LEAST_TOKENS_PER_WORD = 0.9
+_SHORT_WORDS = 1000
+_OTHER_LENGTH = 1.5  # times as many words are never the same count of tokens
+# What stands between blanks and ASCII's marks.
+_WORD = re.compile(r"[^\s!-/:-@\[-^`{-~]+")
+_FULL_SHARE = 0.95  # of max_tokens: servers count the end of a reply or not, some a few tokens less
+_LARGER_CONTEXT = (
+    "Give the server a larger one (Ollama: num_ctx or OLLAMA_CONTEXT_LENGTH; llama.cpp: n_ctx)."
+)
+_MANY_CUTS = 3  # in a run: fewer may be any bad line's
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
 
@@ -61,6 +85,8 @@ class LLM:
         self.run = Run(environment, max_cost)
         self.concurrency = concurrency
         self._connections = {}
+        # (model, prompt tokens told): the fewest and the most words of the chats
+        self._words_of_count: dict[tuple[str, int], tuple[int, int]] = {}
 
     async def ask(
         self,
@@ -86,6 +112,8 @@ class LLM:
         usage_all_tries: Counter = Counter()
         for _ in range(call.bad_reply_tries):
             completion, attempts, cost = await model.complete(call, messages, max_tokens)
+            end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
+            self._check_context(call, messages, completion, max_tokens if end in _CUT_OFF else 0)
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
@@ -103,21 +131,56 @@ class LLM:
                 "tries": tries,
                 "sampling": {**call.sampling(), "max_tokens": max_tokens},
             }
-            why = _refusal(text, completion.finish_reason, accept)
+            mark = self.run.masked_reply(reasoning_left(completion.content))
+            why = _refusal(text, end, mark, completion) or accept(text)
             self.run.spending.calls["refused reply" if why else "good"] += 1
+            self.run.spending.marks[call.model][mark] += 1
             if why is None:
                 return Reply(text, meta)
             if again:
                 messages = again(text, why)
-            if completion.finish_reason == "length":
+            if end in _CUT_OFF:
                 max_tokens = min(2 * max_tokens, call.max_tokens_cap)
 
         detail = f"{why} (asked {call.bad_reply_tries} times)"
-        if completion.finish_reason == "length":
+        if end in _CUT_OFF:
             asked = f"max_tokens {meta['sampling']['max_tokens']:,}"
             cap = f"max_tokens_cap {call.max_tokens_cap:,}"
             detail = f"{detail}; {asked} of {cap} in chain.toml was not enough"
         raise NoAcceptableReply(f"no acceptable reply: {why}", detail, Reply(text, meta))
+
+    def _check_context(self, call, messages, completion, max_tokens_cut_off: int) -> None:
+        """Raise ItemFailed where the context of the model's server did not hold the chat.
+
+        It says so by its counts: of a prompt that it has cut, or of a reply that ended before
+        max_tokens (0: at its own end). Another ask would be cut alike.
+        """
+        told = completion.usage.get("prompt_tokens")
+        if not told:
+            return
+        words = sum(len(_WORD.findall(message["content"])) for message in messages)
+        least, most = self._words_of_count.get((call.model, told), (words, words))
+        self._words_of_count[call.model, told] = min(least, words), max(most, words)
+        cut = told < _LEAST_TOKENS_PER_WORD * words
+        same = max(most, words) > _OTHER_LENGTH * min(least, words)
+        if words >= _SHORT_WORDS and (cut or same):
+            size = f"{prompt_chars(messages):,} characters, {words:,} words"
+            alike = "" if cut else ", as it did of chats of another length"
+            raise ItemFailed(
+                "the server cut the prompt: its context is too small",
+                f"the server counts {told:,} prompt tokens of a chat of {size}{alike}: it cut the "
+                f"chat. {_LARGER_CONTEXT}",
+                lasting=True,
+            )
+        usage = completion.usage
+        got = usage["completion_tokens"] + usage["reasoning_tokens"]
+        if got < _FULL_SHARE * max_tokens_cut_off:
+            raise ItemFailed(
+                "cut off: the context is full",
+                f"cut off after {got:,} of max_tokens {max_tokens_cut_off:,}: the context is full "
+                f"({told:,} prompt tokens). {_LARGER_CONTEXT}",
+                lasting=True,
+            )
 
     def _model(self, call: CallSettings) -> Model:
         """Return the model that a call goes to, and its connection: made when first asked."""
@@ -129,6 +192,7 @@ class LLM:
             if call.provider not in self._connections:
                 endpoint = self.run.environment.providers[call.provider]
                 self._connections[call.provider] = Connection(endpoint)
+            self._connections[call.provider].prices[call.model] = call.prices
             width = self.concurrency or call.concurrency
             models[key] = Model(self.run, call, self._connections[call.provider], width)
             self.run.saver.patience_s = min(self.run.saver.patience_s, call.outage_s / 2)
@@ -155,23 +219,32 @@ class LLM:
     def usage_lines(self) -> list[str]:
         """Return calls by outcome, tokens and cost, for the tally."""
         lines = self.run.spending.lines()
+        for (_, name), model in self.run.models.items():
+            if model.limiter.pace.cuts >= _MANY_CUTS:
+                words = f"{model.limiter.pace.cuts:,} replies of {name} broke off while others ran"
+                settings = "set concurrency = 1 or stream = false in chain.toml"
+                lines.append(f"note    {words}; if its server ends one for the next, {settings}")
         lost = self.run.saver.lost
         if lost:
             lines.append(f"lost    {lost:,} paid replies: the disk took no file for them")
         return lines
 
 
-def _refusal(text: str, finish_reason: str, accept: Callable[[str], str | None]) -> str | None:
-    """Return why a reply is not accepted, None where it is."""
-    if finish_reason == "length" and not text:
+def _refusal(text: str, end: str, mark: str, completion) -> str | None:
+    """Return why this is no whole reply, None where it is."""
+    if end in _CUT_OFF and not text:
         return "empty: all of max_tokens went into reasoning"
-    if finish_reason == "length":
+    if end in _CUT_OFF:
         return "cut off at max_tokens"
-    if finish_reason in ("tool_calls", "function_call"):
+    if end in _TOOL_CALLS:
         return "a tool call instead of text"
-    if not text:
-        return "empty"
-    return accept(text)
+    if end not in _WHOLE:
+        return f"no end that is known to be good: finish_reason {completion.finish_reason[:60]!r}"
+    if not text and mark:
+        return f"empty: nothing stands outside the reasoning, which begins with {mark}"
+    if not text and completion.reasoning_field:
+        return f"empty: all that came is in {completion.reasoning_field}"
+    return None if text else "empty"
 
 
 # ------------------------------------------------------------------------------ all turns of a run

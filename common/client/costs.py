@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import math
-from collections import Counter
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from dataclasses import dataclass, replace
 
 from common.config import CallSettings
 from common.files import UserError
@@ -14,6 +14,7 @@ from common.files import UserError
 CHARS_PER_TOKEN = 3.5
 # The densest that real chats are: a Chinese character is three bytes and about one token.
 _LEAST_BYTES_PER_TOKEN = 2
+_MOST_REPLIES = 3  # that begin alike: fewer tell nothing of a server
 _LOOK_AGAIN_S = 0.05  # for room in the budget
 _CONTEXT_KEYS = ("context_length", "max_model_len", "context_window")
 
@@ -46,11 +47,20 @@ class Listing:
         if self.prompt_price is None or self.completion_price is None:
             raise UserError(
                 f"--max-cost cannot hold: the provider's model list names no price for "
-                f"{call.model}. Run without --max-cost."
+                f"{call.model}. Write prices = {{ prompt = ..., completion = ... }} for it into "
+                "chain.toml (dollars a million tokens), or run without --max-cost."
             )
         size = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
         prompt = size / _LEAST_BYTES_PER_TOKEN * self.prompt_price
         return prompt + max_tokens * self.completion_price
+
+
+def priced(listing: Listing, prices: dict | None) -> Listing:
+    """Return a listing with the prices of chain.toml (dollars a million tokens), if any."""
+    if not prices:
+        return listing
+    prompt, completion = prices["prompt"] / 1_000_000, prices["completion"] / 1_000_000
+    return replace(listing, prompt_price=prompt, completion_price=completion, cached_price=None)
 
 
 def read_listings(document: object) -> dict[str, Listing]:
@@ -94,6 +104,8 @@ class Spending:
         self.tokens: Counter = Counter()
         self.calls: Counter = Counter()  # by outcome
         self.answered: Counter = Counter()  # (model asked, model that answered): replies
+        # By model: how its replies begin, "" or a mark of reasoning.
+        self.marks: defaultdict[str, Counter] = defaultdict(Counter)
         self.cost_usd = 0.0
         self.unpriced_calls = 0
 
@@ -125,6 +137,11 @@ class Spending:
         ]
         for (asked, answered), count in self.answered.most_common():
             lines.append(f"answer  {asked} was asked, {answered} answered {count:,} times")
+        for model, marks in self.marks.items():
+            mark, count = marks.most_common(1)[0]
+            if mark and count > sum(marks.values()) / 2 and count >= _MOST_REPLIES:
+                words = f"{count:,} of {sum(marks.values()):,} replies of {model} begin with {mark}"
+                lines.append(f"note    {words}: its server's reasoning parser is off")
         return lines
 
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
-from common.client.costs import CHARS_PER_TOKEN, Listing
+from common.client.costs import CHARS_PER_TOKEN, Listing, priced
 from common.client.faults import Fault
 from common.client.run import Run
 from common.config import CallSettings, Environment
@@ -82,7 +82,7 @@ def _print_calls(ahead: _Ahead, listings: dict[str, Listing]) -> float | None:
         basis = f"{reply:,.0f} a reply, as the {ahead.replies:,} so far"
     prompt = round(ahead.chars / CHARS_PER_TOKEN)
     completion = round(ahead.calls * reply)
-    listing = listings.get(call.model, Listing())
+    listing = priced(listings.get(call.model, Listing()), call.prices)
     usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
     cost = listing.cost_usd(usage)
     price = "price unknown" if cost is None else f"about ${cost:.2f}"

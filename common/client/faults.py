@@ -11,6 +11,7 @@ from pydantic_core import from_json
 from common.config import Endpoint
 from common.files import printable
 
+STREAM_CUT = ("reply without an end", "connection broken")  # kinds of a reply that broke off
 _WORDS_READ = 4000  # characters of an error body that are looked at
 
 
@@ -47,7 +48,8 @@ class Fault(Exception):
 CHECK_ADDRESS = "Check {url}: an API's address mostly ends in /v1."
 _CHANGE_SETTINGS = (
     "It refuses every call alike. Change what it names in chain.toml (sampling, extra_body, "
-    "stream), then run again."
+    'stream; omit = ["top_p"] leaves a field out, max_tokens_field = "max_completion_tokens" '
+    "sends max_tokens by its other name), then run again."
 )
 _CHECK_KEY = "Check {key} (and that {url} is the one it is for)."
 _CHECK_MODEL = "Check the model id in chain.toml ([generate], [judge], [confirm]) and {url}."

@@ -23,7 +23,7 @@ import random
 from dataclasses import dataclass, replace
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED
-from common.client.faults import CHECK_ADDRESS, Fault
+from common.client.faults import CHECK_ADDRESS, STREAM_CUT, Fault
 from common.client.pace import RateLimiter, Ticket
 from common.client.run import Halted, Run
 from common.config import CallSettings
@@ -232,6 +232,8 @@ class Model:
         now_s = self._now_s()
         if is_refusal:
             self.limiter.pace.refused(now_s, ticket, fault.retry_after_s)
+        elif fault.kind in STREAM_CUT and self.limiter.in_flight > 1:
+            self.limiter.pace.cut(now_s, ticket, self.limiter.in_flight)
         else:
             self.limiter.pace.broke(now_s, ticket)
         pause_s = self.limiter.pause_left_s()

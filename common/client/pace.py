@@ -42,6 +42,9 @@ _LEAST_RATE = 0.05  # a call in 20 s is a sign of life
 _EARLY = 8  # calls since the last refusal: a rate that is right is not refused so soon
 _FUTILE = 4  # early refusals in a row, until they are believed to have another cause
 _RETRY = 0.7  # the pause after a refusal, in distances between two calls
+# A server that ends one reply for the next call cuts one in two and more, a bad line one in twenty.
+_CUT_TOO_OFTEN = 0.35
+_CUT_WEIGHT = 0.2  # of one reply: two cuts in a row are too often
 _LONGEST_PAUSE_S = 30.0
 # A server may free a slot a moment after its reply is here: at most a twentieth of the reply's
 # time is waited for it (4 slots, 10 ms late: x 1.04, not 1.30).
@@ -65,12 +68,13 @@ class Window:
         self.good = 0  # the widest known to be taken; 0 until anything is
         self._top = top
         self._step = _FIRST_STEP
+        self.patience = 1  # times so many calm calls until more is tried
         self._tried_at: float | None = None  # when the first call above the good size was sent
 
     def sent(self, now: float, in_flight: int, calm: int) -> None:
         """Note a call; widen when what is tried is taken, or after a calm time."""
         if self.size == self.good:
-            if in_flight >= self.size and calm >= _CALM:
+            if in_flight >= self.size and calm >= _CALM * self.patience:
                 self._step = 1
                 self.widen()
         elif in_flight > self.good > 0:
@@ -110,6 +114,8 @@ class Pace:
         self._refused_in_a_row = 0
         self._rounds = 0  # of refusals in a row; calls that were out together are one round
         self._believed_from = 2  # refusals in a row that speak of a rate
+        self.cuts = 0  # replies that broke off while others were in flight
+        self._cut_share = 0.0  # of the last replies
         self._searching = False  # no rate is measured yet
         self._early = 0  # early refusals in a row
 
@@ -150,6 +156,7 @@ class Pace:
     def succeeded(self, now: float, ticket: Ticket) -> None:
         """Note a whole reply."""
         self._home_at = now
+        self._cut_share -= _CUT_WEIGHT * self._cut_share
         self._took_s = now - ticket.at
         if ticket.at > self._refused_at:
             self._refused_in_a_row = 0
@@ -196,6 +203,20 @@ class Pace:
             pause_s = _RETRY * 2 ** min(self._refused_in_a_row - 3, 10)
             self.next_at = max(self.next_at, now + min(_LONGEST_PAUSE_S, pause_s))
 
+    def cut(self, now: float, ticket: Ticket, in_flight: int) -> None:
+        """Note a reply that broke off while others were in flight: they may be what ended it.
+
+        Where that is no exception, fewer are in flight from now on, for twice as long each time.
+        """
+        self.cuts += 1
+        self._cut_share += _CUT_WEIGHT * (1 - self._cut_share)
+        if self._cut_share < _CUT_TOO_OFTEN:
+            self.broke(now, ticket)
+        elif ticket.at > self._refused_at:
+            self._note_refusal(now)
+            self.window.narrow(in_flight // 2)
+            self.window.patience *= 2
+
     def forget_refusals(self) -> None:
         """Drop what they have taught: they had another cause."""
         self.rate = math.inf
@@ -238,7 +259,7 @@ class RateLimiter:
 
     def __init__(self, top: int):
         self.pace = Pace(top)
-        self._in_flight = 0
+        self.in_flight = 0
         self._waiting: deque[asyncio.Future] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -257,7 +278,7 @@ class RateLimiter:
 
     def leave(self) -> None:
         """End a call."""
-        self._in_flight -= 1
+        self.in_flight -= 1
         self.let_out()
 
     def turn_away(self, error: Exception) -> None:
@@ -279,12 +300,12 @@ class RateLimiter:
                 self._waiting.popleft()
                 continue
             now = loop.time()
-            delay_s = self.pace.delay_s(now, self._in_flight)
+            delay_s = self.pace.delay_s(now, self.in_flight)
             if delay_s > 0:
                 if self._timer is not None:
                     self._timer.cancel()
                 if delay_s < math.inf:
                     self._timer = loop.call_later(delay_s, self.let_out)
                 return
-            self._in_flight += 1
-            self._waiting.popleft().set_result(self.pace.sent(now, self._in_flight))
+            self.in_flight += 1
+            self._waiting.popleft().set_result(self.pace.sent(now, self.in_flight))

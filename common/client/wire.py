@@ -13,6 +13,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 
 import aiohttp
 import httpx2
@@ -20,7 +21,7 @@ import openai
 from pydantic_core import PydanticSerializationError, to_json
 
 from common.client import faults
-from common.client.costs import Listing, read_listings
+from common.client.costs import Listing, priced, read_listings
 from common.client.faults import Fault
 from common.config import CallSettings, Endpoint
 from common.files import printable
@@ -30,6 +31,7 @@ _LIST_S = 4  # the first finished reply waits for the prices: less than the grac
 # A server that never ends must not fill the memory.
 _MAX_BODY_BYTES = 64 * 2**20
 _MAX_ERROR_BYTES = 64 * 2**10
+_MAX_HEADER_BYTES = 16 * 2**10  # of one header; aiohttp takes 8,190, some gateways send more
 _INVOCATION_HEADERS = ("x-chutes-invocationid", "x-request-id")
 _NEVER_REACHED = (
     aiohttp.ClientConnectorError,
@@ -37,6 +39,7 @@ _NEVER_REACHED = (
     httpx2.ConnectError,
     ConnectionRefusedError,
 )
+_REASONING_FIELDS = ("reasoning_content", "reasoning")
 _NAME_CHARS = 200  # of what a server calls its model or a call
 _MOST_TOKENS = 10**9  # a larger count is no count
 
@@ -46,6 +49,7 @@ class Completion:
     """A whole reply as it came: `content` may be empty, `finish_reason` is always there."""
 
     content: str = ""
+    reasoning_field: str = ""  # where reasoning came, if it did
     finish_reason: str = ""
     usage: dict = field(default_factory=dict)
     model: str = ""
@@ -55,11 +59,12 @@ class Completion:
 def request_body(call: CallSettings, messages: list[dict], max_tokens: int) -> dict:
     """Return the body of a chat request."""
     body = {"model": call.model, "messages": messages, **call.sampling()}
-    body["max_tokens"] = max_tokens
+    del body["max_tokens"]
+    body[call.max_tokens_field] = max_tokens
     if call.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
-    return body
+    return {name: value for name, value in body.items() if name not in call.omit}
 
 
 def _body_bytes(body: dict) -> bytes:
@@ -69,21 +74,33 @@ def _body_bytes(body: dict) -> bytes:
         return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
 
 
+def _new_client(endpoint: Endpoint) -> httpx2.AsyncClient:
+    """Return an HTTP client with the key of a provider, and without any connection yet."""
+    key = endpoint.api_key or "none"
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    # No redirects: prompt and key go nowhere else; a POST may become a GET.
+    client = openai.DefaultAioHttpClient(headers=headers, follow_redirects=False)
+    for transport in (client._transport, *client._mounts.values()):  # direct, by proxies
+        if transport is not None:
+            transport.client = partial(_new_session, transport)
+    return client
+
+
+def _new_session(transport) -> aiohttp.ClientSession:
+    # 0: as many as are asked for, not aiohttp's own hundred for all models together.
+    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=20, ssl=transport.ssl_context)
+    return aiohttp.ClientSession(connector=connector, max_field_size=_MAX_HEADER_BYTES)
+
+
 class Connection:
     """The HTTP client for one provider, and the provider's list of models."""
 
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
+        self.prices: dict[str, dict] = {}  # of chain.toml, by model: they go over the list's
         self._listings: asyncio.Future | None = None
         self._chat_url = httpx2.URL(f"{endpoint.base_url}/chat/completions")
-        key = endpoint.api_key or "none"
-        headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-        # 0: as many as are asked for. None would be aiohttp's own hundred for all models together.
-        limits = httpx2.Limits(max_connections=0, keepalive_expiry=20)
-        # No redirects: prompt and key go nowhere else; a POST may become a GET.
-        self._http = openai.DefaultAioHttpClient(
-            headers=headers, limits=limits, follow_redirects=False
-        )
+        self._http = _new_client(endpoint)
 
     async def close(self) -> None:
         """Close all sockets."""
@@ -109,7 +126,7 @@ class Connection:
             self._listings = asyncio.ensure_future(self._models_or_none())
         if not self._listings.done():
             await asyncio.shield(self._listings)
-        return self._listings.result().get(model, Listing())
+        return priced(self._listings.result().get(model, Listing()), self.prices.get(model))
 
     async def _models_or_none(self) -> dict[str, Listing]:
         try:
@@ -121,6 +138,23 @@ class Connection:
         self, call: CallSettings, messages: list[dict], max_tokens: int, alive: Callable[[], None]
     ) -> Completion:
         """Return a completion from one attempt; call `alive` when words arrive. Raises Fault."""
+        # Now: llama-cpp-python ends a running stream for whatever comes next.
+        await self.listing(call.model)
+        body, headers = await self._post(call, messages, max_tokens, alive)
+        if call.stream and not body.strip():
+            # It answers so when a prompt is too long, and closes; without a stream it says why.
+            whole = call.model_copy(update={"stream": False})
+            async with _new_client(self.endpoint) as client:
+                body, headers = await self._post(whole, messages, max_tokens, alive, client)
+        completion = read_completion(body)
+        for name in _INVOCATION_HEADERS:
+            if headers.get(name):
+                completion.invocation_id = headers[name][:_NAME_CHARS]
+                break
+        return completion
+
+    async def _post(self, call, messages, max_tokens, alive, client=None):
+        """Return body and headers of the answer to a chat request. Raises Fault."""
         # Without a stream, silence is how a reply is made.
         silence_s = call.stall_s if call.stream else call.timeout_s
         request = self._http.build_request(
@@ -129,20 +163,15 @@ class Connection:
             content=_body_bytes(request_body(call, messages, max_tokens)),
             timeout=httpx2.Timeout(None, connect=_CONNECT_S, read=silence_s),
         )
-        body, headers = await self._fetch(request, call.timeout_s, alive)
-        completion = read_completion(body)
-        for name in _INVOCATION_HEADERS:
-            if headers.get(name):
-                completion.invocation_id = headers[name][:_NAME_CHARS]
-                break
-        return completion
+        return await self._fetch(request, call.timeout_s, alive, client)
 
     async def _fetch(
-        self, request: httpx2.Request, total_s: float, alive: Callable[[], None] | None = None
+        self, request: httpx2.Request, total_s: float, alive=None, client=None
     ) -> tuple[bytes, httpx2.Headers]:
         """Return body and headers of what a request brings within `total_s`. Raises Fault."""
         try:
-            return await asyncio.wait_for(self._receive(request, alive), total_s)
+            receive = self._receive(client or self._http, request, alive)
+            return await asyncio.wait_for(receive, total_s)
         except asyncio.TimeoutError:
             detail = f"not finished after {total_s:g} s"
             raise Fault("transient", "no whole reply in time", detail) from None
@@ -152,9 +181,9 @@ class Connection:
             raise _fault_behind(error) from None
 
     async def _receive(
-        self, request: httpx2.Request, alive: Callable[[], None] | None
+        self, client, request: httpx2.Request, alive: Callable[[], None] | None
     ) -> tuple[bytes, httpx2.Headers]:
-        response = await self._http.send(request, stream=True)
+        response = await client.send(request, stream=True)
         status = response.status_code
         limit = _MAX_BODY_BYTES if status < 300 else _MAX_ERROR_BYTES
         body = bytearray()
@@ -238,8 +267,13 @@ def _read_events(body: bytes) -> Completion:
         if choice.get("index") in (0, None):  # another index is another reply
             said = choice.get("delta") or choice.get("message") or {}
             pieces.append(_text(said.get("content")))
+            for name in _REASONING_FIELDS:
+                if said.get(name):
+                    completion.reasoning_field = name
             reason = _name(choice.get("finish_reason"))
             completion.finish_reason = reason or completion.finish_reason
+            # Moonshot's place for it.
+            completion.usage = _usage(choice.get("usage")) or completion.usage
     if not pieces:
         raise Fault("transient", "no choices in the reply", faults.provider_words(body))
     completion.content = "".join(pieces)

@@ -48,7 +48,7 @@ async def answer_chat(server, request, prompt_bytes, reader, writer) -> bool:
         return await _hold(reader, server.stall_s)
     call_id = b"chatcmpl-%012d" % request["n"]
     model = reply.model or body.get("model")
-    tokens = reply.usage or count_tokens(prompt_bytes, reply)
+    tokens = reply.usage or count_tokens(prompt_bytes, reply, max_tokens)
     headers = {"X-Chutes-InvocationID": f"demo-{request['n']:012d}", **reply.headers}
     if not body.get("stream") or fault == "not-stream":
         whole = whole_reply(call_id, model, reply, tokens)
@@ -60,12 +60,18 @@ async def answer_chat(server, request, prompt_bytes, reader, writer) -> bool:
     headers["Transfer-Encoding"] = "chunked"
     writer.write(head(200, headers))
     request["status"] = 200
+    if fault == "empty-stream":
+        return False
     if fault in _BROKEN_STREAMS:
         return await _break_stream(server, fault, events, reader, writer)
     if fault == "crlf":
         await send_split(writer, b"".join([*events, end]).replace(b"\n", b"\r\n"))
     else:
-        await _send_stream(writer, events, call_id, server.stream_s)
+        this = server.arrived if fault == "one-at-a-time" else None
+        whole = await _send_stream(writer, events, call_id, server.stream_s, this, server)
+        if not whole:
+            writer.write(chunk(b"data: [DONE]\n\n"))
+            return False
         writer.write(chunk(end) + chunk(b""))
     request["finished_at"] = time.time()
     return True
@@ -86,16 +92,22 @@ async def _send_whole(server, request, whole, headers, reader, writer) -> bool:
     return fault != "cut-stream" and await _hold(reader, server.stall_s)
 
 
-async def _send_stream(writer, events, call_id, stream_s: float) -> None:
-    """Write all events under the call's own id, in steps where the stream takes its time."""
+async def _send_stream(writer, events, call_id, stream_s: float, this, server) -> bool:
+    """Write all events under the call's own id, in steps where the stream takes its time.
+
+    Return False, unfinished, when a request comes after `this`, the last one so far.
+    """
     step = len(events)
     if stream_s:
         step = -(-len(events) // _STREAM_STEPS)
     for at in range(0, len(events), step):
         if at:
             await asyncio.sleep(stream_s / _STREAM_STEPS)
+        if this is not None and server.arrived > this:
+            return False
         part = b"".join(map(chunk, events[at : at + step]))
         writer.write(part.replace(ANY_ID, call_id))
+    return True
 
 
 async def _break_stream(server, fault, events, reader, writer) -> bool:

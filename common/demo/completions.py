@@ -25,11 +25,13 @@ def event(value: object) -> bytes:
     return b"data: " + to_json(value) + b"\n\n"
 
 
-def count_tokens(prompt_bytes: int, reply: Reply) -> dict:
+def count_tokens(prompt_bytes: int, reply: Reply, max_tokens: int) -> dict:
     """Return token counts at four bytes a token, the usual rough rule."""
     prompt = prompt_bytes // 4
     reasoning = len(reply.reasoning or "") // 4
     completion = reasoning + len(reply.content or "") // 4
+    if reply.finish_reason == "length":
+        completion = max_tokens
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,

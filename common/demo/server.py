@@ -64,6 +64,7 @@ class Server:
             self.models = dict.fromkeys(self.models, OTHER_MODEL)
         self.requests: list[dict] = []
         self.chat_count = 0
+        self.arrived = 0  # requests of any kind
         self.in_flight = 0
         self.peak_in_flight = 0
         self.outcomes: Counter = Counter()
@@ -139,6 +140,7 @@ class Server:
         }
         if self.keep:
             self.requests.append(request)
+        self.arrived += 1
         if method != "POST" or path != "/v1/chat/completions":
             send(writer, request, *self._information(path))
             return True
@@ -150,6 +152,8 @@ class Server:
             self.peak_in_flight = max(self.peak_in_flight, self.in_flight)
         try:
             request["fault"] = self._fault(request, busy)
+            if request["fault"] == "empty-stream" and not request["body"].get("stream"):
+                request["fault"] = "400-context"
             if request["fault"] in ERRORS:
                 send(writer, request, *refusal(request))
                 return True
