@@ -195,6 +195,9 @@ class Connection:
                     alive()
                 if len(body) > limit:
                     break
+        except (httpx2.NetworkError, httpx2.ProtocolError):
+            if body or status >= 300:
+                raise  # else the connection was closed without a word: an empty stream
         finally:
             await response.aclose()
         if status < 300:
@@ -256,7 +259,8 @@ def _read_events(body: bytes) -> Completion:
         event = faults.parse_json(line)
         completion.model = _name(event.get("model")) or completion.model
         completion.invocation_id = _name(event.get("id")) or completion.invocation_id
-        completion.usage = _usage(event.get("usage")) or completion.usage
+        usage = _usage(event.get("usage"))
+        completion.usage = usage or completion.usage
         if not event.get("choices"):
             fault = faults.sort_error_body(event, line)
             if fault:
@@ -273,7 +277,7 @@ def _read_events(body: bytes) -> Completion:
             reason = _name(choice.get("finish_reason"))
             completion.finish_reason = reason or completion.finish_reason
             # Moonshot's place for it.
-            completion.usage = _usage(choice.get("usage")) or completion.usage
+            completion.usage = usage or _usage(choice.get("usage")) or completion.usage
     if not pieces:
         raise Fault("transient", "no choices in the reply", faults.provider_words(body))
     completion.content = "".join(pieces)
