@@ -127,7 +127,9 @@ def counting(tokens):
 
 @pytest.mark.parametrize("context", [2051, 4096])
 def test_a_prompt_that_the_server_cut_is_a_failed_call(tmp_path, context):
-    write_chats(tmp_path, [of_chars(ENGLISH, chars) for chars in (31_000, 600, 40_000, 30_000)])
+    write_chats(
+        tmp_path, [of_chars(ENGLISH, chars) for chars in (31_000, 600, 40_000)] + ["x" * 60_000]
+    )
     with Server(counting(lambda chars: min(context, chars // 4)), key=KEY) as server:
         result = king(tmp_path, server)
         assert result.returncode == 1 and "does not answer" not in result.stderr
@@ -135,7 +137,7 @@ def test_a_prompt_that_the_server_cut_is_a_failed_call(tmp_path, context):
     assert sorted(answers(tmp_path)) == ["prompts_4_1_2"]
     for row in failed_rows(tmp_path):
         assert "cut the prompt" in row["kind"] and "num_ctx" in row["reason"]
-        assert f"{context:,} prompt tokens" in row["reason"] and " words" in row["reason"]
+        assert f"{context:,} prompt tokens" in row["reason"] and "characters" in row["reason"]
 
 
 def test_one_count_for_chats_of_every_length_is_a_cut_prompt(tmp_path):

@@ -36,14 +36,16 @@ _CUT_OFF = (
     " model_context_window_exceeded"
 ).split()
 _TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
-# A tokenizer makes at least one token of a word: 1.2 to 1.4 in English prose, two and more in code
-# and other languages. A tenth less is for those that join words. Nobody has so small a context that
-# it cuts a chat of fewer words.
-_LEAST_TOKENS_PER_WORD = 0.9
-_SHORT_WORDS = 1000
-_OTHER_LENGTH = 1.5  # times as many words are never the same count of tokens
-# What stands between blanks and ASCII's marks.
+# Two chats may well have one count of tokens, but hardly if no other has more and if one is so many
+# times as long as the other.
+_OTHER_LENGTH = 1.5
+_SHORT = 1000  # tokens: no context is so small that it cuts fewer
+# What stands between blanks and ASCII's marks: a token at least, 1.2 to 1.4 in English prose, two
+# and more in code and other languages. A tenth less is for tokenizers that join words. Nor is a
+# token of running text longer than the longest words; scripts without blanks have 1 to 4 letters.
 _WORD = re.compile(r"[^\s!-/:-@\[-^`{-~]+")
+_LEAST_TOKENS_OF_A_WORD = 0.9
+_LETTERS_OF_A_TOKEN = 12
 _FULL_SHARE = 0.95  # of max_tokens: servers count the end of a reply or not, some a few tokens less
 _LARGER_CONTEXT = (
     "Give the server a larger one (Ollama: num_ctx or OLLAMA_CONTEXT_LENGTH; llama.cpp: n_ctx)."
@@ -85,8 +87,8 @@ class LLM:
         self.run = Run(environment, max_cost)
         self.concurrency = concurrency
         self._connections = {}
-        # (model, prompt tokens told): the fewest and the most words of the chats
-        self._words_of_count: dict[tuple[str, int], tuple[int, int]] = {}
+        # By model: the most prompt tokens told, and what bounds chats with so many must have
+        self._largest_prompt: dict[str, tuple[int, int, int]] = {}
 
     async def ask(
         self,
@@ -158,29 +160,31 @@ class LLM:
         told = completion.usage.get("prompt_tokens")
         if not told:
             return
-        words = sum(len(_WORD.findall(message["content"])) for message in messages)
-        least, most = self._words_of_count.get((call.model, told), (words, words))
-        self._words_of_count[call.model, told] = min(least, words), max(most, words)
-        cut = told < _LEAST_TOKENS_PER_WORD * words
-        same = max(most, words) > _OTHER_LENGTH * min(least, words)
-        if words >= _SHORT_WORDS and (cut or same):
-            size = f"{prompt_chars(messages):,} characters, {words:,} words"
-            alike = "" if cut else ", as it did of chats of another length"
-            raise ItemFailed(
-                "the server cut the prompt: its context is too small",
-                f"the server counts {told:,} prompt tokens of a chat of {size}{alike}: it cut the "
-                f"chat. {_LARGER_CONTEXT}",
-                lasting=True,
+        bound = sum(_least_tokens(message["content"]) for message in messages)
+        largest, least, most = self._largest_prompt.get(call.model, (0, bound, bound))
+        if told > largest:
+            least = most = bound
+        if told >= largest:
+            least, most = min(least, bound), max(most, bound)
+            self._largest_prompt[call.model] = told, least, most
+        is_small = told < bound
+        is_same = told == largest and most > _OTHER_LENGTH * least
+        got = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
+        if bound >= _SHORT and (is_small or is_same):
+            kind = "the server cut the prompt (its context; Ollama: num_ctx)"
+            size = f"{prompt_chars(messages):,} characters, which make {bound:,} or more"
+            alike = "" if is_small else ", as of a chat of quite another length"
+            detail = f"it counts {told:,} prompt tokens of {size}{alike}"
+        elif got < _FULL_SHARE * max_tokens_cut_off:
+            kind = "cut off: the context is full"
+            detail = (
+                f"after {got:,} of max_tokens {max_tokens_cut_off:,} and {told:,} prompt tokens, "
+                "unless the server has a limit of its own for replies"
             )
-        usage = completion.usage
-        got = usage["completion_tokens"] + usage["reasoning_tokens"]
-        if got < _FULL_SHARE * max_tokens_cut_off:
-            raise ItemFailed(
-                "cut off: the context is full",
-                f"cut off after {got:,} of max_tokens {max_tokens_cut_off:,}: the context is full "
-                f"({told:,} prompt tokens). {_LARGER_CONTEXT}",
-                lasting=True,
-            )
+        else:
+            return
+        self.run.spending.calls["cut by the context"] += 1
+        raise ItemFailed(kind, f"{kind}: {detail}. {_LARGER_CONTEXT}", lasting=True)
 
     def _model(self, call: CallSettings) -> Model:
         """Return the model that a call goes to, and its connection: made when first asked."""
@@ -228,6 +232,12 @@ class LLM:
         if lost:
             lines.append(f"lost    {lost:,} paid replies: the disk took no file for them")
         return lines
+
+
+def _least_tokens(text: str) -> int:
+    """Return how many tokens any tokenizer makes of a text at least."""
+    tokens = sum(max(1, len(word) // _LETTERS_OF_A_TOKEN) for word in _WORD.findall(text))
+    return int(_LEAST_TOKENS_OF_A_WORD * tokens)
 
 
 def _refusal(text: str, end: str, mark: str, completion) -> str | None:
