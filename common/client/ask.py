@@ -38,7 +38,7 @@ _CUT_OFF = (
 _TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
 # Two chats may well have one count of tokens, but hardly if no other has more and if one is so many
 # times as long as the other.
-_OTHER_LENGTH = 1.5
+_OTHER_LENGTH = 2
 _SHORT = 1000  # tokens: no context is so small that it cuts fewer
 # What stands between blanks and ASCII's marks: a token at least, 1.2 to 1.4 in English prose, two
 # and more in code and other languages. A tenth less is for tokenizers that join words. Nor is a
@@ -46,6 +46,7 @@ _SHORT = 1000  # tokens: no context is so small that it cuts fewer
 _WORD = re.compile(r"[^\s!-/:-@\[-^`{-~]+")
 _LEAST_TOKENS_OF_A_WORD = 0.9
 _LETTERS_OF_A_TOKEN = 12
+_CHARS_OF_A_TOKEN = 4.5  # code and tool output have fewer: there the words need no counting
 _FULL_SHARE = 0.95  # of max_tokens: servers count the end of a reply or not, some a few tokens less
 _LARGER_CONTEXT = (
     "Give the server a larger one (Ollama: num_ctx or OLLAMA_CONTEXT_LENGTH; llama.cpp: n_ctx)."
@@ -87,7 +88,7 @@ class LLM:
         self.run = Run(environment, max_cost)
         self.concurrency = concurrency
         self._connections = {}
-        # By model: the most prompt tokens told, and what bounds chats with so many must have
+        # By model: the most prompt tokens told, and the fewest and most characters of such chats
         self._largest_prompt: dict[str, tuple[int, int, int]] = {}
 
     async def ask(
@@ -160,21 +161,22 @@ class LLM:
         told = completion.usage.get("prompt_tokens")
         if not told:
             return
-        bound = sum(_least_tokens(message["content"]) for message in messages)
-        largest, least, most = self._largest_prompt.get(call.model, (0, bound, bound))
+        chars = prompt_chars(messages)
+        largest, least, most = self._largest_prompt.get(call.model, (0, chars, chars))
         if told > largest:
-            least = most = bound
+            least = most = chars
         if told >= largest:
-            least, most = min(least, bound), max(most, bound)
+            least, most = min(least, chars), max(most, chars)
             self._largest_prompt[call.model] = told, least, most
-        is_small = told < bound
         is_same = told == largest and most > _OTHER_LENGTH * least
+        bound = 0
+        if told < chars / _CHARS_OF_A_TOKEN:
+            bound = sum(_least_tokens(message["content"]) for message in messages)
         got = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
-        if bound >= _SHORT and (is_small or is_same):
+        if max(told, bound) >= _SHORT and (told < bound or is_same):
             kind = "the server cut the prompt (its context; Ollama: num_ctx)"
-            size = f"{prompt_chars(messages):,} characters, which make {bound:,} or more"
-            alike = "" if is_small else ", as of a chat of quite another length"
-            detail = f"it counts {told:,} prompt tokens of {size}{alike}"
+            why = f"which make {bound:,} or more" if told < bound else "as of twice or half as many"
+            detail = f"it counts {told:,} prompt tokens of {chars:,} characters, {why}"
         elif got < _FULL_SHARE * max_tokens_cut_off:
             kind = "cut off: the context is full"
             detail = (

@@ -83,7 +83,9 @@ def _after_reasoning(text: str) -> str | None:
 
 
 def _without_quotations(text: str) -> str:
-    """Return a text with blanks for its code blocks, inline code and quotes."""
+    """Return a text with blanks for its code blocks, inline code and quotes; "" without marks."""
+    if not _MARK.search(text):
+        return ""
     quoted = _JSON_TEXT if text.startswith("{") else _QUOTED
     return quoted.sub(lambda found: " " * len(found[0]), text)
 
