@@ -131,7 +131,9 @@ class Model:
             raise Halted()
         try:
             self._raise_if_over()  # perhaps meanwhile
-            completion = await self._connection.complete(call, messages, max_tokens, self._hear)
+            fresh = messages is _HELLO
+            ask = self._connection.complete
+            completion = await ask(call, messages, max_tokens, self._hear, fresh)
             cost = (await self._connection.listing(call.model)).cost_usd(completion.usage)
             # A reply whose price nobody tells counts as the worst case: the sum must hold.
             settled = reserved if cost is None else cost

@@ -135,17 +135,24 @@ class Connection:
             return {}
 
     async def complete(
-        self, call: CallSettings, messages: list[dict], max_tokens: int, alive: Callable[[], None]
+        self,
+        call: CallSettings,
+        messages: list[dict],
+        max_tokens: int,
+        alive: Callable[[], None],
+        fresh: bool = False,
     ) -> Completion:
-        """Return a completion from one attempt; call `alive` when words arrive. Raises Fault."""
+        """Return a completion from one attempt; call `alive` when words arrive. Raises Fault.
+
+        `fresh`: over a connection of its own, which nothing before can have broken.
+        """
         # Now: llama-cpp-python ends a running stream for whatever comes next.
         await self.listing(call.model)
-        body, headers = await self._post(call, messages, max_tokens, alive)
+        body, headers = await self._post(call, messages, max_tokens, alive, fresh)
         if call.stream and not body.strip():
             # It answers so when a prompt is too long, and closes; without a stream it says why.
             whole = call.model_copy(update={"stream": False})
-            async with _new_client(self.endpoint) as client:
-                body, headers = await self._post(whole, messages, max_tokens, alive, client)
+            body, headers = await self._post(whole, messages, max_tokens, alive, fresh=True)
         completion = read_completion(body)
         for name in _INVOCATION_HEADERS:
             if headers.get(name):
@@ -153,7 +160,7 @@ class Connection:
                 break
         return completion
 
-    async def _post(self, call, messages, max_tokens, alive, client=None):
+    async def _post(self, call, messages, max_tokens, alive, fresh):
         """Return body and headers of the answer to a chat request. Raises Fault."""
         # Without a stream, silence is how a reply is made.
         silence_s = call.stall_s if call.stream else call.timeout_s
@@ -163,7 +170,10 @@ class Connection:
             content=_body_bytes(request_body(call, messages, max_tokens)),
             timeout=httpx2.Timeout(None, connect=_CONNECT_S, read=silence_s),
         )
-        return await self._fetch(request, call.timeout_s, alive, client)
+        if not fresh:
+            return await self._fetch(request, call.timeout_s, alive)
+        async with _new_client(self.endpoint) as client:
+            return await self._fetch(request, call.timeout_s, alive, client)
 
     async def _fetch(
         self, request: httpx2.Request, total_s: float, alive=None, client=None
