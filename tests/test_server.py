@@ -269,3 +269,20 @@ def test_as_a_process():
     finally:
         process.terminate()
         process.wait(5)
+
+
+def test_an_empty_stream_says_why_only_without_one(server):
+    status, _, body, _ = order(server, "empty-stream")
+    assert status == 200 and body == b""
+    status, _, body, _ = order(server, "empty-stream", stream=False)
+    assert status == 400 and b"context length" in body
+
+
+def test_one_at_a_time_ends_a_stream_for_the_next_request():
+    with Server(lambda body: TEXT, stream_s=0.5, faults=lambda n, body: "one-at-a-time") as server:
+        with ThreadPoolExecutor(2) as pool:
+            first = pool.submit(ask, server)
+            time.sleep(0.2)
+            second = ask(server)
+        assert first.result()[3] == "cut" and b"stop" not in first.result()[2]
+        assert read_stream(second[2])[:3] == (TEXT, "", "stop")
