@@ -116,6 +116,7 @@ class Pace:
         self._believed_from = 2  # refusals in a row that speak of a rate
         self.cuts = 0  # replies that broke off while others were in flight
         self._cut_share = 0.0  # of the last replies
+        self._cut_at = -math.inf  # when that last was too much
         self._searching = False  # no rate is measured yet
         self._early = 0  # early refusals in a row
 
@@ -161,7 +162,7 @@ class Pace:
         if ticket.at > self._refused_at:
             self._refused_in_a_row = 0
             self._rounds = 0
-        if ticket.level > self.window.good:
+        if ticket.level > self.window.good and ticket.at > self._cut_at:
             self.window.widen()
 
     def refused(self, now: float, ticket: Ticket, retry_after_s: float = 0.0) -> None:
@@ -212,9 +213,10 @@ class Pace:
         self._cut_share += _CUT_WEIGHT * (1 - self._cut_share)
         if self._cut_share < _CUT_TOO_OFTEN:
             self.broke(now, ticket)
-        elif ticket.at > self._refused_at:
+        elif ticket.at > self._cut_at:
+            self._cut_at = now
             self._note_refusal(now)
-            self.window.narrow(in_flight // 2)
+            self.window.narrow(in_flight // 4)
             self.window.patience *= 2
 
     def forget_refusals(self) -> None:
