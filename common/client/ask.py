@@ -149,7 +149,8 @@ class LLM:
         if end in _CUT_OFF:
             asked = f"max_tokens {meta['sampling']['max_tokens']:,}"
             cap = f"max_tokens_cap {call.max_tokens_cap:,}"
-            detail = f"{detail}; {asked} of {cap} in chain.toml was not enough"
+            came = f"{len(completion.content):,} characters came"
+            detail = f"{detail}; {asked} of {cap} in chain.toml was not enough: {came}"
         raise NoAcceptableReply(f"no acceptable reply: {why}", detail, Reply(text, meta))
 
     def _check_context(self, call, messages, completion, max_tokens_cut_off: int) -> None:
