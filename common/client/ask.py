@@ -7,7 +7,6 @@ and how fast a model is asked, and what a fault ends: model.py and pace.py.
 from __future__ import annotations
 
 import asyncio
-import re
 import signal
 import sys
 import time
@@ -20,7 +19,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import cli
-from common.client.costs import prompt_chars
+from common.client.contexts import Contexts
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
 from common.client.run import Halted, Run
@@ -36,21 +35,6 @@ _CUT_OFF = (
     " model_context_window_exceeded"
 ).split()
 _TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
-# Two chats may well have one count of tokens, but hardly if no other has more and if one is so many
-# times as long as the other.
-_OTHER_LENGTH = 2
-_SHORT = 1000  # tokens: no context is so small that it cuts fewer
-# What stands between blanks and ASCII's marks: a token at least, 1.2 to 1.4 in English prose, two
-# and more in code and other languages. A tenth less is for tokenizers that join words. Nor is a
-# token of running text longer than the longest words; scripts without blanks have 1 to 4 letters.
-_WORD = re.compile(r"[^\s!-/:-@\[-^`{-~]+")
-_LEAST_TOKENS_OF_A_WORD = 0.9
-_LETTERS_OF_A_TOKEN = 12
-_CHARS_OF_A_TOKEN = 4.5  # code and tool output have fewer: there the words need no counting
-_FULL_SHARE = 0.95  # of max_tokens: servers count the end of a reply or not, some a few tokens less
-_LARGER_CONTEXT = (
-    "Give the server a larger one (Ollama: num_ctx or OLLAMA_CONTEXT_LENGTH; llama.cpp: n_ctx)."
-)
 _MANY_CUTS = 3  # in a run: fewer may be any bad line's
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
@@ -88,8 +72,7 @@ class LLM:
         self.run = Run(environment, max_cost)
         self.concurrency = concurrency
         self._connections = {}
-        # By model: the most prompt tokens told, and the fewest and most characters of such chats
-        self._largest_prompt: dict[str, tuple[int, int, int]] = {}
+        self._contexts = Contexts()
 
     async def ask(
         self,
@@ -116,7 +99,10 @@ class LLM:
         for _ in range(call.bad_reply_tries):
             completion, attempts, cost = await model.complete(call, messages, max_tokens)
             end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
-            self._check_context(call, messages, completion, max_tokens if end in _CUT_OFF else 0)
+            was_cut = max_tokens if end in _CUT_OFF else 0
+            if lack := self._contexts.lack(call.model, messages, completion.usage, was_cut):
+                self.run.spending.calls["cut by the context"] += 1
+                raise lack
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
@@ -152,42 +138,6 @@ class LLM:
             came = f"{len(completion.content):,} characters came"
             detail = f"{detail}; {asked} of {cap} in chain.toml was not enough: {came}"
         raise NoAcceptableReply(f"no acceptable reply: {why}", detail, Reply(text, meta))
-
-    def _check_context(self, call, messages, completion, max_tokens_cut_off: int) -> None:
-        """Raise ItemFailed where the context of the model's server did not hold the chat.
-
-        It says so by its counts: of a prompt that it has cut, or of a reply that ended before
-        max_tokens (0: at its own end). Another ask would be cut alike.
-        """
-        told = completion.usage.get("prompt_tokens")
-        if not told:
-            return
-        chars = prompt_chars(messages)
-        largest, least, most = self._largest_prompt.get(call.model, (0, chars, chars))
-        if told > largest:
-            least = most = chars
-        if told >= largest:
-            least, most = min(least, chars), max(most, chars)
-            self._largest_prompt[call.model] = told, least, most
-        is_same = told == largest and most > _OTHER_LENGTH * least
-        bound = 0
-        if told < chars / _CHARS_OF_A_TOKEN:
-            bound = sum(_least_tokens(message["content"]) for message in messages)
-        got = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
-        if max(told, bound) >= _SHORT and (told < bound or is_same):
-            kind = "the server cut the prompt (its context; Ollama: num_ctx)"
-            why = f"which make {bound:,} or more" if told < bound else "as of twice or half as many"
-            detail = f"it counts {told:,} prompt tokens of {chars:,} characters, {why}"
-        elif got < _FULL_SHARE * max_tokens_cut_off:
-            kind = "cut off: the context is full"
-            detail = (
-                f"after {got:,} of max_tokens {max_tokens_cut_off:,} and {told:,} prompt tokens, "
-                "unless the server has a limit of its own for replies"
-            )
-        else:
-            return
-        self.run.spending.calls["cut by the context"] += 1
-        raise ItemFailed(kind, f"{kind}: {detail}. {_LARGER_CONTEXT}", lasting=True)
 
     def _model(self, call: CallSettings) -> Model:
         """Return the model that a call goes to, and its connection: made when first asked."""
@@ -235,12 +185,6 @@ class LLM:
         if lost:
             lines.append(f"lost    {lost:,} paid replies: the disk took no file for them")
         return lines
-
-
-def _least_tokens(text: str) -> int:
-    """Return how many tokens any tokenizer makes of a text at least."""
-    tokens = sum(max(1, len(word) // _LETTERS_OF_A_TOKEN) for word in _WORD.findall(text))
-    return int(_LEAST_TOKENS_OF_A_WORD * tokens)
 
 
 def _refusal(text: str, end: str, mark: str, completion) -> str | None:
