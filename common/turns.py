@@ -58,6 +58,7 @@ class Status(str, Enum):
     UNFINISHED = "unfinished"  # a verdict is missing: the provider did not answer
     STALE = "stale"  # judged, then its texts changed
     PARSE_FAIL = "parse-fail"  # every verdict came, one cannot be read
+    EXCLUDED = "excluded"  # its instance, after it was answered: nothing more is asked of it
     PARSED = "parsed"  # the full panel answered readably in both orders
 
     def __str__(self) -> str:
@@ -150,6 +151,18 @@ def exclusion_reason(
         limit = f"over {max_record_chars:,} characters"
         return f"PR record too large for the challenger's prompt ({limit})"
     return None
+
+
+def why_excluded(instance_id: str, max_record_chars: int) -> str | None:
+    """Return the `exclusion_reason` of an instance that has answers already.
+
+    Where its record cannot be read, the list of excluded instances alone decides.
+    """
+    try:
+        record = read_record(instance_id)
+    except (UserError, BadFile):
+        record = {**dict.fromkeys(RECORD_KEYS, ""), "instance_id": instance_id}
+    return exclusion_reason(record, max_record_chars)
 
 
 # ----------------------------------------------------------------------------------------- answers

@@ -124,7 +124,7 @@ class Spending:
             f"cost    {cost}",
         ]
         for (asked, answered), count in self.answered.most_common():
-            lines.append(f"answer  {asked} was asked, {answered} answered {count:,} times")
+            lines.append(f"answer  asked for {asked}, answered by {answered!r}: {count:,} times")
         return lines
 
 

@@ -12,16 +12,19 @@ from statistics import fmean
 import numpy as np
 
 from common.config import METRICS, Config
+from common.duel.record import LOOKS
+from common.duel.verdicts import READING
 from common.files import natural_key
 from common.report.exports import Export, export_text
 from common.report.labels import wilson
-from common.report.left_out import LeftOut
+from common.report.left_out import LeftOut, dicts
 from common.report.markdown import Markdown, fill
 from common.report.rows import Row
 from common.report.turns_page import MOST_TURNS
-from common.report.writers import Writers, spent
+from common.report.writers import Writers
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
 
+STAGES = ("prompt.py", "king.py", "ch.py", "validate.py", "report.py")  # in order
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
     Status.NO_ANSWER: "put the answer back, or delete its score",
@@ -33,6 +36,7 @@ NEXT_STEP = {
     Status.PARSE_FAIL: "python validate.py --retry-failed",
 }
 VERDICT_WORDS = {True: "accepted", False: "not accepted", None: "too few to tell"}
+NOT_DECIDED = "not decided"  # as the duel says where no verdict could be read
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
 TURNS_TO_READ = 3
 TURNS_SHOWN = 5  # of the most disputed
@@ -40,11 +44,18 @@ TURNS_SHOWN = 5  # of the most disputed
 # When a point is raised. Chosen to speak up early: a point asks for a look, no more.
 FEW_INSTANCES = 20  # below, intervals over resampled instances are rough
 LOW_PARSE_RATE = 0.95
+USELESS_PARSE_RATE = 0.5  # below, a judge costs the run three of four turns, for both orders count
 LOW_CONSISTENCY = 0.5  # GPT-4 in MT-Bench: 0.65; a coin among three calls: 0.33
 STRONG_POSITION_BIAS = 0.15  # in one order alone, this accepts most duels between equals
+# Such a judge gives a turn 45 to 55 points on average: of three, the two others then have to give
+# it 92.5 for the 80 of final/.
+MOSTLY_DRAWS = 0.9
 # Simulated panels of alpha 0.48, 0.31 and 0.15 keep 2, 4 and 9 % of turns that are not worth it.
 LOW_AGREEMENT = 0.4
 LENGTH_ERRORS = 2  # of the slope by length, from 0
+# Standard deviation of log2(length ratio) below which lengths are alike: most lie within a fifth of
+# each other, and what a doubling is worth would be guessed from four deviations away.
+LENGTHS_ALIKE = 0.25
 
 # What is read of score/_duel.json here. Older versions lack some.
 DUEL_KEYS = (
@@ -66,10 +77,12 @@ class Facts:
     config: Config
     limit: int | None
     labels: dict | None  # how far panel and person agree; None without labels
+    torn: set[str]  # the stages that make torn files again
     export: Export | None = None
 
     def __post_init__(self):
         self.parsed = [row for row in self.rows if row.bucket]
+        self.judged = [row for row in self.parsed if not row.excluded]  # what the verdict is of
         self.statuses = Counter(row.status for row in self.rows)
         buckets = Counter(row.bucket for row in self.parsed)
         self.buckets = {name: buckets[name] for name in BUCKETS}
@@ -81,14 +94,13 @@ class Facts:
         known = {key: value for key, value in self.duel.items() if value is not None}
         self.duel = {**dict.fromkeys(DUEL_KEYS), **dict.fromkeys(DUEL_TABLES, {}), **known}
         self.generator = self.duel["config"].get("generator")
-        self.verdict = "no verdict yet"
-        if self.has_duel:
-            self.verdict = VERDICT_WORDS[self.duel["accepted"]]
-        steps = [step for status, step in NEXT_STEP.items() if self.statuses[status]]
-        if self.stale or not self.has_duel:
-            steps.append("python validate.py")
-        steps = [f"{step}, then python report.py" for step in steps if step.startswith("python")]
-        self.command = Markdown(steps[0] if steps else "")  # what to run next
+        self.verdict = verdict_words(self.duel) if self.has_duel else "no verdict yet"
+        self.drop = useless_judges(self)
+        self.next_step = dict(NEXT_STEP)
+        if self.drop:
+            self.next_step[Status.PARSE_FAIL] = "change the panel, then python validate.py"
+        self.waiting = waiting_prompts(self)
+        self.steps = next_steps(self)
         self.sample = {}
         for name in ("dataset", "revision", "seed"):
             value = self.plan.get(name)
@@ -99,6 +111,57 @@ class Facts:
             self.sample["dataset"] = f"local files {Path(path).name}"
         self.audits = {side: leak_audit(self.rows, side) for side in ("challenger", "king")}
         self.reader = readers_test(self)
+        # Calls of the reader's test, whether or not its answers could be read.
+        self.reader_calls = self.writers.bills[LOOKS[READING], ""]["replies"]
+
+
+def verdict_words(duel: dict) -> str:
+    """Return a verdict, of the panel or of a part of it, in words."""
+    if str(duel.get("why")).startswith(NOT_DECIDED):
+        return NOT_DECIDED
+    return VERDICT_WORDS[duel.get("accepted")]
+
+
+def useless_judges(facts: Facts) -> dict[str, float]:
+    """Return by name the share of its calls that could be read, of judges of which few could."""
+    found = {}
+    for name, judge in facts.duel["judges"].items():
+        share = judge.get("parse_rate")
+        if share is not None and share < USELESS_PARSE_RATE:
+            found[name] = share
+    return found
+
+
+def drop_words(facts: Facts) -> str:
+    """Return what to do about the judges of facts.drop, in a line for a terminal."""
+    if len(facts.drop) == len(facts.duel["judges"]):
+        return "hardly any answer could be read: change [judge] models in chain.toml"
+    names = ", ".join(facts.drop)
+    return f"hardly read: drop {names} from [judge] models in chain.toml, which costs nothing"
+
+
+def waiting_prompts(facts: Facts) -> list[str]:
+    """Return the stems of the prompts that wait for their king."""
+    if facts.limit:
+        return []
+    settled = facts.left_out.stems() | {row.stem for row in facts.rows if row.path}
+    return [stem for stem in facts.left_out.instances if stem not in settled]
+
+
+def next_steps(facts: Facts) -> list[Markdown]:
+    """Return the lines to run, from the first stage that lacks something; none where none does."""
+    lacking = set(facts.torn)
+    if facts.waiting:
+        lacking.add("king.py")
+    if facts.statuses[Status.NO_CHALLENGER]:
+        lacking.add("ch.py")
+    unjudged = (Status.NOT_JUDGED, Status.UNFINISHED, Status.STALE)
+    if facts.stale or facts.drop or not facts.has_duel or any(map(facts.statuses.get, unjudged)):
+        lacking.add("validate.py")
+    if not lacking:
+        return []
+    first = min(map(STAGES.index, lacking))
+    return [Markdown(f"python {stage}") for stage in STAGES[first:]]
 
 
 def stale_reason(facts: Facts) -> str:
@@ -109,8 +172,8 @@ def stale_reason(facts: Facts) -> str:
     panel = facts.config.judge.models
     sampling = {model: facts.config.judge_call(model).sampling() for model in panel}
     for what, of_duel, here in (
-        ("DUEL_MODE", True, all(row.mode == duel["mode"] for row in facts.parsed)),
-        ("number of parsed turns", turns.get("parsed", 0), facts.statuses[Status.PARSED]),
+        ("DUEL_MODE", True, all(row.mode == duel["mode"] for row in facts.judged)),
+        ("number of parsed turns", turns.get("parsed", 0), len(facts.judged)),
         ("panel in chain.toml", then.get("judges"), sampling),
         ("[duel] in chain.toml", then.get("duel"), vars(facts.config.duel)),
     ):
@@ -118,7 +181,7 @@ def stale_reason(facts: Facts) -> str:
             return f"it is of another {what}"
     # A parse-fail's readable verdicts are in its mean, and not in ours.
     mean = duel.get("mean_score")
-    here = mean_score([row.score for row in facts.parsed])
+    here = mean_score([row.score for row in facts.judged])
     if mean is not None and not facts.statuses[Status.PARSE_FAIL] and abs(mean - here) > 0.01:
         return f"it gives a mean score of {mean:.2f}, here it is {here:.2f}"
     return ""
@@ -173,32 +236,49 @@ def report_page(facts: Facts, metric_means: dict, licence_is_stated: bool) -> st
     labels = facts.labels["labels"] if facts.labels else 0
     apart = [row for row in facts.parsed if row.spread]
     disputed = sorted(apart, key=lambda row: (-row.spread, natural_key(row.stem)))
+    worst = sorted(facts.judged, key=lambda row: row.deciding_score)
     listed = facts.rows[:MOST_TURNS]
+    is_usable = facts.duel["accepted"] is not False and facts.verdict != NOT_DECIDED
+    not_done = []
+    if facts.waiting:
+        no_king = {"status": "no king", "turns": len(facts.waiting), "example": facts.waiting[0]}
+        not_done.append({**no_king, "why": None, "step": "python king.py"})
+    for status, step in facts.next_step.items():
+        rows = [row for row in facts.rows if row.status == status]
+        if rows:
+            first = {"example": rows[0].link, "why": rows[0].why or None}
+            not_done.append({"status": status, "turns": len(rows), "step": step, **first})
     text = fill(
         "report.md",
         facts=facts,
         duel=facts.duel,
+        statuses=Status,
         final_min=FINAL_MIN,
         defeat_min=DEFEAT_MIN,
         metrics=METRICS,
-        verdict_words=VERDICT_WORDS,
+        verdict_words=verdict_words,
         why=str(facts.duel["why"] or "").removeprefix(f"{facts.verdict}: "),
+        is_usable=is_usable,
         to_label=bool(facts.parsed) and labels < ENOUGH_LABELS,
         to_license=bool(export) and not licence_is_stated,
-        train_length=export.fitting_length if export and not facts.command else None,
+        train_length=export.fitting_length if export and not facts.steps else None,
         export=export_text(facts.export) if facts.export else "",
         histogram=histogram([row.deciding_score for row in facts.parsed]),
         answered=sum(row.path is not None for row in facts.rows),
         others=Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED),
         look=second_look(facts),
         points=points(facts),
-        spent=spent(facts.writers, facts.duel),
+        by_length=facts.duel["equal_length"] if lengths_differ(facts) else None,
+        spent=facts.writers.spent(list(facts.duel["judges"]) or facts.config.judge.models),
         metric_means=metric_means,
         disputed=disputed[:TURNS_SHOWN],
         to_read=[row.link for row in disputed[:TURNS_TO_READ]],
+        worst=[row.link for row in worst[:TURNS_TO_READ]],
         listed=sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
         more=len(facts.rows) - len(listed),
-        **unfinished(facts),
+        not_done=not_done,
+        failures=stage_failures(),
+        out=len(facts.left_out.stems()),
     )
     return f"{text}\n"
 
@@ -229,21 +309,34 @@ def points(facts: Facts) -> dict:
             value = (value or {}).get(key)
         return math.nan if value is None else value
 
-    doubtful = []
+    doubtful = {}
     for name in duel["judges"]:
-        is_unreadable = figure("judges", name, "parse_rate") < LOW_PARSE_RATE
-        is_unsteady = figure("judges", name, "position_consistency") < LOW_CONSISTENCY
-        is_biased = abs(figure("judges", name, "pull")) > STRONG_POSITION_BIAS
-        if is_unreadable or is_unsteady or is_biased:
-            doubtful.append(name)
+        read = figure("judges", name, "parse_rate")
+        steady = figure("judges", name, "position_consistency")
+        bias = figure("judges", name, "pull")
+        draws = facts.writers.draws[name] / (facts.writers.calls[name] or 1)
+        why = []
+        if read < LOW_PARSE_RATE:
+            why.append(f"unreadable: {read:.0%} of its answers could be read")
+        if steady < LOW_CONSISTENCY:
+            why.append(f"unsteady: {steady:.0%} of its calls were the same in both orders")
+        if abs(bias) > STRONG_POSITION_BIAS:
+            shown = "second" if bias > 0 else "first"
+            why.append(f"drawn to the reply shown {shown}: position bias {bias:+.2f}")
+        if draws >= MOSTLY_DRAWS:
+            why.append(f'nearly always undecided: {draws:.0%} of its calls are "equal"')
+        if why:
+            doubtful[name] = "; ".join(why)
     deciding = {}
     for name, without in duel["leave_one_out"].items():
         if without.get("accepted") != duel["accepted"]:
-            deciding[name] = VERDICT_WORDS[without.get("accepted")]
+            deciding[name] = verdict_words(without)
     leaning = (duel["judges"].get(facts.generator) or {}).get("contrast") or {}
     low, high = leaning.get("interval") or (0, 0)
     slope = abs(figure("equal_length", "per_doubling"))
-    instances = len({row.instance_id for row in facts.parsed})
+    instances = len({row.instance_id for row in facts.judged})
+    lists = (facts.plan.get("benchmarks") or {}).get("lists")
+    unchecked = [entry for entry in dicts(lists) if entry.get("state") != "checked"]
     final = [row for row in facts.parsed if row.bucket == "final"]
     return {
         "doubtful": doubtful,
@@ -251,12 +344,24 @@ def points(facts: Facts) -> dict:
         "leaning": None if low <= 0 <= high else leaning,
         "low_agreement": figure("agreement", "value") < LOW_AGREEMENT,
         "fails_by_repo": bool(duel["accepted"]) and figure("lcb_by_repo") <= 0,
-        "length_tells": slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
+        "length_tells": lengths_differ(facts)
+        and slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
+        "no_benchmarks": not dicts(lists),
+        "unchecked": unchecked,
         "few_instances": instances if instances < FEW_INSTANCES else 0,
         "leaking": [row for row in final if row.leaks.get("challenger")],
         "held_back": [row for row in facts.parsed if row.held_back],
         "far_apart": facts.labels["differences"] if facts.labels else [],
     }
+
+
+def lengths_differ(facts: Facts) -> bool:
+    """Tell whether the replies' lengths differ enough to say what length is worth."""
+    ratios = []
+    for row in facts.judged:
+        if row.opponent_chars:
+            ratios.append(math.log2(row.challenger_chars / row.opponent_chars))
+    return bool(ratios) and float(np.std(ratios)) >= LENGTHS_ALIKE
 
 
 def histogram(scores: list[float]) -> Markdown:
@@ -270,23 +375,6 @@ def histogram(scores: list[float]) -> Markdown:
         bar = "█" * math.ceil(30 * n / max(1, *counts))  # a single turn shows, too
         lines.append(f"{low:>3} to {high:<3}  {n:>6}  {bar:<30}  {marks.get(low, '')}".rstrip())
     return Markdown("\n".join([*lines, "```"]))
-
-
-def unfinished(facts: Facts) -> dict:
-    """Return what is not done, what failed, and how many prompts were left out."""
-    out = facts.left_out.stems()
-    settled = out | {row.stem for row in facts.rows if row.path}
-    waiting = [stem for stem in facts.left_out.instances if stem not in settled]
-    not_done = []
-    if waiting and not facts.limit:
-        no_king = {"status": "no king", "turns": len(waiting), "example": waiting[0], "why": None}
-        not_done.append({**no_king, "step": "python king.py"})
-    for status, step in NEXT_STEP.items():
-        rows = [row for row in facts.rows if row.status == status]
-        if rows:
-            first = {"example": rows[0].link, "why": rows[0].why or None}
-            not_done.append({"status": status, "turns": len(rows), "step": step, **first})
-    return {"not_done": not_done, "failures": stage_failures(), "out": len(out)}
 
 
 def stage_failures() -> list[dict]:

@@ -13,7 +13,7 @@ from common.cli import Tally
 from common.config import METRICS
 from common.files import BadFile
 from common.report.labels import label_sha
-from common.report.left_out import LeftOut
+from common.report.left_out import LeftOut, fail_torn
 from common.report.markdown import Markdown, shown, written
 from common.turns import OPPONENT, Status, bucket, read_answer, read_score, text_digests
 
@@ -37,6 +37,7 @@ class Row:
     instance_id: str = ""
     repo: str = ""
     license: str = ""  # of the repo, as the PR record has it
+    excluded: str = ""  # why its instance must not be exported, found after it was answered
     challenger_chars: int = 0
     prompt_chars: int = 0
     prompt_tokens: int = 0
@@ -100,15 +101,17 @@ class Turn(NamedTuple):
     row: Row
     answer: dict | None  # None: there is none, or it is torn
     score: dict | None  # None: not judged, or before its texts changed
+    verdicts: list[dict]  # all on file: of older texts, settings and panels, too
 
 
 def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> Turn:
     """Read one turn; what is missing, torn or out of date is said in its row's status and why."""
     if path is None:
         why = f"score/{stem}.json has no answer in any answer_*/"
-        return Turn(Row(stem, why=why), None, None)
+        return Turn(Row(stem, why=why), None, None, [])
     answer = None
     score = None
+    verdicts = []
     status = Status.NOT_JUDGED
     why = ""
     fixed_by = "king.py"
@@ -117,6 +120,7 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> 
         fixed_by = "validate.py"
         if answer["challenger"]:
             score = read_score(Path("score", f"{stem}.json"))
+            verdicts = score["verdicts"]
         else:
             status = Status.NO_CHALLENGER
     except FileNotFoundError:
@@ -124,9 +128,9 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> 
     except BadFile as bad:
         status = Status.BROKEN
         why = str(bad)
-        tally.fail(stem, f"torn or foreign file, mended by python {fixed_by}", why)
+        fail_torn(tally, stem, fixed_by, bad)
     if answer is None:
-        return Turn(Row(stem, path, status, why=why), None, None)
+        return Turn(Row(stem, path, status, why=why), None, None, [])
     figures = answer_figures(answer, left_out)
     if score:
         changed = changed_texts(answer, score)
@@ -137,8 +141,13 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> 
             why = f"judged before its {' and '.join(changed)} changed"
         else:
             status = Status(score["status"])
-            figures |= score_figures(answer, score, figures["protocol_problem"])
-    return Turn(Row(stem, path, **{"status": status, "why": why, **figures}), answer, score)
+            unfit = figures["excluded"] or figures["protocol_problem"]
+            figures |= score_figures(answer, score, unfit)
+    if figures["excluded"] and status not in (Status.PARSED, Status.BROKEN):
+        status = Status.EXCLUDED
+        figures["why"] = figures["excluded"]
+    row = Row(stem, path, **{"status": status, "why": why, **figures})
+    return Turn(row, answer, score, verdicts)
 
 
 def answer_figures(answer: dict, left_out: LeftOut) -> dict:
@@ -165,6 +174,7 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
         # An answer may not name its repo, though its prompt does.
         "repo": str(meta.get("repo") or "") or left_out.repos.get(instance) or instance,
         "license": left_out.licences.get(instance, ""),
+        "excluded": left_out.why_excluded(instance),
         "challenger_chars": len(challenger),
         "prompt_chars": chars,
         "prompt_tokens": tokens if has_usage else round(chars / CHARS_PER_TOKEN),
@@ -196,12 +206,12 @@ def changed_texts(answer: dict, score: dict) -> list[str]:
     return [name for name in judged if score["sha"][name] != sha[name]]
 
 
-def score_figures(answer: dict, score: dict, problem: str) -> dict:
-    """Return what a row has of the score of its present texts."""
+def score_figures(answer: dict, score: dict, unfit: str) -> dict:
+    """Return what a row has of the score of its present texts; `unfit` as in the row."""
     opponent = answer[OPPONENT[score["mode"]]]
     refused = answer["meta"]["challenger"].get("refused")
     audit = f"the audit refuses it: {refused}" if refused else ""
-    unfit = problem or audit or score.get("held_back") or ""
+    unfit = unfit or audit or score.get("held_back") or ""
     if_fit, _ = bucket({**score, "held_back": ""})
     placed, why = bucket(score, unfit)
     return {

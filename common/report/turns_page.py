@@ -133,7 +133,7 @@ class Page:
 
 def turn_data(turn: Turn) -> tuple[dict, dict]:
     """Return what the page's list needs of a turn, and the texts that its reader sees."""
-    row, answer, score = turn
+    row, answer, score, _ = turn
     score = score or {}
     key = OPPONENT[row.mode]
     opponent = SIDES[key]
