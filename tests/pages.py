@@ -35,6 +35,7 @@ def make_turn(number: int, rng: random.Random, **changes) -> dict:
         "challenger": f"THOUGHT: {text(80)}\n\n```bash\ncat src/{number}.py\n```",
     }
     texts = {
+        "chat": [["system", "Rules."], ["user", f"Issue {number}"]],
         "task": f"Issue {number}: {text(300)}",
         "observation": text(400),
         "replies": replies,

@@ -380,7 +380,7 @@ def test_the_duels_figures_stand_in_the_report(tmp_path):
     numbers = section(tmp_path, "The numbers")
     for said in (
         "lower bound 49.6. It counts where turns of one repo",
-        "61.0; a reply of twice the length scores +4.0 (standard error 1.0)",
+        "61.0; each doubling of the length goes with +4.0 points (standard error 1.0)",
         "about **84.5** on average; these 6 turns have 88.0 now",
     ):
         assert said in numbers, (said, numbers)

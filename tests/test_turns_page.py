@@ -132,7 +132,7 @@ def test_shows_both_replies_and_moves_by_keys_and_links(open_page):
     assert chosen(page) == "prompts_9_1_6", "there is no turn after the last"
     page.evaluate("location.hash = '#prompts_9_1_2'")
     page.locator("[aria-current][data-turn=prompts_9_1_2]").wait_for()
-    assert page.locator("a", has_text="whole chat").get_attribute("href") == (
+    assert page.locator("a", has_text="its file").get_attribute("href") == (
         "../answer_0/prompts_9_1_2.json"
     )
 
@@ -292,6 +292,53 @@ def test_a_long_observation_opens_with_more(open_page):
     before = box.bounding_box()["height"]
     page.locator(".context .more").nth(1).click()
     assert box.bounding_box()["height"] > 2 * before
+
+
+def test_a_turn_that_is_filtered_out_leaves_and_one_button_clears_all_filters(open_page):
+    page = open_page(make_data(12))
+    assert not page.locator("#clear").is_visible()
+    page.select_option("[name=bucket]", "refined")
+    assert chosen(page) == "prompts_9_1_2" and "72" not in page.inner_text("#turn .score")
+    page.fill("#filter", "no such words")
+    assert page.inner_text("#turn") == "No turn passes these filters."
+    assert page.evaluate("document.activeElement.id") == "filter", "typing goes on"
+    page.click("#clear")
+    assert len(listed(page)) == 12 and not page.locator("#clear").is_visible()
+    assert page.input_value("#filter") == page.input_value("[name=bucket]") == ""
+    assert chosen(page) == "prompts_9_1_1"
+
+
+def test_the_whole_chat_can_be_read(open_page):
+    data = make_data(1, chat=[["system", "Rules <b>"], ["user", "Do it"], ["assistant", "done"]])
+    page = open_page(data)
+    page.click(".chat summary")
+    assert page.locator(".chat h2").all_text_contents() == ["system", "user", "assistant"]
+    assert page.locator(".chat pre").all_text_contents() == ["Rules <b>", "Do it", "done"]
+
+
+def test_more_only_where_there_is_more_and_bars_say_their_counts(open_page):
+    page = open_page(make_data(1, task="short"))
+    assert not page.locator(".context .more").nth(0).is_visible()
+    assert page.locator(".context .more").nth(1).is_visible()
+    drawn = page.locator("#overview svg").nth(1).locator("text").all_text_contents()
+    assert all("loss" in " ".join(drawn) for _ in drawn) and "turns" in page.inner_text(
+        "figcaption"
+    )
+
+
+def test_scores_stay_on_one_line_on_a_phone(open_page):
+    page = open_page(make_data(3), width=400)
+    cell = page.locator("#turn tbody tr").first.locator("td").last
+    one_line = page.evaluate("parseFloat(getComputedStyle(document.body).lineHeight)")
+    assert (
+        cell.evaluate("""cell => {
+        const range = document.createRange();
+        range.selectNodeContents(cell);
+        return range.getBoundingClientRect().height;
+    }""")
+        <= one_line
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
 
 
 # --------------------------------------------------------------------------------- labelling

@@ -26,6 +26,8 @@ HERE = Path(__file__).parent
 MOST_TURNS = 5000  # of a page: some 12 MB, and a list that a browser still scrolls with ease
 CONTEXT_CHARS = (500, 4000)  # least and most of a task and of an observation ...
 ALL_CONTEXT_CHARS = 4_000_000  # ... of which that of all turns may hold so many: 2,000 give 5 MB
+ALL_CHAT_CHARS = 8_000_000  # of all chats: of 2,000 turns the start and the end of each message
+MESSAGE_CHARS = (150, 20_000)  # least and most of a message of the chat
 TEXT_CHARS = 20_000  # of a reply, and of all else
 GZIP = 16 + zlib.MAX_WBITS  # zlib's name for the format
 NO_TAGS = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
@@ -55,6 +57,7 @@ class Page:
         """`turns` is how many there are at most."""
         least, most = CONTEXT_CHARS
         self.context_chars = max(least, min(most, ALL_CONTEXT_CHARS // max(1, turns)))
+        self.chat_chars = ALL_CHAT_CHARS // max(1, turns)
         self.entries: list[dict] = []
         self.calls: Counter = Counter()  # by (judge, order, what it said of the challenger)
         self.left_out = 0  # turns beyond MOST_TURNS
@@ -74,7 +77,12 @@ class Page:
         """Add what `turn_data` returns."""
         self.entries.append(visible(entry))
         context = {name: visible(texts[name], self.context_chars) for name in CONTEXT}
-        line = to_json(visible({**texts, **dict.fromkeys(CONTEXT, "")}) | context) + b"\n"
+        least, most = MESSAGE_CHARS
+        said = texts["chat"]
+        message_chars = max(least, min(most, self.chat_chars // max(1, len(said))))
+        context["chat"] = visible(said, message_chars)
+        emptied = dict.fromkeys(context, "")
+        line = to_json(visible({**texts, **emptied}) | context) + b"\n"
         self._packed.append(self._packer.compress(line))
         for verdict in texts["verdicts"]:
             if verdict["look"] == 1 and verdict["calls"]:
@@ -117,7 +125,7 @@ class Page:
         for tens in range(9, -1, -1):
             label = f"{10 * tens}–{10 * tens + 10}"
             bars.append((label, {name: counts[tens, name] for name in BUCKETS}))
-        return chart("Turns by score and bucket", bars)
+        return chart("Number of turns, by score and bucket", bars)
 
     def verdict_chart(self, judges: list[str]) -> dict:
         """Return the challenger's wins, draws and losses in the first look, by judge and order."""
@@ -127,7 +135,8 @@ class Page:
             for order, place in zip(ORDERS, ("1st", "2nd")):
                 words = ("win", "draw", "loss")
                 bars.append((place, {word: self.calls[judge, order, word] for word in words}))
-        title = "Win, draw and loss of the challenger by judge, shown first (1st) and second (2nd)"
+        title = "Number of calls that the challenger won, drew and lost, by judge: it was shown"
+        title += " first (1st) or second (2nd)"
         return chart(title, bars)
 
 
@@ -168,6 +177,7 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
     }
     said = [message["content"] for message in answer["messages"] if message["role"] == "user"]
     texts = {
+        "chat": [[message["role"], message["content"]] for message in answer["messages"]],
         "task": said[0],
         "observation": said[-1] if len(said) > 1 else "",
         "replies": replies,
@@ -209,18 +219,25 @@ def source_hash(text: str) -> str:
 def chart(title: str, bars: list[tuple[str, dict[str, int]]]) -> dict:
     """Return what turns.html draws: bars under one another, each divided by name.
 
-    A bar without counts is a heading. Colours are in turns.css, by name.
+    A bar without counts is a heading. What a part is too narrow to hold stands after its bar.
+    Colours are in turns.css, by name.
     """
     longest = max((sum(counts.values()) for _, counts in bars), default=0) or 1
     drawn = []
     for label, counts in bars:
         parts = []
-        x = 44.0
+        labels = []
+        outside = []
+        x = 48.0
         for name, count in counts.items():
-            width = 300 * count / longest
+            width = 236 * count / longest
             words = f"{name} {count}"
-            fits = width > 8 * len(words)
-            parts.append({"name": name, "words": words, "x": x, "width": width, "fits": fits})
+            parts.append({"name": name, "words": words, "x": x, "width": width})
+            if width > 8 * len(words):
+                labels.append({"words": words, "x": x + 4})
+            elif count:
+                outside.append(words)
             x += width
-        drawn.append({"label": label, "parts": parts})
+        labels.append({"words": ", ".join(outside), "x": x + 4})
+        drawn.append({"label": label, "parts": parts, "labels": labels})
     return {"title": title, "bars": drawn}
