@@ -28,7 +28,7 @@ from pathlib import Path
 
 from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
-from common.config import METRICS, Config, load_config
+from common.config import Config, load_config
 from common.files import BadFile, UserError, natural_key
 from common.report.card import CARD, dataset_card, stated_licence
 from common.report.exports import Export, export_text, export_training
@@ -36,7 +36,7 @@ from common.report.labels import compare_labels, read_labels
 from common.report.left_out import fail_torn, huge_pr_page, read_left_out
 from common.report.outputs import put
 from common.report.report_page import Facts, drop_words, page_lines, report_page
-from common.report.rows import Turn, read_turn, turns_table
+from common.report.rows import Turn, read_turn, turns_csv
 from common.report.turns_page import Page
 from common.report.writers import Writers
 from common.turns import BUCKETS, Status
@@ -68,12 +68,9 @@ def main() -> int:
             licence_is_stated = stated_licence()["license"] != "unknown"
             put(CARD, dataset_card(facts))
         judges = list(facts.duel["judges"])
-        table = turns_table(facts.rows, judges, fates)
-        csv = table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
-        put("report/turns.csv", csv)
+        put("report/turns.csv", turns_csv(facts.rows, judges, fates))
         put("report/hugePR.md", huge_pr_page(facts.left_out, facts.rows))
-        metric_means = table.loc[table["bucket"].notna(), list(METRICS)].mean().to_dict()
-        put("report/report.md", report_page(facts, metric_means, licence_is_stated))
+        put("report/report.md", report_page(facts, licence_is_stated))
         title = f"Challenger against {facts.opponent}: {facts.verdict}"
         lines = page_lines(facts, page.left_out)
         put("report/turns.html", page.html(title, lines, judges, fates))

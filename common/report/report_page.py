@@ -191,6 +191,10 @@ def mean_score(scores: list[float]) -> float:
     return fmean(scores) if scores else math.nan
 
 
+def metric_mean(rows: list[Row], metric: str) -> float:
+    return mean_score([row.metrics[metric] for row in rows if row.metrics.get(metric) is not None])
+
+
 def leak_audit(rows: list[Row], side: str) -> dict | None:
     """Count one side's replies that were audited, those with a hit, and these by kind of leak."""
     audited = [set(row.leaks[side]) for row in rows if side in row.leaks]
@@ -230,7 +234,7 @@ def page_lines(facts: Facts, turns_left_out: int) -> list[str]:
 # -------------------------------------------------------------------------------------- report.md
 
 
-def report_page(facts: Facts, metric_means: dict, licence_is_stated: bool) -> str:
+def report_page(facts: Facts, licence_is_stated: bool) -> str:
     """Return report.md, for a reader in a hurry."""
     export = facts.export if facts.export and facts.export.all_rows else None
     labels = facts.labels["labels"] if facts.labels else 0
@@ -270,7 +274,7 @@ def report_page(facts: Facts, metric_means: dict, licence_is_stated: bool) -> st
         points=points(facts),
         by_length=facts.duel["equal_length"] if lengths_differ(facts) else None,
         spent=facts.writers.spent(list(facts.duel["judges"]) or facts.config.judge.models),
-        metric_means=metric_means,
+        metric_means={metric: metric_mean(facts.parsed, metric) for metric in METRICS},
         disputed=disputed[:TURNS_SHOWN],
         to_read=[row.link for row in disputed[:TURNS_TO_READ]],
         worst=[row.link for row in worst[:TURNS_TO_READ]],

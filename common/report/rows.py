@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from common.audit.protocol import bash_blocks, protocol_problem
 from common.audit.styles import action_style
@@ -16,9 +18,6 @@ from common.report.labels import label_sha
 from common.report.left_out import LeftOut, fail_torn
 from common.report.markdown import Markdown, shown, written
 from common.turns import OPPONENT, Status, bucket, read_answer, read_score, text_digests
-
-if TYPE_CHECKING:
-    import pandas
 
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
 COMMAND_CHARS = 200  # of the command that a row keeps
@@ -241,27 +240,28 @@ _COLUMNS = (
 _FORMULA_STARTS = tuple("=+-@\t\r\n")
 
 
-def turns_table(rows: list[Row], judges: list[str], fates: dict[str, str]) -> pandas.DataFrame:
-    """Return turns.csv as a table, a line for each row; `fates` say what export/ made of each."""
-    import pandas  # takes a third of a second, which --help does not need
-
-    columns = {name: [_csv_cell(getattr(row, name)) for row in rows] for name in _COLUMNS}
-    columns["file"] = [row.path.as_posix() if row.path else "" for row in rows]
-    for metric in METRICS:
-        columns[metric] = [row.metrics.get(metric) for row in rows]
-    for judge in judges:
-        columns[f"judge {judge}"] = [row.by_judge.get(judge) for row in rows]
-    columns["leak_hits"] = [len(row.leaks.get("challenger", [])) for row in rows]
-    columns["king_leak_hits"] = [len(row.leaks.get("king", [])) for row in rows]
-    columns["export"] = [_csv_cell(fates.get(row.stem, "")) for row in rows]
-    table = pandas.DataFrame(columns)
-    counts = dict.fromkeys(("points", "max_points"), "Int64")
-    scores = ["score", "score_confirmed", *METRICS, *(f"judge {judge}" for judge in judges)]
-    return table.astype({**counts, **dict.fromkeys(scores, "float64")})
+def turns_csv(rows: list[Row], judges: list[str], fates: dict[str, str]) -> str:
+    """Return turns.csv, a line for each row; `fates` say what export/ made of each."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    names = [f"judge {judge}" for judge in judges]
+    last = ("leak_hits", "king_leak_hits", "export")
+    table.writerow(map(_csv_cell, (*_COLUMNS, "file", *METRICS, *names, *last)))
+    for row in rows:
+        cells = [getattr(row, name) for name in _COLUMNS]
+        cells.append(row.path.as_posix() if row.path else "")
+        cells += [row.metrics.get(metric) for metric in METRICS]
+        cells += [row.by_judge.get(judge) for judge in judges]
+        cells += [len(row.leaks.get(side, [])) for side in ("challenger", "king")]
+        cells.append(fates.get(row.stem, ""))
+        table.writerow(map(_csv_cell, cells))
+    return text.getvalue()
 
 
 def _csv_cell(value: object) -> object:
     """Return a cell. What a spreadsheet would run as a formula starts with an apostrophe."""
+    if isinstance(value, float):
+        return f"{value:.2f}"
     if not isinstance(value, str):
         return value
     text = str(value).replace("\0", "")

@@ -13,9 +13,10 @@ import hashlib
 import re
 import zlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from common.audit.protocol import protocol_problem
 from common.config import METRICS
@@ -47,7 +48,8 @@ OBEYED = re.compile(
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
     "|[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{4,}"
 )
-ASCII_OBEYED = dict.fromkeys([*range(9), *range(11, 32), 127])  # for str.translate, to drop them
+# How ASCII's stand in JSON, where `\\b` in a text looks like one, too: then each text is looked at.
+ASCII_OBEYED = (b"\\u00", b"\\b", b"\\f", b"\\r", b"\x7f")
 
 
 class Page:
@@ -61,7 +63,7 @@ class Page:
         self.entries: list[dict] = []
         self.calls: Counter = Counter()  # by (judge, order, what it said of the challenger)
         self.left_out = 0  # turns beyond MOST_TURNS
-        self._packer = zlib.compressobj(level=6, wbits=GZIP)
+        self._packer = zlib.compressobj(level=4, wbits=GZIP)
         self._packed: list[bytes] = []
 
     def add_turn(self, turn: Turn) -> None:
@@ -75,15 +77,16 @@ class Page:
 
     def add(self, entry: dict, texts: dict) -> None:
         """Add what `turn_data` returns."""
-        self.entries.append(visible(entry))
-        context = {name: visible(texts[name], self.context_chars) for name in CONTEXT}
+        self.entries.append(entry)
         least, most = MESSAGE_CHARS
-        said = texts["chat"]
-        message_chars = max(least, min(most, self.chat_chars // max(1, len(said))))
-        context["chat"] = visible(said, message_chars)
-        emptied = dict.fromkeys(context, "")
-        line = to_json(visible({**texts, **emptied}) | context) + b"\n"
-        self._packed.append(self._packer.compress(line))
+        message_chars = max(least, min(most, self.chat_chars // len(texts["chat"])))
+        texts = {
+            **texts,
+            **{name: shortened(texts[name], self.context_chars) for name in CONTEXT},
+            "replies": {side: shortened(text) for side, text in texts["replies"].items()},
+            "chat": [[role, shortened(text, message_chars)] for role, text in texts["chat"]],
+        }
+        self._packed.append(self._packer.compress(visible_json(texts) + b"\n"))
         for verdict in texts["verdicts"]:
             if verdict["look"] == 1 and verdict["calls"]:
                 challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
@@ -97,8 +100,8 @@ class Page:
         from markupsafe import Markup
 
         for entry in self.entries:
-            entry["exported"] = visible(fates.get(entry["stem"], ""))
-        data = to_json({"metrics": METRICS, "turns": self.entries}).decode().translate(NO_TAGS)
+            entry["exported"] = fates.get(entry["stem"], "")
+        data = visible_json({"metrics": METRICS, "turns": self.entries})
         texts = b"".join([*self._packed, self._packer.flush()])
         style = (HERE / "turns.css").read_text(encoding="utf-8")
         script = (HERE / "labels.js").read_text(encoding="utf-8")
@@ -113,7 +116,7 @@ class Page:
             style_hash=source_hash(style),
             style=Markup(style),
             script=Markup(script),
-            data=Markup(data),
+            data=Markup(data.decode().translate(NO_TAGS)),
             texts=base64.b64encode(texts).decode("ascii"),
         )
 
@@ -160,7 +163,8 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
     for verdict in score.get("verdicts", []):
         # Older versions did not name the verdicts that a score rests on.
         if verdict["look"] <= 2 and ("counted" not in score or verdict["key"] in counted):
-            shown = {name: verdict[name] for name in ("judge", "order", "reason", "look")}
+            shown = {name: verdict[name] for name in ("judge", "order", "look")}
+            shown["reason"] = shortened(verdict["reason"])
             calls = verdict["calls"] and [verdict["calls"][metric] for metric in METRICS]
             verdicts.append({**shown, "calls": calls})
     marks = [f"{side}: leak audit" for side in replies if leaks[side]]
@@ -190,18 +194,27 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
     return entry, texts
 
 
-def visible(value, chars: int = TEXT_CHARS):
-    """Return a value of JSON in which each text shows its control and direction marks.
+def shortened(text: str, chars: int = TEXT_CHARS) -> str:
+    """Return a text; of one that is longer than `chars` its start and its end."""
+    if len(text) <= chars:
+        return text
+    head = chars * 2 // 3
+    left_out = f"{len(text) - chars:,} characters left out: the file holds the whole"
+    return f"{text[:head]}\n⋯ {left_out} ⋯\n{text[head - chars :]}"
 
-    Of texts that are longer than `chars` it holds the start and the end.
-    """
+
+def visible_json(value: object) -> bytes:
+    """Return `value` as JSON in which each text shows its control and direction marks."""
+    with suppress(PydanticSerializationError):  # half a character
+        data = to_json(value)
+        if data.isascii() and not any(mark in data for mark in ASCII_OBEYED):
+            return data  # most of them: to look at each text takes ten times as long
+    return to_json(visible(value))
+
+
+def visible(value):
+    """Return a value of JSON in which each text shows its control and direction marks."""
     if isinstance(value, str):
-        if len(value) > chars:
-            head = chars * 2 // 3
-            left_out = f"{len(value) - chars:,} characters left out: the file holds the whole"
-            value = f"{value[:head]}\n⋯ {left_out} ⋯\n{value[head - chars :]}"
-        if value.isascii() and value.translate(ASCII_OBEYED) == value:
-            return value  # most texts: the pattern would take ten times as long
         return OBEYED.sub(lambda marks: "".join(f"⟨U+{ord(m):04X}⟩" for m in marks[0]), value)
     if isinstance(value, list):
         return [visible(item) for item in value]
