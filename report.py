@@ -23,6 +23,7 @@ No network, no key.
 from __future__ import annotations
 
 import gc
+import os
 from functools import partial
 from pathlib import Path
 
@@ -179,9 +180,10 @@ def sort_into_bucket(turn: Turn) -> list[Path]:
     row = turn.row
     quarantined = EXPORTS[row.bucket](turn) if row.bucket else []
     for name in BUCKETS:
-        path = Path(name, f"{row.stem}.json")
-        if name != row.bucket and turn.answer and path.exists() and is_bucket_copy(path):
-            path.unlink()
+        path = f"{name}/{row.stem}.json"
+        is_there = name != row.bucket and turn.answer and os.path.exists(path)
+        if is_there and is_bucket_copy(Path(path)):
+            os.unlink(path)
     return quarantined
 
 

@@ -13,11 +13,11 @@ from common.audit.protocol import bash_blocks, protocol_problem
 from common.audit.styles import action_style
 from common.cli import Tally
 from common.config import METRICS
-from common.files import BadFile
+from common.files import BadFile, digest
 from common.report.labels import label_sha
 from common.report.left_out import LeftOut, fail_torn
 from common.report.markdown import Markdown, shown, written
-from common.turns import OPPONENT, Status, bucket, read_answer, read_score, text_digests
+from common.turns import OPPONENT, Status, bucket, chat_digest, read_answer, read_score
 
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
 COMMAND_CHARS = 200  # of the command that a row keeps
@@ -200,9 +200,12 @@ def leak_hits(meta: dict) -> list[dict] | None:
 
 def changed_texts(answer: dict, score: dict) -> list[str]:
     """Return which of the texts that were judged are not those of the answer."""
-    sha = text_digests(answer)
-    judged = ("chat", "challenger", OPPONENT[score["mode"]])
-    return [name for name in judged if score["sha"][name] != sha[name]]
+    sides = ("challenger", OPPONENT[score["mode"]])
+    sha = {
+        "chat": chat_digest(answer["messages"]),
+        **{side: digest(answer[side]) for side in sides},
+    }
+    return [name for name in sha if score["sha"][name] != sha[name]]
 
 
 def score_figures(answer: dict, score: dict, unfit: str) -> dict:

@@ -48,6 +48,7 @@ OBEYED = re.compile(
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
     "|[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{4,}"
 )
+ASCII = bytes(range(128))
 # How ASCII's stand in JSON, where `\\b` in a text looks like one, too: then each text is looked at.
 ASCII_OBEYED = (b"\\u00", b"\\b", b"\\f", b"\\r", b"\x7f")
 
@@ -207,7 +208,8 @@ def visible_json(value: object) -> bytes:
     """Return `value` as JSON in which each text shows its control and direction marks."""
     with suppress(PydanticSerializationError):  # half a character
         data = to_json(value)
-        if data.isascii() and not any(mark in data for mark in ASCII_OBEYED):
+        others = data.translate(None, delete=ASCII).decode()
+        if not any(mark in data for mark in ASCII_OBEYED) and not OBEYED.search(others):
             return data  # most of them: to look at each text takes ten times as long
     return to_json(visible(value))
 
