@@ -15,47 +15,28 @@ from common.config import METRICS, Config
 from common.duel.record import LOOKS
 from common.duel.verdicts import READING
 from common.files import natural_key
+from common.report.advice import (
+    NEXT_STEP,
+    NOT_DECIDED,
+    lengths_differ,
+    next_steps,
+    points,
+    useless_judges,
+    verdict_words,
+    waiting_prompts,
+)
 from common.report.exports import Export, export_text
 from common.report.labels import wilson
-from common.report.left_out import LeftOut, dicts
+from common.report.left_out import LeftOut
 from common.report.markdown import Markdown, fill
 from common.report.rows import Row
 from common.report.turns_page import MOST_TURNS
 from common.report.writers import Writers
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
 
-STAGES = ("prompt.py", "king.py", "ch.py", "validate.py", "report.py")  # in order
-# What fixes a turn of each status, in the order in which the stages are to be run.
-NEXT_STEP = {
-    Status.NO_ANSWER: "put the answer back, or delete its score",
-    Status.BROKEN: "the stage of its folder: king.py or validate.py",
-    Status.NO_CHALLENGER: "python ch.py",
-    Status.NOT_JUDGED: "python validate.py",
-    Status.UNFINISHED: "python validate.py",
-    Status.STALE: "python validate.py",
-    Status.PARSE_FAIL: "python validate.py --retry-failed",
-}
-VERDICT_WORDS = {True: "accepted", False: "not accepted", None: "too few to tell"}
-NOT_DECIDED = "not decided"  # as the duel says where no verdict could be read
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
 TURNS_TO_READ = 3
 TURNS_SHOWN = 5  # of the most disputed
-
-# When a point is raised. Chosen to speak up early: a point asks for a look, no more.
-FEW_INSTANCES = 20  # below, intervals over resampled instances are rough
-LOW_PARSE_RATE = 0.95
-USELESS_PARSE_RATE = 0.5  # below, a judge costs the run three of four turns, for both orders count
-LOW_CONSISTENCY = 0.5  # GPT-4 in MT-Bench: 0.65; a coin among three calls: 0.33
-STRONG_POSITION_BIAS = 0.15  # in one order alone, this accepts most duels between equals
-# Such a judge gives a turn 45 to 55 points on average: of three, the two others then have to give
-# it 92.5 for the 80 of final/.
-MOSTLY_DRAWS = 0.9
-# Simulated panels of alpha 0.48, 0.31 and 0.15 keep 2, 4 and 9 % of turns that are not worth it.
-LOW_AGREEMENT = 0.4
-LENGTH_ERRORS = 2  # of the slope by length, from 0
-# Standard deviation of log2(length ratio) below which lengths are alike: most lie within a fifth of
-# each other, and what a doubling is worth would be guessed from four deviations away.
-LENGTHS_ALIKE = 0.25
 
 # What is read of score/_duel.json here. Older versions lack some.
 DUEL_KEYS = (
@@ -113,55 +94,6 @@ class Facts:
         self.reader = readers_test(self)
         # Calls of the reader's test, whether or not its answers could be read.
         self.reader_calls = self.writers.bills[LOOKS[READING], ""]["replies"]
-
-
-def verdict_words(duel: dict) -> str:
-    """Return a verdict, of the panel or of a part of it, in words."""
-    if str(duel.get("why")).startswith(NOT_DECIDED):
-        return NOT_DECIDED
-    return VERDICT_WORDS[duel.get("accepted")]
-
-
-def useless_judges(facts: Facts) -> dict[str, float]:
-    """Return by name the share of its calls that could be read, of judges of which few could."""
-    found = {}
-    for name, judge in facts.duel["judges"].items():
-        share = judge.get("parse_rate")
-        if share is not None and share < USELESS_PARSE_RATE:
-            found[name] = share
-    return found
-
-
-def drop_words(facts: Facts) -> str:
-    """Return what to do about the judges of facts.drop, in a line for a terminal."""
-    if len(facts.drop) == len(facts.duel["judges"]):
-        return "hardly any answer could be read: change [judge] models in chain.toml"
-    names = ", ".join(facts.drop)
-    return f"hardly read: drop {names} from [judge] models in chain.toml, which costs nothing"
-
-
-def waiting_prompts(facts: Facts) -> list[str]:
-    """Return the stems of the prompts that wait for their king."""
-    if facts.limit:
-        return []
-    settled = facts.left_out.stems() | {row.stem for row in facts.rows if row.path}
-    return [stem for stem in facts.left_out.instances if stem not in settled]
-
-
-def next_steps(facts: Facts) -> list[Markdown]:
-    """Return the lines to run, from the first stage that lacks something; none where none does."""
-    lacking = set(facts.torn)
-    if facts.waiting:
-        lacking.add("king.py")
-    if facts.statuses[Status.NO_CHALLENGER]:
-        lacking.add("ch.py")
-    unjudged = (Status.NOT_JUDGED, Status.UNFINISHED, Status.STALE)
-    if facts.stale or facts.drop or not facts.has_duel or any(map(facts.statuses.get, unjudged)):
-        lacking.add("validate.py")
-    if not lacking:
-        return []
-    first = min(map(STAGES.index, lacking))
-    return [Markdown(f"python {stage}") for stage in STAGES[first:]]
 
 
 def stale_reason(facts: Facts) -> str:
@@ -302,76 +234,10 @@ def second_look(facts: Facts) -> dict | None:
     }
 
 
-def points(facts: Facts) -> dict:
-    """Return whether to trust the run and what to change: of each point what it is raised by."""
-    duel = facts.duel
-
-    def figure(*keys: str) -> float:
-        """Return a figure of the duel; NaN, which no comparison holds for, where there is none."""
-        value = duel
-        for key in keys:
-            value = (value or {}).get(key)
-        return math.nan if value is None else value
-
-    doubtful = {}
-    for name in duel["judges"]:
-        read = figure("judges", name, "parse_rate")
-        steady = figure("judges", name, "position_consistency")
-        bias = figure("judges", name, "pull")
-        draws = facts.writers.draws[name] / (facts.writers.calls[name] or 1)
-        why = []
-        if read < LOW_PARSE_RATE:
-            why.append(f"unreadable: {read:.0%} of its answers could be read")
-        if steady < LOW_CONSISTENCY:
-            why.append(f"unsteady: {steady:.0%} of its calls were the same in both orders")
-        if abs(bias) > STRONG_POSITION_BIAS:
-            shown = "second" if bias > 0 else "first"
-            why.append(f"drawn to the reply shown {shown}: position bias {bias:+.2f}")
-        if draws >= MOSTLY_DRAWS:
-            why.append(f'nearly always undecided: {draws:.0%} of its calls are "equal"')
-        if why:
-            doubtful[name] = "; ".join(why)
-    deciding = {}
-    for name, without in duel["leave_one_out"].items():
-        if without.get("accepted") != duel["accepted"]:
-            deciding[name] = verdict_words(without)
-    leaning = (duel["judges"].get(facts.generator) or {}).get("contrast") or {}
-    low, high = leaning.get("interval") or (0, 0)
-    slope = abs(figure("equal_length", "per_doubling"))
-    instances = len({row.instance_id for row in facts.judged})
-    lists = (facts.plan.get("benchmarks") or {}).get("lists")
-    unchecked = [entry for entry in dicts(lists) if entry.get("state") != "checked"]
-    final = [row for row in facts.parsed if row.bucket == "final"]
-    return {
-        "doubtful": doubtful,
-        "deciding": deciding,
-        "leaning": None if low <= 0 <= high else leaning,
-        "low_agreement": figure("agreement", "value") < LOW_AGREEMENT,
-        "fails_by_repo": bool(duel["accepted"]) and figure("lcb_by_repo") <= 0,
-        "length_tells": lengths_differ(facts)
-        and slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
-        "no_benchmarks": not dicts(lists),
-        "unchecked": unchecked,
-        "few_instances": instances if instances < FEW_INSTANCES else 0,
-        "leaking": [row for row in final if row.leaks.get("challenger")],
-        "held_back": [row for row in facts.parsed if row.held_back],
-        "far_apart": facts.labels["differences"] if facts.labels else [],
-    }
-
-
-def lengths_differ(facts: Facts) -> bool:
-    """Tell whether the replies' lengths differ enough to say what length is worth."""
-    ratios = []
-    for row in facts.judged:
-        if row.opponent_chars:
-            ratios.append(math.log2(row.challenger_chars / row.opponent_chars))
-    return bool(ratios) and float(np.std(ratios)) >= LENGTHS_ALIKE
-
-
 def histogram(scores: list[float]) -> Markdown:
     """Return the number of turns by range of the score that decides their bucket."""
     scores = [round(score, 9) for score in scores]  # 57.99999999999999 is 58
-    edges = [0, 10, 20, 30, 40, 50, 60, DEFEAT_MIN, 70, FINAL_MIN, 90, 100]
+    edges = sorted({*range(0, 101, 10), DEFEAT_MIN, FINAL_MIN})
     counts, _ = np.histogram(scores, edges)  # the last range holds its upper end
     marks = {FINAL_MIN: "final from here up", DEFEAT_MIN: "refined from here up, defeat below"}
     lines = ["```text", "score        turns"]
