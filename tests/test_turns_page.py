@@ -18,7 +18,7 @@ from common.config import METRICS
 from common.report.labels import label_sha
 from common.report.left_out import LeftOut
 from common.report.rows import read_turn
-from common.report.turns_page import Page, turn_data, visible
+from common.report.turns_page import turn_data, visible
 from common.turns import ORDERS
 from makers import get, make_chat, make_run
 from pages import BROWSERS, FLAGS, JUDGES, make_data, write_page
@@ -42,9 +42,7 @@ def test_what_the_page_is_told_of_a_turn(tmp_path, monkeypatch):
     replies = texts[0]["replies"]
     assert entries[0]["sha"] == label_sha(replies["king"], replies["challenger"])
     assert entries[1]["sha"] == "", "identical replies are not put before a person"
-    assert texts[0]["observation"] == "", "the agent had seen the task alone"
-    assert texts[2]["task"] == chat[1]["content"]
-    assert texts[2]["observation"] == chat[-1]["content"]
+    assert texts[2]["chat"] == [[said["role"], said["content"]] for said in chat]
     assert len(texts[0]["verdicts"]) == 6
 
 
@@ -462,7 +460,7 @@ def hostile_data() -> dict:
         turn["file"] = f"answer_0/{text}"
         turn["status"] = text
         turn["marks"] = [text]
-        texts["task"] = texts["observation"] = text
+        texts["chat"] = [["user", text], ["user", text]]
         texts["replies"] = {"king": text, "challenger": f"{text}\n\n```bash\n{text}\n```"}
         texts["problems"] = {"king": f"`{text}`", "challenger": text}
         for side in ("king", "challenger"):
@@ -535,7 +533,7 @@ def test_no_tag_and_no_mark_that_is_obeyed_stands_in_the_file():
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", page
     )
     assert "⟨U+202E⟩gnp.exe" in json.loads(facts)["turns"][13]["why"]
-    assert "⟨U+001B⟩[31mred" in texts_of(page)[14]["task"]
+    assert "⟨U+001B⟩[31mred" in texts_of(page)[14]["chat"][0][1]
     assert visible("one\r\ntwo\rthree") == "one\r\ntwo⟨U+000D⟩three"
 
 
@@ -560,13 +558,20 @@ def test_the_same_data_gives_the_same_page_and_long_texts_say_what_is_left_out()
     data = make_data(1, observation="x" * 50_000)
     data["turns"][0]["texts"]["replies"]["king"] = "y" * 30_000
     (texts,) = texts_of(write_page(data))
-    assert "46,000 characters left out" in texts["observation"]
+    assert "30,000 characters left out" in texts["chat"][-1][1]
     assert "10,000 characters left out" in texts["replies"]["king"]
 
 
-def test_the_more_turns_a_page_has_the_less_context_it_shows_of_each():
-    shown = [Page(turns).context_chars for turns in (1, 1000, 2000, 50_000)]
-    assert shown == [4000, 4000, 2000, 500]
+@pytest.mark.parametrize("all_chars, shown, other", [(16_000, 4000, 2000), (400, 500, 150)])
+def test_the_more_turns_share_a_page_the_less_it_shows_of_each(
+    monkeypatch, all_chars, shown, other
+):
+    monkeypatch.setattr("common.report.turns_page.ALL_CHAT_CHARS", all_chars)
+    data = make_data(1, task="t" * 9000, observation="o" * 9000)
+    data["turns"][0]["texts"]["chat"][2][1] = "a" * 9000
+    (texts,) = texts_of(write_page(data))
+    kept = [sum(map(text.count, "toa")) for _, text in texts["chat"][1:]]
+    assert all(abs(chars - wanted) < 30 for chars, wanted in zip(kept, (shown, other, shown)))
 
 
 CONTRAST = """() => {

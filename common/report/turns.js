@@ -45,8 +45,8 @@ function drawList() {
 
 function findWords() { // what the filter looks through
   for (const turn of turns) {
-    const { observation, verdicts, replies } = turn.texts ?? { verdicts: [], replies: {} };
-    turn.words = [turn.stem, turn.instance_id, turn.repo, turn.why, observation,
+    const { chat, verdicts, replies } = turn.texts ?? { chat: [[]], verdicts: [], replies: {} };
+    turn.words = [turn.stem, turn.instance_id, turn.repo, turn.why, chat.at(-1)[1],
       ...Object.values(turn.choices).flat(), ...verdicts.map((verdict) => verdict.reason),
       ...Object.values(replies)].join("\n").toLowerCase();
   }
@@ -163,8 +163,8 @@ function hideMore() { // where the box shows all that it has
 }
 
 function context(turn) {
-  const { task, observation } = turn.texts;
-  const parts = [["The task", task], ["What the agent had just seen", observation]];
+  const said = turn.texts.chat.filter(([role]) => role === "user").map(([, text]) => text);
+  const parts = [["The task", said[0]], ["What the agent had just seen", said.slice(1).at(-1)]];
   const boxes = parts.filter((part) => part[1]).map(([title, text]) => (
     el("section", {}, el("h2", {}, title), el("pre", { tabindex: 0 }, text),
       el("details", { class: "more" }, el("summary", {}, "more")))));

@@ -25,15 +25,12 @@ from common.turns import BUCKETS, OPPONENT, ORDERS, SIDES
 
 HERE = Path(__file__).parent
 MOST_TURNS = 5000  # of a page: some 12 MB, and a list that a browser still scrolls with ease
-CONTEXT_CHARS = (500, 4000)  # least and most of a task and of an observation ...
-ALL_CONTEXT_CHARS = 4_000_000  # ... of which that of all turns may hold so many: 2,000 give 5 MB
-ALL_CHAT_CHARS = 8_000_000  # of all chats: of 2,000 turns the start and the end of each message
-MESSAGE_CHARS = (150, 20_000)  # least and most of a message of the chat
+ALL_CHAT_CHARS = 12_000_000  # of the chats of all turns, half of it for what stands open
+SHOWN_CHARS = 500  # at least, of the two messages that stand open: the task, the last output
+MESSAGE_CHARS = 150  # at least, of each other message of a chat
 TEXT_CHARS = 20_000  # of a reply, and of all else
 GZIP = 16 + zlib.MAX_WBITS  # zlib's name for the format
 NO_TAGS = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
-
-CONTEXT = ("task", "observation")  # of a turn's texts
 
 # What the page's list has of a row, under the row's own names.
 ENTRY = (
@@ -58,8 +55,6 @@ class Page:
 
     def __init__(self, turns: int):
         """`turns` is how many there are at most."""
-        least, most = CONTEXT_CHARS
-        self.context_chars = max(least, min(most, ALL_CONTEXT_CHARS // max(1, turns)))
         self.chat_chars = ALL_CHAT_CHARS // max(1, turns)
         self.entries: list[dict] = []
         self.calls: Counter = Counter()  # by (judge, order, what it said of the challenger)
@@ -79,14 +74,15 @@ class Page:
     def add(self, entry: dict, texts: dict) -> None:
         """Add what `turn_data` returns."""
         self.entries.append(entry)
-        least, most = MESSAGE_CHARS
-        message_chars = max(least, min(most, self.chat_chars // len(texts["chat"])))
-        texts = {
-            **texts,
-            **{name: shortened(texts[name], self.context_chars) for name in CONTEXT},
-            "replies": {side: shortened(text) for side, text in texts["replies"].items()},
-            "chat": [[role, shortened(text, message_chars)] for role, text in texts["chat"]],
-        }
+        users = [at for at, (role, _) in enumerate(texts["chat"]) if role == "user"]
+        chat = []
+        for at, (role, text) in enumerate(texts["chat"]):
+            chars = max(MESSAGE_CHARS, self.chat_chars // 2 // len(texts["chat"]))
+            if at in (users[0], users[-1]):
+                chars = max(SHOWN_CHARS, self.chat_chars // 4)
+            chat.append([role, shortened(text, min(TEXT_CHARS, chars))])
+        replies = {side: shortened(text) for side, text in texts["replies"].items()}
+        texts = {**texts, "replies": replies, "chat": chat}
         self._packed.append(self._packer.compress(visible_json(texts) + b"\n"))
         for verdict in texts["verdicts"]:
             if verdict["look"] == 1 and verdict["calls"]:
@@ -180,11 +176,8 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
         # Identical replies are not put before a person, nor those that were never judged.
         "sha": row.label_sha if row.bucket and not is_alike else "",
     }
-    said = [message["content"] for message in answer["messages"] if message["role"] == "user"]
     texts = {
         "chat": [[message["role"], message["content"]] for message in answer["messages"]],
-        "task": said[0],
-        "observation": said[-1] if len(said) > 1 else "",
         "replies": replies,
         "leaks": leaks,
         "problems": problems,
