@@ -610,18 +610,24 @@ def test_a_judge_that_cannot_be_read_is_to_be_dropped_and_what_it_took_stays(tmp
     assert "Drop" not in section(tmp_path, "Next")
 
 
-def test_a_panel_of_which_nothing_can_be_read_decides_nothing(tmp_path):
+@pytest.mark.parametrize(
+    "accepted, mean, why",
+    [
+        (None, None, "not decided: no verdict could be read; 3 turns are unfinished"),
+        (False, 0.0, "not accepted: margin -100.00 (at least 2 asked for)"),  # of an older version
+    ],
+)
+def test_a_panel_of_which_nothing_can_be_read_decides_nothing(tmp_path, accepted, mean, why):
     make_run(tmp_path, [FINAL] * 3)
     duel = get(tmp_path / "score/_duel.json")
     for name in JUDGES:
         duel["judges"][name] = {**duel["judges"][name], "parse_rate": 0.0}
-    why = "not decided: no verdict could be read; 3 turns are unfinished"
-    put(tmp_path / "score/_duel.json", {**duel, "accepted": None, "mean_score": None, "why": why})
+    of_today = {"accepted": accepted, "mean_score": mean, "why": why}
+    put(tmp_path / "score/_duel.json", {**duel, **of_today})
     report(tmp_path)
     text = read(tmp_path / "report/report.md")
     assert text.startswith(
-        "# Challenger against king: not decided\n\n"
-        "**Not decided.** no verdict could be read; 3 turns are unfinished."
+        "# Challenger against king: not decided\n\n**Not decided.** no verdict could be read.\n"
     )
     steps = section(tmp_path, "Next")
     assert steps.strip().startswith("1. **Change the judges**")

@@ -47,7 +47,9 @@ LENGTHS_ALIKE = 0.25
 
 def verdict_words(duel: dict) -> str:
     """Return a verdict, of the panel or of a part of it, in words."""
-    if str(duel.get("why")).startswith(NOT_DECIDED):
+    rates = [judge.get("parse_rate") for judge in duel.get("judges", {}).values()]
+    is_unread = bool(rates) and not any(rate is None or rate > 0 for rate in rates)
+    if is_unread or str(duel.get("why")).startswith(NOT_DECIDED):
         return NOT_DECIDED
     return VERDICT_WORDS[duel.get("accepted")]
 

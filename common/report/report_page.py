@@ -76,6 +76,10 @@ class Facts:
         self.duel = {**dict.fromkeys(DUEL_KEYS), **dict.fromkeys(DUEL_TABLES, {}), **known}
         self.generator = self.duel["config"].get("generator")
         self.verdict = verdict_words(self.duel) if self.has_duel else "no verdict yet"
+        if self.verdict == NOT_DECIDED:  # what older versions made of it are no figures
+            self.duel["why"] = f"{NOT_DECIDED}: no verdict could be read"
+            self.duel |= dict.fromkeys(("accepted", "mean_score", "interval", "lcb_by_repo"))
+            self.duel["leave_one_out"] = {}
         self.drop = useless_judges(self)
         self.next_step = dict(NEXT_STEP)
         if self.drop:
