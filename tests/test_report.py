@@ -578,6 +578,7 @@ def test_an_instance_that_is_excluded_later_is_asked_and_exported_no_more(tmp_pa
     assert [row["status"] for row in read_csv(tmp_path)] == [
         "parsed", "parsed", "excluded", "excluded",
     ]  # fmt: skip
+    assert "is judged, but for 2 of instances" in section(tmp_path, "What is not done")
     page = read(tmp_path / "report/hugePR.md")
     assert "excluded after they had been answered there are 3 turns, 1 of them judged" in page
     assert "Of 4 prompts, 0 got no king and no challenger." in page

@@ -43,7 +43,7 @@ DUEL_KEYS = (
     "accepted", "why", "mean_score", "interval", "alpha", "lcb_by_repo", "instances", "turns",
     "agreement", "kept_again", "equal_length", "second_look",
 )  # fmt: skip
-DUEL_TABLES = ("judges", "leave_one_out", "looks", "config")
+DUEL_TABLES = ("judges", "leave_one_out", "config")
 
 
 @dataclass
