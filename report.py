@@ -120,7 +120,7 @@ def read_run(
         plan = turns.read_plan("prompt") or {}
     except BadFile as bad:
         fail_torn(tally, "_plan", "prompt.py", bad)
-    left_out = read_left_out(plan, config.generate.max_record_chars, tally)
+    left_out = read_left_out(plan, config, tally)
     folders = turns.answer_folders()
     rows = []
     writers = Writers()

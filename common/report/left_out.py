@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from common import turns
 from common.cli import Tally
+from common.config import Config
 from common.files import BadFile, UserError, turn_files
 from common.report.markdown import fill
 
@@ -37,8 +38,9 @@ class LeftOut:
         return self.excluded[instance]
 
 
-def read_left_out(plan: dict, max_record_chars: int, tally: Tally) -> LeftOut:
+def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     """Read from plan, prompts and records what prompt.py and king.py passed over."""
+    max_record_chars = config.generate.max_record_chars
     left_out = LeftOut(max_record_chars)
     for name in turns.SAMPLING_LISTS:
         left_out.sampling += dicts(plan.get(name))
