@@ -10,6 +10,9 @@ are audited again, for free, when the audit or a text has changed; one that then
 from final/ and stays until --redo-refused. With [generate] show_record = false the prompt is the
 same without the record: a copy of the folder without challengers, run so, tells its worth.
 
+With [generate] challenger = "chosen" the model writes several replies blind, as the king, and is
+then shown them with the record: the one that helps most is the challenger. The audit refuses none.
+
 Reads   answer_*/*.json, commit/<instance_id>.json
 Writes  `challenger` and its `meta` into answer_*/*.json in place (--shard I/N: every N-th turn by
         a hash of its name), _failed.jsonl beside them
@@ -34,10 +37,12 @@ from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
 from common.config import Generate, load_config, load_environment
+from common.duel import choice
 from common.files import BadFile, ItemFailed, UserError, digest, lock_folders, write_json
 
 PROMPT_VERSION = "challenger-1"
 WITHOUT_RECORD = "challenger-1 without the record"  # [generate] show_record = false
+BLIND = (WITHOUT_RECORD, choice.PROMPT_VERSION)
 
 # --------------------------------------------------------------------------- the blind-agent rule
 
@@ -118,13 +123,6 @@ def challenger_messages(
     return [*messages[:-1], {"role": messages[-1]["role"], "content": "\n\n".join(parts)}]
 
 
-def first_prompt(path: Path, generate: Generate) -> list[dict]:
-    """Return what the challenger of an answer file is first asked. Raises ItemFailed."""
-    answer = turns.read_answer(path)
-    record = turns.record_of(answer["instance_id"]) if generate.show_record else None
-    return challenger_messages(answer["messages"], record, generate.max_patch_chars)
-
-
 # ------------------------------------------------------------------------------------- one turn
 
 
@@ -155,14 +153,19 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
     def prompt(*_) -> list[dict]:
         return challenger_messages(messages, shown, generate.max_patch_chars, refused)
 
-    reply = await llm.ask(generate, prompt(), problem, again=prompt)
+    if generate.challenger == "chosen":
+        hidden = turns.hidden_record(record, generate.max_patch_chars)
+        text, how = await choice.choose_reply(path, answer, hidden, llm, generate)
+    else:
+        text, how = await llm.ask(generate, prompt(), problem, again=prompt)
+        version = PROMPT_VERSION if shown else WITHOUT_RECORD
+        how = {"prompt_version": version, **how, "rejected": dict(rejected)}
     meta = answer["meta"]
     if answer["challenger"]:  # a refused reply was paid for, too
         old = {"challenger": answer["challenger"], **meta["challenger"]}
         meta.setdefault("retired", []).append(old)
-    answer["challenger"] = reply.text
-    version = PROMPT_VERSION if shown else WITHOUT_RECORD
-    meta["challenger"] = {"prompt_version": version, **reply.meta, "rejected": dict(rejected)}
+    answer["challenger"] = text
+    meta["challenger"] = how
     audit(answer, chat, record)
     await llm.save(path, answer)
 
@@ -171,7 +174,7 @@ def audit(answer: dict, chat: Chat, record: dict) -> None:
     """Audit both replies and note in `meta` what was found and for which texts.
 
     The king cannot have peeked: his hits are the audit's false-alarm rate on this very data. Nor
-    can a challenger without the record, who is refused for the protocol alone.
+    can a challenger that was written blind, who is refused for the protocol alone.
     """
     meta = answer["meta"]
     for side in ("king", "challenger"):
@@ -179,7 +182,7 @@ def audit(answer: dict, chat: Chat, record: dict) -> None:
         meta[side]["leaks"] = {"version": AUDIT_VERSION, "hits": hits}
     refused = protocol_problem(answer["challenger"], answer["messages"]) or ""
     kinds = kinds_of(meta["challenger"]["leaks"]["hits"])
-    if kinds and meta["challenger"].get("prompt_version") != WITHOUT_RECORD:
+    if kinds and meta["challenger"].get("prompt_version") not in BLIND:
         refused = f"leak ({', '.join(kinds)})"
     meta["challenger"]["refused"] = refused
     meta["audit"] = audit_mark(answer)
@@ -238,6 +241,19 @@ def find_pending(
     return pending
 
 
+def prompts_ahead(path: Path, generate: Generate) -> list[list[dict]]:
+    """Return what is asked for the challenger of an answer file at first. Raises ItemFailed."""
+    answer = turns.read_answer(path)
+    messages = answer["messages"]
+    record = turns.record_of(answer["instance_id"]) if generate.show_record else None
+    if generate.challenger == "informed":
+        return [challenger_messages(messages, record, generate.max_patch_chars)]
+    blind = [messages] * len(choice.missing_samples(answer["meta"], generate.candidates))
+    shown = turns.hidden_record(record, generate.max_patch_chars)
+    alike = [answer["king"]] * generate.candidates
+    return [*blind, choice.choice_messages(messages, shown, alike)]
+
+
 def main() -> int:
     flags = parser(__doc__, calls=True)
     flags.add_argument("--redo-refused", action="store_true", help="ask again for refused replies")
@@ -255,9 +271,11 @@ def main() -> int:
         pending = find_pending(files, generate, flags.redo_refused, not flags.dry_run, tally)
         pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
         if flags.dry_run:
-            prompts = (first_prompt(files[stem], generate) for stem in pending)
+            prompts = (p for stem in pending for p in prompts_ahead(files[stem], generate))
             calls = ((generate, prompt_chars(prompt)) for prompt in prompts)
-            return dry_run(environment, calls, tally.skipped, own_replies("challenger"))
+            # Blind replies are as long as kings.
+            alike = "king" if generate.challenger == "chosen" else "challenger"
+            return dry_run(environment, calls, tally.skipped, own_replies(alike))
 
         llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
         code = run_turns(

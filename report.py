@@ -3,6 +3,7 @@
 Run:     python report.py                  the whole job
          python report.py --with-refined   export/ holds refined/ as well as final/
          python report.py --max-tokens N   export/ without rows that are longer
+         python report.py --distill        export/ has the PR records, too, to distil from
          python report.py --limit N        a trial: report/ over the first N turns; buckets and
                                            export/ stay as they are
 
@@ -13,8 +14,8 @@ Writes:  report/report.md    the verdict, what to do next, what to look at, the 
          report/hugePR.md    what was left out, and why
          final/ refined/ defeat/   copies of answers plus score, metrics, reason; a parsed turn
                                    lies in exactly one
-         export/             sft-, dpo- and chat-*.jsonl, and a dataset card that says how to
-                             train on them
+         export/             sft-, dpo-, chat- and tools-*.jsonl, and a dataset card that says
+                             how to train on them
 
 What it writes follows from what it reads and from nothing else: an unchanged run rewrites no file.
 No network, no key.
@@ -36,7 +37,7 @@ from common.report.card import CARD, dataset_card, stated_licence
 from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
 from common.report.left_out import fail_torn, huge_pr_page, read_left_out
-from common.report.outputs import put
+from common.report.outputs import put, written_anew
 from common.report.report_page import Facts, page_lines, report_page
 from common.report.rows import Turn, read_turn, turns_csv
 from common.report.turns_page import Page
@@ -50,7 +51,8 @@ def main() -> int:
     options = parser(__doc__)
     add = options.add_argument
     add("--with-refined", action="store_true", help="export refined/ as well as final/")
-    add("--max-tokens", type=whole_number, metavar="N", help="export no row longer than that")
+    add("--max-tokens", type=whole_number, metavar="N", help="export no longer row, records aside")
+    add("--distill", action="store_true", help="export the PR records, too: they hold the patches")
     flags = options.parse_args()
     tally = Tally("report.py")
     config = load_config()
@@ -64,11 +66,14 @@ def main() -> int:
         licence_is_stated = True
         if not flags.limit:
             kept_from = _DEFEAT_MIN if flags.with_refined else _FINAL_MIN
-            facts.export = Export(flags.with_refined, kept_from, flags.max_tokens)
+            shown = config.generate.max_patch_chars if flags.distill else None
+            facts.export = Export(flags.with_refined, kept_from, flags.max_tokens, shown)
             export_training(facts.rows, facts.export)
             fates = facts.export.fates
             licence_is_stated = stated_licence()["license"] != "unknown"
-            put(CARD, dataset_card(facts))
+            card = files.clean_text(dataset_card(facts)).encode()
+            with written_anew(CARD) as file:
+                file.write(card)
         judges = list(facts.duel["judges"])
         put("report/turns.csv", turns_csv(facts.rows, judges, fates))
         put("report/hugePR.md", huge_pr_page(facts.left_out, facts.rows))

@@ -12,7 +12,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from io import StringIO
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 from pydantic import BaseModel, ConfigDict, Field, JsonValue, ValidationError, model_validator
@@ -96,6 +96,8 @@ class Generate(CallSettings):
     max_record_chars: int = Field(200_000, ge=1000, le=10_000_000)
     max_patch_chars: int = Field(40_000, ge=1000, le=1_000_000)
     show_record: bool = True
+    challenger: Literal["informed", "chosen"] = "informed"
+    candidates: int = Field(4, ge=2, le=20)  # chosen, not measured
 
 
 # What a judge needs otherwise than [judge] says.
@@ -189,6 +191,8 @@ def _problems(config: Config) -> Iterator[str]:
     """Yield what is wrong where keys, each right by itself, do not fit together."""
     if config.confirm.band[0] > config.confirm.band[1]:
         yield f"[confirm] band = {config.confirm.band}: expected the lower score first"
+    if config.generate.challenger == "chosen" and not config.generate.show_record:
+        yield '[generate] show_record = false: with challenger = "chosen" the choice rests on it'
     calls = [("generate", config.generate)]
     for section in ("judge", "confirm"):
         models = getattr(config, section).models

@@ -241,6 +241,14 @@ def test_only_records_under_the_licences_that_are_named(tmp_path, column):
     assert run.returncode == 2 and "--license" in run.stderr
 
 
+def test_a_licence_is_named_as_the_records_call_it(tmp_path):
+    write_licensed(tmp_path, "license", ["MIT License", "MIT", "Apache License 2.0"])
+    both = ("--dataset", "trajectories.parquet", "--prs", "prs.parquet")
+    run = stage("prompt.py", *both, "--license", "mit license, Apache License 2.0", cwd=tmp_path)
+    assert run.returncode == 0, run.stderr
+    assert numbers(tmp_path) == {0, 2}
+
+
 def test_no_licence_fits_or_none_is_known(tmp_path):
     write_licensed(tmp_path, "stars", ["MIT"] * 3)
     both = ("--dataset", "trajectories.parquet", "--prs", "prs.parquet")

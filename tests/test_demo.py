@@ -94,6 +94,7 @@ def test_the_last_line_is_the_report_and_the_rules_are_named(first):
     page = folder / lines[-2].split()[-1]
     assert page.name == "turns.html" and page.stat().st_size > 10_000
     assert "made by rule" in lines[0] and "made by rule" in "\n".join(lines[-4:])
+    assert sum('challenger = "chosen"' in line for line in lines) == 1, "one line on the other way"
     assert [line for line in lines if line.startswith("$ python ")] == [
         "$ python prompt.py --dataset data/trajectories --prs data/pull_requests --count 40",
         "$ python king.py",

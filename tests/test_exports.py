@@ -9,12 +9,14 @@ import random
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 
 from common.files import clean_text
-from makers import JUDGES, MOST, get, make_reply, make_run, put
+from common.turns import hidden_record
+from makers import JUDGES, MOST, get, make_reply, make_run, put, write_settings
 from reports import (
     DEFEAT,
     FINAL,
@@ -30,6 +32,7 @@ from reports import (
     rewrite,
     where,
 )
+from runner import start
 
 pytestmark = pytest.mark.background
 
@@ -53,9 +56,9 @@ def front_matter(folder: Path) -> dict:
 # What a reader has of every configuration and split, as `datasets` loads them by the card, with
 # nothing of the user's settings.
 LOAD = """
-import datasets, json
+import datasets, json, pathlib
 found = {}
-for name in ("sft", "dpo", "chat"):
+for name in sorted({path.name.split("-")[0] for path in pathlib.Path("export").glob("*.jsonl")}):
     found[name] = {}
     for split, part in datasets.load_dataset("./export", name).items():
         alone = datasets.load_dataset("json", data_files=f"export/{name}-{split}.jsonl")["train"]
@@ -81,12 +84,20 @@ def load_all(folder: Path) -> dict:
     return json.loads(done.stdout)
 
 
-ABOUT = ["instance_id", "repo", "license", "stem", "score", "prompt_chars", "prompt_tokens", "meta"]
+ABOUT = [
+    "instance_id", "repo", "license", "stem", "score", "prompt_chars", "prompt_tokens",
+    "candidates_distinct", "meta",
+]  # fmt: skip
 TEXTS = {
     "sft": ["prompt", "completion"],
-    "dpo": ["prompt", "chosen", "rejected", "chosen_message", "rejected_message"],
+    "dpo": ["prompt", "chosen", "rejected", "chosen_message", "rejected_message", "margin"],
     "chat": ["messages"],
+    "tools": ["prompt", "completion", "tools"],
+    "distill": ["prompt", "privileged_context"],
 }
+MESSAGE = {"role", "content"}
+CALLS = {"tool_call_id", "id", "type", "name", "command"}
+KEYS = {"chat": MESSAGE | {"weight"}, "tools": MESSAGE | CALLS}
 
 
 def test_exports_load_and_keep_to_the_formats(tmp_path):
@@ -97,18 +108,20 @@ def test_exports_load_and_keep_to_the_formats(tmp_path):
     for message in messages:
         message["extra"] = 1  # other fields of the source data stay out
     rewrite(tmp_path, stems[4], messages=messages)
-    report(tmp_path)
+    report(tmp_path, "--distill")
     loaded = load_all(tmp_path)
+    assert set(loaded) == set(TEXTS)
     for config, texts in TEXTS.items():
         assert set(loaded[config]) == {"train", "validation"}
         assert sum(rows for rows, _ in loaded[config].values()) == 60
         for _, features in loaded[config].values():
             assert list(features) == [*texts, *ABOUT]
             assert "float64" in features["score"] and "string" in features["meta"]
-            keys = {"role", "content", "weight"} if config == "chat" else {"role", "content"}
+            keys = KEYS.get(config, MESSAGE)
             assert set(re.findall(r"'(\w+)': Value", features[texts[0]])) == keys
+    assert "float64" in loaded["dpo"]["train"][1]["margin"]
     by_config = [exported(tmp_path, config) for config in TEXTS]
-    for sft, dpo, chat in zip(*by_config, strict=True):
+    for sft, dpo, chat, tools, distill in zip(*by_config, strict=True):
         answer = get(tmp_path / f"answer_0/{sft['stem']}.json")
         chosen = {"role": "assistant", "content": clean_text(answer["challenger"])}
         rejected = {"role": "assistant", "content": answer["king"]}
@@ -122,7 +135,106 @@ def test_exports_load_and_keep_to_the_formats(tmp_path):
         weights = [said.pop("weight") for said in chat["messages"]]
         assert weights == [0] * len(sft["prompt"]) + [1]
         assert chat["messages"] == [*sft["prompt"], chosen]
-        assert [sft[key] for key in ABOUT] == [chat[key] for key in ABOUT]
+        for other in (dpo, chat, tools, distill):
+            assert [sft[key] for key in ABOUT] == [other[key] for key in ABOUT]
+        assert dpo["margin"] == 0.8 and distill["prompt"] == sft["prompt"]
+        assert len(tools["prompt"]) == len(sft["prompt"])
+
+
+def test_each_configuration_holds_the_same_turns_in_the_same_split(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 60, instances=60)
+    set_usage(tmp_path, stems[7], 9000)
+    rewrite(tmp_path, stems[8], challenger="THOUGHT: no command.")
+    report(tmp_path, "--distill", "--max-tokens", "8000")
+    assert "--max-tokens 8000 --distill" in card(tmp_path)
+    for split, others in (("train", 50), ("validation", 1)):
+        held = [
+            [row["stem"] for row in json_lines(tmp_path / f"export/{config}-{split}.jsonl")]
+            for config in TEXTS
+        ]
+        assert held == [held[0]] * len(TEXTS) and len(held[0]) >= others
+        assert not {stems[7], stems[8]} & set(held[0])
+
+
+def test_history_and_reply_become_calls_of_the_tool(tmp_path):
+    def block(command: str) -> str:
+        return f"```bash\n{command}\n```"
+
+    (stem,) = make_run(tmp_path, [FINAL])
+    chat = [
+        ("system", "One block, please."),
+        ("user", "issue"),
+        ("assistant", f"THOUGHT: a\n\n{block('ls  -l')}\n\nafter"),
+        ("user", "Observation: out"),
+        ("assistant", "THOUGHT: none"),  # the agent refused it: no call
+        ("user", "exactly one block!"),
+        ("assistant", f"{block('ls')}\n{block('pwd')}"),  # so it did these two
+        ("user", "exactly one block!"),
+        ("assistant", block("ls")),  # with no output: no call that was answered
+        ("assistant", block("cat <<'E'\n\"é\"\nE")),
+        ("user", "<output>é</output>"),
+    ]
+    messages = [{"role": role, "content": text} for role, text in chat]
+    rewrite(tmp_path, stem, messages=messages, challenger=f"THOUGHT: end\n\n{block('git diff')}")
+    report(tmp_path)
+    (row,) = exported(tmp_path, "tools")
+    wanted = list(chat)
+    wanted[2] = ("assistant", "THOUGHT: a\n\nafter")
+    wanted[3] = ("tool", "Observation: out")
+    wanted[9] = ("assistant", "")
+    wanted[10] = ("tool", "<output>é</output>")
+    assert [(said["role"], said["content"]) for said in row["prompt"]] == wanted
+    calls = {}
+    answered = {}
+    for number, said in enumerate(row["prompt"] + row["completion"]):
+        assert set(said) == {"role", "content", "tool_calls", "tool_call_id"}
+        for call in said["tool_calls"]:
+            assert call["type"] == "function" and re.fullmatch("[a-z0-9]{9}", call["id"])
+            assert call["function"].pop("name") == "bash"
+            calls[number] = call["function"]["arguments"]
+            answered[call["id"]] = number + 1
+        if said["tool_call_id"]:
+            assert answered[said["tool_call_id"]] == number and said["role"] == "tool"
+    texts = {2: "ls  -l", 9: "cat <<'E'\n\"é\"\nE", 11: "git diff"}
+    assert calls == {number: {"command": text} for number, text in texts.items()}
+    assert row["completion"][0]["content"] == "THOUGHT: end"
+    (tool,) = row["tools"]
+    parameters = tool["function"]["parameters"]
+    assert tool["function"]["name"] == "bash" and parameters["required"] == ["command"]
+    assert parameters["properties"]["command"]["type"] == "string"
+
+
+def test_distill_holds_the_record_that_the_challenger_reads_and_only_when_asked_for(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 6, instances=6)
+    instances = [get(tmp_path / f"answer_0/{stem}.json")["instance_id"] for stem in stems]
+    edit(tmp_path / f"commit/{instances[0]}.json", patch=f"+{'x' * 1500}", interface="def f()")
+    (tmp_path / f"commit/{instances[1]}.json").write_text("{")
+    write_settings(tmp_path, generate={"max_patch_chars": 1000})
+    told = report(tmp_path, "--distill").stdout
+    assert "1 turn without a PR record that can be read: not in distill" in told
+    rows = {row["stem"]: row for row in exported(tmp_path, "distill")}
+    assert list(rows) == [stem for stem in stems if stem != stems[1]]
+    for stem, instance in zip(stems, instances):
+        if stem in rows:
+            record = get(tmp_path / f"commit/{instance}.json")
+            assert rows[stem]["privileged_context"] == hidden_record(record, 1000)
+    assert "1,000 of 1,501 characters are shown" in rows[stems[0]]["privileged_context"]
+    text = card(tmp_path)
+    for said in ("SDFTTrainer(", "publishes the solutions", "2603.24472", "2607.02502",
+                 "2607.05184", "up to 17 %", "Measure before you trust it"):  # fmt: skip
+        assert said in text
+    assert len(front_matter(tmp_path)["configs"]) == 5
+    assert "distill" not in report(tmp_path).stdout
+    assert not list((tmp_path / "export").glob("distill*"))
+    assert not re.search("SDFT|privileged|distill[^a]", card(tmp_path))
+
+
+def test_the_margin_is_of_the_score_that_decided(tmp_path):
+    stems = make_run(tmp_path, [FINAL, REFINED, FINAL])
+    up = {"points_confirmed": 85, "max_points_confirmed": 100, "score_confirmed": 85.0}
+    edit(tmp_path / f"score/{stems[2]}.json", **up)
+    report(tmp_path, "--with-refined")
+    assert [row["margin"] for row in exported(tmp_path, "dpo")] == [0.8, 0.4, 0.7]
 
 
 def test_against_the_reference_the_rejected_reply_is_the_reference(tmp_path):
@@ -196,6 +308,38 @@ def test_from_five_repos_on_there_is_a_validation_split(tmp_path, repos):
     for text in places:
         assert "The validation split is small" in text
         assert f"{lowest} is in validation so that it is not empty" in text
+
+
+# The hash of each of these is below a tenth: all would be in validation.
+TO_VALIDATION = [f"owner-{n}/project" for n in range(60) if hash_of(f"owner-{n}/project") < 0.1][:2]
+
+
+@pytest.mark.parametrize("repos", [1, 2])
+def test_validation_never_takes_the_last_repo_of_train(tmp_path, repos):
+    stems = make_run(tmp_path, [FINAL] * 4, instances=4)
+    for number, stem in enumerate(stems):
+        answer = get(tmp_path / f"answer_0/{stem}.json")
+        meta = {**answer["meta"], "repo": TO_VALIDATION[number % repos]}
+        edit(tmp_path / f"answer_0/{stem}.json", meta=meta)
+    told = report(tmp_path).stdout
+    kept = max(TO_VALIDATION[:repos], key=hash_of)
+    assert [repo for repo, split in splits(tmp_path).items() if split == "train"] == [kept]
+    assert f"{kept} is in train so that it is not empty" in told
+
+
+def test_a_kill_leaves_nothing_half_written_beside_the_training_files(tmp_path):
+    make_run(tmp_path, [FINAL] * 150, instances=150)
+    (tmp_path / "export").mkdir()
+    (tmp_path / "export/.sft-train.jsonl.tmp").write_text("{")  # of an older version
+    process = start("report.py", cwd=tmp_path)
+    while process.poll() is None and not list(tmp_path.glob("report/.sft-train*.tmp")):
+        time.sleep(0.001)
+    process.kill()
+    process.communicate()
+    assert list(tmp_path.glob("report/.sft-train*.tmp")), "it was not killed midway"
+    assert not [path for path in (tmp_path / "export").iterdir() if path.name.endswith(".tmp")]
+    report(tmp_path)
+    assert not list(tmp_path.glob("report/.*.tmp")) and len(exported(tmp_path)) == 150
 
 
 # ----------------------------------------------------------------------------- lengths and licences
@@ -353,7 +497,7 @@ def test_the_card_states_what_lies_there_and_keeps_the_licence_that_was_stated(t
     report(tmp_path)
     front = front_matter(tmp_path)
     assert front["license"] == "unknown" and front["size_categories"] == ["n<1K"]
-    assert [config["config_name"] for config in front["configs"]] == ["sft", "dpo", "chat"]
+    assert [config["config_name"] for config in front["configs"]] == ["sft", "dpo", "chat", "tools"]
     named = set()
     for config in front["configs"]:
         named |= {part["path"] for part in config["data_files"]}
@@ -434,9 +578,9 @@ def test_the_card_says_which_benchmarks_were_kept_out(tmp_path):
 def test_no_cell_of_the_table_is_a_formula(tmp_path):
     starts = ["=", "+", "-", "@", "\t", "＝", "＋", "－", "＠", "﹢"]
     stems = make_run(tmp_path, [FINAL] * len(starts))
-    for stem, start in zip(stems, starts):
-        edit(tmp_path / f"score/{stem}.json", reason=f"{start}HYPERLINK(1)")
+    for stem, mark in zip(stems, starts):
+        edit(tmp_path / f"score/{stem}.json", reason=f"{mark}HYPERLINK(1)")
     report(tmp_path)
     rows = read_csv(tmp_path)
-    assert [row["reason"] for row in rows] == [f"'{start}HYPERLINK(1)" for start in starts]
+    assert [row["reason"] for row in rows] == [f"'{mark}HYPERLINK(1)" for mark in starts]
     assert all(float(row["protocol"]) > 0 and row["protocol_problem"] == "" for row in rows)

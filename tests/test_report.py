@@ -46,7 +46,7 @@ from reports import (
     state,
     where,
 )
-from runner import stage, start
+from runner import REPO, stage, start
 
 pytestmark = pytest.mark.background
 
@@ -276,6 +276,29 @@ def test_the_report_says_what_a_reader_in_a_hurry_needs(tmp_path):
     ):
         assert said in text, said
     assert text.count("margin +") == 1, "the margin is said once"
+
+
+@pytest.mark.parametrize(("defeat_min", "final_min"), [(50, 92), (5, 7), (70, 90), (0, 100)])
+def test_any_two_thresholds_work(tmp_path, defeat_min, final_min):
+    """They are edited in common/turns.py; here the interpreter does it as it starts."""
+    run = tmp_path / "run"
+    make_run(run, [0, 3, 4, 30, 42, 54, 55, MOST])
+    thresholds = f"turns.DEFEAT_MIN, turns.FINAL_MIN = {defeat_min}, {final_min}"
+    code = f"import sys\nsys.path.append({str(REPO)!r})\nfrom common import turns\n{thresholds}"
+    (tmp_path / "sitecustomize.py").write_text(code)
+    done = stage("report.py", cwd=run, PYTHONPATH=str(tmp_path))
+    assert done.returncode == 0, done.stderr
+    scores = [get(path)["score"] for path in (run / "score").glob("[!_]*.json")]
+    kept = sum(score >= final_min for score in scores)
+    assert len(list((run / "final").glob("[!_]*.json"))) == kept
+    lines = read(run / "report/report.md").split("score        turns\n")[1].split("```")[0]
+    counts = {}
+    for line in lines.splitlines():
+        low, _, _, turns = line.split()[:4]
+        counts[int(low)] = counts.get(int(low), 0) + int(turns)
+    assert sum(counts.values()) == len(scores)
+    assert sum(turns for low, turns in counts.items() if low >= final_min) == kept
+    assert lines.count("final from here up") == lines.count("refined from here up") == 1
 
 
 def all_turns(folder: Path) -> list[list[str]]:

@@ -54,6 +54,47 @@ LlamaForCausalLM(LlamaConfig(
     pad_token_id=0, bos_token_id=None, eos_token_id=2)).save_pretrained("tiny")
 """
 
+# The chat template of a model that knows tools, as TRL carries it: Qwen3-Instruct-2507's.
+KNOWS_TOOLS = """
+import pathlib, trl
+from transformers import AutoTokenizer
+tokenizer = AutoTokenizer.from_pretrained("tiny")
+folder = pathlib.Path(trl.__file__).parent / "chat_templates"
+tokenizer.chat_template = (folder / "qwen3_instruct_2507.jinja").read_text()
+tokenizer.save_pretrained("tiny")
+"""
+
+# After the snippet for tools: the whole of a row as it is trained.
+WHOLE_ROWS = """
+wholes = [trainer.processing_class.decode(row["input_ids"]) for row in trainer.train_dataset]
+for whole in wholes:
+    assert "# Tools" in whole and '"description": "Execute a bash command"' in whole
+    assert whole.count("<tool_response>") + 1 == whole.count('<tool_call>\\n{"name": "bash"')
+assert any("<tool_response>" in whole for whole in wholes)
+"""
+
+# Before the training of the snippet for distill: note each batch, as student and teacher see it.
+NOTE_BATCHES = """
+import json
+batches = []
+prepare = trainer._prepare_training_batch
+def noted(inputs):
+    batch = prepare(inputs)
+    tell = lambda ids, mask: trainer._tokenizer.decode(ids[mask.bool()])
+    for n in range(len(batch["prompt_ids"])):
+        batches.append({
+            "student": tell(batch["prompt_ids"][n], batch["prompt_mask"][n]),
+            "teacher": tell(batch["teacher_input_ids"][n], batch["teacher_attention_mask"][n]),
+            "reply": tell(batch["completion_ids"][n], batch["completion_mask"][n]),
+            "trained": int(batch["completion_mask"][n].sum()),
+        })
+    return batch
+trainer._prepare_training_batch = noted
+trainer.train()
+losses = [step["loss"] for step in trainer.state.log_history if "loss" in step]
+print(json.dumps([batches, losses]))
+"""
+
 # After a snippet: how many rows are left, the texts that the loss is on, the loss step by step.
 TOLD_BY_TRL = """
 import json
@@ -136,7 +177,7 @@ def run_folder(tmp_path):
         answer = get(path)
         answer["meta"]["king"]["usage"] = {}  # the maker's is of no real chat
         put(path, answer)
-    report(tmp_path)
+    report(tmp_path, "--distill")
     return tmp_path
 
 
@@ -154,7 +195,7 @@ def trl_snippet(folder: Path, config: str) -> str:
         "per_device_train_batch_size=1, gradient_accumulation_steps=1, use_cpu=True, bf16=False, "
         "report_to='none', disable_tqdm=True"
     )
-    return code.replace("max_length=", f"{needed}, max_length=")
+    return re.sub(r"(?=max_(prompt_)?length=)", f"{needed}, ", code)
 
 
 def expected_texts(folder: Path, config: str) -> list[str]:
@@ -185,6 +226,41 @@ def test_trl_runs_the_cards_snippet_on_every_row(run_folder, config):
     run_program(python, TINY, run_folder)
     told = run_program(python, trl_snippet(run_folder, config) + TOLD_BY_TRL, run_folder)
     check_training(told, run_folder, "chat" if config == "sft" else "dpo")
+
+
+def test_trl_trains_calls_of_the_tool(run_folder):
+    python = python_with("trl")
+    run_program(python, TINY, run_folder)
+    run_program(python, KNOWS_TOOLS, run_folder)
+    code = trl_snippet(run_folder, "sft").replace('"sft")', '"tools")')
+    rows, texts, losses = json.loads(
+        run_program(python, code + WHOLE_ROWS + TOLD_BY_TRL, run_folder)
+    )
+    wanted = []
+    for row in json_lines(run_folder / "export/tools-train.jsonl"):
+        (reply,) = row["completion"]
+        call = json.dumps(reply["tool_calls"][0]["function"], ensure_ascii=False)
+        wanted.append(f"{reply['content']}\n<tool_call>\n{call}\n</tool_call><|im_end|>")
+    assert rows == len(wanted) and sorted(text.strip() for text in texts) == sorted(wanted)
+    assert len(losses) == STEPS and sum(losses[-3:]) < sum(losses[:3])
+
+
+def test_trl_distils_from_a_teacher_who_sees_the_record(run_folder):
+    python = python_with("trl")
+    run_program(python, TINY, run_folder)
+    code = trl_snippet(run_folder, "sdft").replace("trainer.train()", NOTE_BATCHES)
+    code = code.replace("use_cpu=True", "use_cpu=True, num_generations=1")
+    code = re.sub(r"max_completion_length=\d+", "max_completion_length=8", code)
+    batches, losses = json.loads(run_program(python, code, run_folder))
+    assert len(losses) == STEPS == len(batches) and all(map(math.isfinite, losses))
+    rows = json_lines(run_folder / "export/distill-train.jsonl")
+    for batch in batches:
+        (row,) = [row for row in rows if row["prompt"][1]["content"] in batch["student"]]
+        for said in row["prompt"]:
+            assert said["content"] in batch["student"] and said["content"] in batch["teacher"]
+        record = row["privileged_context"]
+        assert record in batch["teacher"] and record not in batch["student"]
+        assert batch["teacher"].endswith(batch["reply"]) and batch["trained"] > 0
 
 
 @pytest.mark.parametrize("config", ["sft", "dpo"])

@@ -68,13 +68,14 @@ class LLM:
         messages: list[dict],
         accept: Callable[[str], str | None],
         again: Callable[[str, str], list[dict]] | None = None,
+        who: str = "",
     ) -> Reply:
         """Return a reply that `accept` finds nothing wrong with (it returns None, or says what).
 
         A refused, empty or cut-off reply is asked for again, at most `bad_reply_tries` times in
         all; a cut-off one with twice the tokens, up to `max_tokens_cap`. `again(text, why)` may
-        give other messages for the next try. Raises ItemFailed, NoAcceptableReply, or Halted when
-        the run is over.
+        give other messages for the next try. `who` tells this asking from another in the same
+        words. Raises ItemFailed, NoAcceptableReply, or Halted when the run is over.
         """
         asked_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         started_s = time.monotonic()

@@ -140,7 +140,7 @@ def own_replies(side: str) -> Iterator[tuple[str, dict]]:
             meta = read_answer(path)["meta"][side]
         except BadFile:
             continue
-        if meta.get("model"):
+        if meta.get("model") and "candidates" not in meta:  # whose usage is of many calls
             yield meta["model"], meta
 
 

@@ -38,6 +38,9 @@ NOTICE = (
     "The replies and verdicts of this demo are made by rule, by a server on this machine.\n"
     "They show how the pipeline works, and nothing about any model."
 )
+OTHER_WAY = (
+    'Challengers from blind replies: [generate] challenger = "chosen" in chain.toml (README.md).'
+)
 # What must not reach the scripts: the user's own key and provider, a proxy before the local server.
 PRIVATE = (
     "CHUTES_", "OPENAI_", "HF_", "HUGGINGFACE_", "DUEL_MODE", "HTTP_PROXY", "HTTPS_PROXY",
@@ -69,6 +72,7 @@ def main() -> int:
                 print(stopped, file=sys.stderr)
                 return code
         print(f"\nThe local server answered {len(server.chats)} calls.")
+    print(OTHER_WAY)
     print(NOTICE)
     print(f"Read the turns side by side, in a browser: {TURNS}")
     print(REPORT, flush=True)

@@ -1,13 +1,16 @@
 """The rules by which the local server answers in a model's place.
 
-What is asked is recognised by the prompt: a judge's (two replies between marks), a challenger's
-(the hidden PR record follows the chat's last turn), else the king's (the bare chat).
+What is asked is recognised by the prompt: a judge's (two replies between marks), a choice among
+blind replies, a challenger's (the hidden PR record follows the chat's last turn), else the king's
+(the bare chat).
 """
 
 from __future__ import annotations
 
 import json
 import re
+from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from zlib import crc32
 
@@ -39,6 +42,8 @@ def rule_reply(body: dict) -> str:
         return judge(last, body.get("model") or "")
     if "auditor" in system and "quote_1" in system:
         return json.dumps({"reply_1": 0, "reply_2": 0, "quote_1": "", "quote_2": ""})
+    if "You choose among replies" in system:
+        return choose(last)
     briefing = _BRIEFING.search(last)
     if briefing:
         visible = {**messages[-1], "content": last[: briefing.start()]}
@@ -200,10 +205,19 @@ _TASTES = {
 }
 
 
+def choose(prompt: str) -> str:
+    """Return the number of the reply that makes most progress, the first of equals."""
+    seen = _judged_chat(prompt)
+    count = len(re.findall(r"=== \w+ END OF REPLY \d+ ===", prompt))
+    moves = [rate(_judged_reply(prompt, f"REPLY {n}"), seen) for n in range(1, count + 1)]
+    merits = [move.progress + move.correctness + move.grounding for move in moves]
+    best = 1 + merits.index(max(merits))
+    return json.dumps({"best": best, "reason": "By rule it makes most progress."})
+
+
 def judge(prompt: str, model: str) -> str:
     """Return one JSON verdict on the two replies of a judge's prompt."""
-    chat = [{"role": role, "content": text} for _, role, text in _JUDGED_MESSAGE.findall(prompt)]
-    seen = Seen(chat)
+    seen = _judged_chat(prompt)
     first = rate(_judged_reply(prompt, "REPLY 1"), seen)
     second = rate(_judged_reply(prompt, "REPLY 2"), seen)
     taste = _TASTES["kimi"]
@@ -224,6 +238,11 @@ def judge(prompt: str, model: str) -> str:
     return answer
 
 
+def _judged_chat(prompt: str) -> Seen:
+    chat = [{"role": role, "content": text} for _, role, text in _JUDGED_MESSAGE.findall(prompt)]
+    return Seen(chat)
+
+
 def _judged_reply(prompt: str, name: str) -> str:
     return re.search(_JUDGED_REPLY.format(name=name), prompt, re.DOTALL)[2]
 
@@ -237,3 +256,20 @@ def _reason(calls: dict[str, int]) -> str:
     if len(second) > len(first):
         return f"Reply 2 is ahead by rule ({', '.join(second)})."
     return "Neither reply is ahead by rule."
+
+
+# ------------------------------------------------------------------------------------ asked again
+
+
+def sampled_replies() -> Callable[[dict], str]:
+    """Return a `rule_reply` that may say something else when it is asked the same again."""
+    asked: Counter = Counter()
+
+    def reply(body: dict) -> str:
+        *before, last = body["messages"]
+        chat = json.dumps(body["messages"])
+        other = {**last, "content": last["content"] + "\n" * asked[chat]}  # another throw of dice
+        asked[chat] += 1
+        return rule_reply({**body, "messages": [*before, other]})
+
+    return reply

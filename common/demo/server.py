@@ -32,7 +32,7 @@ from dataclasses import KW_ONLY, dataclass
 from common.demo.chat import answer_chat
 from common.demo.completions import MODELS, OTHER_MODEL, model_row
 from common.demo.faults import ERRORS, FAULTS, Reply, refusal
-from common.demo.rules import rule_reply
+from common.demo.rules import rule_reply, sampled_replies
 from common.demo.transport import read_head, send
 
 
@@ -213,7 +213,7 @@ def main(argv: list[str] | None = None) -> None:
     def draw_fault(n: int, body: dict) -> str | None:
         return draw.choice(names) if names and draw.random() < args.fault_rate else None
 
-    reply = rule_reply
+    reply = sampled_replies()
     if args.reply_chars:
         constant = _constant_reply(args.reply_chars)
         reply = lambda body: constant  # noqa: E731

@@ -7,6 +7,7 @@ loss 0, below 0 where a verdict was not read.
 from __future__ import annotations
 
 import math
+from statistics import NormalDist
 from typing import NamedTuple
 
 import numpy as np
@@ -111,6 +112,26 @@ def cluster_error(sums: np.ndarray, sizes: np.ndarray) -> float:
     turns = sizes.sum()
     squares = ((sums - sizes * (sums.sum() / turns)) ** 2).sum()
     return float(np.sqrt(count / (count - 1) * squares) / turns)
+
+
+def rate_ratio(counts: np.ndarray, groups, alpha: float) -> dict | None:
+    """Return the ratio of two rates and its interval at level 1 - 2 alpha, over groups of turns.
+
+    counts: (turns, 4): events and places of the one rate, then of the other. By the delta method:
+    the error is that of the ratio's logarithm. None where there is no ratio, no interval without
+    an event or with one group.
+    """
+    totals = counts.sum(axis=0)
+    if not len(counts) or not totals[1:].all():
+        return None
+    ratio = float(totals[0] / totals[1] / (totals[2] / totals[3]))
+    if not ratio:
+        return {"ratio": ratio, "interval": None}
+    pulls = len(counts) * (counts / totals) @ [1, -1, -1, 1]  # of each turn on the logarithm
+    sums, sizes = cluster_sums(pulls[:, None], groups)
+    reach = math.exp(NormalDist().inv_cdf(1 - alpha) * cluster_error(sums[:, 0], sizes[:, 0]))
+    interval = [ratio / reach, ratio * reach] if math.isfinite(reach) else None
+    return {"ratio": ratio, "interval": interval}
 
 
 # ------------------------------------------------------------------------------------------ judges

@@ -11,20 +11,16 @@ import yaml
 from common.config import METRICS
 from common.files import BadFile
 from common.report import exports
-from common.report.exports import CONFIGS, MAX_LENGTHS, Export, export_text
+from common.report.exports import MAX_LENGTHS, SPLITS, Export, export_text, with_margin
 from common.report.left_out import dicts
 from common.report.markdown import Markdown, fill
 from common.report.report_page import Facts, second_look
+from common.report.rows import CHARS_PER_TOKEN
 from common.turns import DEFEAT_MIN, FINAL_MIN
 
 CARD = Path("export", "README.md")
 _OPPONENT_WORDS = {1: "the source data's own next turn (the reference)", 2: "the king"}
-_SIZES = (  # of the Hub
-    (1000, "n<1K"),
-    (10_000, "1K<n<10K"),
-    (100_000, "10K<n<100K"),
-    (math.inf, "100K<n<1M"),
-)
+_HUB_SIZES = {1000: "n<1K", 10_000: "1K<n<10K", 100_000: "10K<n<100K", math.inf: "100K<n<1M"}
 
 
 def dataset_card(facts: Facts) -> str:
@@ -36,13 +32,11 @@ def dataset_card(facts: Facts) -> str:
         command += " --with-refined"
     if export.max_tokens:
         command += f" --max-tokens {export.max_tokens}"
+    if export.max_patch_chars is not None:
+        command += " --distill"
     benchmarks = facts.plan.get("benchmarks")
     lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
-    data_files = []
-    for config in CONFIGS:
-        for split, part in export.rows.items():
-            if part:
-                data_files.append({"name": exports.file_name(config, split), "rows": len(part)})
+    longest_reply = max((row.challenger_chars for row in rows), default=0)
     text = fill(
         "card.md",
         facts=facts,
@@ -61,29 +55,35 @@ def dataset_card(facts: Facts) -> str:
         checked=[entry for entry in lists if entry.get("state") == "checked"],
         unchecked=[entry for entry in lists if entry.get("state") != "checked"],
         licences=Counter(row.license for row in rows),
-        data_files=data_files,
         lost={length: export.lost_at(length) for length in MAX_LENGTHS},
-        fit=Markdown(export.fitting_length),  # without a comma, for it stands in code
+        # Without a comma, for they stand in code.
+        fit=Markdown(export.fitting_length),
+        teacher_fit=Markdown(with_margin(export.teacher_tokens)),
+        reply_fit=Markdown(with_margin(round(longest_reply / CHARS_PER_TOKEN))),
     )
     return f"---\n{front_matter(export)}---\n\n{text}\n"
 
 
 def front_matter(export: Export) -> str:
     """Return the card's YAML; a licence that the user stated in the card there is kept."""
+    rows = len(export.all_rows)
     front = {
         **stated_licence(),
         "pretty_name": "Preferred single turns of a coding agent",
         "task_categories": ["text-generation"],
         "tags": ["code", "agent", "software-engineering", "sft", "dpo"],
-        "size_categories": [next(name for most, name in _SIZES if len(export.all_rows) < most)],
+        "size_categories": [next(name for most, name in _HUB_SIZES.items() if rows < most)],
     }
-    splits = [split for split, rows in export.rows.items() if rows]
-    if splits:
-        front["configs"] = []
-    for config in CONFIGS if splits else ():
-        paths = [{"split": split, "path": exports.file_name(config, split)} for split in splits]
+    configs = []
+    for config in export.configs:
+        names = {split: exports.file_name(config, split) for split in SPLITS}
+        paths = [{"split": split, "path": name} for split, name in names.items()]
+        paths = [place for place in paths if export.lines[place["path"]]]
         default = {"default": True} if config == "sft" else {}
-        front["configs"].append({"config_name": config, **default, "data_files": paths})
+        if paths:
+            configs.append({"config_name": config, **default, "data_files": paths})
+    if configs:
+        front["configs"] = configs
     return yaml.safe_dump(front, sort_keys=False, allow_unicode=True)
 
 

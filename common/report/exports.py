@@ -1,14 +1,16 @@
 """The training files of export/: which turns they hold, in which split, in which columns.
 
-Three configurations of the same turns: sft and dpo in TRL's conversational formats, chat in the
-form of fine-tuning services. In each every row has the same keys and types, in nested objects too:
-`datasets` takes the schema from the first rows alone.
+Configurations of the same turns: sft and dpo in TRL's conversational formats, chat in the form of
+fine-tuning services, tools with native calls; distill, where it is asked for, with the PR record.
+In each every row has the same keys and types, in nested objects too: `datasets` takes the schema
+from the first rows alone.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
+from collections import Counter
 from contextlib import ExitStack
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -17,14 +19,15 @@ from pathlib import Path
 import numpy as np
 from pydantic_core import PydanticSerializationError, to_json
 
+from common.audit.protocol import bash_blocks, prose_parts
 from common.audit.similarity import jaccard, word_triples
-from common.files import clean_text, natural_key
+from common.files import BadFile, UserError, clean_text, natural_key
 from common.report.markdown import Markdown, fill
 from common.report.outputs import written_anew
 from common.report.rows import CHARS_PER_TOKEN, Row
-from common.turns import OPPONENT, SIDES, read_answer
+from common.turns import OPPONENT, SIDES, hidden_record, read_answer, read_record
 
-CONFIGS = ("sft", "dpo", "chat")
+CONFIGS = ("sft", "dpo", "chat", "tools")  # always written; distill by flag, for it shows the patch
 SPLITS = ("train", "validation")
 VALIDATION_PERCENT = 10  # of the repos, by a hash of their names
 MIN_REPOS_TO_VALIDATE = 5  # from here on the repo with the lowest hash is in validation
@@ -39,11 +42,24 @@ SMALL_SPLIT = 30  # rows
 # What a row says beside its texts: as columns, and in the column `meta` as JSON.
 COLUMNS = (
     "instance_id", "repo", "license", "stem", "score", "prompt_chars", "prompt_tokens",
+    "candidates_distinct",
 )  # fmt: skip
 META = (
     "bucket", "score_confirmed", "style", "step", "tokens_from", "points", "max_points", "metrics",
     "by_judge",
 )  # fmt: skip
+
+
+# The tool of mini-swe-agent 2, word for word: what its student is shown.
+_TAKES = {
+    "type": "object",
+    "properties": {"command": {"type": "string", "description": "The bash command to execute"}},
+    "required": ["command"],
+}
+BASH_TOOL = {
+    "type": "function",
+    "function": {"name": "bash", "description": "Execute a bash command", "parameters": _TAKES},
+}
 
 
 @dataclass
@@ -53,12 +69,21 @@ class Export:
     with_refined: bool
     kept_from: int  # score points
     max_tokens: int | None  # longer rows are left out
+    max_patch_chars: int | None  # what distill shows of a patch; None: no distill
     rows: dict[str, list[Row]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     fates: dict[str, str] = field(default_factory=dict)  # by stem its split, or why it has none
+    lines: Counter = field(default_factory=Counter)  # of each training file
     moved_repo: str = ""  # into validation, which its hash alone would have left empty
+    kept_repo: str = ""  # in train, which its hash alone would have left empty
     held_back: int = 0
     duplicates: int = 0
     too_long: int = 0
+    no_record: int = 0  # turns that distill lacks
+    teacher_tokens: int = 0  # the longest row of distill with its record
+
+    @property
+    def configs(self) -> tuple[str, ...]:
+        return CONFIGS if self.max_patch_chars is None else (*CONFIGS, "distill")
 
     @property
     def all_rows(self) -> list[Row]:
@@ -67,12 +92,16 @@ class Export:
     @property
     def fitting_length(self) -> int:
         """The max_length, in tokens, that no row of any configuration should pass."""
-        longest = max((row.total_tokens for row in self.all_rows), default=0)
-        return LENGTH_STEP * -int(-longest * LENGTH_MARGIN // LENGTH_STEP)
+        return with_margin(max((row.total_tokens for row in self.all_rows), default=0))
 
     def lost_at(self, max_length: int) -> int:
         """Count the rows of which nothing but the prompt is left at this length."""
         return sum(row.prompt_tokens >= max_length for row in self.all_rows)
+
+
+def with_margin(tokens: int) -> int:
+    """Return a length to give a trainer, in whole steps."""
+    return LENGTH_STEP * -int(-tokens * LENGTH_MARGIN // LENGTH_STEP)
 
 
 def file_name(config: str, split: str) -> str:
@@ -95,10 +124,11 @@ def export_training(rows: list[Row], export: Export) -> None:
     with ExitStack() as stack:
         training_files = {}
         for split in SPLITS:
-            for config in CONFIGS:
+            for config in (*CONFIGS, "distill"):  # what is not asked for is removed
                 anew = written_anew(Path("export", file_name(config, split)))
                 training_files[config, split] = stack.enter_context(anew)
-        for _, turns in groupby(fit, key=lambda row: row.instance_id):
+        for instance, turns in groupby(fit, key=lambda row: row.instance_id):
+            record = privileged_context(instance, export)
             taken = []
             for row in turns:
                 answer = read_answer(row.path)
@@ -111,8 +141,14 @@ def export_training(rows: list[Row], export: Export) -> None:
                 split = "validation" if row.repo in held_out else "train"
                 export.fates[row.stem] = split
                 export.rows[split].append(row)
-                for config, line in training_rows(answer, row).items():
+                for config, line in training_rows(answer, row, record).items():
                     training_files[config, split].write(json_line(line))
+                    export.lines[file_name(config, split)] += 1
+                if record:
+                    tokens = row.total_tokens + round(len(record) / CHARS_PER_TOKEN)
+                    export.teacher_tokens = max(export.teacher_tokens, tokens)
+                elif export.max_patch_chars is not None:
+                    export.no_record += 1
 
 
 def fit_rows(rows: list[Row], export: Export) -> list[Row]:
@@ -137,12 +173,16 @@ def validation_repos(repos: set[str], export: Export) -> set[str]:
     """Return the repos whose turns are validation's, by a hash of the repo's name alone.
 
     So growing the data never moves a turn across, but for one repo: where validation would stay
-    empty it gets the repo with the lowest hash, until another's hash is lower.
+    empty it gets the repo with the lowest hash, until another's hash is lower; where train would,
+    it keeps the one with the highest.
     """
     held_out = {repo for repo in repos if 100 * repo_hash(repo) < VALIDATION_PERCENT}
     if not held_out and len(repos) >= MIN_REPOS_TO_VALIDATE:
         export.moved_repo = min(repos, key=repo_hash)
         held_out = {export.moved_repo}
+    elif held_out and held_out == repos:
+        export.kept_repo = max(repos, key=repo_hash)
+        held_out = repos - {export.kept_repo}
     return held_out
 
 
@@ -151,11 +191,21 @@ def repo_hash(repo: str) -> float:
     return int.from_bytes(hashlib.sha256(repo.lower().encode()).digest()[:8], "big") / 2**64
 
 
-def training_rows(answer: dict, row: Row) -> dict[str, dict]:
-    """Return the row of each configuration for one turn.
+def privileged_context(instance_id: str, export: Export) -> str:
+    """Return the PR record as ch.py shows it; "" where it is not asked for or cannot be read."""
+    if export.max_patch_chars is None:
+        return ""
+    try:
+        return hidden_record(read_record(instance_id), export.max_patch_chars)
+    except (UserError, BadFile):  # hugePR.md names it
+        return ""
 
-    The challenger is preferred to the reply that it was judged against. LLaMA-Factory wants the
-    two as messages, TRL as lists of one.
+
+def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:
+    """Return the row of each configuration for one turn; of distill only with a `record`.
+
+    The challenger is preferred to the reply that it was judged against, which won the rest of 100
+    points. LLaMA-Factory wants the two as messages, TRL as lists of one.
     """
     opponent = OPPONENT[row.mode]
     meta = {
@@ -172,14 +222,47 @@ def training_rows(answer: dict, row: Row) -> dict[str, dict]:
     preference = {
         "prompt": chat, "chosen": [chosen], "rejected": [rejected],
         "chosen_message": chosen, "rejected_message": rejected,
+        "margin": (2 * row.deciding_score - 100) / 100,
     }  # fmt: skip
     weighted = [{**said, "weight": 0} for said in chat]
     weighted.append({**chosen, "weight": 1})
-    return {
+    *history, reply = with_tool_calls([*chat, chosen])
+    rows = {
         "sft": {"prompt": chat, "completion": [chosen], **about},
         "dpo": {**preference, **about},
         "chat": {"messages": weighted, **about},
+        "tools": {"prompt": history, "completion": [reply], "tools": [BASH_TOOL], **about},
     }
+    if record:
+        rows["distill"] = {"prompt": chat, "privileged_context": record, **about}
+    return rows
+
+
+def with_tool_calls(chat: list[dict]) -> list[dict]:
+    """Return a chat as a student with BASH_TOOL would have had it; its texts stay as they are.
+
+    An assistant's message with exactly one block becomes what it said and a call of the command,
+    and the user's message after it the output of that call. Arguments are an object: as JSON text
+    most chat templates refuse them.
+    """
+    messages = []
+    call_id = ""  # of the call just made
+    next_roles = [said["role"] for said in chat[1:]] + ["user"]
+    for said, next_role in zip(chat, next_roles):
+        role = "tool" if call_id else said["role"]
+        message = {"role": role, "content": said["content"], "tool_calls": []}
+        message["tool_call_id"] = call_id
+        call_id = ""
+        is_answered = said["role"] == "assistant" and next_role == "user"
+        blocks = bash_blocks(said["content"]) if is_answered else []
+        if len(blocks) == 1:
+            call_id = f"call{len(messages):05}"  # nine letters and digits, as Mistral's want it
+            call = {"name": "bash", "arguments": {"command": blocks[0]}}
+            message["tool_calls"] = [{"id": call_id, "type": "function", "function": call}]
+            prose = [part.strip() for part in prose_parts(said["content"])]
+            message["content"] = "\n\n".join(filter(None, prose))
+        messages.append(message)
+    return messages
 
 
 def json_line(value: dict) -> bytes:

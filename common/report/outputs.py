@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import filecmp
 import os
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -36,15 +37,25 @@ def put(
 
 @contextmanager
 def written_anew(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write into, which replaces `path` at the end; an empty one removes it."""
+    """Give a file to write into, which replaces `path` at the end; an empty one removes it.
+
+    Until then it lies in report/, whose lock removes what a kill left: a folder that is uploaded
+    must hold nothing half written.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.tmp")  # what a kill left is written over
-    with open(temporary, "wb") as file:
-        yield file
-    if temporary.stat().st_size == 0:
-        path.unlink(missing_ok=True)
-        temporary.unlink()
-    elif path.exists() and filecmp.cmp(temporary, path, shallow=False):
-        temporary.unlink()
-    else:
-        os.replace(temporary, path)
+    temporary = Path("report", f".{path.name}.report.{os.getpid()}.tmp")
+    beside = path.with_name(f".{path.name}.tmp")  # older versions wrote here
+    beside.unlink(missing_ok=True)
+    try:
+        with open(temporary, "wb") as file:
+            yield file
+        if temporary.stat().st_size == 0:
+            path.unlink(missing_ok=True)
+        elif not path.exists() or not filecmp.cmp(temporary, path, shallow=False):
+            try:
+                os.replace(temporary, path)
+            except OSError:  # it lies on another disk
+                shutil.copyfile(temporary, beside)
+                os.replace(beside, path)
+    finally:
+        temporary.unlink(missing_ok=True)

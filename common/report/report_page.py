@@ -26,6 +26,7 @@ from common.report.advice import (
     waiting_prompts,
 )
 from common.report.exports import Export, export_text
+from common.report.kinds import LITTLE_DOUBT, compare_kinds, doubt
 from common.report.labels import wilson
 from common.report.left_out import LeftOut
 from common.report.markdown import Markdown, fill
@@ -94,7 +95,13 @@ class Facts:
         local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "*" in path
         if local or Path(path).exists():  # its folders are nobody's business
             self.sample["dataset"] = f"local files {Path(path).name}"
-        self.audits = {side: leak_audit(self.rows, side) for side in ("challenger", "king")}
+        sides = ("challenger", "chosen", "king")
+        self.audits = {side: leak_audit(self.rows, side) for side in sides}
+        self.kinds = Counter(row.made for row in self.rows if row.challenger_chars)
+        self.compared = compare_kinds(self.rows, self.config.duel)
+        self.doubt = doubt(self.rows, self.config.duel.alpha)
+        to_king = (self.doubt or {}).get("to_king") or {}
+        self.little_doubt = to_king if to_king.get("ratio", 1) < LITTLE_DOUBT else None
         self.reader = readers_test(self)
         # Calls of the reader's test, whether or not its answers could be read.
         self.reader_calls = self.writers.bills[LOOKS[READING], ""]["replies"]
@@ -241,7 +248,7 @@ def second_look(facts: Facts) -> dict | None:
 def histogram(scores: list[float]) -> Markdown:
     """Return the number of turns by range of the score that decides their bucket."""
     scores = [round(score, 9) for score in scores]  # 57.99999999999999 is 58
-    edges = sorted({*range(0, 101, 10), DEFEAT_MIN, FINAL_MIN})
+    edges = [*sorted({*range(0, 100, 10), DEFEAT_MIN, FINAL_MIN}), 100]
     counts, _ = np.histogram(scores, edges)  # the last range holds its upper end
     marks = {FINAL_MIN: "final from here up", DEFEAT_MIN: "refined from here up, defeat below"}
     lines = ["```text", "score        turns"]

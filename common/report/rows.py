@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from common.audit.doubt import count_doubt
 from common.audit.protocol import bash_blocks, protocol_problem
 from common.audit.styles import action_style
 from common.cli import Tally
@@ -17,7 +18,7 @@ from common.files import BadFile, digest
 from common.report.labels import label_sha
 from common.report.left_out import LeftOut, fail_torn
 from common.report.markdown import Markdown, shown, written
-from common.turns import OPPONENT, Status, bucket, chat_digest, read_answer, read_score
+from common.turns import OPPONENT, SIDES, Status, bucket, chat_digest, read_answer, read_score
 
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
 COMMAND_CHARS = 200  # of the command that a row keeps
@@ -46,6 +47,13 @@ class Row:
     step: int = 0  # 1 = the first reply of its trajectory
     leaks: dict[str, list[str]] = field(default_factory=dict)  # by audited side each hit's kind
     protocol_problem: str = ""  # what the challenger breaks of its chat's protocol
+    made: str = "informed"  # how the challenger was: with the record, or "chosen" of blind replies
+    candidates_distinct: int = 0  # different commands among these replies
+    chosen_leak_hits: int = 0  # no leaks: of a chosen challenger
+    doubt: dict[str, tuple[int, int]] = field(default_factory=dict)  # by side: hedges, words
+    king_doubt: float | None = None  # hedges in 100 words
+    challenger_doubt: float | None = None
+    reference_doubt: float | None = None
     # Of the score, where it is of the texts in the answer:
     mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
     unfit: str = ""  # why it must be in neither final/ nor export/, whatever its score
@@ -168,7 +176,16 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
         hits = leak_hits(meta[side])
         if hits is not None:
             leaks[side] = [str(hit.get("kind")) for hit in hits]
+    made = str(meta["challenger"].get("made") or "informed")
+    if made == "chosen" and "challenger" in leaks:
+        leaks["chosen"] = leaks.pop("challenger")
+    doubt = {side: count_doubt(answer[key]) for key, side in SIDES.items()} if challenger else {}
     figures = {
+        "made": made,
+        "candidates_distinct": meta["challenger"].get("candidates_distinct") or 0,
+        "chosen_leak_hits": len(leaks.get("chosen", [])),
+        "doubt": doubt,
+        **{f"{side}_doubt": per_hundred(*count) for side, count in doubt.items()},
         "instance_id": instance,
         # An answer may not name its repo, though its prompt does.
         "repo": str(meta.get("repo") or "") or left_out.repos.get(instance) or instance,
@@ -238,7 +255,8 @@ def score_figures(answer: dict, score: dict, unfit: str) -> dict:
 _COLUMNS = (
     "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
     "style", "step", "prompt_chars", "prompt_tokens", "tokens_from", "spread", "protocol_problem",
-    "why", "points", "max_points", "reason",
+    "why", "points", "max_points", "reason", "made", "candidates_distinct",
+    "chosen_leak_hits", "king_doubt", "challenger_doubt", "reference_doubt",
 )  # fmt: skip
 _FORMULA_STARTS = tuple("=+-@\t\r\n")
 
@@ -259,6 +277,11 @@ def turns_csv(rows: list[Row], judges: list[str], fates: dict[str, str]) -> str:
         cells.append(fates.get(row.stem, ""))
         table.writerow(map(_csv_cell, cells))
     return text.getvalue()
+
+
+def per_hundred(hedges: int, words: int) -> float | None:
+    """Return words of hedging a hundred words; None where there is no word."""
+    return 100 * hedges / words if words else None
 
 
 def _csv_cell(value: object) -> object:

@@ -28,8 +28,8 @@ class Writers:
             if meta.get(side):
                 self.charge(side, "", meta[side])
                 self._note(side, str(meta[side].get("model")), meta[side])
-        for retired in meta.get("retired") or []:
-            self.charge("challenger", "", retired)
+        for paid in [*(meta.get("retired") or []), *filter(None, [meta.get("choosing")])]:
+            self.charge("challenger", "", paid)
         for verdict in turn.verdicts:
             judge = verdict["judge"]
             self._note("judge", judge, verdict)

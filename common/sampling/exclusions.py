@@ -49,7 +49,8 @@ class Exclusions:
         if location is None:
             return "without_record", f"no PR record in {self.records.prs.name}", []
         licenses = self.flags["--license"]
-        if licenses and location.license.lower() not in licenses:
+        asked_as = location.license.lower().replace(" ", "")  # as prompt.py keeps the flag's
+        if licenses and asked_as not in licenses:
             found = location.license or "unknown"
             return "other_license", f"its licence is {found}, --license keeps others", []
         lists = {}
