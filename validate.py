@@ -31,6 +31,7 @@ import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
+from copy import copy
 from itertools import groupby
 from pathlib import Path
 
@@ -46,7 +47,7 @@ from common.duel.statistics import bootstrap_bounds
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
 from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, looks_of
 from common.files import BadFile, ItemFailed, UserError, lock_folders, write_json
-from common.turns import answer_files, hidden_record, read_score, record_of, why_excluded
+from common.turns import UNREAD, answer_files, hidden_record, read_score, record_of, why_excluded
 
 # ------------------------------------------------------------------------------------- the rubric
 
@@ -105,7 +106,8 @@ def parse_verdict(text: str) -> dict | None:
     """Return the verdict in a judge's answer, None when there is any doubt.
 
     A verdict is each metric as 0, 1 or 2, and "reason". It is read from a JSON object with a key
-    for each, exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`.
+    for each, exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`. The
+    rubric's example given back is no verdict.
     """
     answer = reader.read_object(text, METRICS)
     if answer is None:
@@ -114,8 +116,10 @@ def parse_verdict(text: str) -> dict | None:
     if not set(calls) <= {"0", "1", "2"}:
         return None
     reason = answer.get("reason")
-    verdict = dict(zip(METRICS, map(int, calls)))
-    return {**verdict, "reason": reason if isinstance(reason, str) else ""}
+    reason = reason if isinstance(reason, str) else ""
+    if set(calls) == {"0"} and reason.strip(" .").lower() == "a sentence":
+        return None  # the rubric's own example
+    return {**dict(zip(METRICS, map(int, calls))), "reason": reason}
 
 
 # ----------------------------------------------------------------------------------------- asking
@@ -211,7 +215,9 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
         reply = failure.last
         calls = None
     except ItemFailed as failure:
-        raise ItemFailed(f"judge {judge}: {failure.kind}", failure.detail) from None
+        named = copy(failure)  # several may share it
+        named.kind = f"judge {judge}: {failure.kind}"
+        raise named from None
     reason = calls.pop("reason", "") if calls else ""
     meta = dict(reply.meta)
     del meta["model"]
@@ -245,12 +251,12 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
     """Yield (judge's settings, prompt characters) of each call ahead at most."""
     for turn in turns:
         score = panel.score_record(turn)
-        look, *later = looks_of(flags.confirm)
-        questions = panel.pending(turn, score, look, flags.retry_failed)
-        if later and questions:  # the second look may bring the turn to final/
-            questions += panel.missing(turn, READING, flags.retry_failed)
-        elif later:
-            questions = panel.pending(turn, score, READING, flags.retry_failed)
+        questions = []
+        for look in looks_of(flags.confirm):
+            if questions:  # of the second look, which may bring the turn to final/
+                questions += panel.missing(turn, look, flags.retry_failed)
+            else:
+                questions = panel.pending(turn, score, look, flags.retry_failed)
         for question in questions:
             with suppress(ItemFailed):  # the run itself fails this turn and says why
                 yield question.call, prompt_chars(prompt_of(turn, panel, question))
@@ -265,12 +271,12 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
     Counted are the turns of which all calls of the panel returned; an outage is never a score. The
     figures are in score points: margin is challenger minus king (who has 100 minus the
     challenger's), lcb how far above an even 50 the mean surely lies, interval the mean score's at
-    level 1 - 2 alpha. accepted: True, False, or None for too few to tell.
+    level 1 - 2 alpha; None where not known. accepted: True, False, or None where nothing could be
+    read or too few are judged to tell.
     """
     panels = {"": table["points"]}
-    for judge, name in enumerate(names):
-        if len(names) > 1:
-            panels[name] = np.delete(table["points"], judge, axis=1)
+    for judge, name in enumerate(names if len(names) > 1 else []):
+        panels[name] = np.delete(table["points"], judge, axis=1)
     units = {name: whole_deltas(points) for name, points in panels.items()}
     deltas = np.stack([deltas for deltas, _ in units.values()], axis=1)  # (turns, panels)
     duel = config.duel
@@ -284,31 +290,26 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
         counted = ~np.isnan(deltas)
         turns = int(counted.sum())
         instances = len(set(table["instance"][counted]))
-        margin = 100 * float(deltas[counted].sum()) / (even * turns) if turns else None
-        lcb = 50 * bound.lower / even
-        lcb_by_repo = 50 * by_repo.lower / even
         asked = panels[name][~table["identical"]]
         parsed = (asked >= 0).all(axis=(1, 2, 3))
-        parsed_frac = float(parsed.mean()) if len(asked) else float(len(table) > 0)
-        enough = instances >= duel.min_instances and math.isfinite(lcb)
+        figures = dict.fromkeys(("margin", "mean_score", "lcb", "lcb_by_repo", "se", "interval"))
+        figures |= {"instances": instances, "turns_counted": turns}
+        figures["parsed_frac"] = float(parsed.mean()) if len(asked) else float(len(table) > 0)
         accepted = None
         least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
         why = f"too few to tell: {instances} instances are judged, {least} are needed"
-        if enough:
-            accepted, why = weigh(margin, lcb, parsed_frac, duel)
-        verdicts[name] = {
-            "accepted": accepted,
-            "why": why,
-            "margin": margin,
-            "mean_score": 50 + margin / 2 if turns else None,
-            "lcb": lcb if enough else None,
-            "lcb_by_repo": lcb_by_repo if enough and math.isfinite(lcb_by_repo) else None,
-            "se": 50 * bound.error / even if enough else None,
-            "interval": [50 + lcb, 50 + 50 * bound.upper / even] if enough else None,
-            "parsed_frac": parsed_frac,
-            "instances": instances,
-            "turns_counted": turns,
-        }
+        if (asked == UNREAD).any() and not (asked >= 0).any():
+            why = "not decided: no verdict could be read"
+        elif turns:
+            margin = 100 * float(deltas[counted].sum()) / (even * turns)
+            figures |= {"margin": margin, "mean_score": 50 + margin / 2}
+            if instances >= duel.min_instances and math.isfinite(bound.lower):
+                lcb, upper, error = (50 * units / even for units in bound[1:])
+                figures |= {"lcb": lcb, "se": error, "interval": [50 + lcb, 50 + upper]}
+                if math.isfinite(by_repo.lower):
+                    figures["lcb_by_repo"] = 50 * by_repo.lower / even
+                accepted, why = weigh(margin, lcb, figures["parsed_frac"], duel)
+        verdicts[name] = {"accepted": accepted, "why": why, **figures}
     return verdicts
 
 
@@ -388,15 +389,9 @@ def main() -> int:
             if turn is not None:
                 await judge_turn(llm, turn, panel, flags)
 
-        code = run_turns(
-            llm,
-            todo,
-            judge,
-            name=str,
-            width=max(flags.concurrency or call.concurrency for call in judges),
-            progress=Progress(len(todo), "confirm" if flags.confirm else "validate"),
-            tally=tally,
-        )
+        width = max(flags.concurrency or call.concurrency for call in judges)
+        progress = Progress(len(todo), "confirm" if flags.confirm else "validate")
+        code = run_turns(llm, todo, judge, width=width, progress=progress, tally=tally)
         lines = [f"output  {SCORE}/"]
 
         # Step 2: make the duel from what lies in score/.
@@ -408,7 +403,11 @@ def main() -> int:
                         record.enter_score(row, score, panel.names, bills)
             duel = record.make_duel(table, bills, gate(table, panel.names, config), panel, mode)
             write_json(SCORE / "_duel.json", duel)
+            # Before the same line again, its user has a judge to change.
+            tally.stopped |= bool(record.unreadable_judges(duel))
             lines = [*record.summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
+            if duel["parse_rate"] == 0:
+                code = code or EXIT_SOME_FAILED
         tally.write_failed(SCORE, flags.shard)
     follow = "python report.py"
     if flags.shard:

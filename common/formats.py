@@ -10,7 +10,6 @@ from typing import Literal
 
 from pydantic import BaseModel, Field, FiniteFloat, RootModel, ValidationError, model_validator
 
-from common.config import METRICS
 from common.files import BadFile, read_json
 
 Order = Literal["challenger-first", "challenger-second"]
@@ -45,7 +44,7 @@ class Verdict(BaseModel, strict=True):
     key: str
     judge: str
     order: Order
-    look: int = 1
+    look: int = 1  # 3: the reader's test, a finding
     calls: dict[str, int | str] | None  # None: the judge's answer could not be read
     reason: str
     usage: dict[str, int] | None
@@ -54,9 +53,7 @@ class Verdict(BaseModel, strict=True):
 
     @model_validator(mode="after")
     def check_calls(self) -> Verdict:
-        if self.calls is None or self.look == 3:  # look 3 is the reader's test: a finding
-            return self
-        if self.calls.keys() != set(METRICS) or not {*self.calls.values()} <= {0, 1, 2}:
+        if self.calls and self.look < 3 and not {*self.calls.values()} <= {0, 1, 2}:
             raise ValueError("key 'calls': expected 0, 1 or 2 for each metric")
         return self
 
@@ -76,6 +73,7 @@ class Score(BaseModel, strict=True):
     reason: str | None
     sha: dict[Literal["chat", "king", "challenger", "assistant"], str] = Field(min_length=4)
     verdicts: list[Verdict]
+    on_other_metrics: list[Verdict] = []  # than today's
 
     @model_validator(mode="after")
     def check_sums(self) -> Score:

@@ -242,7 +242,7 @@ def text_digests(answer: dict) -> dict[str, str]:
 # ----------------------------------------------------------------------------------------- scores
 
 MOST_HALF_POINTS = 2 * len(METRICS)  # of one verdict
-_OF_OLDER_VERSIONS = ("bounds", "flags", "reopened")  # keys of a score file
+_METRIC_NAMES = frozenset(METRICS)
 UNREAD = -1  # in place of half-points, where a judge's answer could not be read
 # The challenger's half-points by the call, 0 a draw, 1 and 2 the reply shown first and second.
 _WORTH = {ORDERS[0]: {0: 1, 1: 2, 2: 0}, ORDERS[1]: {0: 1, 1: 0, 2: 2}}
@@ -251,17 +251,24 @@ _WORTH = {ORDERS[0]: {0: 1, 1: 2, 2: 0}, ORDERS[1]: {0: 1, 1: 0, 2: 2}}
 def read_score(path: Path) -> dict:
     """Return the score file at `path`; each verdict has a `look`.
 
+    Verdicts on other metrics than today's lie apart, in `on_other_metrics`, and count for nothing.
     Raises FileNotFoundError, and BadFile for what validate.py does not write.
     """
     score = read_as(Score, path)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
-    for key in _OF_OLDER_VERSIONS:
-        score.pop(key, None)
     if score["status"] == "stopped":  # an older version did not ask for all its verdicts
         score["status"] = Status.UNFINISHED.value
-    for verdict in score["verdicts"]:
-        verdict.setdefault("look", 1)
+    if score["parsed"] and (score["metrics"] or {}).keys() != _METRIC_NAMES:
+        score |= {"parsed": False, "status": Status.UNFINISHED.value}
+    every = score["verdicts"] + score.pop("on_other_metrics", [])
+    score["verdicts"] = []
+    for verdict in every:
+        is_finding = verdict.setdefault("look", 1) == 3
+        if verdict["calls"] is None or is_finding or verdict["calls"].keys() == _METRIC_NAMES:
+            score["verdicts"].append(verdict)
+        else:
+            score.setdefault("on_other_metrics", []).append(verdict)
     return score
 
 
@@ -278,9 +285,9 @@ def read_duel() -> dict | None:
     return duel
 
 
-def half_points(verdict: dict | None) -> list[int]:
+def half_points(verdict: dict) -> list[int]:
     """Return the challenger's half-points by metric: win 2, draw 1, loss 0, or all UNREAD."""
-    if verdict is None or verdict["calls"] is None:
+    if verdict["calls"] is None:
         return [UNREAD] * len(METRICS)
     worth = _WORTH[verdict["order"]]
     return [worth[verdict["calls"][metric]] for metric in METRICS]

@@ -16,7 +16,7 @@ import time
 import numpy as np
 
 from common.config import METRICS, check_config
-from common.duel.statistics import agreement, final_mask, position_bias
+from common.duel.statistics import agreement, final_mask, habits
 from tests import panel
 from tests.malformed import malformed_verdicts
 from validate import gate, parse_verdict
@@ -58,8 +58,7 @@ def judges(random: np.random.Generator) -> None:
     for name, kind in panel.KINDS.items():
         turns = panel.make_turns(random, [10] * 400)
         points = panel.judged(random, turns, kind)
-        habits = [position_bias(points[:, judge]) for judge in range(3)]
-        same = np.mean([habit["position_consistency"] for habit in habits])
+        same = np.mean([habits(points[:, judge])["position_consistency"] for judge in range(3)])
         alpha = agreement(points, [0, 1, 2])
         print(
             f"{name:>8} {same:>6.2f} {alpha:>7.2f} {panel.scores(points).std():>8.1f}", flush=True

@@ -1,4 +1,4 @@
-"""Judges' answers with something wrong in them, by twenty recipes."""
+"""Judges' answers with something wrong in them, by two dozen recipes."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from common.config import METRICS
 
 
 def malformed_verdicts(count: int, seed: int = 0):
-    """Yield `count` answers with something wrong, by twenty recipes; none is a verdict."""
+    """Yield `count` answers with something wrong, by each recipe in turn; none is a verdict."""
     random = stdlib_random.Random(seed)
     recipes = [recipe for name, recipe in sorted(globals().items()) if name.startswith("_bad_")]
     for number in range(count):
@@ -162,3 +162,30 @@ def _bad_split(random, calls):
 
 def _bad_deep(random, calls):
     return random.choice(('{"a":' * 5000, '{ "' * 5000, '{"a":[' * 3000)) + json.dumps(calls)
+
+
+def _bad_example(random, calls):
+    return json.dumps({**dict.fromkeys(calls, random.choice((0, "0"))), "reason": "a sentence"})
+
+
+def _bad_around(random, calls):
+    """What holds the verdict is broken, though it is closed."""
+    text = json.dumps(calls)
+    return random.choice(
+        (
+            f'{{"debug": True, "said": {text}}}',
+            f'{{"said": "a stray }} and {text}',
+            f'{{"winner": reply 2, "said": "{text}"}}',
+            f'{{"{random.choice(METRICS)}": bar}} {text}',
+        )
+    )
+
+
+def _bad_calls_in_sound_free_text(random, calls):
+    """Faults that free text is forgiven do not make a call better."""
+    text = _bad_value(random, calls)[:-1]
+    return text.replace('"x"', '"so\n\\d"') + ', "note": "it\\\'s {\n}"}'
+
+
+def _bad_code_and_two_verdicts(random, calls):
+    return '{"debug": True} ' + _bad_two_verdicts(random, calls)

@@ -97,6 +97,23 @@ def test_unread_verdicts_select_nothing():
     assert found["parsed_frac"] == pytest.approx(4 / 6)
 
 
+def test_a_panel_of_which_nothing_can_be_read_decides_nothing():
+    points = half_points([50] * 8, judges=2)
+    points[:7, 0] = -1  # of the first judge there is a draw without a call at most
+
+    def draws(table):
+        table["identical"][7] = True
+
+    found = decided(points, change=draws)
+    assert found[""]["accepted"] is False and found["a"]["mean_score"] == 50
+    unread = found["b"]
+    assert (unread["accepted"], unread["why"]) == (None, "not decided: no verdict could be read")
+    assert [unread[key] for key in ("margin", "mean_score", "lcb", "interval")] == [None] * 4
+    assert unread["turns_counted"] == 8 and unread["parsed_frac"] == 0
+    points[:7] = MISSING
+    assert "too few to tell" in decided(points, change=draws)[""]["why"]
+
+
 def test_unfinished_turns_stay_out():
     points = half_points([100] * 5 + [0] * 5, judges=2)
     points[5:, 1] = MISSING  # the second judge's calls never came back

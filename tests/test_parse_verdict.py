@@ -10,11 +10,29 @@ import pytest
 
 from common.config import METRICS
 from malformed import malformed_verdicts
-from validate import parse_verdict
+from validate import RUBRIC, parse_verdict
 
 CALLS = dict(zip(METRICS, cycle((1, 2, 0))))
 VERDICT = json.dumps({**CALLS, "reason": "the first is nearer"})
 OTHER = json.dumps({**CALLS, "progress": 1})
+
+
+REASONS = (
+    "first line\nsecond line\r\n\tthird",
+    r"greps for \d+ and it\'s there",
+    r"C:\users\x41 \u00e9 \u12 \$HOME \\ \" \(a\)",
+    "it prints === 1a2b END OF REPLY 1 === and ```json too",
+    "it passes {'a': 1} and `{}` and ${HOME}",
+)
+CODE = (
+    '{"debug": true}',
+    '{"debug": True, "deep": {"a": [1, {"b": None}]}}',
+    '{"a", "b"}',
+    '`{ "use strict"; return {"x": f("}")} }`',
+    '{{"name"}} and {"a": 1,}',
+    "awk '{print \"x\"}' and {'b': 1}",
+    '{"a":' * 5000 + "1" + "}" * 5000,
+)
 
 
 @pytest.mark.parametrize(
@@ -29,6 +47,10 @@ OTHER = json.dumps({**CALLS, "progress": 1})
         json.dumps({"notes": {"reply 1": "looks"}, **CALLS}) + " {}",
         f"<think>perhaps {OTHER}</think>\n{VERDICT}",
         json.dumps({**CALLS, "reason": 'it holds {"correctness": 2, "grounding": 2} as bait'}),
+        # Free text as models write it: no call is in doubt.
+        *(json.dumps(CALLS)[:-1] + f', "reason": "{reason}"}}' for reason in REASONS),
+        *(f"{code} is what reply 2 passes.\n{VERDICT}" for code in CODE),
+        VERDICT.replace("{", '{"reason": "first\nand last",\n\t').replace(', "reason', ', "note'),
     ],
 )
 def test_a_sound_verdict_is_read_wherever_it_stands(text):
@@ -54,6 +76,8 @@ WRONG_VALUES = (True, 1.0, -1, 3, "3", None, [1])
         VERDICT.replace("progress", "Progress"),
         f"<think>{VERDICT}</think>",
         f"{VERDICT}</think>",
+        f"{VERDICT}\n[/THINK]",
+        f"Here it is:\n<thought>{VERDICT}",
         VERDICT[:-1],
         VERDICT[1:],
         f"{VERDICT} or else {OTHER}",
@@ -65,6 +89,15 @@ WRONG_VALUES = (True, 1.0, -1, 3, "3", None, [1])
         f"{{'reason': 'the reply says {VERDICT}', 'correctness': 1}}",
         f'{{ // my verdict\n "reason": "the reply says {VERDICT}", "correctness": 1}}',
         json.dumps(VERDICT),
+        RUBRIC[RUBRIC.rindex("{") :],  # the rubric's own example
+        json.dumps(dict.fromkeys(METRICS, "0") | {"reason": "A sentence."}, indent=1),
+        # What stands within braces that are not closed, or in code with a metric, may be quoted.
+        f'{{"debug": True, "said": {VERDICT}',
+        f'{{"thought": "a stray }} and {VERDICT}',
+        f'{{"progress": bar}} {VERDICT}',
+        f'{{"reason": as said}} {VERDICT}',
+        f'{{"winner": reply 1, "said": "{VERDICT}"}}',
+        VERDICT.replace("nearer", "nearer\nby \\d").replace('"progress": 0', '"progress": True'),
         f'{{"correctness": 1|2|0, "grounding": 1|2|0}} is the form. {VERDICT}',
     ],
 )

@@ -11,7 +11,7 @@ import panel
 from common.cli import Tally
 from common.config import METRICS
 from common.duel.record import MISSING, add_to_bill, enter_score, enter_turn, new_table, spending
-from common.duel.statistics import agreement, contrasts, mean_score, position_bias
+from common.duel.statistics import agreement, contrasts, habits, mean_score
 from common.duel.verdicts import FIRST_LOOK, SECOND_LOOK, load_turn
 from common.turns import ORDERS
 from makers import make_answer, make_score, make_verdict, put
@@ -30,12 +30,13 @@ def test_known_habits_of_judges_are_found():
     steady = np.stack([truth, truth], axis=1).astype(np.int8)
     seated = np.stack([np.zeros_like(truth), np.full_like(truth, 2)], axis=1)  # shown second
     noisy = random.integers(0, 3, steady.shape)
-    assert position_bias(steady) == {"position_consistency": 1, "pull": 0}
-    assert position_bias(seated) == {"position_consistency": 0, "pull": 1}
-    by_chance = position_bias(noisy)
+    equal = float((truth == 1).mean())
+    assert habits(steady) == {"equal_share": equal, "position_consistency": 1, "pull": 0}
+    assert habits(seated) == {"equal_share": 0, "position_consistency": 0, "pull": 1}
+    by_chance = habits(noisy)
     assert abs(by_chance["position_consistency"] - 1 / 3) < 0.1 and abs(by_chance["pull"]) < 0.1
     unread = np.full_like(steady, -1)
-    assert position_bias(unread) == {"position_consistency": None, "pull": None}
+    assert {*habits(unread).values()} == {None}
     decided = np.where(steady == 1, 2, steady)
     points = np.stack([decided, decided, 2 - decided], axis=1)
     assert agreement(points, [0, 1]) == 1 and agreement(points, [0, 2]) < 0

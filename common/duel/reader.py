@@ -31,6 +31,10 @@ Answer with one JSON object and nothing else:
 {"reply_1": 0, "reply_2": 0, "quote_1": "", "quote_2": ""}"""
 
 _OPENING = re.compile(r'\{\s*"')
+# A backslash with what JSON lets it escape, or one alone, as in \d and \'.
+_BACKSLASH = re.compile(r'(\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))|\\')
+_MARK = re.compile(r'\\.|["{}]')
+_REASONING = re.compile(r"(?<![`'\"])[<\[◁]/?[\w:]*(?:think|thought)", re.IGNORECASE)
 _MIN_QUOTE_CHARS = 8  # fewer letters and digits can be found in any reply
 
 
@@ -68,30 +72,40 @@ def reader_messages(messages: list[dict], record: str, first: str, second: str) 
 def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | None:
     """Return the JSON object in an answer that holds all `keys`; None when there is any doubt.
 
-    Prose and code fences around it are passed over, reasoning in <think> is cut. In doubt is an
-    answer that says two things of a key, in nested objects too, or where an object is broken: what
-    stands inside a broken one may be a quotation. Of numbers 0 to `most` are read, 1.0 is none.
-    Linear in the text: the first object that does not decode ends the reading.
+    Prose, code and fences around it are passed over, reasoning is cut. Faults of free text are
+    mended: raw line ends and tabs in a string, escapes that JSON does not know. In doubt is an
+    answer that says two things of a key, in nested objects too, or that holds a broken object with
+    one of them: what stands inside may be a quotation. Numbers are read from 0 to `most`,
+    1.0 is none. Linear in the text.
     """
     text = visible_text(text if isinstance(text, str) else "")
+    text = _BACKSLASH.sub(lambda mark: mark[1] or r"\\", text)
     objects: list[list[tuple]] = []
     numbers = {str(number): number for number in range(most + 1)}
     decoder = json.JSONDecoder(
-        object_pairs_hook=objects.append, parse_int=numbers.get, parse_float=str
+        object_pairs_hook=objects.append, parse_int=numbers.get, parse_float=str, strict=False
     )
-    outside = []
+    outside = []  # the whole objects
     position = 0
     while opening := _OPENING.search(text, position):
-        outside.append(text[position : opening.start()])
+        start = opening.start()
+        outside.append(text[position:start])
+        whole = len(objects)
         try:
-            _, position = decoder.raw_decode(text, opening.start())
+            _, position = decoder.raw_decode(text, start)
         except (ValueError, RecursionError):
-            return None
+            del objects[whole:]
+            position = end_of_code(text, start)
+            if position is None:
+                return None
+            outside.append(text[start:position])
     outside.append(text[position:])
-    # What a broken object leaves outside the whole ones: an opening, or one of the keys as a key.
+    # A broken object of the judge's own: it begins with one of the keys, or holds one as a key.
+    # Or a mark of reasoning that was not cut: what stands before or in it is no answer.
     names = "|".join(keys)
-    broken = rf"""\{{\s*"|\{{\s*'?(?:{names}|reason)\b|["'](?:{names})["']\s*:"""
-    if re.search(broken, " ".join(outside)):
+    broken = rf"""\{{\s*["']?(?:{names}|reason)\b|["'](?:{names})["']\s*:"""
+    around = " ".join(outside)
+    if re.search(broken, around) or _REASONING.search(around):
         return None
     said = {}
     found = None
@@ -102,6 +116,20 @@ def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | No
         if dict(pairs).keys() >= set(keys):
             found = {**(found or {}), **dict(pairs)}
     return found
+
+
+def end_of_code(text: str, start: int) -> int | None:
+    """Return where the braces that open at `start` are closed, strings aside; None if never."""
+    depth = 0
+    in_string = False
+    for mark in _MARK.finditer(text, start):
+        if mark[0] == '"':
+            in_string = not in_string
+        elif mark[0] in "{}" and not in_string:
+            depth += 1 if mark[0] == "{" else -1
+            if not depth:
+                return mark.end()
+    return None
 
 
 def parse_finding(text: str) -> dict | None:

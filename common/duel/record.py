@@ -15,10 +15,9 @@ from common.turns import OPPONENT, ORDERS, SIDES, UNREAD, Status, half_points
 # came and cannot be read are UNREAD: a result, where this is none. Both are below 0.
 MISSING = UNREAD - 1
 USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
+# Of a judge's answers; with fewer it would be asked again mostly in vain, and empties final/.
+FEWEST_READABLE = 0.5
 LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader's test"}
-
-
-# --------------------------------------------------------------------------------------- all turns
 
 
 def new_table(turns: int, judges: int) -> np.ndarray:
@@ -93,16 +92,17 @@ def spending(bill: Counter) -> dict:
     }
 
 
-# ---------------------------------------------------------------------------------------- the duel
-
-
 def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode: int) -> dict:
     """Return the content of score/_duel.json.
 
     verdicts: the gate's, of the whole panel by "", of that without a judge by the judge's name.
     """
     duel = panel.config.duel
-    turns = count_turns(table)
+    statuses = Counter(table["status"].tolist())
+    turns = {"answered": len(table)}
+    for status in (Status.PARSED, Status.PARSE_FAIL, Status.UNFINISHED):
+        turns[status.value.replace("-", "_")] = statuses[status]
+    turns["identical"] = int(table["identical"].sum())
     verdict = verdicts[""]
     unfinished = f"; {turns['unfinished']} turns are unfinished" if turns["unfinished"] else ""
     without = {name: found for name, found in verdicts.items() if name}
@@ -111,13 +111,10 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
     asked = points[~table["identical"]]
     parsed = table[(points >= 0).all(axis=(1, 2, 3))]
     scores = 50 * parsed["points"].mean(axis=(1, 2, 3))
-    metrics = {}
-    for place, metric in enumerate(METRICS):
-        metrics[metric] = statistics.mean_score(points[..., place])
-    spent = {}
-    for look, words in LOOKS.items():
-        bill = sum((bill for (of, _), bill in bills.items() if of == look), Counter())
-        spent[words] = spending(bill)
+    metrics = {name: statistics.mean_score(points[..., at]) for at, name in enumerate(METRICS)}
+    by_look = {look: Counter() for look in LOOKS}
+    for (look, _), bill in bills.items():
+        by_look[look].update(bill)
     return {
         "mode": mode,
         "opponent": SIDES[OPPONENT[mode]],
@@ -140,25 +137,13 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
             scores, parsed["length_ratio"], parsed["instance"]
         ),
         "second_look": describe_second_look(table, panel) if panel.confirm else None,
-        **spent[LOOKS[FIRST_LOOK]],
-        "looks": {words: bill for words, bill in spent.items() if bill["calls"]},
+        **spending(by_look[FIRST_LOOK]),
+        "looks": {LOOKS[look]: spending(bill) for look, bill in by_look.items() if bill},
         "config": {
             "judges": {call.model: call.sampling() for call in panel.judges},
             "duel": vars(duel),
             "generator": panel.config.generate.model,
         },
-    }
-
-
-def count_turns(table: np.ndarray) -> dict[str, int]:
-    """Return how many turns have both replies, and how many of these have come how far."""
-    statuses = Counter(table["status"].tolist())
-    return {
-        "answered": len(table),
-        "parsed": statuses[Status.PARSED],
-        "parse_fail": statuses[Status.PARSE_FAIL],
-        "unfinished": statuses[Status.UNFINISHED],
-        "identical": int(table["identical"].sum()),
     }
 
 
@@ -175,7 +160,7 @@ def describe_judges(table: np.ndarray, bills: dict, panel: Panel) -> dict[str, d
         pairs = [statistics.agreement(points, [place, other]) for other in others]
         judges[name] = {
             "score": statistics.mean_score(table["points"][:, place]),
-            **statistics.position_bias(points[:, place]),
+            **statistics.habits(points[:, place]),
             "agreement": statistics.mean_of_known(pairs),
             "contrast": contrasts[place],
             **spending(bills[FIRST_LOOK, name]),
@@ -202,6 +187,7 @@ def describe_second_look(table: np.ndarray, panel: Panel) -> dict:
 def summary(duel: dict) -> list[str]:
     """Return the duel in a few lines, for the tally."""
     turns = duel["turns"]
+    unreadable = unreadable_judges(duel)
     lines = [f"duel    challenger against {duel['opponent']}: {duel['why']}"]
     if duel["interval"]:
         low, high = duel["interval"]
@@ -209,6 +195,23 @@ def summary(duel: dict) -> list[str]:
         rests = f"{duel['turns_counted']} of {turns['answered']} turns"
         lines.append(f"score   {duel['mean_score']:.2f}, {level}, by {rests}")
     counts = [f"{count} {name.replace('_', '-')}" for name, count in turns.items()]
-    again = "; --retry-failed asks the parse-fails again" if turns["parse_fail"] else ""
-    lines.append(f"turns   {', '.join(counts)}{again}")
+    again = turns["parse_fail"] and not unreadable
+    retry = "; --retry-failed asks the parse-fails again" if again else ""
+    lines.append(f"turns   {', '.join(counts)}{retry}")
+    return lines + unreadable
+
+
+def unreadable_judges(duel: dict) -> list[str]:
+    """Return a line for each judge of whose answers most cannot be read: what to do about it."""
+    lines = []
+    for name, judge in duel["judges"].items():
+        calls = judge["calls"]
+        read = round(calls * (judge["parse_rate"] or 0))
+        if read >= calls * FEWEST_READABLE:
+            continue
+        drop = "Drop it from [judge] models in chain.toml, which costs nothing"
+        if not duel["parse_rate"]:  # of all judges
+            drop = "Name another under [judge] models in chain.toml"
+        words = f"{read} of {calls} answers could be read. {drop}"
+        lines.append(f"judge   {name}: {words}; or mend it, then --retry-failed asks it again")
     return lines

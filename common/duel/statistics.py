@@ -65,7 +65,6 @@ def bootstrap_bounds(
     values: (turns, columns), NaN where a turn does not count in a column. See `bootstrap_lcb` for
     the method. Whole values stay exact (their sums below 2**53), so that a bound of 0 is 0.
     """
-    columns = values.shape[1]
     sums, sizes = cluster_sums(values, groups)
     both = np.concatenate([sums, sizes], axis=1).astype(float)
     random = np.random.default_rng(seed)
@@ -81,37 +80,32 @@ def bootstrap_bounds(
     lowest_first = np.sort(np.where(turns > 0, means, -np.inf), axis=0)
     highest_first = np.sort(np.where(turns > 0, means, np.inf), axis=0)[::-1]
     rank = int(alpha * (resamples + 1))
-    found = []
-    for column in range(columns):
-        count = sizes[:, column].sum()
-        mean = float(sums[:, column].sum() / count) if count else math.nan
-        # With too few resamples for this alpha there is no rank, and so no bound.
-        lower = float(lowest_first[rank - 1, column]) if rank else -math.inf
-        upper = float(highest_first[rank - 1, column]) if rank else math.inf
-        error = cluster_error(sums[:, column], sizes[:, column])
-        found.append(Bounds(mean, lower, upper, error))
-    return found
+    # With too few resamples for this alpha there is no rank, and so no bound.
+    lower = lowest_first[rank - 1] if rank else np.full(values.shape[1], -np.inf)
+    upper = highest_first[rank - 1] if rank else -lower
+    with np.errstate(invalid="ignore"):  # a column without a turn has no mean
+        mean = sums.sum(axis=0) / sizes.sum(axis=0)
+    columns = zip(mean, lower, upper, cluster_error(sums, sizes))
+    return [Bounds(*map(float, found)) for found in columns]
 
 
 def cluster_sums(values: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray]:
     """Return of each group of turns the sum of each column, and how many of its turns count."""
-    numbers = {name: number for number, name in enumerate(sorted(set(groups)))}
-    group = np.array([numbers[name] for name in groups], int)
+    names, group = np.unique(groups, return_inverse=True)
     order = np.lexsort((*values.T, group))  # so that no last bit depends on the order of turns
-    starts = np.searchsorted(group[order], np.arange(len(numbers)))
+    starts = np.searchsorted(group[order], np.arange(len(names)))
     sums = np.add.reduceat(np.nan_to_num(values[order]), starts)
     sizes = np.add.reduceat(~np.isnan(values[order]), starts, dtype=int)
     return sums, sizes
 
 
-def cluster_error(sums: np.ndarray, sizes: np.ndarray) -> float:
-    """Return the cluster-robust standard error of a mean; inf for one group."""
-    count = int((sizes > 0).sum())
-    if count < 2:
-        return math.inf
-    turns = sizes.sum()
-    squares = ((sums - sizes * (sums.sum() / turns)) ** 2).sum()
-    return float(np.sqrt(count / (count - 1) * squares) / turns)
+def cluster_error(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+    """Return the cluster-robust standard error of each column's mean; inf for one group."""
+    count = (sizes > 0).sum(axis=0)
+    turns = sizes.sum(axis=0)
+    with np.errstate(divide="ignore", invalid="ignore"):
+        squares = ((sums - sizes * (sums.sum(axis=0) / turns)) ** 2).sum(axis=0)
+        return np.where(count > 1, np.sqrt(count / (count - 1) * squares) / turns, np.inf)
 
 
 def rate_ratio(counts: np.ndarray, groups, alpha: float) -> dict | None:
@@ -143,19 +137,20 @@ def mean_score(points: np.ndarray) -> float | None:
     return 50 * float(read.mean()) if read.size else None
 
 
-def position_bias(points: np.ndarray) -> dict:
-    """Return how one judge depends on the order; points: (turns, orders, metrics).
+def habits(points: np.ndarray) -> dict:
+    """Return what one judge is like; points: (turns, orders, metrics); None: nothing was read.
 
-    position_consistency: share of calls that are the same in both orders. pull: toward the reply
-    shown second (+1) or first (-1), which over both orders a true preference cannot cause.
+    equal_share: of draws. position_consistency: share of calls that are the same in both orders.
+    pull: toward the reply shown second (+1) or first (-1), which over both orders a true preference
+    cannot cause.
     """
     first, second = np.moveaxis(points.astype(int), 1, 0)
     leanings = (second - first)[(first >= 0) & (second >= 0)]
-    if not leanings.size:
-        return {"position_consistency": None, "pull": None}
+    read = points[points >= 0]
     return {
-        "position_consistency": float((leanings == 0).mean()),
-        "pull": float(leanings.mean() / 2),
+        "equal_share": float((read == 1).mean()) if read.size else None,
+        "position_consistency": float((leanings == 0).mean()) if leanings.size else None,
+        "pull": float(leanings.mean() / 2) if leanings.size else None,
     }
 
 
@@ -173,8 +168,7 @@ def contrasts(points: np.ndarray, instances: np.ndarray, settings: dict) -> list
     others = (scores.sum(axis=1, keepdims=True) - scores) / (judges - 1)
     found = []
     for bounds in bootstrap_bounds(scores - others, instances[whole], **settings):
-        is_known = math.isfinite(bounds.lower) and math.isfinite(bounds.upper)
-        interval = [bounds.lower, bounds.upper] if is_known else None
+        interval = [bounds.lower, bounds.upper] if math.isfinite(bounds.lower) else None
         found.append({"mean": bounds.mean, "interval": interval})
     return found
 
@@ -188,10 +182,8 @@ def agreement(points: np.ndarray, judges: list[int]) -> float | None:
     chosen = points[:, judges]
     both_orders = np.sign(chosen.sum(axis=2, dtype=np.int8) - 2)  # (turns, judges, metrics)
     is_read = (chosen >= 0).all(axis=2)
-    alphas = []
-    for metric in range(points.shape[3]):
-        alphas.append(krippendorff_alpha(both_orders[:, :, metric], is_read[:, :, metric]))
-    return mean_of_known(alphas)
+    by_metric = zip(np.moveaxis(both_orders, 2, 0), np.moveaxis(is_read, 2, 0))
+    return mean_of_known([krippendorff_alpha(calls, read) for calls, read in by_metric])
 
 
 def mean_of_known(values: list[float | None]) -> float | None:
@@ -269,10 +261,7 @@ def at_equal_length(scores: np.ndarray, ratios: np.ndarray, groups) -> dict | No
     residuals = design * (scores - design @ fitted)[:, None]
     parts, _ = cluster_sums(residuals, groups)
     covariance = inverse @ (parts.T @ parts) @ inverse * count / (count - 1)
-    errors = np.sqrt(np.maximum(covariance.diagonal(), 0))  # a perfect fit may end up below 0
-    return {
-        "mean_score": float(fitted[0]),
-        "per_doubling": float(fitted[1]),
-        "se": float(errors[0]),
-        "per_doubling_se": float(errors[1]),
-    }
+    # Of a perfect fit they may end up below 0.
+    error, slope_error = map(float, np.sqrt(np.maximum(covariance.diagonal(), 0)))
+    mean, slope = map(float, fitted)
+    return {"mean_score": mean, "se": error, "per_doubling": slope, "per_doubling_se": slope_error}

@@ -169,6 +169,8 @@ class Panel:
             "counted": [verdict["key"] for verdict in counted],
             "verdicts": turn.verdicts,
         }
+        if turn.saved and "on_other_metrics" in turn.saved:
+            score["on_other_metrics"] = turn.saved["on_other_metrics"]
         if self.confirm and score["parsed"] and not turn.identical:
             self.add_second_look(score, turn)
             self.add_reading(score, turn)
@@ -220,7 +222,5 @@ def nearest_reason(verdicts: list[dict], figures: dict) -> str:
     """Return the reason of the judge whose score lies nearest to the turn's."""
     by_judge = figures["by_judge"]
     nearest = min(by_judge, key=lambda name: abs(by_judge[name] - figures["score"]))
-    for verdict in verdicts:
-        if verdict["judge"] == nearest and verdict["order"] == ORDERS[0]:
-            return f"{nearest} (reply 1 = challenger): {verdict['reason']}"
-    return ""
+    by_order = {found["order"]: found for found in verdicts if found["judge"] == nearest}
+    return f"{nearest} (reply 1 = challenger): {by_order[ORDERS[0]]['reason']}"

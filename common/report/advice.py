@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from common.duel.record import FEWEST_READABLE
 from common.report.left_out import dicts
 from common.report.markdown import Markdown
 from common.turns import Status
@@ -31,7 +32,6 @@ NOT_DECIDED = "not decided"  # as the duel says where no verdict could be read
 # When a point is raised. Chosen to speak up early: a point asks for a look, no more.
 FEW_INSTANCES = 20  # below, intervals over resampled instances are rough
 LOW_PARSE_RATE = 0.95
-USELESS_PARSE_RATE = 0.5  # below, a judge costs the run three of four turns, for both orders count
 LOW_CONSISTENCY = 0.5  # GPT-4 in MT-Bench: 0.65; a coin among three calls: 0.33
 STRONG_POSITION_BIAS = 0.15  # in one order alone, this accepts most duels between equals
 # Such a judge gives a turn 45 to 55 points on average: of three, the two others then have to give
@@ -59,7 +59,7 @@ def useless_judges(facts: Facts) -> dict[str, float]:
     found = {}
     for name, judge in facts.duel["judges"].items():
         share = judge.get("parse_rate")
-        if share is not None and share < USELESS_PARSE_RATE:
+        if share is not None and share < FEWEST_READABLE:
             found[name] = share
     return found
 
@@ -147,7 +147,7 @@ def judge_doubts(facts: Facts, name: str) -> list[str]:
     read = figure(judge, "parse_rate")
     steady = figure(judge, "position_consistency")
     bias = figure(judge, "pull")
-    draws = facts.writers.draws[name] / (facts.writers.calls[name] or 1)
+    draws = figure(judge, "equal_share")
     why = []
     if read < LOW_PARSE_RATE:
         why.append(f"unreadable: {read:.0%} of its answers could be read")

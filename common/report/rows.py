@@ -127,7 +127,7 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> 
         fixed_by = "validate.py"
         if answer["challenger"]:
             score = read_score(Path("score", f"{stem}.json"))
-            verdicts = score["verdicts"]
+            verdicts = [*score["verdicts"], *score.get("on_other_metrics", [])]
         else:
             status = Status.NO_CHALLENGER
     except FileNotFoundError:

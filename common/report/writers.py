@@ -11,15 +11,13 @@ from common.report.rows import Turn
 
 
 class Writers:
-    """Who wrote the replies and verdicts of a run, what they have taken, and who calls a draw."""
+    """Who wrote the replies and verdicts of a run, and what they have taken."""
 
     def __init__(self):
         # By role, which is a side or a look, and in the first look the judge, else "".
         self.bills: dict[tuple[str, str], Counter] = defaultdict(Counter)
         # By side, or "judge", and the model that was asked: the models that answered.
         self.answered: dict[tuple[str, str], set[str]] = defaultdict(set)
-        self.calls: Counter = Counter()  # of each judge's first look
-        self.draws: Counter = Counter()  # of these: neither reply is better
 
     def add(self, turn: Turn) -> None:
         """Add what one turn tells of its writers: replies and verdicts that were replaced, too."""
@@ -33,13 +31,10 @@ class Writers:
         for verdict in turn.verdicts:
             judge = verdict["judge"]
             self._note("judge", judge, verdict)
-            if verdict["look"] != FIRST_LOOK:
+            if verdict["look"] == FIRST_LOOK:
+                self.charge("judge", judge, verdict)
+            else:
                 self.charge(LOOKS.get(verdict["look"], NOTHING), "", verdict)
-                continue
-            self.charge("judge", judge, verdict)
-            if verdict["calls"]:
-                self.calls[judge] += len(verdict["calls"])
-                self.draws[judge] += list(verdict["calls"].values()).count(0)
 
     def charge(self, role: str, name: str, meta: dict) -> None:
         """Add what one reply took, of all its tries, as far as it was told."""
