@@ -139,13 +139,14 @@ def hidden_record(record: dict, max_patch_chars: int) -> str:
 
 
 def exclusion_reason(
-    record: dict, max_record_chars: int, excluded_ids: frozenset[str] = EXCLUDED_IDS
+    record: dict, max_record_chars: int, excluded_ids: frozenset[str] | None = None
 ) -> str | None:
     """Return why an instance gets no king and no challenger; None when it does.
 
-    `max_record_chars` is chain.toml's [generate] max_record_chars.
+    `max_record_chars` is chain.toml's [generate] max_record_chars; `excluded_ids` are EXCLUDED_IDS
+    unless given.
     """
-    if record["instance_id"] in excluded_ids:
+    if record["instance_id"] in (EXCLUDED_IDS if excluded_ids is None else excluded_ids):
         return "on the list of excluded instances"
     if record_chars(record) > max_record_chars:
         limit = f"over {max_record_chars:,} characters"
