@@ -30,7 +30,7 @@ from pathlib import Path
 
 from common import turns
 from common.audit.leaks import AUDIT_VERSION, find_leaks
-from common.audit.protocol import protocol_problem
+from common.audit.protocol import fence_of, protocol_problem
 from common.audit.texts import Chat
 from common.cli import Progress, Tally, parser, run
 from common.client.ask import LLM, run_turns
@@ -117,7 +117,8 @@ def challenger_messages(
     ]
     if record:
         parts.append(f"[{mark}] HIDDEN PR RECORD\n{shown}\n[{mark}] END OF HIDDEN PR RECORD")
-    parts += [BLIND_AGENT_RULE, "YOUR NEXT MOVE\n" + NEXT_MOVE[phase], FORM]
+    parts += [BLIND_AGENT_RULE, "YOUR NEXT MOVE\n" + NEXT_MOVE[phase]]
+    parts.append(FORM.replace("```bash", "```" + fence_of(messages)))
     if refused:
         parts.append(f"An earlier reply of yours was refused: {refused}. Write another one.")
     return [*messages[:-1], {"role": messages[-1]["role"], "content": "\n\n".join(parts)}]

@@ -2,13 +2,14 @@
 """Stage 1: sample agent turns from a trajectories dataset and mirror their PR records.
 
     python prompt.py                           2,000 turns from the Hub
-    python prompt.py --dataset DIR --prs DIR   from local parquet: folders or globs
+    python prompt.py --dataset DIR --prs DIR   from files of your own: folders or globs
     python prompt.py --limit 5                 a small trial; a run without --limit goes on from it
 
-Reads   --dataset: instance_id, repo, messages (a list of role and content, or that as JSON text);
-        --prs: one row per instance with its issue, description and patches.
-        Each is a Hub dataset id, a folder with all below it (but names that begin with . or _), or
-        a glob. HF_TOKEN (or HUGGINGFACE_API_KEY) and HF_ENDPOINT are honoured, also from .env.
+Reads   --dataset: instance_id, repo, messages or trajectory (a list of role and content, or that as
+        JSON text; calls of a bash tool become text); or mini-swe-agent's runs, *.traj.json;
+        --prs: one row per instance, in the columns of SWE-rebench-V2-PRs or of SWE-bench.
+        Each is a Hub dataset id, a folder of parquet or JSONL (but no names that begin with . or _)
+        or a glob. HF_TOKEN (or HUGGINGFACE_API_KEY) and HF_ENDPOINT count, also from .env.
 Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and the next turn
         prompt/_plan.json                 what was drawn from where, what was left out
         commit/<instance_id>.json         the PR record
@@ -70,17 +71,18 @@ def shuffled(seed: str, items: list) -> list:
 def row_group_order(dataset, seed: int):
     """Yield (file, number of a row group in the file's own shuffled order) for all row groups.
 
-    Files take turns in proportion to their bytes. A footer is asked for when a file comes again.
+    Files take turns in proportion to their weight. A footer is asked for when a file comes again.
     """
     chance = random.Random(f"{seed}/files")
-    queue = [(chance.random() / size, file, 0) for file, size in dataset.files.items() if size]
+    sizes = {file: dataset.weight(file) for file in dataset.files}
+    queue = [(chance.random() / size, file, 0) for file, size in sizes.items() if size]
     heapq.heapify(queue)
     while queue:
         position, file, number = heapq.heappop(queue)
         if number and number >= len(dataset.row_groups(file)):
             continue
         yield file, number
-        heapq.heappush(queue, (position + 1 / dataset.files[file], file, number + 1))
+        heapq.heappush(queue, (position + 1 / sizes[file], file, number + 1))
 
 
 class Sampler:
@@ -142,7 +144,7 @@ class Sampler:
         file, number = row_group  # its number in the file's shuffled order
         seed = f"{self.args.seed}/{file}"
         sizes = self.rows.row_groups(file)
-        window = {"file": file, "row_group": None, "rounds": rounds}
+        window = {"file": file, "row_group": None, "rounds": rounds, "passed_over": []}
         if number >= len(sizes):  # a file without rows
             return window, [], [], {}
         group = shuffled(seed, list(range(len(sizes))))[number]
@@ -150,12 +152,15 @@ class Sampler:
         instances = {}
         left_out = []
         for name, (repo, rows) in read_instances(self.rows, file, group).items():
+            repo = self.records.repo_of(name, repo)
             why = self.exclusions.why_left_out(name, repo)
             if why:
                 left_out.append((name, repo, *why))
             else:
                 instances[name] = (repo, rows)
 
+        for row, reason in self.rows.broken.get((file, group), {}).items():
+            window["passed_over"].append({"row": row, "reason": reason})
         names = shuffled(f"{seed}/{group}", sorted(instances))
         share = min(sizes[group] // ROWS_PER_TURN, self.args.count // LEAST_WINDOWS)
         per_round = min(max(LEAST_PER_WINDOW, share), len(names))
@@ -189,7 +194,7 @@ class Sampler:
                     self.taken[name] += 1
                     turns.append(turn)
                     prompts.append(sample.make_prompt(file, turn, repo, chats[turn["row"]]))
-        window["passed_over"] = [{"row": row, "reason": reason} for row, reason in passed_over]
+        window["passed_over"] += [{"row": row, "reason": reason} for row, reason in passed_over]
         window["turns"] = turns
         for why in left_out:
             self.leave_out(*why)
@@ -198,16 +203,17 @@ class Sampler:
 
     def choose_turn(self, file: str, name: str, repo: str, chats: dict, passed_over: dict):
         """Return a turn of these rows that was not taken yet, as the plan keeps it, or None."""
-        for row, messages in chats.items():
-            turns = next_turns(messages or [])
-            if messages is None:
+        for row, read in chats.items():
+            messages = read.messages if read else []
+            turns = next_turns(messages)
+            if not read:
                 passed_over[row, "malformed: messages is no list of role and content"] = True
             elif not turns:
                 passed_over[row, "no assistant message right after a user message"] = True
             for turn in shuffled(f"{self.args.seed}/{file}/{row}", turns):
                 chat = messages[:turn]
                 reply = messages[turn]["content"]
-                problem = reply_problem(reply)
+                problem = read.unfit.get(turn) or reply_problem(reply)
                 if not problem and may_peek(chat):  # only then is the record read for it
                     words = shows_fix(chat, self.records.read_one(name))
                     if words:
@@ -265,7 +271,7 @@ def fill(sampler: Sampler, goal: int, tally: Tally) -> None:
     progress = Progress(goal, "prompts", "prompt")
     files = sample.PromptFiles(plan, goal, tally, progress)
     try:
-        files.fill_in(sampler.rows)
+        files.fill_in(sampler.rows, sampler.records)
         for prompts in sampler.draw(goal):
             files.add(prompts)
     finally:  # also of a run that is interrupted

@@ -47,6 +47,7 @@ class FakeHub:
         self.latency_s = latency_s
         self.token = token
         self.gated = gated
+        self.public = False  # no token is asked for; a wrong one is refused all the same
         self.faults: dict[str, float] = {}
         self.requests: list[tuple] = []
         self.under_way = 0  # a client may have a body before its request is in the list
@@ -168,7 +169,7 @@ class _Handler(BaseHTTPRequestHandler):
         if self.hub.token and given and given != self.hub.token:
             message = "Invalid credentials in Authorization header"
             self.reply(401, {"error": message}, {"X-Error-Message": message})
-        elif not (self.hub.folder / name).is_dir() or self.hub.token and not given:
+        elif not (self.hub.folder / name).is_dir() or self.needs_token(given):
             self.reply(401, {"error": "Repository not found"}, {"X-Error-Code": "RepoNotFound"})
         elif contents and name in self.hub.gated:
             self.reply(403, {"error": "gated"}, {"X-Error-Code": "GatedRepo"})
@@ -177,6 +178,9 @@ class _Handler(BaseHTTPRequestHandler):
         else:
             return True
         return False
+
+    def needs_token(self, given: str) -> bool:
+        return bool(self.hub.token) and not given and not self.hub.public
 
     def entries(self, name: str) -> list[dict]:
         found = []

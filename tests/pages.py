@@ -42,6 +42,7 @@ def make_turn(number: int, rng: random.Random, task="", observation="", **change
             ["user", observation or text(400)],
         ],
         "replies": replies,
+        "fence": "bash",
         "leaks": {"king": [], "challenger": []},
         "problems": {"king": "", "challenger": ""},
         "metrics": dict.fromkeys(METRICS, score),

@@ -24,7 +24,7 @@ def data(tmp_path_factory):
 @pytest.fixture(autouse=True)
 def waits(monkeypatch):
     """No variable of the user's own, and a list of the waits in place of waiting."""
-    for name in ("HF_TOKEN", "HUGGINGFACE_API_KEY", "HF_ENDPOINT"):
+    for name in (*hub_module.TOKENS, "HF_ENDPOINT"):
         monkeypatch.delenv(name, raising=False)
     waits = []
     monkeypatch.setattr(hub_module.time, "sleep", waits.append)  # also of huggingface_hub

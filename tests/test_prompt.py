@@ -349,7 +349,10 @@ def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
     run = from_rows(tmp_path, "--count", "3")
     assert run.returncode == 0, run.stderr
     assert {item["instance_id"] for item in prompts(tmp_path)} == {"good-1"}
-    for words in ("1 rows: malformed", "5 rows: no assistant message", "1 rows: reply cut off"):
+    for words in (
+        "1 rows: malformed", "4 rows: no assistant message", "1 rows: reply cut off",
+        "1 rows: its own turn calls no tool",
+    ):  # fmt: skip
         assert f"passed over {words}" in run.stdout
 
 
@@ -554,6 +557,35 @@ def test_a_token_from_dotenv_opens_a_private_dataset(data, tmp_path):
     assert b"hf_right" not in b"".join(contents(tmp_path).values())
 
 
+@pytest.mark.parametrize(
+    ("variables", "words"),
+    [
+        ({"HF_HOME": "login"}, "the login saved in login/token may be expired"),
+        ({"HF_TOKEN": "hf_old"}, "HF_TOKEN may be expired"),
+        ({"HUGGING_FACE_HUB_TOKEN": "hf_old"}, "HUGGING_FACE_HUB_TOKEN may be expired"),
+        ({"ALL_PROXY": "socks5://a:SECRET@127.0.0.1:9"}, "ALL_PROXY is no proxy that Python"),
+        ({"https_proxy": "http://h:port"}, "https_proxy is no proxy that Python"),
+        ({"SSL_CERT_FILE": "/none/ca.pem"}, "SSL_CERT_FILE is no file of certificates"),
+        ({"HTTP_PROXY": "http://127.0.0.1:9"}, "Check the network, HTTP_PROXY and HF_ENDPOINT"),
+        ({"HF_HOME": "/dev/null/none"}, None),
+        ({"HF_HOME": "/proc/none"}, None),
+    ],
+)
+def test_what_of_the_machine_stops_it_is_named(data, tmp_path, variables, words):
+    """Public data; a saved login, a token, a proxy or certificates that are of no use."""
+    (tmp_path / "login").mkdir()
+    (tmp_path / "login" / "token").write_text("hf_expired")
+    with FakeHub(data, token="hf_right") as hub:
+        hub.public = True
+        run = remote(hub, "--count", "4", cwd=tmp_path, fresh=True, **variables)
+    if words is None:
+        assert run.returncode == 0, run.stderr
+        return
+    assert run.returncode == 2 and words in run.stderr, run.stderr
+    assert len(run.stderr.splitlines()) <= 2
+    assert "hf_" not in run.stderr.replace("hf_home", "") and "SECRET" not in run.stderr
+
+
 def test_errors_end_with_2_and_leave_nothing_behind(data, hub, tmp_path):
     rows = str(data / "acme" / "trajectories")
     write_rows(tmp_path / "other", [("x-1", trajectory(1, 0))])
@@ -603,6 +635,9 @@ def test_no_reply_takes_long_to_read(piece):
 def test_row_groups_come_in_proportion_to_a_files_bytes():
     class Files:
         files = {"small": 100, "large": 900, "none": 0}
+
+        def weight(self, file):
+            return self.files[file]
 
         def row_groups(self, file):
             return [1] * {"small": 10, "large": 90}[file]

@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 import pytest
 
 from common.files import UserError
+from common.sampling.chats import read_chat
 from common.sampling.dataset import Dataset
-from common.sampling.sources import PR_COLUMNS, Records, read_messages
+from common.sampling.sources import PR_COLUMNS, Records
 from common.turns import RECORD_KEYS
 from tests.hub import pull_request
 
@@ -25,7 +26,8 @@ USER = {"role": "user", "content": "u"}
     [
         ([USER], [USER]),
         (json.dumps([USER]), [USER]),
-        ([{**USER, "tool_calls": []}], [USER]),
+        ([{**USER, "tool_calls": [], "thinking": "hm"}], [USER]),
+        ([{**USER, "content": [{"type": "text", "text": "u"}]}], [USER]),
         ([{"role": "user", "content": None}], [{"role": "user", "content": None}]),
         ([{"role": "user", "content": "a\ud800"}], [{"role": "user", "content": "a\ufffd"}]),
         ([], []),
@@ -38,7 +40,8 @@ USER = {"role": "user", "content": "u"}
     ],
 )
 def test_messages(value, messages):
-    assert read_messages(value) == messages
+    chat = read_chat(value)
+    assert (chat and chat.messages) == messages
 
 
 def test_records_of_wanted_instances_the_first_of_each(tmp_path, monkeypatch):

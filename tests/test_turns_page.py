@@ -187,14 +187,16 @@ def test_filters_and_sorts(open_page):
     assert lengths == sorted(lengths, reverse=True)
 
 
-def test_marks_differences_commands_and_findings(open_page):
+@pytest.mark.parametrize("fence", ["bash", "mswea_bash_command"])
+def test_marks_differences_commands_and_findings(open_page, fence):
     common = "I look at the parser now, since the traceback ends there, in the tokenizer of"
     data = make_data(1)
     data["turns"][0]["texts"] |= {
         "replies": {
-            "king": f"{common} the old module.\n\n```bash\nls\n```\n\n```bash\ngit status\n```",
-            "challenger": f"{common} a hidden/file.py.\n\n```bash\npython hidden/file.py\n```",
+            "king": f"{common} the old module.\n\n```{fence}\nls\n```\n\n```{fence}\ngit log\n```",
+            "challenger": f"{common} a hidden/file.py.\n\n```{fence}\npython hidden/file.py\n```",
         },
+        "fence": fence,
         "leaks": {
             "king": [],
             "challenger": [{"kind": "path", "text": "hidden/file.py", "why": "not seen"}],

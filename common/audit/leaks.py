@@ -29,7 +29,7 @@ from common.audit.texts import (
 from common.audit.words import words
 
 # Raise it whenever the findings change: stored replies are audited again.
-AUDIT_VERSION = "5"
+AUDIT_VERSION = "6"
 
 _MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
 _MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
@@ -47,7 +47,7 @@ def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
     share that reading; `pr` is a record as in commit/<instance_id>.json.
     """
     chat = messages if isinstance(messages, Chat) else Chat(messages)
-    texts = (Reply(text_of(reply)), chat, read_record(pr))
+    texts = (Reply(text_of(reply), chat.fence), chat, read_record(pr))
     hits = {}
     for find in (_files, _names, _lines, _verbatim, _disclosure, _history):
         for kind, text, why in itertools.islice(find(*texts), _MOST):

@@ -1,8 +1,8 @@
 """Check that a reply keeps the form of its chat: a thought, one command, nothing forbidden.
 
-A reply is what the agent says in one turn: a THOUGHT in prose, then one ```bash block, found by the
-rule of mini-swe-agent v1, whose parser decides what would really have been run. Nothing here calls
-a model.
+A reply is what the agent says in one turn: a THOUGHT in prose, then one block under the fence that
+the chat's rules name, found by the rule of mini-swe-agent, whose parser decides what would really
+have been run. Nothing here calls a model.
 """
 
 import re
@@ -17,8 +17,10 @@ from common.client.reasoning import visible_text
 SWE_ZERO_MARK = "`bash -c`, `sh -c`, `eval`"
 FORBIDDEN_LISTS = ("shells", "interpreters")
 
-# mini-swe-agent v1: exactly one match of this in a reply, else the turn is refused.
-_BASH_BLOCK = re.compile(r"```bash\s*\n(.*?)\n```", re.DOTALL)
+# mini-swe-agent v1 asks for ```bash, the text form of v2 for ```mswea_bash_command. Exactly one
+# match of its block in a reply, else the turn is refused.
+FENCES = ("bash", "sh", "mswea_bash_command")
+_NAMED_FENCE = re.compile(rf"```({'|'.join(FENCES)})\b[ \t]*(\S?)")
 # Tokens of chat templates and tool calls that providers let through: Kimi and Qwen (<|...|>),
 # DeepSeek (full-width bars), Hermes (<tool_call>).
 _RAW_TOKEN = re.compile(
@@ -49,42 +51,63 @@ def format_ok(reply: str) -> bool:
     return format_problem(reply) is None
 
 
-def bash_blocks(reply: str) -> list[str]:
-    """Return the commands of all ```bash blocks, as mini-swe-agent v1 finds them."""
-    return [block.strip() for block in _split_blocks(reply)[1::2]]
+def fence_of(messages: list[dict]) -> str:
+    """Return the fence that the chat's own rules name for a command, "bash" where they name none.
+
+    The system message's first counts. In the first user message an issue may stand before the
+    rules: there a fence named within a sentence counts before one that opens a block, and of
+    blocks the last.
+    """
+    rules = {}
+    for message in messages:
+        text = message.get("content")
+        rules.setdefault(message.get("role"), text if isinstance(text, str) else "")
+    in_system = _NAMED_FENCE.search(rules.get("system", ""))
+    if in_system:
+        return in_system[1]
+    named = _NAMED_FENCE.findall(rules.get("user", ""))
+    told = [fence for fence, more in named if more or fence == "mswea_bash_command"]
+    blocks = [fence for fence, _ in named[-1:]]
+    return (told or blocks or ["bash"])[0]
 
 
-def prose_parts(reply: str) -> list[str]:
-    """Return the prose before, between and after the ```bash blocks."""
-    return _split_blocks(reply)[::2]
+def bash_blocks(reply: str, fence: str = "bash") -> list[str]:
+    """Return the commands of all blocks under this fence, as mini-swe-agent finds them."""
+    return [block.strip() for block in _split_blocks(reply, fence)[1::2]]
 
 
-def _split_blocks(reply: str) -> list[str]:
+def prose_parts(reply: str, fence: str = "bash") -> list[str]:
+    """Return the prose before, between and after the blocks."""
+    return _split_blocks(reply, fence)[::2]
+
+
+def _split_blocks(reply: str, fence: str) -> list[str]:
     """Return prose, block, prose, block, ..., prose."""
     # Behind the last fence no block closes, and to search there is costly.
     end = reply.rfind("\n```") + len("\n```")
-    *parts, last = _BASH_BLOCK.split(reply[:end])
+    *parts, last = re.split(rf"```{fence}\s*\n(.*?)\n```", reply[:end], flags=re.DOTALL)
     return [*parts, last + reply[end:]]
 
 
 def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     """Tell why the reply breaks the agent's protocol, in a few plain words; None when it keeps it.
 
-    Exactly one ```bash block with a command in it and a thought in prose before it, whole, without
-    raw tokens, and nothing that SWE-ZERO forbids where the chat is one of its own.
+    Exactly one block under the chat's fence, with a command in it and a thought in prose before it,
+    whole, without raw tokens, and nothing that SWE-ZERO forbids where the chat is one of its own.
     """
     if problem := format_problem(reply):
         return problem
-    blocks = bash_blocks(reply)
+    fence = fence_of(messages)
+    blocks = bash_blocks(reply, fence)
     if len(blocks) != 1:
-        return f"the reply holds {len(blocks)} ```bash blocks; exactly one is asked for"
+        return f"the reply holds {len(blocks)} ```{fence} blocks; exactly one is asked for"
     try:
         commands = split_commands(blocks[0])
     except ValueError as error:
         return f"the command is cut short ({error}); a ``` line inside it ends the block"
     if not any(command.words or command.written_files for command in commands):
-        return "the ```bash block holds no command"
-    thought = re.findall(r"\w+", prose_parts(reply)[0])
+        return f"the ```{fence} block holds no command"
+    thought = re.findall(r"\w+", prose_parts(reply, fence)[0])
     if not thought or [word.upper() for word in thought] == ["THOUGHT"]:
         return "no THOUGHT stands before the command"
     if not is_swe_zero(messages):

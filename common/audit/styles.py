@@ -19,10 +19,10 @@ _WRITES_IN_SCRIPT = re.compile(
 )
 
 
-def action_style(reply: str) -> str:
-    """Return what kind of command the reply runs: one of STYLES."""
+def action_style(reply: str, fence: str = "bash") -> str:
+    """Return what kind of command the reply runs, under the chat's fence: one of STYLES."""
     try:
-        return script_style(split_commands("\n".join(bash_blocks(reply))))
+        return script_style(split_commands("\n".join(bash_blocks(reply, fence))))
     except ValueError:
         return "other"
 

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 
 from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
 from common.audit.patch import hunk_lines, parse_patch
-from common.audit.protocol import bash_blocks, prose_parts
+from common.audit.protocol import bash_blocks, fence_of, prose_parts
 from common.audit.shell import Command, expand_script
 from common.audit.styles import edited_files, script_style
 from common.audit.words import words
@@ -33,6 +33,7 @@ _GUESS = re.compile(
     re.IGNORECASE,
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
+_TOOL_CALL = re.compile(r"^Tool call: .*", re.MULTILINE)  # such as an editor's view of a file
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
 
@@ -70,12 +71,12 @@ def same_file(named: str, path: str) -> bool:
 class Reply:
     """One reply: its prose, its commands, and all that they name."""
 
-    def __init__(self, text: str):
-        script = "\n".join(bash_blocks(text))
+    def __init__(self, text: str, fence: str = "bash"):
+        script = "\n".join(bash_blocks(text, fence))
         self.commands, named = expand_script(script)
         self.named = named
         self.text = text
-        self.prose = "\n".join(prose_parts(text))
+        self.prose = "\n".join(prose_parts(text, fence))
         self.commanded = "\n".join([script, *named])
         self.said = "\n".join([text, *named])
         self.squeezed = squeeze(self.said)
@@ -112,19 +113,25 @@ class Chat:
         messages = [message for message in messages if isinstance(message, dict)]
         contents = [text_of(message.get("content")) for message in messages]
         answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
+        self.fence = fence_of(messages)
         self.text = "\n".join(contents)
         self.lower = self.text.lower()
         self.squeezed = squeeze(self.text)
         self.words = {word.strip("_") for word in re.findall(r"\w+", self.lower)}
         self.task = "\n".join(contents[: answers[0]] if answers else contents)
-        self._exchanges = [(contents[i], "\n".join(contents[i + 1 : i + 2])) for i in answers]
+        ends = [*answers[1:], len(contents)]  # several calls of tools have several outputs
+        spans = zip(answers, ends)
+        self._exchanges = [(contents[i], "\n".join(contents[i + 1 : end])) for i, end in spans]
 
     @cached_property
     def turns(self) -> list[tuple[list[Command], list[str], str]]:
         """The commands of each earlier turn, what they name, and their output."""
         found = []
         for answer, output in self._exchanges:
-            found.append((*expand_script("\n".join(bash_blocks(answer))), output))
+            commands, named = expand_script("\n".join(bash_blocks(answer, self.fence)))
+            for call in _TOOL_CALL.findall(answer):
+                named = [*named, *re.findall(r"[\w./-]+\.\w+", call)]
+            found.append((commands, named, output))
         return found
 
     @cached_property

@@ -14,7 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from zlib import crc32
 
-from common.audit.protocol import bash_blocks, protocol_problem
+from common.audit.protocol import bash_blocks, fence_of, protocol_problem
 from common.audit.styles import action_style
 from common.config import METRICS
 
@@ -47,8 +47,10 @@ def rule_reply(body: dict) -> str:
     briefing = _BRIEFING.search(last)
     if briefing:
         visible = {**messages[-1], "content": last[: briefing.start()]}
-        return challenger(Seen([*messages[:-1], visible]), last[briefing.start() :])
-    return king(Seen(messages))
+        reply = challenger(Seen([*messages[:-1], visible]), last[briefing.start() :])
+    else:
+        reply = king(Seen(messages))
+    return reply.replace("```bash", "```" + fence_of(messages))
 
 
 class Seen:
@@ -61,10 +63,11 @@ class Seen:
         issue = users[0] if users else ""
         words = [quoted or bare for quoted, bare in _CODE_WORD.findall(issue)]
         self.messages = messages
+        self.fence = fence_of(messages)
         self.shown = "\n".join(shown)
         self.paths = list(dict.fromkeys(_PATH.findall("\n".join(users[1:]))))
-        self.commands = [command for reply in replies for command in bash_blocks(reply)]
-        self.edited = any(action_style(reply) == "edit" for reply in replies)
+        self.commands = [command for reply in replies for command in bash_blocks(reply, self.fence)]
+        self.edited = any(action_style(reply, self.fence) == "edit" for reply in replies)
         self.words = list(dict.fromkeys(words))
         # Chance, the same for the same chat.
         self.dice = crc32(self.shown.encode("utf-8", "replace"))
@@ -160,8 +163,8 @@ class Move:
 def rate(reply: str, seen: Seen) -> Move:
     """Rate one reply by its form, its first command and what the chat has shown."""
     problem = protocol_problem(reply, seen.messages)
-    command = (bash_blocks(reply) or [""])[0]
-    style = action_style(reply)
+    command = (bash_blocks(reply, seen.fence) or [""])[0]
+    style = action_style(reply, seen.fence)
     paths = _PATH.findall(command)
     unseen = sum(path not in seen.shown for path in paths)
     again = not seen.is_new(command)

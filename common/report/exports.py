@@ -19,7 +19,7 @@ from pathlib import Path
 import numpy as np
 from pydantic_core import PydanticSerializationError, to_json
 
-from common.audit.protocol import bash_blocks, prose_parts
+from common.audit.protocol import bash_blocks, fence_of, prose_parts
 from common.audit.similarity import jaccard, word_triples
 from common.files import BadFile, UserError, clean_text, natural_key
 from common.report.markdown import Markdown, fill
@@ -246,6 +246,7 @@ def with_tool_calls(chat: list[dict]) -> list[dict]:
     most chat templates refuse them.
     """
     messages = []
+    fence = fence_of(chat)
     call_id = ""  # of the call just made
     next_roles = [said["role"] for said in chat[1:]] + ["user"]
     for said, next_role in zip(chat, next_roles):
@@ -254,12 +255,12 @@ def with_tool_calls(chat: list[dict]) -> list[dict]:
         message["tool_call_id"] = call_id
         call_id = ""
         is_answered = said["role"] == "assistant" and next_role == "user"
-        blocks = bash_blocks(said["content"]) if is_answered else []
+        blocks = bash_blocks(said["content"], fence) if is_answered else []
         if len(blocks) == 1:
             call_id = f"call{len(messages):05}"  # nine letters and digits, as Mistral's want it
             call = {"name": "bash", "arguments": {"command": blocks[0]}}
             message["tool_calls"] = [{"id": call_id, "type": "function", "function": call}]
-            prose = [part.strip() for part in prose_parts(said["content"])]
+            prose = [part.strip() for part in prose_parts(said["content"], fence)]
             message["content"] = "\n\n".join(filter(None, prose))
         messages.append(message)
     return messages

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.audit.doubt import count_doubt
-from common.audit.protocol import bash_blocks, protocol_problem
+from common.audit.protocol import bash_blocks, fence_of, protocol_problem
 from common.audit.styles import action_style
 from common.cli import Tally
 from common.config import METRICS
@@ -200,8 +200,9 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
         "protocol_problem": "",
     }
     if challenger:
-        figures["style"] = action_style(challenger)
-        figures["command"] = " ; ".join(bash_blocks(challenger))[:COMMAND_CHARS]
+        fence = fence_of(messages)
+        figures["style"] = action_style(challenger, fence)
+        figures["command"] = " ; ".join(bash_blocks(challenger, fence))[:COMMAND_CHARS]
         figures["protocol_problem"] = protocol_problem(challenger, messages) or ""
     return figures
 

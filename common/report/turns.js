@@ -186,7 +186,7 @@ function pair(turn, sides, blind = false) {
       findings.push(...[...problem.matchAll(/`([^`\s]+)`/g)].map((match) => match[1]));
     }
     const [text, other] = [side, sides[1 - place]].map((name) => turn.texts.replies[name]);
-    box.append(reply(side, text, other, findings.filter(Boolean)));
+    box.append(reply(side, text, other, findings.filter(Boolean), turn.texts.fence));
     return box;
   });
   return el("div", { class: "pair" }, ...boxes);
@@ -194,7 +194,7 @@ function pair(turn, sides, blind = false) {
 
 // A reply with its commands set off, and what it alone holds. Its text stays, character by
 // character, what it was.
-function reply(side, text, other, findings) {
+function reply(side, text, other, findings, fence) {
   const kinds = kindsOfWords(text, other);
   for (const finding of findings) {
     for (let at = text.indexOf(finding); at >= 0; at = text.indexOf(finding, at + finding.length)) {
@@ -203,7 +203,8 @@ function reply(side, text, other, findings) {
   }
   const box = el("div", { class: "reply", "data-reply": side, tabindex: 0 });
   let end = 0;
-  text.split(/(```bash[^\S\n]*\n[^]*?\n```)/).forEach((piece, place) => {
+  const blocks = new RegExp("(```" + fence + "[^\\S\\n]*\\n[^]*?\\n```)");
+  text.split(blocks).forEach((piece, place) => {
     const target = place % 2 ? el("span", { class: "command" }) : box;
     if (target !== box) box.append(target);
     for (const stop = end + piece.length; end < stop;) {

@@ -18,7 +18,7 @@ from pathlib import Path
 
 from pydantic_core import PydanticSerializationError, to_json
 
-from common.audit.protocol import protocol_problem
+from common.audit.protocol import fence_of, protocol_problem
 from common.config import METRICS
 from common.report.rows import Turn, leak_hits
 from common.turns import BUCKETS, OPPONENT, ORDERS, SIDES
@@ -179,6 +179,7 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
     texts = {
         "chat": [[message["role"], message["content"]] for message in answer["messages"]],
         "replies": replies,
+        "fence": fence_of(answer["messages"]),
         "leaks": leaks,
         "problems": problems,
         "metrics": row.metrics,

@@ -1,8 +1,8 @@
-"""A dataset: parquet files in a folder here or at a pinned commit of the Hugging Face Hub.
+"""A dataset: parquet or JSON files here, or parquet at a pinned commit of the Hugging Face Hub.
 
-`Dataset` opens it and reads rows. Of a file only its footer is read, and of the row groups asked
-for the columns asked for. Heavy packages are imported where they are needed: --help and a sample
-that is whole do without.
+`Dataset` opens it and reads rows. Of parquet only the footer is read, and of the row groups asked
+for the columns asked for; of JSON see json_files.py. Heavy packages are imported where they are
+needed: --help and a sample that is whole do without.
 """
 
 from __future__ import annotations
@@ -10,15 +10,27 @@ from __future__ import annotations
 import glob
 import itertools
 import json
+import os
 import re
-from contextlib import contextmanager
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from common.files import UserError, clean_text, digest
+from common.sampling.json_files import JSON_KINDS, KINDS, RUN, JsonFile, kind_of
 
 PRE_BUFFER_BYTES = 64 << 20  # up to here a row group's columns come in one request, into memory
 PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded for any row group
+LFS_BYTES = 1024  # more than any pointer has
 BATCH_ROWS = 64  # of some 36 KB of text each
+RUN_WEIGHT = 10_000  # bytes of a row in parquet: a run is one row to the draw, however long it is
+# Columns that may be absent (SWE-bench has none of these but repo), what others call one, and what
+# of a chat is read.
+OPTIONAL = {"repo", "pr_description", "interface", "language", "created_at"}
+OTHER_NAMES = {"messages": "trajectory", "pr_description": "hints_text"}
+CHATS = ("messages", "trajectory")
+CHAT_KEYS = {"role", "content", "tool_calls"}
 
 
 class Dataset:
@@ -26,7 +38,7 @@ class Dataset:
 
     `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit); the
     revision of local files is a digest of their names and sizes. The files must hold the top-level
-    `columns`. Raises UserError.
+    `columns` under their own or their other name, but for OPTIONAL. Raises UserError.
     """
 
     def __init__(self, flag: str, name: str, columns, revision=None, train: bool = True):
@@ -34,7 +46,9 @@ class Dataset:
         self.name = name
         self.columns = columns
         self.hub = None  # of a local one
+        self.broken = {}  # (file, group): {row: why}, of the JSON rows that were no object
         self._footers = {}
+        self._json = {}
         is_here = glob.has_magic(name) or Path(name).expanduser().exists()
         if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
             from common.sampling.hub import Hub
@@ -43,16 +57,28 @@ class Dataset:
             self.files = self.hub.files
             self.revision = self.hub.revision
         else:
-            self._root, self.files = local_files(Path(name).expanduser())
+            kinds = KINDS if "messages" in columns else KINDS[:-1]
+            self._root, self.files = local_files(Path(name).expanduser(), kinds)
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
         if not any(self.files.values()):
             raise UserError(
-                f"{self.label}: no parquet file there that holds anything. Expected a folder or a "
-                "glob of *.parquet files, or a Hub dataset id such as owner/name."
+                f"{self.label}: no parquet file there that holds anything, nor JSON. Expected a "
+                f"folder or a glob of {' '.join('*' + kind for kind in KINDS)} files, or a Hub "
+                "dataset id such as owner/name."
             )
+
+    def kinds(self) -> dict[str, int]:
+        """Return how many files of each kind there are."""
+        return dict(Counter(f"*{kind_of(file)}" for file in self.files))
+
+    def weight(self, file: str) -> int:
+        """Return a file's share in the draw: its bytes, or of a run one row's."""
+        return RUN_WEIGHT if kind_of(file) == RUN else self.files[file]
 
     def row_groups(self, file: str) -> list[int]:
         """Return the number of rows of each row group of a file."""
+        if kind_of(file) in JSON_KINDS:
+            return self._json_file(file).group_sizes
         footer = self._footer(file)
         return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
 
@@ -60,14 +86,18 @@ class Dataset:
         """Return (file, number) of all row groups; reads every footer."""
         return [(file, group) for file in self.files for group in range(len(self.row_groups(file)))]
 
-    def column_names(self, file: str) -> list[str]:
-        return self._footer(file).schema.to_arrow_schema().names
-
     def rows(self, file: str, group: int, columns, wanted: set[int] | None = None):
         """Yield (row number in the file, value of each column) of one row group, or of rows of it.
 
         A value is None where Python has none; text that is no UTF-8 has U+FFFD in it.
         """
+        if kind_of(file) in JSON_KINDS:
+            for row, document in self._json_file(file).rows(group, wanted):
+                if document is None:
+                    self.broken.setdefault((file, group), {})[row] = "no JSON object"
+                else:
+                    yield row, *(value_of(document, column) for column in columns)
+            return
         row = sum(self.row_groups(file)[:group])
         for batch in self.batches(file, group, columns):
             arrays = [batch[column] for column in columns]
@@ -77,18 +107,58 @@ class Dataset:
                 row += 1
 
     def batches(self, file: str, group: int, columns):
-        """Yield columns of one row group in small batches. Raises UserError for a broken file."""
+        """Yield columns of one row group in small batches, those that are not there as nulls.
+
+        Raises UserError for a broken file.
+        """
+        import pyarrow as pa
         import pyarrow.parquet as pq
 
+        if kind_of(file) in JSON_KINDS:
+            rows = [values for _, *values in self.rows(file, group, columns)]
+            arrays = map(as_array, columns, zip(*rows))
+            yield from [pa.RecordBatch.from_arrays(list(arrays), list(columns))] if rows else []
+            return
         footer = self._footer(file)
-        leaves = needed_leaves(footer, columns)
+        names = footer.schema.to_arrow_schema().names
+        here = [name if names.count(name) == 1 else OTHER_NAMES.get(name) for name in columns]
+        leaves = needed_leaves(footer, here)
         sizes = [footer.row_group(group).column(leaf).total_compressed_size for leaf in leaves]
         at_one_go = self.hub is not None and sum(sizes) <= PRE_BUFFER_BYTES
         buffer_size = 0 if at_one_go else PIECE_BYTES
         with self._plain_errors(file):
             options = {"metadata": footer, "pre_buffer": at_one_go, "buffer_size": buffer_size}
             with pq.ParquetFile(self._open(file), **options) as parquet:
-                yield from parquet.iter_batches(BATCH_ROWS, [group], list(leaves.values()))
+                for batch in parquet.iter_batches(BATCH_ROWS, [group], list(leaves.values())):
+                    nulls = pa.nulls(batch.num_rows)
+                    arrays = [batch[name] if name in names else nulls for name in here]
+                    yield pa.RecordBatch.from_arrays(arrays, list(columns))
+
+    def _json_file(self, file: str) -> JsonFile:
+        """Return a JSON file, opened once. Raises UserError when its first rows lack a column."""
+        if file not in self._json:
+            found = JsonFile(self._root / file)
+            if found.group_sizes and not found.run:
+                if not found.keys:
+                    problem = "none of its first lines is a JSON object, as each has to be"
+                    raise UserError(f"{self.label}: {file}: {problem}.")
+                for column in self.columns:
+                    names = {column, OTHER_NAMES.get(column)} & found.keys
+                    self._check(file, column, [*names][:1])
+            self._json[file] = found
+        return self._json[file]
+
+    def _check(self, file: str, column: str, paths: list[str]) -> None:
+        """Raise UserError where a file's leaves of a column are not what it has to hold."""
+        fits = paths in ([column], [OTHER_NAMES.get(column, column)])
+        if column in CHATS:
+            fits = len(paths) == len({*paths}) > 0
+        if not fits and (paths or column not in OPTIONAL):
+            raise UserError(
+                f"{self.label}: {file}: expected one column {column!r} of text (messages: "
+                f"of role and content), found {', '.join(paths) or 'none'}.\n"
+                f"Needed: {', '.join(sorted({*self.columns} - OPTIONAL))}."
+            )
 
     def _footer(self, file: str):
         """Return the footer of a file, read once. Raises UserError, also when it lacks a column."""
@@ -98,15 +168,9 @@ class Dataset:
             with self._plain_errors(file), pq.ParquetFile(self._open(file)) as parquet:
                 footer = parquet.metadata
             for column in self.columns:
-                paths = list(needed_leaves(footer, [column]).values())
-                fits = paths == [column]
-                if column == "messages":
-                    fits = len(paths) == len({*paths}) > 0
-                if not fits:
-                    raise UserError(
-                        f"{self.label}: {file}: expected one column {column!r} of text (messages: "
-                        f"of role and content), found {', '.join(paths) or 'none'}."
-                    )
+                leaves = needed_leaves(footer, [column])
+                leaves = leaves or needed_leaves(footer, [OTHER_NAMES.get(column)])
+                self._check(file, column, list(leaves.values()))
             self._footers[file] = footer
         return self._footers[file]
 
@@ -128,35 +192,53 @@ class Dataset:
             raise UserError(f"{self.label}: {problem}.") from None
 
 
-def local_files(path: Path) -> tuple[Path, dict[str, int]]:
-    """Return the folder and {path below it: size} of a folder's, a glob's or a file's parquet.
+def local_files(path: Path, kinds) -> tuple[Path, dict[str, int]]:
+    """Return the folder and {path below it: size} of a folder's, a glob's or a file's data.
 
-    Of folders and globs, names that begin with `.` or `_` are passed over.
+    Of folders and globs only files of these kinds, no names that begin with `.` or `_`. Raises
+    UserError where Git LFS has left a pointer in place of a file.
     """
-    if path.is_file():
-        return path.parent, {path.name: path.stat().st_size}
+    root = path.parent
+    found = [path]
     if path.is_dir():
         root = path
-        found = path.rglob("*.parquet")
-    else:
+        found = files_below(path)
+    elif not path.is_file():
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         found = map(Path, glob.glob(str(path), recursive=True))
     sizes = {}
     for file in found:
         below = file.relative_to(root)
         is_hidden = any(part.startswith((".", "_")) for part in below.parts)
-        if file.is_file() and not is_hidden:
-            sizes[below.as_posix()] = file.stat().st_size
+        is_asked = file == path or kind_of(file.name) in kinds and not is_hidden
+        if is_asked and file.is_file():
+            size = sizes[below.as_posix()] = file.stat().st_size
+            if 0 < size < LFS_BYTES and file.read_bytes().startswith(b"version https://git-lfs"):
+                problem = "is a pointer of Git LFS. Run `git lfs pull` in its repository"
+                raise UserError(f"{file} {problem}.")
     return root, dict(sorted(sizes.items()))  # the draw goes by their order
 
 
+def files_below(root: Path) -> Iterator[Path]:
+    """Yield the files of a folder and of all below it; linked ones are followed, each once."""
+    seen = set()
+    for folder, folders, names in os.walk(root, followlinks=True):
+        folders[:] = sorted(name for name in folders if not name.startswith((".", "_")))
+        real = os.path.realpath(folder)
+        if real in seen:
+            folders.clear()
+        else:
+            yield from (Path(folder, name) for name in names)
+        seen.add(real)
+
+
 def needed_leaves(footer, columns) -> dict[int, str]:
-    """Return {leaf: its path} of top-level columns; of a list of messages only role and content."""
+    """Return {leaf: its path} of top-level columns; of a list of messages only CHAT_KEYS."""
     leaves = {}
     for leaf in range(len(footer.schema)):
         path = footer.schema.column(leaf).path
         top, *nested = path.split(".")
-        if top in columns and (top != "messages" or not nested or {"role", "content"} & {*nested}):
+        if top in columns and (top not in CHATS or not nested or CHAT_KEYS & {*nested}):
             leaves[leaf] = path
     return leaves
 
@@ -169,6 +251,22 @@ def plain_value(scalar) -> object:
         if not hasattr(scalar, "as_buffer"):  # such as a date beyond the year 9999
             return None
         return scalar.as_buffer().to_pybytes().decode("utf-8", "replace")
+
+
+def value_of(row: dict, column: str) -> object:
+    """Return a JSON row's value of a column, under its own name or the other."""
+    value = row.get(column)
+    return row.get(OTHER_NAMES.get(column)) if value is None else value
+
+
+def as_array(column: str, values: tuple):
+    """Return JSON values as a column of text; times may be numbers."""
+    import pyarrow as pa
+
+    if column == "created_at":
+        with suppress(pa.ArrowException, ValueError, OverflowError):
+            return pa.array(values)
+    return pa.array([None if value is None else as_text(value) for value in values], pa.string())
 
 
 def as_text(value: object) -> str:

@@ -6,6 +6,7 @@ became of each list, so that a rerun compares with the same lists or with none.
 
 from __future__ import annotations
 
+import csv
 import io
 import itertools
 import sys
@@ -14,6 +15,7 @@ from pathlib import Path
 
 from common.files import UserError, digest, is_safe_name, printable
 from common.sampling.dataset import Dataset, as_text
+from common.sampling.json_files import parse_json
 from common.sampling.sources import Records
 from common.turns import EXCLUDED_IDS
 
@@ -162,11 +164,10 @@ def read_list(name: str, pinned: str | None) -> tuple[str, list[tuple]]:
 
 def read_text_file(body: bytes, suffix: str) -> list[dict]:
     """Return the rows of a csv or json file, or of one with a JSON document a line."""
-    import pandas  # takes a second, and most runs need none
-
     if suffix == ".csv":
-        table = pandas.read_csv(io.BytesIO(body), dtype=str, keep_default_na=False)
-    else:
-        is_list = body.lstrip().startswith(b"[")
-        table = pandas.read_json(io.BytesIO(body), lines=not is_list, dtype=False)
-    return table.reindex(columns=LIST_COLUMNS).fillna("").to_dict("records")
+        csv.field_size_limit(1 << 30)  # patches are longer than the 128 KB of its default
+        return list(csv.DictReader(io.StringIO(body.decode("utf-8-sig", "replace"))))
+    rows = parse_json(body)
+    if not isinstance(rows, list):
+        rows = [parse_json(line) for line in body.splitlines()]
+    return [row for row in rows if isinstance(row, dict)]

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import random
 import re
 import time
+from contextlib import suppress
 
-from huggingface_hub import HfApi, HfFileSystem, constants, errors
+from huggingface_hub import HfApi, HfFileSystem, constants, errors, get_token
 from huggingface_hub.hf_file_system import HfFileSystemFile
 from huggingface_hub.utils import logging
 
@@ -21,6 +23,8 @@ from common.files import ItemFailed, UserError
 
 TRIES = 8  # their pauses make about a minute; half as many where nothing answered at all
 PATIENCE_S = 60.0  # with what huggingface_hub tried by itself
+TOKENS = ("HF_TOKEN", "HUGGINGFACE_API_KEY", "HUGGING_FACE_HUB_TOKEN")
+PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
 
 # huggingface_hub 1.x raises errors of httpx, 2.x of httpx2: its own error extends the right class.
 HTTP_ERROR = errors.HfHubHTTPError.__bases__[0]
@@ -40,11 +44,12 @@ class Hub:
         self.name = name
         self.answered = False
         values = environment_values()
-        keys = [key for key in ("HF_TOKEN", "HUGGINGFACE_API_KEY") if values.get(key)]
-        self.variable = keys[0] if keys else None
-        token = values[self.variable].strip() if keys else None
+        tokens = {key: values.get(key) for key in TOKENS}
+        with suppress(OSError, ValueError):  # a home that cannot be read holds no login
+            tokens[f"the login saved in {constants.HF_TOKEN_PATH}"] = get_token()
+        self.whose, token = next(((key, tokens[key]) for key in tokens if tokens[key]), ("", False))
         if token and not (token.isascii() and token.isprintable()):
-            raise UserError(f"{self.variable} holds characters that no token has. Copy it again.")
+            raise UserError(f"{self.whose} holds characters that no token has. Copy it again.")
         self.endpoint = (values.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
         logging.set_verbosity_error()
         api = HfApi(self.endpoint, token)
@@ -79,10 +84,15 @@ class Hub:
                     self.answered = True
                     self._stop_if_final(error, response.status_code)
                 problem = plain(error)
+            except Exception as error:
+                if self.answered or not (problem := client_problem(error)):
+                    raise
+                raise UserError(problem) from None
             if not self.answered and attempt >= TRIES // 2:
                 raise UserError(
-                    f"{self.endpoint} cannot be reached: {problem}.\nCheck the network "
-                    "and HF_ENDPOINT, or give local parquet: --dataset FOLDER --prs FOLDER."
+                    f"{self.endpoint} cannot be reached: {problem}.\nCheck the network"
+                    f"{''.join(f', {name}' for name in variables(*PROXIES))} and HF_ENDPOINT, or "
+                    "give local parquet: --dataset FOLDER --prs FOLDER."
                 )
             wait_s = min(2**attempt / 4, 30) * random.uniform(0.5, 1)
             if attempt >= TRIES or time.monotonic() + wait_s - started > PATIENCE_S:
@@ -99,10 +109,14 @@ class Hub:
             advice = f"it is gated: accept its terms at {page}, set HF_TOKEN in .env to your token"
         elif isinstance(error, errors.RevisionNotFoundError):
             advice = "there is no such revision: check --revision, or leave it out"
-        elif isinstance(error, errors.RepositoryNotFoundError) or not self.variable:
+        elif not self.whose or status == 404:
             advice = "check the name; a private one needs HF_TOKEN in .env"
-        else:
-            advice = f"{self.variable} may be expired, mistyped or without permission"
+        else:  # public data asks for no token, but refuses one that has expired
+            advice = f"{self.whose} may be expired, mistyped or without permission; "
+            mend = "renew it, or unset it: public data needs none"
+            if self.whose.startswith("the login"):
+                mend = "`hf auth login` renews it, `hf auth logout` removes it"
+            advice += mend
         raise UserError(f"{self.label}: {self.endpoint} refuses it ({status}).\n{advice}.")
 
 
@@ -127,6 +141,23 @@ class HubFile(HfFileSystemFile):
             return body
 
         return self.hub.with_retries(read_whole)
+
+
+def variables(*names: str) -> list[str]:
+    """Return which of these variables are set, in either case."""
+    return [name for name in os.environ if name.upper() in names and os.environ[name]]
+
+
+def client_problem(error: Exception) -> str | None:
+    """Return which variable keeps Python from making a client at all, if one may."""
+    if type(error).__module__.startswith("huggingface_hub"):
+        return None
+    names = variables(*PROXIES)
+    what = "is no proxy that Python can use: expected http://HOST:PORT"
+    if isinstance(error, OSError):
+        names = variables("SSL_CERT_FILE")
+        what = f"is no file of certificates that can be read ({error.strerror or error})"
+    return f"{' or '.join(names)} {what}; correct or unset it." if names else None
 
 
 def plain(error: Exception) -> str:

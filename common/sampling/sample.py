@@ -12,9 +12,10 @@ from pathlib import Path
 
 from common.cli import Progress, Tally
 from common.files import BadFile, UserError, digest, read_json, write_json
+from common.sampling.chats import Chat
 from common.sampling.dataset import Dataset
 from common.sampling.exclusions import name_benchmarks, new_entry
-from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS, read_chats, read_instances
+from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS, Records, read_chats, read_instances
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record, set_aside
 
 PROMPT = Path("prompt")
@@ -71,7 +72,7 @@ def open_datasets(flags: dict, plan: dict | None) -> tuple[dict, Dataset, Datase
             "dataset": flags["--dataset"], "revision": rows.revision,
             "prs": flags["--prs"], "prs_revision": prs.revision,
             "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
-            "exhausted": False, "benchmarks": {"lists": benchmarks},
+            "kinds": rows.kinds(), "exhausted": False, "benchmarks": {"lists": benchmarks},
             **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
         }  # fmt: skip
     for dataset, key in ((rows, "revision"), (prs, "prs_revision")):
@@ -113,14 +114,15 @@ def is_whole(plan: dict, goal: int) -> bool:
 # ---------------------------------------------------------------------------------------- prompts
 
 
-def make_prompt(file: str, turn: dict, repo: str, messages: list[dict]) -> dict:
+def make_prompt(file: str, turn: dict, repo: str, chat: Chat) -> dict:
     """Return the prompt of a planned turn, as its file holds it."""
+    place = {"file": file, "row": turn["row"], "turn": turn["turn"]}
     return {
         "instance_id": turn["instance_id"],
         "repo": repo,
-        "messages": messages[: turn["turn"]],
-        "assistant": messages[turn["turn"]]["content"],
-        "source": {"file": file, "row": turn["row"], "turn": turn["turn"]},
+        "messages": chat.messages[: turn["turn"]],
+        "assistant": chat.messages[turn["turn"]]["content"],
+        "source": {**place, "form": chat.form, "fence": chat.fence},
     }
 
 
@@ -133,7 +135,7 @@ def is_prompt_of(turn: dict, prompt: object) -> bool:
     """Tell whether a prompt is whole and the one of the plan's turn."""
     try:
         return (
-            prompt["source"] == {key: turn[key] for key in ("file", "row", "turn")}
+            all(prompt["source"][key] == turn[key] for key in ("file", "row", "turn"))
             and chat_digest(prompt["instance_id"], prompt["messages"]) == turn["chat"]
             and digest(prompt["assistant"])[:16] == turn["reply"]
         )
@@ -166,7 +168,7 @@ def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
     raise UserError(f"{path}: {problem}.\nRemove it and run prompt.py again.")
 
 
-def read_again(dataset: Dataset, turns: list[dict]) -> list[dict]:
+def read_again(dataset: Dataset, records: Records, turns: list[dict]) -> list[dict]:
     """Return the prompts of planned turns, read from the dataset."""
     prompts = []
     for (file, group), window in itertools.groupby(turns, key=itemgetter("file", "row_group")):
@@ -174,8 +176,9 @@ def read_again(dataset: Dataset, turns: list[dict]) -> list[dict]:
         instances = read_instances(dataset, file, group)
         chats = read_chats(dataset, file, group, {turn["row"] for turn in planned})
         for turn in planned:
-            with suppress(KeyError, IndexError, TypeError):  # of a dataset that was changed
-                repo = instances[turn["instance_id"]][0]
+            # Of a dataset that was changed a row may be missing, or no chat.
+            with suppress(KeyError, IndexError, TypeError, AttributeError):
+                repo = records.repo_of(turn["instance_id"], instances[turn["instance_id"]][0])
                 prompts.append(make_prompt(file, turn, repo, chats[turn["row"]]))
     if len(prompts) < len(turns) or not all(map(is_prompt_of, turns, prompts)):
         raise changed(dataset)
@@ -197,7 +200,7 @@ class PromptFiles:
     prompts: list[dict] = field(default_factory=list)  # from there on
     held: int = 0  # of these, how many the file holds
 
-    def fill_in(self, dataset: Dataset) -> None:
+    def fill_in(self, dataset: Dataset, records: Records) -> None:
         """Write what is planned and lies in no file: it is read from the dataset again."""
         turns = planned_turns(self.plan)
         for first in range(0, min(self.goal, len(turns)), PROMPTS_PER_FILE):
@@ -205,7 +208,7 @@ class PromptFiles:
             self.held = len(self.prompts)
             end = min(first + PROMPTS_PER_FILE, self.goal)
             self.tally.skipped["already there"] += min(self.held, end - first)
-            self.add(read_again(dataset, turns[first + self.held : end]))
+            self.add(read_again(dataset, records, turns[first + self.held : end]))
 
     def add(self, prompts: list[dict]) -> None:
         """Take the prompts that come next; write every file that is full."""
@@ -249,8 +252,14 @@ def describe(plan: dict) -> list[str]:
     turns = planned_turns(plan)
     instances = {turn["instance_id"] for turn in turns}
     lines = [f"sampled    {len(turns)} turns of {len(instances)} instances"]
-    for reason, count in passed_over(plan).most_common():
-        lines.append(f"passed over {count} rows: {reason}")
+    kinds = plan.get("kinds", {})  # an older version wrote none
+    if {*kinds} - {"*.parquet"}:
+        taken = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+        lines.append(f"taken      {taken} of --dataset; files of other kinds are not read")
+    rows = passed_over(plan)
+    for reason, count in Counter(row[-1] for row in rows).most_common():
+        file, row, _ = min(row for row in rows if row[-1] == reason)
+        lines.append(f"passed over {count} rows: {reason}, such as row {row} of {file}")
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
@@ -269,18 +278,18 @@ def describe(plan: dict) -> list[str]:
     return lines
 
 
-def passed_over(plan: dict) -> Counter:
-    """Return how many rows were passed over for each reason."""
+def passed_over(plan: dict) -> set[tuple[str, int, str]]:
+    """Return (file, row, reason) of the rows that were passed over, for each reason once."""
     rows = set()
     for window in plan["offsets"]:
         for row in window["passed_over"]:
             rows.add((window["file"], row["row"], row["reason"]))
-    return Counter(reason for *_, reason in sorted(rows))
+    return rows
 
 
 def why_empty(plan: dict) -> str:
     """Return why a plan without a turn is empty."""
-    reasons = passed_over(plan)
+    reasons = Counter(reason for *_, reason in sorted(passed_over(plan)))
     for kind in SAMPLING_LISTS:
         reasons.update(entry["reason"] for entry in plan[kind])
     counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import math
+import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import NamedTuple
 
 from common.audit.patch import changed_files
-from common.files import clean_text
+from common.files import printable
+from common.sampling.chats import read_chat
 from common.sampling.dataset import Dataset, as_text, plain_value
 from common.turns import RECORD_KEYS
 
@@ -22,7 +23,7 @@ RECORD_COLUMNS = {  # key of a record -> column of the PR dataset
     "created_at": "created_at",
 }  # fmt: skip
 PR_COLUMNS = tuple(RECORD_COLUMNS.values())
-LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that a dataset has
+LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that a row fills
 
 
 # ----------------------------------------------------------------------------------- trajectories
@@ -37,26 +38,11 @@ def read_instances(dataset: Dataset, file: str, group: int) -> dict:
 
 
 def read_chats(dataset: Dataset, file: str, group: int, wanted: set[int]) -> dict:
-    """Return {row number in the file: its messages} of the wanted rows of a row group."""
+    """Return {row number in the file: its chat, None if malformed} of wanted rows of a group."""
     if not wanted:
         return {}
     rows = dataset.rows(file, group, ("messages",), wanted)
-    return {row: read_messages(value) for row, value in rows}
-
-
-def read_messages(value: object) -> list[dict] | None:
-    """Return a row's messages, content None where the dataset has none; None when malformed."""
-    messages = []
-    try:
-        if isinstance(value, (str, bytes)):
-            value = json.loads(value)
-        for item in value:
-            content = item.get("content")
-            content = None if content is None else clean_text(content)
-            messages.append({"role": clean_text(item["role"]), "content": content})
-    except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
-        return None
-    return messages
+    return {row: read_chat(value) for row, value in rows}
 
 
 # ------------------------------------------------------------------------------------- PR records
@@ -83,15 +69,23 @@ class Records:
         for locations in pool.map(self._read_locations, prs.groups()):
             for instance_id, location in locations:
                 self.locations.setdefault(instance_id, location)
+        for (file, _), rows in prs.broken.items():
+            warning = f"WARNING: {prs.label}: {file}: {len(rows)} lines are no JSON object"
+            print(printable(f"{warning}, such as line {min(rows) + 1}"), file=sys.stderr)
+
+    def repo_of(self, instance_id: str, repo: str) -> str:
+        """Return a row's repo; where it names none its record's, or what its id says."""
+        location = self.locations.get(instance_id)
+        by_id = instance_id.rpartition("-")[0].replace("__", "/", 1)
+        return repo or (location.repo if location else "") or by_id
 
     def _read_locations(self, group: tuple[str, int]) -> list[tuple[str, Location]]:
-        names = self.prs.column_names(group[0])
-        licenses = [column for column in LICENSE_COLUMNS if names.count(column) == 1][:1]
-        columns = ("instance_id", "repo", "base_commit", *licenses)
+        columns = ("instance_id", "repo", "base_commit", *LICENSE_COLUMNS)
         locations = []
         for _, *values in self.prs.rows(*group, columns):
-            instance_id, *known = map(as_text, values)
-            locations.append((instance_id, Location(*group, *known)))
+            instance_id, repo, commit, *licenses = map(as_text, values)
+            location = Location(*group, repo, commit, next(filter(None, licenses), ""))
+            locations.append((instance_id, location))
         return locations
 
     def read(self, wanted: set[str]) -> Iterator[dict]:
@@ -131,6 +125,7 @@ class Records:
         record = dict.fromkeys(RECORD_KEYS)
         for key, column in RECORD_COLUMNS.items():
             record[key] = as_text(row[column])
+        record["repo"] = self.repo_of(record["instance_id"], record["repo"])
         record["files"] = changed_files(record["patch"])
         created_at = row["created_at"]
         if isinstance(created_at, (int, float)) and math.isfinite(created_at):
