@@ -204,9 +204,12 @@ def audit_mark(answer: dict) -> dict:
 
 
 def find_pending(
-    files: dict[str, Path], redo_refused: bool, write: bool, tally: Tally
+    files: dict[str, Path], generate: Generate, redo_refused: bool, write: bool, tally: Tally
 ) -> list[str]:
-    """List the turns that need a challenger; audit again those whose audit is out of date."""
+    """List the turns that need a challenger; audit again those whose audit is out of date.
+
+    An instance that was excluded after its king was written gets none.
+    """
     pending = []
     for stem, path in files.items():
         try:
@@ -220,8 +223,12 @@ def find_pending(
                     write_json(path, answer)
             refused = answer["meta"]["challenger"].get("refused")
             if not answer["challenger"] or (refused and redo_refused):
-                turns.record_of(answer["instance_id"])  # without one the turn fails here
-                pending.append(stem)
+                record = turns.record_of(answer["instance_id"])  # without one the turn fails here
+                reason = turns.exclusion_reason(record, generate.max_record_chars)
+                if reason:
+                    tally.skipped[reason] += 1
+                else:
+                    pending.append(stem)
             elif refused:
                 reason = "held back, the audit refuses the reply: --redo-refused asks again"
                 tally.skipped[reason] += 1
@@ -262,7 +269,7 @@ def main() -> int:
         raise UserError("no answers here: answer_*/ hold no turn. Run king.py first.")
 
     with lock_folders(held, "ch", flags.shard):
-        pending = find_pending(files, flags.redo_refused, not flags.dry_run, tally)
+        pending = find_pending(files, generate, flags.redo_refused, not flags.dry_run, tally)
         pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
         if flags.dry_run:
             prompts = (p for stem in pending for p in prompts_ahead(files[stem], generate))

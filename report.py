@@ -24,20 +24,22 @@ No network, no key.
 from __future__ import annotations
 
 import gc
+import os
 from functools import partial
 from pathlib import Path
 
 from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
-from common.config import METRICS, Config, load_config
+from common.config import Config, load_config
 from common.files import BadFile, UserError, natural_key
+from common.report.advice import drop_words
 from common.report.card import CARD, dataset_card, stated_licence
 from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
-from common.report.left_out import huge_pr_page, read_left_out
+from common.report.left_out import fail_torn, huge_pr_page, read_left_out
 from common.report.outputs import put, written_anew
-from common.report.report_page import NEXT_STEP, Facts, page_lines, report_page
-from common.report.rows import Turn, read_turn, turns_table
+from common.report.report_page import Facts, page_lines, report_page
+from common.report.rows import Turn, read_turn, turns_csv
 from common.report.turns_page import Page
 from common.report.writers import Writers
 from common.turns import BUCKETS, Status
@@ -73,12 +75,9 @@ def main() -> int:
             with written_anew(CARD) as file:
                 file.write(card)
         judges = list(facts.duel["judges"])
-        table = turns_table(facts.rows, judges, fates)
-        csv = table.to_csv(index=False, float_format="%.2f", lineterminator="\n")
-        put("report/turns.csv", csv)
-        put("report/hugePR.md", huge_pr_page(facts.left_out, config.generate.max_record_chars))
-        metric_means = table.loc[table["bucket"].notna(), list(METRICS)].mean().to_dict()
-        put("report/report.md", report_page(facts, metric_means, licence_is_stated))
+        put("report/turns.csv", turns_csv(facts.rows, judges, fates))
+        put("report/hugePR.md", huge_pr_page(facts.left_out, facts.rows))
+        put("report/report.md", report_page(facts, licence_is_stated))
         title = f"Challenger against {facts.opponent}: {facts.verdict}"
         lines = page_lines(facts, page.left_out)
         put("report/turns.html", page.html(title, lines, judges, fates))
@@ -121,11 +120,11 @@ def read_run(
     try:
         duel = turns.read_duel() or {}
     except BadFile as bad:
-        tally.fail("_duel", "torn or foreign file, mended by python validate.py", str(bad))
+        fail_torn(tally, "_duel", "validate.py", bad)
     try:
         plan = turns.read_plan("prompt") or {}
     except BadFile as bad:
-        tally.fail("_plan", "torn or foreign file, mended by python prompt.py", str(bad))
+        fail_torn(tally, "_plan", "prompt.py", bad)
     left_out = read_left_out(plan, config, tally)
     folders = turns.answer_folders()
     rows = []
@@ -144,7 +143,8 @@ def read_run(
     gc.enable()
     labels = read_labels()
     agreement = compare_labels(labels, rows) if labels else None
-    return Facts(rows, writers, left_out, duel, plan, config, limit, agreement)
+    torn = {row["mended_by"] for row in tally.failed}
+    return Facts(rows, writers, left_out, duel, plan, config, limit, agreement, torn)
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
@@ -186,9 +186,10 @@ def sort_into_bucket(turn: Turn) -> list[Path]:
     row = turn.row
     quarantined = EXPORTS[row.bucket](turn) if row.bucket else []
     for name in BUCKETS:
-        path = Path(name, f"{row.stem}.json")
-        if name != row.bucket and turn.answer and path.exists() and is_bucket_copy(path):
-            path.unlink()
+        path = f"{name}/{row.stem}.json"
+        is_there = name != row.bucket and turn.answer and os.path.exists(path)
+        if is_there and is_bucket_copy(Path(path)):
+            os.unlink(path)
     return quarantined
 
 
@@ -207,9 +208,11 @@ def is_bucket_copy(path: Path) -> bool:
 def show_tally(facts: Facts, quarantined: list[Path], tally: Tally) -> int:
     """Print what was done and what to run next; return the exit code."""
     tally.done = len(facts.parsed)
-    for status, step in NEXT_STEP.items():
+    for status, step in facts.next_step.items():
         if status != Status.BROKEN:  # those have failed
             tally.skipped[f"{status}: {step}"] = facts.statuses[status]
+    excluded = facts.statuses[Status.EXCLUDED]
+    tally.skipped[f"{Status.EXCLUDED}: report/hugePR.md says why"] = excluded
     lines = [f"verdict {facts.verdict}"]
     if facts.stale:
         lines.append(f"stale   score/_duel.json: {facts.stale}")
@@ -221,7 +224,9 @@ def show_tally(facts: Facts, quarantined: list[Path], tally: Tally) -> int:
         lines.append(f"aside   {path} was in the way and is not ours")
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
     lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
-    return tally.show(*lines, next_command=facts.command)
+    if facts.drop:
+        lines.append(f"judges  {drop_words(facts)}")
+    return tally.show(*lines, next_command="\n          ".join(facts.steps))
 
 
 if __name__ == "__main__":

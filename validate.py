@@ -47,7 +47,7 @@ from common.duel.statistics import bootstrap_bounds
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
 from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, looks_of
 from common.files import BadFile, ItemFailed, UserError, lock_folders, write_json
-from common.turns import UNREAD, answer_files, hidden_record, read_score, record_of
+from common.turns import UNREAD, answer_files, hidden_record, read_score, record_of, why_excluded
 
 # ------------------------------------------------------------------------------------- the rubric
 
@@ -131,16 +131,25 @@ def survey(
     """Return a table of the turns that have both replies, and what their verdicts have cost.
 
     Every score file is brought up to date on the way: which verdicts count may have changed. The
-    score of a turn that still waits for verdicts is left out: it is entered after the run.
+    score of a turn that still waits for verdicts is left out: it is entered after the run. Turns
+    of instances that were excluded after they had been answered are passed over.
     """
     table = record.new_table(len(answers), len(panel.names))
     bills = defaultdict(Counter)
     count = 0
+    excluded: dict[str, str | None] = {}  # by instance, why
     progress = Progress(len(answers), "reading")
     for stem, path in answers.items():
         progress.update()
         turn = load_turn(stem, path, mode, tally, write=not flags.dry_run)
         if turn is None:
+            continue
+        instance = turn.answer["instance_id"]
+        if instance not in excluded:
+            most_chars = panel.config.generate.max_record_chars
+            excluded[instance] = why_excluded(instance, most_chars)
+        if excluded[instance]:
+            tally.skipped[excluded[instance]] += 1
             continue
         score = panel.score_record(turn)
         if (turn.saved or score["parsed"]) and score != turn.saved and not flags.dry_run:

@@ -81,7 +81,8 @@ def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
     What the next run makes again from other files need not be `durable`: it waits for no disk.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    if not path.parent.exists():
+        path.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(sys.argv[0]).stem  # each stage removes its own, see lock_folders
     temporary = path.parent / f".{path.name}.{stage}.{os.getpid()}.tmp"
     try:
@@ -136,10 +137,11 @@ def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
 
 def turn_files(folder: Path | str) -> list[Path]:
     """Return the `*.json` of a folder in natural order (2 before 10), but for `_*` and `.*`."""
-    names = os.listdir(folder) if os.path.exists(folder) else []
-    names = [name for name in names if name.endswith(".json") and name[0] not in "._"]
-    paths = [Path(folder, name) for name in sorted(names, key=natural_key)]
-    return [path for path in paths if path.is_file()]
+    names = []
+    for entry in os.scandir(folder) if os.path.exists(folder) else ():
+        if entry.name.endswith(".json") and entry.name[0] not in "._" and entry.is_file():
+            names.append(entry.name)
+    return [Path(folder, name) for name in sorted(names, key=natural_key)]
 
 
 def natural_key(name: str) -> list:

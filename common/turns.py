@@ -58,6 +58,7 @@ class Status(str, Enum):
     UNFINISHED = "unfinished"  # a verdict is missing: the provider did not answer
     STALE = "stale"  # judged, then its texts changed
     PARSE_FAIL = "parse-fail"  # every verdict came, one cannot be read
+    EXCLUDED = "excluded"  # its instance, after it was answered: nothing more is asked of it
     PARSED = "parsed"  # the full panel answered readably in both orders
 
     def __str__(self) -> str:
@@ -138,18 +139,31 @@ def hidden_record(record: dict, max_patch_chars: int) -> str:
 
 
 def exclusion_reason(
-    record: dict, max_record_chars: int, excluded_ids: frozenset[str] = EXCLUDED_IDS
+    record: dict, max_record_chars: int, excluded_ids: frozenset[str] | None = None
 ) -> str | None:
     """Return why an instance gets no king and no challenger; None when it does.
 
-    `max_record_chars` is chain.toml's [generate] max_record_chars.
+    `max_record_chars` is chain.toml's [generate] max_record_chars; `excluded_ids` are EXCLUDED_IDS
+    unless given.
     """
-    if record["instance_id"] in excluded_ids:
+    if record["instance_id"] in (EXCLUDED_IDS if excluded_ids is None else excluded_ids):
         return "on the list of excluded instances"
     if record_chars(record) > max_record_chars:
         limit = f"over {max_record_chars:,} characters"
         return f"PR record too large for the challenger's prompt ({limit})"
     return None
+
+
+def why_excluded(instance_id: str, max_record_chars: int) -> str | None:
+    """Return the `exclusion_reason` of an instance that has answers already.
+
+    Where its record cannot be read, the list of excluded instances alone decides.
+    """
+    try:
+        record = read_record(instance_id)
+    except (UserError, BadFile):
+        record = {**dict.fromkeys(RECORD_KEYS, ""), "instance_id": instance_id}
+    return exclusion_reason(record, max_record_chars)
 
 
 # ----------------------------------------------------------------------------------------- answers

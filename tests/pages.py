@@ -17,7 +17,7 @@ BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-background-networking"]
 
 
-def make_turn(number: int, rng: random.Random, **changes) -> dict:
+def make_turn(number: int, rng: random.Random, task="", observation="", **changes) -> dict:
     """Return an entry of the list with its "texts"; `changes` replace parts of either."""
 
     def text(words: int) -> str:
@@ -35,8 +35,12 @@ def make_turn(number: int, rng: random.Random, **changes) -> dict:
         "challenger": f"THOUGHT: {text(80)}\n\n```bash\ncat src/{number}.py\n```",
     }
     texts = {
-        "task": f"Issue {number}: {text(300)}",
-        "observation": text(400),
+        "chat": [
+            ["system", "Rules."],
+            ["user", task or f"Issue {number}: {text(300)}"],
+            ["assistant", "THOUGHT: I look.\n\n```bash\nls\n```"],
+            ["user", observation or text(400)],
+        ],
         "replies": replies,
         "fence": "bash",
         "leaks": {"king": [], "challenger": []},

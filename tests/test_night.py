@@ -315,7 +315,7 @@ def test_who_answered_is_named_and_every_try_is_counted(tmp_path):
     fault = lambda n, body: "tool-tokens" if n == 1 else None  # noqa: E731
     with Server(lambda body: reply, key=KEY, faults=fault) as server:
         result = stage("king.py", cwd=tmp_path, server=server)
-    assert "Kimi-K2.6-TEE was asked, other/model answered 2 times" in result.stdout
+    assert "asked for moonshotai/Kimi-K2.6-TEE, answered by 'other/model': 2 times" in result.stdout
     (answer,) = answers(tmp_path).values()
     meta = answer["meta"]["king"]
     assert meta["usage"]["prompt_tokens"] == 100

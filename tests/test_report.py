@@ -12,16 +12,21 @@ from pathlib import Path
 import pytest
 
 from common.config import METRICS, check_config
-from common.turns import BUCKETS
+from common.demo.server import Server
+from common.turns import BUCKETS, ORDERS
+from judges import by_merit, mixed, validate, write_panel, write_turns
+from judges import verdict as call
 from makers import (
     JUDGES,
     MOST,
     get,
     make_answer,
+    make_prompt,
     make_record,
     make_reply,
     make_run,
     make_score,
+    make_verdict,
     put,
     write_settings,
 )
@@ -259,7 +264,7 @@ def test_the_report_says_what_a_reader_in_a_hurry_needs(tmp_path):
         "[final/](../final) 6 (25 %)",
         "revision abc123, seed 7",
         "king by maker-a/writer",
-        "0.50 USD",
+        f"judge {JUDGES[0]} | 48 | 43,200 | 3,840 | 0.10 USD |",
         "80 to 90",
         "position bias",
         "Krippendorff",
@@ -306,6 +311,7 @@ def test_every_turn_stands_in_the_table_and_links_to_the_page(tmp_path):
     stems = make_run(tmp_path, [number % (MOST + 1) for number in range(150)], chars=100)
     apart = {JUDGES[0]: 100.0, JUDGES[1]: 0.0, JUDGES[2]: 50.0}
     edit(tmp_path / f"score/{stems[7]}.json", by_judge=apart)
+    edit(tmp_path / "score/_duel.json", accepted=True)
     report(tmp_path)
     text = read(tmp_path / "report/report.md")
     listed = all_turns(tmp_path)
@@ -377,7 +383,9 @@ def section(folder: Path, title: str) -> str:
 
 
 def test_the_duels_figures_stand_in_the_report(tmp_path):
-    make_run(tmp_path, [FINAL, REFINED, DEFEAT] * 4)
+    stems = make_run(tmp_path, [FINAL, REFINED, DEFEAT] * 4)
+    for stem in stems[:6]:
+        rewrite(tmp_path, stem, king=make_reply(random.Random(5), words=160))
     duel = get(tmp_path / "score/_duel.json")
     for place, name in enumerate(JUDGES):
         contrast = {"mean": 3.0 - place, "interval": [1.0 - place, 5.0 - place]}
@@ -394,9 +402,9 @@ def test_the_duels_figures_stand_in_the_report(tmp_path):
     report(tmp_path)
     numbers = section(tmp_path, "The numbers")
     for said in (
-        "lower bound 49.6, where turns of one repo",
-        "61.0; each doubling of the length is worth +4.0 (standard error 1.0)",
-        "about **84.5** by the same judges: 6 turns were kept at 88.0",
+        "lower bound 49.6. It counts where turns of one repo",
+        "61.0; each doubling of the length goes with +4.0 points (standard error 1.0)",
+        "about **84.5** on average; these 6 turns have 88.0 now",
     ):
         assert said in numbers, (said, numbers)
     judges = section(tmp_path, "Judges")
@@ -420,8 +428,10 @@ def test_the_second_look_stands_beside_the_first(tmp_path):
         "mean_confirmed": 60.0, "reader": "x/other", "read": 20,
         "named": {"challenger": 3, "king": 1, "assistant": 0},
     }  # fmt: skip
-    bill = {"calls": 2, "usage": {"prompt_tokens": 0, "completion_tokens": 0}, "cost_usd": 0.25}
-    edit(tmp_path / "score/_duel.json", second_look=look, looks={"second look": bill})
+    again = make_verdict("x/other", ORDERS[0], 1, look=2, usage=None, cost_usd=0.25)
+    verdicts = get(tmp_path / f"score/{stems[0]}.json")["verdicts"]
+    edit(tmp_path / f"score/{stems[0]}.json", verdicts=[*verdicts, again])
+    edit(tmp_path / "score/_duel.json", second_look=look)
     report(tmp_path)
     told = section(tmp_path, "The second look")
     for said in (
@@ -432,7 +442,7 @@ def test_the_second_look_stands_beside_the_first(tmp_path):
     ):
         assert said in told, (said, told)
     assert where(tmp_path)[stems[0]] == ["defeat"]
-    assert "| second look | 2 | – | – | 0.25 USD |" in section(tmp_path, "What it took")
+    assert "| second look | 1 | – | – | 0.25 USD |" in section(tmp_path, "What it took")
     assert "--confirm" not in section(tmp_path, "Next")
     assert "90.0 → 60.0" in [row[0] for row in all_turns(tmp_path)]
 
@@ -481,9 +491,23 @@ def test_costs_are_of_all_tries_and_it_is_said_who_answered(tmp_path):
 def test_points_to_look_at_are_raised_by_the_figures_alone(tmp_path):
     stems = make_run(tmp_path, [FINAL] * 30, instances=30, chars=100)
     report(tmp_path)
+    points = section(tmp_path, "Points to look at")
+    assert "Overlap with benchmarks was not checked" in points
+    lists = [{"name": "swe", "state": "not checked", "why": "no network"}]
+    edit(tmp_path / "prompt/_plan.json", benchmarks={"lists": lists})
+    report(tmp_path)
+    points = section(tmp_path, "Points to look at")
+    assert points.strip().startswith("- **Overlap with swe was not checked** (no network)")
+    edit(tmp_path / "prompt/_plan.json", benchmarks={"lists": [{"state": "checked"}]})
+    report(tmp_path)
     assert "Nothing in these figures stands out." in read(tmp_path / "report/report.md")
     duel = get(tmp_path / "score/_duel.json")
-    odd = {**duel["judges"][JUDGES[0]], "parse_rate": 0.5, "position_consistency": 0.3, "pull": 0.4}
+    odd = {
+        **duel["judges"][JUDGES[0]],
+        "parse_rate": 0.51,
+        "position_consistency": 0.3,
+        "pull": 0.4,
+    }
     duel["judges"][JUDGES[0]] = odd
     duel["leave_one_out"][JUDGES[1]] = {**duel["without_generator"], "accepted": False}
     put(tmp_path / "score/_duel.json", duel)
@@ -496,7 +520,8 @@ def test_points_to_look_at_are_raised_by_the_figures_alone(tmp_path):
     report(tmp_path)
     points = read(tmp_path / "report/report.md").split("## Points to look at")[1].split("\n## ")[0]
     for said in (
-        f"drawn to one position: {JUDGES[0]}.",
+        f"- {JUDGES[0]}: unreadable: 51% of its answers could be read; unsteady: 30% of its calls "
+        "were the same in both orders; drawn to the reply shown second: position bias +0.40.",
         f"hangs on a judge**; what it would be without: {JUDGES[1]} not accepted.",
     ):
         assert said in points, (said, points)
@@ -535,6 +560,121 @@ def test_what_was_left_out_is_named_with_its_size(tmp_path):
     assert re.search(rf"{large}.*too large.*\| 250,000 \| 250,000 \| 1 \|", text), text
     assert f"commit/{missing}.json is missing" in text
     assert "x__y-1" in text and "benchmark" in text
+
+
+# ------------------------------------------------------------- what was excluded after the fact
+
+
+def test_an_instance_that_is_excluded_later_is_asked_and_exported_no_more(tmp_path):
+    """Of four turns the second is judged, the third has a challenger, the fourth a king alone."""
+    stems = write_turns(tmp_path, 4)
+    edit(tmp_path / f"answer_0/{stems[3]}.json", challenger="")
+    held = get(tmp_path / f"answer_0/{stems[2]}.json")["challenger"]
+    edit(tmp_path / f"answer_0/{stems[2]}.json", challenger="")
+    prompts = [make_prompt(number, chars=40) for number in range(1, 5)]
+    put(tmp_path / "prompt/prompts_40_1.json", prompts)
+    with Server(by_merit) as server:
+        write_panel(tmp_path)
+        validate(tmp_path, server)
+        edit(tmp_path / f"answer_0/{stems[2]}.json", challenger=held)
+        report(tmp_path)
+        assert where(tmp_path) == {stems[0]: ["final"], stems[1]: ["final"]}
+        for number in (2, 3, 4):
+            large = make_record(number, description="x" * 9000)
+            put(tmp_path / f"commit/acme__widgets-{number}.json", large)
+        settings = read(tmp_path / "chain.toml")
+        limit = "[generate]\nmax_record_chars = 5000"
+        (tmp_path / "chain.toml").write_text(settings.replace("[generate]", limit))
+        asked = len(server.chats)
+        too_large = "PR record too large for the challenger's prompt (over 5,000 characters)"
+        for script, count in (("ch.py", 1), ("validate.py", 2)):
+            done = stage(script, cwd=tmp_path, server=server)
+            assert done.returncode == 0 and f"skipped {count:>6}  {too_large}" in done.stdout
+        assert len(server.chats) == asked, "nothing is asked for an excluded instance"
+    assert get(tmp_path / "score/_duel.json")["turns"]["answered"] == 1
+    told = report(tmp_path, "--with-refined").stdout
+    assert "next" not in told, "nothing is missing"
+    assert where(tmp_path) == {stems[0]: ["final"], stems[1]: ["refined"]}
+    assert {row["stem"] for row in exported(tmp_path)} == {stems[0]}
+    copy = get(tmp_path / f"refined/{stems[1]}.json")
+    assert copy["reason"].startswith(f"Held back from final/: {too_large}")
+    assert [row["status"] for row in read_csv(tmp_path)] == [
+        "parsed", "parsed", "excluded", "excluded",
+    ]  # fmt: skip
+    assert "is judged, but for 2 of instances" in section(tmp_path, "What is not done")
+    page = read(tmp_path / "report/hugePR.md")
+    assert "excluded after they had been answered there are 3 turns, 1 of them judged" in page
+    assert "Of 4 prompts, 0 got no king and no challenger." in page
+
+
+# ------------------------------------------------------------------- judges that cannot be read
+
+
+def test_a_judge_that_cannot_be_read_is_to_be_dropped_and_what_it_took_stays(tmp_path):
+    write_turns(tmp_path, 14)
+    prose = lambda body: "I prefer the first reply."  # noqa: E731
+    with Server(mixed(third=prose, second=lambda body: call(0))) as server:
+        write_panel(tmp_path)
+        stage("validate.py", cwd=tmp_path, server=server)
+        told = report(tmp_path)
+        steps = section(tmp_path, "Next")
+        assert steps.strip().startswith("1. **Drop a judge**") and "c/third 0 % could be" in steps
+        assert "It costs nothing" in steps and "--retry-failed" not in steps + told.stdout
+        assert "drop c/third from [judge] models in chain.toml" in told.stdout
+        points = section(tmp_path, "Points to look at")
+        assert "c/third: unreadable: 0% of its answers" in points
+        assert 'b/second: nearly always undecided: 100% of its calls are "equal"' in points
+        write_panel(tmp_path, ["a/steady", "b/second"])
+        asked = len(server.chats)
+        validate(tmp_path, server)
+        assert len(server.chats) == asked
+    report(tmp_path)
+    took = section(tmp_path, "What it took")
+    assert re.search(r"judge c/third, no longer in the panel \| [1-9]", took)
+    assert "Drop" not in section(tmp_path, "Next")
+
+
+@pytest.mark.parametrize(
+    "accepted, mean, why",
+    [
+        (None, None, "not decided: no verdict could be read; 3 turns are unfinished"),
+        (False, 0.0, "not accepted: margin -100.00 (at least 2 asked for)"),  # of an older version
+    ],
+)
+def test_a_panel_of_which_nothing_can_be_read_decides_nothing(tmp_path, accepted, mean, why):
+    make_run(tmp_path, [FINAL] * 3)
+    duel = get(tmp_path / "score/_duel.json")
+    for name in JUDGES:
+        duel["judges"][name] = {**duel["judges"][name], "parse_rate": 0.0}
+    of_today = {"accepted": accepted, "mean_score": mean, "why": why}
+    put(tmp_path / "score/_duel.json", {**duel, **of_today})
+    report(tmp_path)
+    text = read(tmp_path / "report/report.md")
+    assert text.startswith(
+        "# Challenger against king: not decided\n\n**Not decided.** no verdict could be read.\n"
+    )
+    steps = section(tmp_path, "Next")
+    assert steps.strip().startswith("1. **Change the judges**")
+    assert "Train" not in steps and "--retry-failed" not in steps
+
+
+def test_what_is_next_fits_the_verdict_and_is_a_line_a_step(tmp_path):
+    stems = make_run(tmp_path, [DEFEAT] * 8 + [FINAL] * 2)
+    report(tmp_path)
+    steps = section(tmp_path, "Next")
+    assert "**See where the challenger falls short**: its worst turns ([prompts" in steps
+    assert "Train" not in steps and "State the licence" not in steps
+    assert "standard error" not in read(tmp_path / "report/report.md"), "lengths are alike"
+    edit(tmp_path / "score/_duel.json", accepted=None, why="too few to tell: 5 instances")
+    report(tmp_path)
+    assert "**Judge more instances**: `python prompt.py --count N`" in section(tmp_path, "Next")
+    edit(tmp_path / f"answer_0/{stems[0]}.json", challenger="")
+    (tmp_path / f"score/{stems[0]}.json").unlink()
+    (tmp_path / f"score/{stems[1]}.json").unlink()
+    told = report(tmp_path).stdout
+    lines = ["python ch.py", "python validate.py", "python report.py"]
+    assert "```bash\n   " + "\n   ".join(lines) + "\n   ```" in section(tmp_path, "Next")
+    assert told.endswith("  next    " + "\n          ".join(lines) + "\n")
 
 
 # ---------------------------------------------------------------------------------- flags, input

@@ -27,6 +27,7 @@ from common.turns import (
     read_score,
     text_digests,
     turn_score,
+    why_excluded,
 )
 from makers import (
     JUDGES,
@@ -107,6 +108,15 @@ def test_what_is_excluded_is_told_by_what_the_challenger_would_read():
     assert "too large" in exclusion_reason(record, size - 1)
     assert exclusion_reason({**record, "interface": None}, size - 10) is None
     assert "excluded instances" in exclusion_reason(record, size, frozenset({"acme__widgets-1"}))
+
+
+def test_what_has_answers_is_excluded_by_the_same_list_without_its_record_too(here, monkeypatch):
+    put(here / "commit/acme__widgets-1.json", make_record(1))
+    monkeypatch.setattr("common.turns.EXCLUDED_IDS", frozenset({"acme__widgets-2"}))
+    assert why_excluded("acme__widgets-1", 10_000) is None
+    assert "too large" in why_excluded("acme__widgets-1", 10)
+    assert why_excluded("acme__widgets-2", 10) == "on the list of excluded instances"
+    assert why_excluded("acme__widgets-3", 10) is None
 
 
 def test_the_hidden_record_leaves_out_what_is_empty_and_says_where_it_is_cut():

@@ -18,7 +18,7 @@ from common.config import METRICS
 from common.report.labels import label_sha
 from common.report.left_out import LeftOut
 from common.report.rows import read_turn
-from common.report.turns_page import Page, turn_data, visible
+from common.report.turns_page import turn_data, visible
 from common.turns import ORDERS
 from makers import get, make_chat, make_run
 from pages import BROWSERS, FLAGS, JUDGES, make_data, write_page
@@ -36,15 +36,13 @@ def test_what_the_page_is_told_of_a_turn(tmp_path, monkeypatch):
     texts = []
     for stem in stems:
         path = Path("answer_0", f"{stem}.json")
-        entry, of_turn = turn_data(read_turn(stem, path, LeftOut(), Tally("report.py")))
+        entry, of_turn = turn_data(read_turn(stem, path, LeftOut(200_000), Tally("report.py")))
         entries.append(entry)
         texts.append(of_turn)
     replies = texts[0]["replies"]
     assert entries[0]["sha"] == label_sha(replies["king"], replies["challenger"])
     assert entries[1]["sha"] == "", "identical replies are not put before a person"
-    assert texts[0]["observation"] == "", "the agent had seen the task alone"
-    assert texts[2]["task"] == chat[1]["content"]
-    assert texts[2]["observation"] == chat[-1]["content"]
+    assert texts[2]["chat"] == [[said["role"], said["content"]] for said in chat]
     assert len(texts[0]["verdicts"]) == 6
 
 
@@ -132,7 +130,7 @@ def test_shows_both_replies_and_moves_by_keys_and_links(open_page):
     assert chosen(page) == "prompts_9_1_6", "there is no turn after the last"
     page.evaluate("location.hash = '#prompts_9_1_2'")
     page.locator("[aria-current][data-turn=prompts_9_1_2]").wait_for()
-    assert page.locator("a", has_text="whole chat").get_attribute("href") == (
+    assert page.locator("a", has_text="its file").get_attribute("href") == (
         "../answer_0/prompts_9_1_2.json"
     )
 
@@ -296,6 +294,53 @@ def test_a_long_observation_opens_with_more(open_page):
     assert box.bounding_box()["height"] > 2 * before
 
 
+def test_a_turn_that_is_filtered_out_leaves_and_one_button_clears_all_filters(open_page):
+    page = open_page(make_data(12))
+    assert not page.locator("#clear").is_visible()
+    page.select_option("[name=bucket]", "refined")
+    assert chosen(page) == "prompts_9_1_2" and "72" not in page.inner_text("#turn .score")
+    page.fill("#filter", "no such words")
+    assert page.inner_text("#turn") == "No turn passes these filters."
+    assert page.evaluate("document.activeElement.id") == "filter", "typing goes on"
+    page.click("#clear")
+    assert len(listed(page)) == 12 and not page.locator("#clear").is_visible()
+    assert page.input_value("#filter") == page.input_value("[name=bucket]") == ""
+    assert chosen(page) == "prompts_9_1_1"
+
+
+def test_the_whole_chat_can_be_read(open_page):
+    data = make_data(1, chat=[["system", "Rules <b>"], ["user", "Do it"], ["assistant", "done"]])
+    page = open_page(data)
+    page.click(".chat summary")
+    assert page.locator(".chat h2").all_text_contents() == ["system", "user", "assistant"]
+    assert page.locator(".chat pre").all_text_contents() == ["Rules <b>", "Do it", "done"]
+
+
+def test_more_only_where_there_is_more_and_bars_say_their_counts(open_page):
+    page = open_page(make_data(1, task="short"))
+    assert not page.locator(".context .more").nth(0).is_visible()
+    assert page.locator(".context .more").nth(1).is_visible()
+    drawn = page.locator("#overview svg").nth(1).locator("text").all_text_contents()
+    assert all("loss" in " ".join(drawn) for _ in drawn) and "turns" in page.inner_text(
+        "figcaption"
+    )
+
+
+def test_scores_stay_on_one_line_on_a_phone(open_page):
+    page = open_page(make_data(3), width=400)
+    cell = page.locator("#turn tbody tr").first.locator("td").last
+    one_line = page.evaluate("parseFloat(getComputedStyle(document.body).lineHeight)")
+    assert (
+        cell.evaluate("""cell => {
+        const range = document.createRange();
+        range.selectNodeContents(cell);
+        return range.getBoundingClientRect().height;
+    }""")
+        <= one_line
+    )
+    assert page.evaluate("document.documentElement.scrollWidth") <= 400
+
+
 # --------------------------------------------------------------------------------- labelling
 
 
@@ -417,7 +462,7 @@ def hostile_data() -> dict:
         turn["file"] = f"answer_0/{text}"
         turn["status"] = text
         turn["marks"] = [text]
-        texts["task"] = texts["observation"] = text
+        texts["chat"] = [["user", text], ["user", text]]
         texts["replies"] = {"king": text, "challenger": f"{text}\n\n```bash\n{text}\n```"}
         texts["problems"] = {"king": f"`{text}`", "challenger": text}
         for side in ("king", "challenger"):
@@ -490,7 +535,7 @@ def test_no_tag_and_no_mark_that_is_obeyed_stands_in_the_file():
         "[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u202a-\u202e\u2066-\u2069]", page
     )
     assert "⟨U+202E⟩gnp.exe" in json.loads(facts)["turns"][13]["why"]
-    assert "⟨U+001B⟩[31mred" in texts_of(page)[14]["task"]
+    assert "⟨U+001B⟩[31mred" in texts_of(page)[14]["chat"][0][1]
     assert visible("one\r\ntwo\rthree") == "one\r\ntwo⟨U+000D⟩three"
 
 
@@ -515,13 +560,20 @@ def test_the_same_data_gives_the_same_page_and_long_texts_say_what_is_left_out()
     data = make_data(1, observation="x" * 50_000)
     data["turns"][0]["texts"]["replies"]["king"] = "y" * 30_000
     (texts,) = texts_of(write_page(data))
-    assert "46,000 characters left out" in texts["observation"]
+    assert "30,000 characters left out" in texts["chat"][-1][1]
     assert "10,000 characters left out" in texts["replies"]["king"]
 
 
-def test_the_more_turns_a_page_has_the_less_context_it_shows_of_each():
-    shown = [Page(turns).context_chars for turns in (1, 1000, 2000, 50_000)]
-    assert shown == [4000, 4000, 2000, 500]
+@pytest.mark.parametrize("all_chars, shown, other", [(16_000, 4000, 2000), (400, 500, 150)])
+def test_the_more_turns_share_a_page_the_less_it_shows_of_each(
+    monkeypatch, all_chars, shown, other
+):
+    monkeypatch.setattr("common.report.turns_page.ALL_CHAT_CHARS", all_chars)
+    data = make_data(1, task="t" * 9000, observation="o" * 9000)
+    data["turns"][0]["texts"]["chat"][2][1] = "a" * 9000
+    (texts,) = texts_of(write_page(data))
+    kept = [sum(map(text.count, "toa")) for _, text in texts["chat"][1:]]
+    assert all(abs(chars - wanted) < 30 for chars, wanted in zip(kept, (shown, other, shown)))
 
 
 CONTRAST = """() => {

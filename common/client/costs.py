@@ -136,7 +136,7 @@ class Spending:
             f"cost    {cost}",
         ]
         for (asked, answered), count in self.answered.most_common():
-            lines.append(f"answer  {asked} was asked, {answered} answered {count:,} times")
+            lines.append(f"answer  asked for {asked}, answered by {answered!r}: {count:,} times")
         for model, marks in self.marks.items():
             mark, count = marks.most_common(1)[0]
             if mark and count > sum(marks.values()) / 2 and count >= _MOST_REPLIES:

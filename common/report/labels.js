@@ -77,6 +77,7 @@ function nextLabel() {
     el("h2", { role: "status" }, `${place}: which reply is the better next step?`),
     el("progress", { max: drawn.length, value: done, "aria-label": "labelled" }),
     context(turn), pair(turn, sides, true), el("div", { class: "choices" }, ...buttons));
+  hideMore();
   $("turn").scrollIntoView();
   $("reader").focus({ preventScroll: true });
 }

@@ -1,4 +1,4 @@
-"""hugePR.md: prompts and instances that never became turns, and why."""
+"""hugePR.md: prompts and instances that never became turns, or must not be exported, and why."""
 
 from __future__ import annotations
 
@@ -16,29 +16,39 @@ from common.report.markdown import fill
 class LeftOut:
     """What prompt.py and king.py passed over, and what records say of the other instances."""
 
+    max_record_chars: int
     instances: dict[str, str] = field(default_factory=dict)  # by stem, of every prompt
     repos: dict[str, str] = field(default_factory=dict)  # by instance
     licences: dict[str, str] = field(default_factory=dict)  # by instance, where its record has one
     # Instances without a turn: instance_id, repo, why, prompts; record_chars, patch_chars if known.
     rows: list[dict] = field(default_factory=list)
     sampling: list[dict] = field(default_factory=list)  # the plan's: instance_id, repo, reason
+    excluded: dict[str, str] = field(default_factory=dict)  # by instance, why; "": it is not
 
     def stems(self) -> set[str]:
-        """Return the stems of the prompts that got no king and no challenger."""
+        """Return the stems of the prompts whose instance is left out."""
         out = {row["instance_id"] for row in self.rows}
         return {stem for stem, instance in self.instances.items() if instance in out}
+
+    def why_excluded(self, instance: str) -> str:
+        """Return why king.py would leave an instance out today; "" where it would not."""
+        if instance not in self.excluded:
+            reason = turns.why_excluded(instance, self.max_record_chars)
+            self.excluded[instance] = reason or ""
+        return self.excluded[instance]
 
 
 def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     """Read from plan, prompts and records what prompt.py and king.py passed over."""
-    left_out = LeftOut()
+    max_record_chars = config.generate.max_record_chars
+    left_out = LeftOut(max_record_chars)
     for name in turns.SAMPLING_LISTS:
         left_out.sampling += dicts(plan.get(name))
     for path in turn_files("prompt"):
         try:
             prompts = turns.read_prompts(path)
         except UserError as bad:
-            tally.fail(path.stem, "torn or foreign file, mended by python prompt.py", str(bad))
+            fail_torn(tally, path.stem, "prompt.py", bad)
             continue
         for order, prompt in enumerate(prompts, 1):
             instance = str(prompt["instance_id"] or "")
@@ -53,7 +63,8 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
             left_out.rows.append({**row, "why": str(bad).split("\n")[0]})
             continue
         left_out.licences[instance] = str(record.get("license") or "")
-        row["why"] = turns.exclusion_reason(record, config.generate.max_record_chars)
+        row["why"] = turns.exclusion_reason(record, max_record_chars)
+        left_out.excluded[instance] = row["why"] or ""
         if row["why"]:
             row["record_chars"] = turns.record_chars(record)
             row["patch_chars"] = len(record["patch"] or "")
@@ -62,12 +73,26 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     return left_out
 
 
+def fail_torn(tally: Tally, item: str, stage: str, bad: Exception) -> None:
+    """Count a torn or foreign file as failed; `stage` is the script that makes it again."""
+    kind = f"torn or foreign file, mended by python {stage}"
+    tally.fail(item, kind, str(bad), lasting=True, mended_by=stage)
+
+
 def dicts(value: object) -> list[dict]:
     """Return the objects of a list from outside; of anything else none."""
     return [item for item in value if isinstance(item, dict)] if isinstance(value, list) else []
 
 
-def huge_pr_page(left_out: LeftOut, max_record_chars: int) -> str:
+def huge_pr_page(left_out: LeftOut, rows: list) -> str:
     """Return hugePR.md; sizes are in characters."""
-    figures = {"left_out": left_out, "out": len(left_out.stems())}
-    return fill("hugePR.md", **figures, max_record_chars=max_record_chars) + "\n"
+    answered = {row.stem for row in rows if row.path}
+    late = [row for row in rows if row.excluded]
+    figures = {
+        "left_out": left_out,
+        "out": len(left_out.stems() - answered),
+        "late": late,
+        "judged": sum(row.bucket is not None for row in late),
+        "answers": Counter(row.instance_id for row in rows if row.path),
+    }
+    return fill("hugePR.md", **figures) + "\n"

@@ -12,7 +12,19 @@ from statistics import fmean
 import numpy as np
 
 from common.config import METRICS, Config
+from common.duel.record import LOOKS
+from common.duel.verdicts import READING
 from common.files import natural_key
+from common.report.advice import (
+    NEXT_STEP,
+    NOT_DECIDED,
+    lengths_differ,
+    next_steps,
+    points,
+    useless_judges,
+    verdict_words,
+    waiting_prompts,
+)
 from common.report.exports import Export, export_text
 from common.report.kinds import LITTLE_DOUBT, compare_kinds, doubt
 from common.report.labels import wilson
@@ -20,39 +32,19 @@ from common.report.left_out import LeftOut
 from common.report.markdown import Markdown, fill
 from common.report.rows import Row
 from common.report.turns_page import MOST_TURNS
-from common.report.writers import Writers, spent
+from common.report.writers import Writers
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
 
-# What fixes a turn of each status, in the order in which the stages are to be run.
-NEXT_STEP = {
-    Status.NO_ANSWER: "put the answer back, or delete its score",
-    Status.BROKEN: "the stage of its folder: king.py or validate.py",
-    Status.NO_CHALLENGER: "python ch.py",
-    Status.NOT_JUDGED: "python validate.py",
-    Status.UNFINISHED: "python validate.py",
-    Status.STALE: "python validate.py",
-    Status.PARSE_FAIL: "python validate.py --retry-failed",
-}
-VERDICT_WORDS = {True: "accepted", False: "not accepted", None: "too few to tell"}
 ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
 TURNS_TO_READ = 3
 TURNS_SHOWN = 5  # of the most disputed
-
-# When a point is raised. Chosen to speak up early: a point asks for a look, no more.
-FEW_INSTANCES = 20  # below, intervals over resampled instances are rough
-LOW_PARSE_RATE = 0.95
-LOW_CONSISTENCY = 0.5  # GPT-4 in MT-Bench: 0.65; a coin among three calls: 0.33
-STRONG_POSITION_BIAS = 0.15  # in one order alone, this accepts most duels between equals
-# Simulated panels of alpha 0.48, 0.31 and 0.15 keep 2, 4 and 9 % of turns that are not worth it.
-LOW_AGREEMENT = 0.4
-LENGTH_ERRORS = 2  # of the slope by length, from 0
 
 # What is read of score/_duel.json here. Older versions lack some.
 DUEL_KEYS = (
     "accepted", "why", "mean_score", "interval", "alpha", "lcb_by_repo", "instances", "turns",
     "agreement", "kept_again", "equal_length", "second_look",
 )  # fmt: skip
-DUEL_TABLES = ("judges", "leave_one_out", "looks", "config")
+DUEL_TABLES = ("judges", "leave_one_out", "config")
 
 
 @dataclass
@@ -67,10 +59,12 @@ class Facts:
     config: Config
     limit: int | None
     labels: dict | None  # how far panel and person agree; None without labels
+    torn: set[str]  # the stages that make torn files again
     export: Export | None = None
 
     def __post_init__(self):
         self.parsed = [row for row in self.rows if row.bucket]
+        self.judged = [row for row in self.parsed if not row.excluded]  # what the verdict is of
         self.statuses = Counter(row.status for row in self.rows)
         buckets = Counter(row.bucket for row in self.parsed)
         self.buckets = {name: buckets[name] for name in BUCKETS}
@@ -82,14 +76,17 @@ class Facts:
         known = {key: value for key, value in self.duel.items() if value is not None}
         self.duel = {**dict.fromkeys(DUEL_KEYS), **dict.fromkeys(DUEL_TABLES, {}), **known}
         self.generator = self.duel["config"].get("generator")
-        self.verdict = "no verdict yet"
-        if self.has_duel:
-            self.verdict = VERDICT_WORDS[self.duel["accepted"]]
-        steps = [step for status, step in NEXT_STEP.items() if self.statuses[status]]
-        if self.stale or not self.has_duel:
-            steps.append("python validate.py")
-        steps = [f"{step}, then python report.py" for step in steps if step.startswith("python")]
-        self.command = Markdown(steps[0] if steps else "")  # what to run next
+        self.verdict = verdict_words(self.duel) if self.has_duel else "no verdict yet"
+        if self.verdict == NOT_DECIDED:  # what older versions made of it are no figures
+            self.duel["why"] = f"{NOT_DECIDED}: no verdict could be read"
+            self.duel |= dict.fromkeys(("accepted", "mean_score", "interval", "lcb_by_repo"))
+            self.duel["leave_one_out"] = {}
+        self.drop = useless_judges(self)
+        self.next_step = dict(NEXT_STEP)
+        if self.drop:
+            self.next_step[Status.PARSE_FAIL] = "change the panel, then python validate.py"
+        self.waiting = waiting_prompts(self)
+        self.steps = next_steps(self)
         self.sample = {}
         for name in ("dataset", "revision", "seed"):
             value = self.plan.get(name)
@@ -106,6 +103,8 @@ class Facts:
         to_king = (self.doubt or {}).get("to_king") or {}
         self.little_doubt = to_king if to_king.get("ratio", 1) < LITTLE_DOUBT else None
         self.reader = readers_test(self)
+        # Calls of the reader's test, whether or not its answers could be read.
+        self.reader_calls = self.writers.bills[LOOKS[READING], ""]["replies"]
 
 
 def stale_reason(facts: Facts) -> str:
@@ -116,8 +115,8 @@ def stale_reason(facts: Facts) -> str:
     panel = facts.config.judge.models
     sampling = {model: facts.config.judge_call(model).sampling() for model in panel}
     for what, of_duel, here in (
-        ("DUEL_MODE", True, all(row.mode == duel["mode"] for row in facts.parsed)),
-        ("number of parsed turns", turns.get("parsed", 0), facts.statuses[Status.PARSED]),
+        ("DUEL_MODE", True, all(row.mode == duel["mode"] for row in facts.judged)),
+        ("number of parsed turns", turns.get("parsed", 0), len(facts.judged)),
         ("panel in chain.toml", then.get("judges"), sampling),
         ("[duel] in chain.toml", then.get("duel"), vars(facts.config.duel)),
     ):
@@ -125,7 +124,7 @@ def stale_reason(facts: Facts) -> str:
             return f"it is of another {what}"
     # A parse-fail's readable verdicts are in its mean, and not in ours.
     mean = duel.get("mean_score")
-    here = mean_score([row.score for row in facts.parsed])
+    here = mean_score([row.score for row in facts.judged])
     if mean is not None and not facts.statuses[Status.PARSE_FAIL] and abs(mean - here) > 0.01:
         return f"it gives a mean score of {mean:.2f}, here it is {here:.2f}"
     return ""
@@ -133,6 +132,10 @@ def stale_reason(facts: Facts) -> str:
 
 def mean_score(scores: list[float]) -> float:
     return fmean(scores) if scores else math.nan
+
+
+def metric_mean(rows: list[Row], metric: str) -> float:
+    return mean_score([row.metrics[metric] for row in rows if row.metrics.get(metric) is not None])
 
 
 def leak_audit(rows: list[Row], side: str) -> dict | None:
@@ -174,38 +177,55 @@ def page_lines(facts: Facts, turns_left_out: int) -> list[str]:
 # -------------------------------------------------------------------------------------- report.md
 
 
-def report_page(facts: Facts, metric_means: dict, licence_is_stated: bool) -> str:
+def report_page(facts: Facts, licence_is_stated: bool) -> str:
     """Return report.md, for a reader in a hurry."""
     export = facts.export if facts.export and facts.export.all_rows else None
     labels = facts.labels["labels"] if facts.labels else 0
     apart = [row for row in facts.parsed if row.spread]
     disputed = sorted(apart, key=lambda row: (-row.spread, natural_key(row.stem)))
+    worst = sorted(facts.judged, key=lambda row: row.deciding_score)
     listed = facts.rows[:MOST_TURNS]
+    is_usable = facts.duel["accepted"] is not False and facts.verdict != NOT_DECIDED
+    not_done = []
+    if facts.waiting:
+        no_king = {"status": "no king", "turns": len(facts.waiting), "example": facts.waiting[0]}
+        not_done.append({**no_king, "why": None, "step": "python king.py"})
+    for status, step in facts.next_step.items():
+        rows = [row for row in facts.rows if row.status == status]
+        if rows:
+            first = {"example": rows[0].link, "why": rows[0].why or None}
+            not_done.append({"status": status, "turns": len(rows), "step": step, **first})
     text = fill(
         "report.md",
         facts=facts,
         duel=facts.duel,
+        statuses=Status,
         final_min=FINAL_MIN,
         defeat_min=DEFEAT_MIN,
         metrics=METRICS,
-        verdict_words=VERDICT_WORDS,
+        verdict_words=verdict_words,
         why=str(facts.duel["why"] or "").removeprefix(f"{facts.verdict}: "),
+        is_usable=is_usable,
         to_label=bool(facts.parsed) and labels < ENOUGH_LABELS,
         to_license=bool(export) and not licence_is_stated,
-        train_length=export.fitting_length if export and not facts.command else None,
+        train_length=export.fitting_length if export and not facts.steps else None,
         export=export_text(facts.export) if facts.export else "",
         histogram=histogram([row.deciding_score for row in facts.parsed]),
         answered=sum(row.path is not None for row in facts.rows),
         others=Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED),
         look=second_look(facts),
         points=points(facts),
-        spent=spent(facts.writers, facts.duel),
-        metric_means=metric_means,
+        by_length=facts.duel["equal_length"] if lengths_differ(facts) else None,
+        spent=facts.writers.spent(list(facts.duel["judges"]) or facts.config.judge.models),
+        metric_means={metric: metric_mean(facts.parsed, metric) for metric in METRICS},
         disputed=disputed[:TURNS_SHOWN],
         to_read=[row.link for row in disputed[:TURNS_TO_READ]],
+        worst=[row.link for row in worst[:TURNS_TO_READ]],
         listed=sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
         more=len(facts.rows) - len(listed),
-        **unfinished(facts),
+        not_done=not_done,
+        failures=stage_failures(),
+        out=len(facts.left_out.stems()),
     )
     return f"{text}\n"
 
@@ -225,47 +245,6 @@ def second_look(facts: Facts) -> dict | None:
     }
 
 
-def points(facts: Facts) -> dict:
-    """Return whether to trust the run and what to change: of each point what it is raised by."""
-    duel = facts.duel
-
-    def figure(*keys: str) -> float:
-        """Return a figure of the duel; NaN, which no comparison holds for, where there is none."""
-        value = duel
-        for key in keys:
-            value = (value or {}).get(key)
-        return math.nan if value is None else value
-
-    doubtful = []
-    for name in duel["judges"]:
-        is_unreadable = figure("judges", name, "parse_rate") < LOW_PARSE_RATE
-        is_unsteady = figure("judges", name, "position_consistency") < LOW_CONSISTENCY
-        is_biased = abs(figure("judges", name, "pull")) > STRONG_POSITION_BIAS
-        if is_unreadable or is_unsteady or is_biased:
-            doubtful.append(name)
-    deciding = {}
-    for name, without in duel["leave_one_out"].items():
-        if without.get("accepted") != duel["accepted"]:
-            deciding[name] = VERDICT_WORDS[without.get("accepted")]
-    leaning = (duel["judges"].get(facts.generator) or {}).get("contrast") or {}
-    low, high = leaning.get("interval") or (0, 0)
-    slope = abs(figure("equal_length", "per_doubling"))
-    instances = len({row.instance_id for row in facts.parsed})
-    final = [row for row in facts.parsed if row.bucket == "final"]
-    return {
-        "doubtful": doubtful,
-        "deciding": deciding,
-        "leaning": None if low <= 0 <= high else leaning,
-        "low_agreement": figure("agreement", "value") < LOW_AGREEMENT,
-        "fails_by_repo": bool(duel["accepted"]) and figure("lcb_by_repo") <= 0,
-        "length_tells": slope > LENGTH_ERRORS * figure("equal_length", "per_doubling_se"),
-        "few_instances": instances if instances < FEW_INSTANCES else 0,
-        "leaking": [row for row in final if row.leaks.get("challenger")],
-        "held_back": [row for row in facts.parsed if row.held_back],
-        "far_apart": facts.labels["differences"] if facts.labels else [],
-    }
-
-
 def histogram(scores: list[float]) -> Markdown:
     """Return the number of turns by range of the score that decides their bucket."""
     scores = [round(score, 9) for score in scores]  # 57.99999999999999 is 58
@@ -277,23 +256,6 @@ def histogram(scores: list[float]) -> Markdown:
         bar = "█" * math.ceil(30 * n / max(1, *counts))  # a single turn shows, too
         lines.append(f"{low:>3} to {high:<3}  {n:>6}  {bar:<30}  {marks.get(low, '')}".rstrip())
     return Markdown("\n".join([*lines, "```"]))
-
-
-def unfinished(facts: Facts) -> dict:
-    """Return what is not done, what failed, and how many prompts were left out."""
-    out = facts.left_out.stems()
-    settled = out | {row.stem for row in facts.rows if row.path}
-    waiting = [stem for stem in facts.left_out.instances if stem not in settled]
-    not_done = []
-    if waiting and not facts.limit:
-        no_king = {"status": "no king", "turns": len(waiting), "example": waiting[0], "why": None}
-        not_done.append({**no_king, "step": "python king.py"})
-    for status, step in NEXT_STEP.items():
-        rows = [row for row in facts.rows if row.status == status]
-        if rows:
-            first = {"example": rows[0].link, "why": rows[0].why or None}
-            not_done.append({"status": status, "turns": len(rows), "step": step, **first})
-    return {"not_done": not_done, "failures": stage_failures(), "out": len(out)}
 
 
 def stage_failures() -> list[dict]:

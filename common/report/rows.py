@@ -2,24 +2,23 @@
 
 from __future__ import annotations
 
+import csv
+import io
 import unicodedata
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
 from common.audit.doubt import count_doubt
 from common.audit.protocol import bash_blocks, fence_of, protocol_problem
 from common.audit.styles import action_style
 from common.cli import Tally
 from common.config import METRICS
-from common.files import BadFile
+from common.files import BadFile, digest
 from common.report.labels import label_sha
-from common.report.left_out import LeftOut
+from common.report.left_out import LeftOut, fail_torn
 from common.report.markdown import Markdown, shown, written
-from common.turns import OPPONENT, SIDES, Status, bucket, read_answer, read_score, text_digests
-
-if TYPE_CHECKING:
-    import pandas
+from common.turns import OPPONENT, SIDES, Status, bucket, chat_digest, read_answer, read_score
 
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
 COMMAND_CHARS = 200  # of the command that a row keeps
@@ -38,6 +37,7 @@ class Row:
     instance_id: str = ""
     repo: str = ""
     license: str = ""  # of the repo, as the PR record has it
+    excluded: str = ""  # why its instance must not be exported, found after it was answered
     challenger_chars: int = 0
     prompt_chars: int = 0
     prompt_tokens: int = 0
@@ -108,15 +108,17 @@ class Turn(NamedTuple):
     row: Row
     answer: dict | None  # None: there is none, or it is torn
     score: dict | None  # None: not judged, or before its texts changed
+    verdicts: list[dict]  # all on file: of older texts, settings and panels, too
 
 
 def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> Turn:
     """Read one turn; what is missing, torn or out of date is said in its row's status and why."""
     if path is None:
         why = f"score/{stem}.json has no answer in any answer_*/"
-        return Turn(Row(stem, why=why), None, None)
+        return Turn(Row(stem, why=why), None, None, [])
     answer = None
     score = None
+    verdicts = []
     status = Status.NOT_JUDGED
     why = ""
     fixed_by = "king.py"
@@ -125,6 +127,7 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> 
         fixed_by = "validate.py"
         if answer["challenger"]:
             score = read_score(Path("score", f"{stem}.json"))
+            verdicts = [*score["verdicts"], *score.get("on_other_metrics", [])]
         else:
             status = Status.NO_CHALLENGER
     except FileNotFoundError:
@@ -132,9 +135,9 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> 
     except BadFile as bad:
         status = Status.BROKEN
         why = str(bad)
-        tally.fail(stem, f"torn or foreign file, mended by python {fixed_by}", why)
+        fail_torn(tally, stem, fixed_by, bad)
     if answer is None:
-        return Turn(Row(stem, path, status, why=why), None, None)
+        return Turn(Row(stem, path, status, why=why), None, None, [])
     figures = answer_figures(answer, left_out)
     if score:
         changed = changed_texts(answer, score)
@@ -145,8 +148,13 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> 
             why = f"judged before its {' and '.join(changed)} changed"
         else:
             status = Status(score["status"])
-            figures |= score_figures(answer, score, figures["protocol_problem"])
-    return Turn(Row(stem, path, **{"status": status, "why": why, **figures}), answer, score)
+            unfit = figures["excluded"] or figures["protocol_problem"]
+            figures |= score_figures(answer, score, unfit)
+    if figures["excluded"] and status not in (Status.PARSED, Status.BROKEN):
+        status = Status.EXCLUDED
+        figures["why"] = figures["excluded"]
+    row = Row(stem, path, **{"status": status, "why": why, **figures})
+    return Turn(row, answer, score, verdicts)
 
 
 def answer_figures(answer: dict, left_out: LeftOut) -> dict:
@@ -182,6 +190,7 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
         # An answer may not name its repo, though its prompt does.
         "repo": str(meta.get("repo") or "") or left_out.repos.get(instance) or instance,
         "license": left_out.licences.get(instance, ""),
+        "excluded": left_out.why_excluded(instance),
         "challenger_chars": len(challenger),
         "prompt_chars": chars,
         "prompt_tokens": tokens if has_usage else round(chars / CHARS_PER_TOKEN),
@@ -209,17 +218,20 @@ def leak_hits(meta: dict) -> list[dict] | None:
 
 def changed_texts(answer: dict, score: dict) -> list[str]:
     """Return which of the texts that were judged are not those of the answer."""
-    sha = text_digests(answer)
-    judged = ("chat", "challenger", OPPONENT[score["mode"]])
-    return [name for name in judged if score["sha"][name] != sha[name]]
+    sides = ("challenger", OPPONENT[score["mode"]])
+    sha = {
+        "chat": chat_digest(answer["messages"]),
+        **{side: digest(answer[side]) for side in sides},
+    }
+    return [name for name in sha if score["sha"][name] != sha[name]]
 
 
-def score_figures(answer: dict, score: dict, problem: str) -> dict:
-    """Return what a row has of the score of its present texts."""
+def score_figures(answer: dict, score: dict, unfit: str) -> dict:
+    """Return what a row has of the score of its present texts; `unfit` as in the row."""
     opponent = answer[OPPONENT[score["mode"]]]
     refused = answer["meta"]["challenger"].get("refused")
     audit = f"the audit refuses it: {refused}" if refused else ""
-    unfit = problem or audit or score.get("held_back") or ""
+    unfit = unfit or audit or score.get("held_back") or ""
     if_fit, _ = bucket({**score, "held_back": ""})
     placed, why = bucket(score, unfit)
     return {
@@ -250,23 +262,22 @@ _COLUMNS = (
 _FORMULA_STARTS = tuple("=+-@\t\r\n")
 
 
-def turns_table(rows: list[Row], judges: list[str], fates: dict[str, str]) -> pandas.DataFrame:
-    """Return turns.csv as a table, a line for each row; `fates` say what export/ made of each."""
-    import pandas  # takes a third of a second, which --help does not need
-
-    columns = {name: [_csv_cell(getattr(row, name)) for row in rows] for name in _COLUMNS}
-    columns["file"] = [row.path.as_posix() if row.path else "" for row in rows]
-    for metric in METRICS:
-        columns[metric] = [row.metrics.get(metric) for row in rows]
-    for judge in judges:
-        columns[f"judge {judge}"] = [row.by_judge.get(judge) for row in rows]
-    columns["leak_hits"] = [len(row.leaks.get("challenger", [])) for row in rows]
-    columns["king_leak_hits"] = [len(row.leaks.get("king", [])) for row in rows]
-    columns["export"] = [_csv_cell(fates.get(row.stem, "")) for row in rows]
-    table = pandas.DataFrame(columns)
-    counts = dict.fromkeys(("points", "max_points"), "Int64")
-    scores = ["score", "score_confirmed", *METRICS, *(f"judge {judge}" for judge in judges)]
-    return table.astype({**counts, **dict.fromkeys(scores, "float64")})
+def turns_csv(rows: list[Row], judges: list[str], fates: dict[str, str]) -> str:
+    """Return turns.csv, a line for each row; `fates` say what export/ made of each."""
+    text = io.StringIO()
+    table = csv.writer(text, lineterminator="\n")
+    names = [f"judge {judge}" for judge in judges]
+    last = ("leak_hits", "king_leak_hits", "export")
+    table.writerow(map(_csv_cell, (*_COLUMNS, "file", *METRICS, *names, *last)))
+    for row in rows:
+        cells = [getattr(row, name) for name in _COLUMNS]
+        cells.append(row.path.as_posix() if row.path else "")
+        cells += [row.metrics.get(metric) for metric in METRICS]
+        cells += [row.by_judge.get(judge) for judge in judges]
+        cells += [len(row.leaks.get(side, [])) for side in ("challenger", "king")]
+        cells.append(fates.get(row.stem, ""))
+        table.writerow(map(_csv_cell, cells))
+    return text.getvalue()
 
 
 def per_hundred(hedges: int, words: int) -> float | None:
@@ -276,6 +287,8 @@ def per_hundred(hedges: int, words: int) -> float | None:
 
 def _csv_cell(value: object) -> object:
     """Return a cell. What a spreadsheet would run as a formula starts with an apostrophe."""
+    if isinstance(value, float):
+        return f"{value:.2f}"
     if not isinstance(value, str):
         return value
     text = str(value).replace("\0", "")

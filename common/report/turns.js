@@ -45,8 +45,8 @@ function drawList() {
 
 function findWords() { // what the filter looks through
   for (const turn of turns) {
-    const { observation, verdicts, replies } = turn.texts ?? { verdicts: [], replies: {} };
-    turn.words = [turn.stem, turn.instance_id, turn.repo, turn.why, observation,
+    const { chat, verdicts, replies } = turn.texts ?? { chat: [[]], verdicts: [], replies: {} };
+    turn.words = [turn.stem, turn.instance_id, turn.repo, turn.why, chat.at(-1)[1],
       ...Object.values(turn.choices).flat(), ...verdicts.map((verdict) => verdict.reason),
       ...Object.values(replies)].join("\n").toLowerCase();
   }
@@ -66,6 +66,22 @@ function applyFilters() {
     if (passes) shown += 1;
   }
   $("count").textContent = `${shown} of ${turns.length} turns`;
+  $("clear").hidden = !text && !spread && !wanted.length;
+}
+
+function filterTurns() { // a turn that is filtered out leaves the pane
+  applyFilters();
+  if (current && !current.entry.hidden) return;
+  current?.entry.removeAttribute("aria-current");
+  current = null;
+  const first = sorted.find((turn) => !turn.entry.hidden);
+  if (first) show(first, false, false);
+  else $("turn").replaceChildren("No turn passes these filters.");
+}
+
+function clearFilters() { // the order stays
+  for (const field of $("filters").elements) if (field.name !== "sort") field.value = "";
+  filterTurns();
 }
 
 function applySort() {
@@ -84,7 +100,7 @@ function move(by) {
 
 // ------------------------------------------------------------------------------------- one turn
 
-function show(turn, scroll = true) {
+function show(turn, scroll = true, focus = true) {
   current?.entry.removeAttribute("aria-current");
   current?.entry.setAttribute("tabindex", -1);
   current = turn;
@@ -94,7 +110,7 @@ function show(turn, scroll = true) {
   say("");
   drawTurn();
   if (scroll) $("turn").scrollIntoView();
-  $("reader").focus({ preventScroll: true }); // so that Space and arrows scroll it
+  if (focus) $("reader").focus({ preventScroll: true }); // so that Space and arrows scroll it
   history.replaceState(null, "", link(turn)); // last: Safari refuses it while a key is held down
 }
 
@@ -122,15 +138,33 @@ function drawTurn() {
     el("header", {},
       el("p", { class: "head" }, el("b", { class: "score" }, points(turn.score)),
         el("b", {}, turn.bucket || turn.status), dim(turn.why),
-        el("a", { href: link(turn) }, turn.stem), el("a", { href: `../${file}` }, "whole chat")),
+        el("a", { href: link(turn) }, turn.stem), el("a", { href: `../${file}` }, "its file (JSON)")),
       el("p", {}, [turn.instance_id, turn.repo].filter(Boolean).join(" · ")),
       el("p", { class: "dim" }, facts.filter(Boolean).join(" · "))),
-    context(turn), pair(turn, [turn.opponent, "challenger"]), panel(turn, 1), panel(turn, 2));
+    context(turn), chat(turn), pair(turn, [turn.opponent, "challenger"]), panel(turn, 1),
+    panel(turn, 2));
+  hideMore();
+}
+
+function chat(turn) { // every message, drawn once it is opened
+  const messages = turn.texts.chat;
+  const box = el("details", { class: "chat" },
+    el("summary", {}, `The chat so far: ${messages.length} messages`));
+  box.addEventListener("toggle", () => messages.forEach(([role, text]) => (
+    box.append(el("h2", {}, role), el("pre", {}, text)))), { once: true });
+  return box;
+}
+
+function hideMore() { // where the box shows all that it has
+  for (const more of document.querySelectorAll(".context .more")) {
+    const box = more.previousElementSibling;
+    more.hidden = box.scrollHeight <= box.clientHeight;
+  }
 }
 
 function context(turn) {
-  const { task, observation } = turn.texts;
-  const parts = [["The task", task], ["What the agent had just seen", observation]];
+  const said = turn.texts.chat.filter(([role]) => role === "user").map(([, text]) => text);
+  const parts = [["The task", said[0]], ["What the agent had just seen", said.slice(1).at(-1)]];
   const boxes = parts.filter((part) => part[1]).map(([title, text]) => (
     el("section", {}, el("h2", {}, title), el("pre", { tabindex: 0 }, text),
       el("details", { class: "more" }, el("summary", {}, "more")))));
@@ -282,13 +316,14 @@ applyFilters();
 showButtons();
 $("filters").addEventListener("input", (event) => {
   if (event.target.name === "sort") applySort();
-  else applyFilters();
+  else filterTurns();
 });
 $("filters").addEventListener("submit", (event) => event.preventDefault());
 $("label").addEventListener("click", startLabelling);
 $("turn").addEventListener("click", (event) => {
   if (event.target.matches(".choices button")) choose(event.target.value);
 });
+$("clear").addEventListener("click", clearFilters);
 $("stop").addEventListener("click", () => stopLabelling());
 $("save").addEventListener("click", saveLabels);
 $("ask").addEventListener("click", () => $("help").showModal());

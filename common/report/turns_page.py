@@ -13,9 +13,10 @@ import hashlib
 import re
 import zlib
 from collections import Counter
+from contextlib import suppress
 from pathlib import Path
 
-from pydantic_core import to_json
+from pydantic_core import PydanticSerializationError, to_json
 
 from common.audit.protocol import fence_of, protocol_problem
 from common.config import METRICS
@@ -24,13 +25,12 @@ from common.turns import BUCKETS, OPPONENT, ORDERS, SIDES
 
 HERE = Path(__file__).parent
 MOST_TURNS = 5000  # of a page: some 12 MB, and a list that a browser still scrolls with ease
-CONTEXT_CHARS = (500, 4000)  # least and most of a task and of an observation ...
-ALL_CONTEXT_CHARS = 4_000_000  # ... of which that of all turns may hold so many: 2,000 give 5 MB
+ALL_CHAT_CHARS = 12_000_000  # of the chats of all turns, half of it for what stands open
+SHOWN_CHARS = 500  # at least, of the two messages that stand open: the task, the last output
+MESSAGE_CHARS = 150  # at least, of each other message of a chat
 TEXT_CHARS = 20_000  # of a reply, and of all else
 GZIP = 16 + zlib.MAX_WBITS  # zlib's name for the format
 NO_TAGS = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
-
-CONTEXT = ("task", "observation")  # of a turn's texts
 
 # What the page's list has of a row, under the row's own names.
 ENTRY = (
@@ -45,7 +45,9 @@ OBEYED = re.compile(
     "\ufff9-\ufffb\ud800-\udfff\U000e0000-\U000e007f]"
     "|[\u0300-\u036f\u0483-\u0489\u1ab0-\u1aff\u1dc0-\u1dff\u20d0-\u20ff\ufe20-\ufe2f]{4,}"
 )
-ASCII_OBEYED = dict.fromkeys([*range(9), *range(11, 32), 127])  # for str.translate, to drop them
+ASCII = bytes(range(128))
+# How ASCII's stand in JSON, where `\\b` in a text looks like one, too: then each text is looked at.
+ASCII_OBEYED = (b"\\u00", b"\\b", b"\\f", b"\\r", b"\x7f")
 
 
 class Page:
@@ -53,12 +55,11 @@ class Page:
 
     def __init__(self, turns: int):
         """`turns` is how many there are at most."""
-        least, most = CONTEXT_CHARS
-        self.context_chars = max(least, min(most, ALL_CONTEXT_CHARS // max(1, turns)))
+        self.chat_chars = ALL_CHAT_CHARS // max(1, turns)
         self.entries: list[dict] = []
         self.calls: Counter = Counter()  # by (judge, order, what it said of the challenger)
         self.left_out = 0  # turns beyond MOST_TURNS
-        self._packer = zlib.compressobj(level=6, wbits=GZIP)
+        self._packer = zlib.compressobj(level=4, wbits=GZIP)
         self._packed: list[bytes] = []
 
     def add_turn(self, turn: Turn) -> None:
@@ -72,10 +73,17 @@ class Page:
 
     def add(self, entry: dict, texts: dict) -> None:
         """Add what `turn_data` returns."""
-        self.entries.append(visible(entry))
-        context = {name: visible(texts[name], self.context_chars) for name in CONTEXT}
-        line = to_json(visible({**texts, **dict.fromkeys(CONTEXT, "")}) | context) + b"\n"
-        self._packed.append(self._packer.compress(line))
+        self.entries.append(entry)
+        users = [at for at, (role, _) in enumerate(texts["chat"]) if role == "user"]
+        chat = []
+        for at, (role, text) in enumerate(texts["chat"]):
+            chars = max(MESSAGE_CHARS, self.chat_chars // 2 // len(texts["chat"]))
+            if at in (users[0], users[-1]):
+                chars = max(SHOWN_CHARS, self.chat_chars // 4)
+            chat.append([role, shortened(text, min(TEXT_CHARS, chars))])
+        replies = {side: shortened(text) for side, text in texts["replies"].items()}
+        texts = {**texts, "replies": replies, "chat": chat}
+        self._packed.append(self._packer.compress(visible_json(texts) + b"\n"))
         for verdict in texts["verdicts"]:
             if verdict["look"] == 1 and verdict["calls"]:
                 challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
@@ -89,8 +97,8 @@ class Page:
         from markupsafe import Markup
 
         for entry in self.entries:
-            entry["exported"] = visible(fates.get(entry["stem"], ""))
-        data = to_json({"metrics": METRICS, "turns": self.entries}).decode().translate(NO_TAGS)
+            entry["exported"] = fates.get(entry["stem"], "")
+        data = visible_json({"metrics": METRICS, "turns": self.entries})
         texts = b"".join([*self._packed, self._packer.flush()])
         style = (HERE / "turns.css").read_text(encoding="utf-8")
         script = (HERE / "labels.js").read_text(encoding="utf-8")
@@ -105,7 +113,7 @@ class Page:
             style_hash=source_hash(style),
             style=Markup(style),
             script=Markup(script),
-            data=Markup(data),
+            data=Markup(data.decode().translate(NO_TAGS)),
             texts=base64.b64encode(texts).decode("ascii"),
         )
 
@@ -117,7 +125,7 @@ class Page:
         for tens in range(9, -1, -1):
             label = f"{10 * tens}–{10 * tens + 10}"
             bars.append((label, {name: counts[tens, name] for name in BUCKETS}))
-        return chart("Turns by score and bucket", bars)
+        return chart("Number of turns, by score and bucket", bars)
 
     def verdict_chart(self, judges: list[str]) -> dict:
         """Return the challenger's wins, draws and losses in the first look, by judge and order."""
@@ -127,13 +135,14 @@ class Page:
             for order, place in zip(ORDERS, ("1st", "2nd")):
                 words = ("win", "draw", "loss")
                 bars.append((place, {word: self.calls[judge, order, word] for word in words}))
-        title = "Win, draw and loss of the challenger by judge, shown first (1st) and second (2nd)"
+        title = "Number of calls that the challenger won, drew and lost, by judge: it was shown"
+        title += " first (1st) or second (2nd)"
         return chart(title, bars)
 
 
 def turn_data(turn: Turn) -> tuple[dict, dict]:
     """Return what the page's list needs of a turn, and the texts that its reader sees."""
-    row, answer, score = turn
+    row, answer, score, _ = turn
     score = score or {}
     key = OPPONENT[row.mode]
     opponent = SIDES[key]
@@ -151,7 +160,8 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
     for verdict in score.get("verdicts", []):
         # Older versions did not name the verdicts that a score rests on.
         if verdict["look"] <= 2 and ("counted" not in score or verdict["key"] in counted):
-            shown = {name: verdict[name] for name in ("judge", "order", "reason", "look")}
+            shown = {name: verdict[name] for name in ("judge", "order", "look")}
+            shown["reason"] = shortened(verdict["reason"])
             calls = verdict["calls"] and [verdict["calls"][metric] for metric in METRICS]
             verdicts.append({**shown, "calls": calls})
     marks = [f"{side}: leak audit" for side in replies if leaks[side]]
@@ -166,10 +176,8 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
         # Identical replies are not put before a person, nor those that were never judged.
         "sha": row.label_sha if row.bucket and not is_alike else "",
     }
-    said = [message["content"] for message in answer["messages"] if message["role"] == "user"]
     texts = {
-        "task": said[0],
-        "observation": said[-1] if len(said) > 1 else "",
+        "chat": [[message["role"], message["content"]] for message in answer["messages"]],
         "replies": replies,
         "fence": fence_of(answer["messages"]),
         "leaks": leaks,
@@ -181,18 +189,28 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
     return entry, texts
 
 
-def visible(value, chars: int = TEXT_CHARS):
-    """Return a value of JSON in which each text shows its control and direction marks.
+def shortened(text: str, chars: int = TEXT_CHARS) -> str:
+    """Return a text; of one that is longer than `chars` its start and its end."""
+    if len(text) <= chars:
+        return text
+    head = chars * 2 // 3
+    left_out = f"{len(text) - chars:,} characters left out: the file holds the whole"
+    return f"{text[:head]}\n⋯ {left_out} ⋯\n{text[head - chars :]}"
 
-    Of texts that are longer than `chars` it holds the start and the end.
-    """
+
+def visible_json(value: object) -> bytes:
+    """Return `value` as JSON in which each text shows its control and direction marks."""
+    with suppress(PydanticSerializationError):  # half a character
+        data = to_json(value)
+        others = data.translate(None, delete=ASCII).decode()
+        if not any(mark in data for mark in ASCII_OBEYED) and not OBEYED.search(others):
+            return data  # most of them: to look at each text takes ten times as long
+    return to_json(visible(value))
+
+
+def visible(value):
+    """Return a value of JSON in which each text shows its control and direction marks."""
     if isinstance(value, str):
-        if len(value) > chars:
-            head = chars * 2 // 3
-            left_out = f"{len(value) - chars:,} characters left out: the file holds the whole"
-            value = f"{value[:head]}\n⋯ {left_out} ⋯\n{value[head - chars :]}"
-        if value.isascii() and value.translate(ASCII_OBEYED) == value:
-            return value  # most texts: the pattern would take ten times as long
         return OBEYED.sub(lambda marks: "".join(f"⟨U+{ord(m):04X}⟩" for m in marks[0]), value)
     if isinstance(value, list):
         return [visible(item) for item in value]
@@ -210,18 +228,25 @@ def source_hash(text: str) -> str:
 def chart(title: str, bars: list[tuple[str, dict[str, int]]]) -> dict:
     """Return what turns.html draws: bars under one another, each divided by name.
 
-    A bar without counts is a heading. Colours are in turns.css, by name.
+    A bar without counts is a heading. What a part is too narrow to hold stands after its bar.
+    Colours are in turns.css, by name.
     """
     longest = max((sum(counts.values()) for _, counts in bars), default=0) or 1
     drawn = []
     for label, counts in bars:
         parts = []
-        x = 44.0
+        labels = []
+        outside = []
+        x = 48.0
         for name, count in counts.items():
-            width = 300 * count / longest
+            width = 236 * count / longest
             words = f"{name} {count}"
-            fits = width > 8 * len(words)
-            parts.append({"name": name, "words": words, "x": x, "width": width, "fits": fits})
+            parts.append({"name": name, "words": words, "x": x, "width": width})
+            if width > 8 * len(words):
+                labels.append({"words": words, "x": x + 4})
+            elif count:
+                outside.append(words)
             x += width
-        drawn.append({"label": label, "parts": parts})
+        labels.append({"words": ", ".join(outside), "x": x + 4})
+        drawn.append({"label": label, "parts": parts, "labels": labels})
     return {"title": title, "bars": drawn}
