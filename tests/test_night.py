@@ -42,7 +42,7 @@ class Raw:
 
             def do_POST(self):
                 size = int(self.headers.get("Content-Length", 0))
-                self.rfile.read(size)
+                self.body = self.rfile.read(size)
                 outer.posts += 1
                 self.close_connection = True
                 try:

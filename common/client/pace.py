@@ -97,6 +97,7 @@ class Pace:
 
     def __init__(self, top: int):
         self.window = Window(top)
+        self.most = math.inf  # calls at once, whatever the provider would take
         self.rate = math.inf
         self.next_at = 0.0  # when the next call may be sent
         self._marks: deque[list] = deque(maxlen=64)  # [when, calls taken]: the start, refusals
@@ -120,7 +121,7 @@ class Pace:
     def delay_s(self, now: float, in_flight: int) -> float:
         """Return how long the next call waits; infinity when one in flight has to end first."""
         size = self.window.size
-        if in_flight >= size:
+        if in_flight >= min(size, self.most):
             return math.inf
         at = self.next_at
         if size - 1 == self.window.good == in_flight:
@@ -238,7 +239,7 @@ class RateLimiter:
 
     def __init__(self, top: int):
         self.pace = Pace(top)
-        self._in_flight = 0
+        self.in_flight = 0
         self._waiting: deque[asyncio.Future] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
@@ -257,7 +258,7 @@ class RateLimiter:
 
     def leave(self) -> None:
         """End a call."""
-        self._in_flight -= 1
+        self.in_flight -= 1
         self.let_out()
 
     def turn_away(self, error: Exception) -> None:
@@ -279,12 +280,12 @@ class RateLimiter:
                 self._waiting.popleft()
                 continue
             now = loop.time()
-            delay_s = self.pace.delay_s(now, self._in_flight)
+            delay_s = self.pace.delay_s(now, self.in_flight)
             if delay_s > 0:
                 if self._timer is not None:
                     self._timer.cancel()
                 if delay_s < math.inf:
                     self._timer = loop.call_later(delay_s, self.let_out)
                 return
-            self._in_flight += 1
-            self._waiting.popleft().set_result(self.pace.sent(now, self._in_flight))
+            self.in_flight += 1
+            self._waiting.popleft().set_result(self.pace.sent(now, self.in_flight))
