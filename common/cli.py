@@ -93,6 +93,7 @@ def run(main: Callable[[], int]) -> None:
         words = disk_words(error)
     if words:
         print(printable(f"{Path(sys.argv[0]).name}: {words}"), file=sys.stderr)
+    start.handle_signals(signal.SIG_IGN)  # the code is decided
     sys.exit(code)
 
 

@@ -216,7 +216,7 @@ def test_a_terminal_that_cannot_show_a_letter_gets_its_escape(tmp_path):
         (tmp_path / "prompt/prompts_3_1.json").rename(tmp_path / "prompt/é_1.json")
         result = stage("king.py", cwd=tmp_path, server=server, **more)
     assert result.returncode == 1 and "3 failed" in result.stdout
-    assert "\\xe9_1_1" in result.stdout and "Traceback" not in result.stderr
+    assert "\\xe9_1_" in result.stdout and "Traceback" not in result.stderr
     assert "next    the same line again" in result.stdout
 
 

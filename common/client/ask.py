@@ -254,6 +254,7 @@ class _Turns:
         first = asyncio.FIRST_COMPLETED
         await asyncio.wait({through, hurried}, timeout=_GRACE_S, return_when=first)
         run.given_up = sum(model.limiter.in_flight for model in run.models.values())
+        loop.set_exception_handler(lambda *_: None)  # nobody asks for what is cancelled now
         for task in (over, hurried, *workers):
             task.cancel()
         await through

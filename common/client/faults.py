@@ -47,8 +47,8 @@ class Fault(Exception):
 
 CHECK_ADDRESS = "Check {url}: an API's address mostly ends in /v1."
 _CHANGE_SETTINGS = (
-    "It refuses every call alike. Change what it names in chain.toml (sampling, extra_body, "
-    "stream), then run again."
+    "It refuses every call alike. Check {key}, the model id, or change what it names in chain.toml "
+    "(sampling, extra_body, stream), then run again."
 )
 _CHECK_KEY = "Check {key} (and that {url} is the one it is for)."
 _CHECK_MODEL = "Check the model id in chain.toml ([generate], [judge], [confirm]) and {url}."
@@ -70,13 +70,6 @@ _TIER = r"\btier\b|\bmodels? requires?\b|requires? a .{0,40}(subscription|plan)\
 _CAP = (
     r"^(?!.*balance).*(\bcap\b|\bwindow\b|per (4|four) ?h|hourly|daily|monthly|usage limit|per day)"
 )
-_WRONG_KEY = (
-    r"api[ _]?key|no connected db|authentication|unauthorized|invalid token|token is invalid"
-)
-_UNKNOWN_MODEL = (
-    r"model[ _]not[ _]found|(no such|unknown|invalid|not a valid) model\b"
-    r"|\bmodels?\b.{0,150}\b(not found|not exist|is not available|not supported)\b"
-)
 _TIME = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}[0-9:.]{0,12}Z?)?")
 
 # Names in `code` and `type`, which hold no prompt.
@@ -86,8 +79,7 @@ _TROUBLE = (408, 409, 425, *range(500, 1000))
 _ANY = range(1000)
 
 # The first that fits: statuses, what stands in the words (lower case); category, kind, advice.
-# Words may be the prompt's own, echoed: but for 402 and 429, where nobody echoes, they give advice,
-# or have a one-word chat asked, and decide nothing.
+# Words may be the prompt's own, echoed: they count only for 402 and 429, where nobody echoes.
 _FAULTS = (
     ([402], _NO_BALANCE, "configuration", "HTTP {status}", _TOP_UP),
     ([402], _TIER, "configuration", "HTTP {status}", _ANOTHER_TIER),
@@ -102,8 +94,6 @@ _FAULTS = (
     ([405], "", "configuration", "HTTP {status}", CHECK_ADDRESS),
     (_MOVED, "", "configuration", "redirected ({status}), which is not followed", _NEW_ADDRESS),
     ([413], "", "item", "request too large for the server (a proxy? client_max_body_size)", ""),
-    (_ANY, _WRONG_KEY, "configuration", "request refused ({status})", _CHECK_KEY),
-    (_ANY, _UNKNOWN_MODEL, "configuration", "request refused ({status})", _CHECK_MODEL),
     (_ANY, "", "item", "request refused ({status})", ""),
 )
 

@@ -48,6 +48,9 @@ _QUICK_S = 1.0  # a server's trouble that comes sooner is a refusal, as nginx's 
 _HELLO = [{"role": "user", "content": "Hello"}]
 _HELLO_TOKENS = 16  # enough for a sign of life
 _WAIT_WORTH_A_WORD_S = 5.0
+# Of ten items: a writer of which the audit takes one reply in four is left by mistake once in a
+# thousand runs.
+_REPLIES_EACH = 2.5
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
 
 
@@ -190,10 +193,9 @@ class Model:
             return fault
         if fault.category == "transient" and (self._proven or fault.advice != CHECK_ADDRESS):
             return None
-        is_odd = self._passed >= _PASSES_OF_A_MODEL or fault.status == 413  # no chat is smaller
-        is_doubtful = is_configuration or not is_odd
+        is_rare = self._passed >= _PASSES_OF_A_MODEL
         self._passed = 0
-        if not is_doubtful:
+        if not is_configuration and (is_rare or fault.status == 413):  # no chat is smaller
             return None
         # Elsewhere max_tokens may be what is refused.
         most = _HELLO_TOKENS if fault.status in (403, *_NO_PROMPTS_OWN) else call.max_tokens
@@ -310,7 +312,7 @@ class Model:
     def note_refused_reply(self, call: CallSettings, nth: int, is_cut: bool, words: str) -> None:
         """Note the nth refused reply of an item; leave a model that began with these alone.
 
-        It takes so many items, with two replies each on the average, none good.
+        It takes so many items, and so many replies to each on the average, none good.
         """
         tries = call.bad_reply_tries
         self._refused_items += nth == 1
@@ -319,7 +321,7 @@ class Model:
         elif nth == tries:  # more tokens did not help
             self._refused_replies += tries
         items = self._run.items_of_a_trial
-        is_over = self._refused_items >= items and self._refused_replies >= items * min(2, tries)
+        is_over = self._refused_items >= items and self._refused_replies >= _REPLIES_EACH * items
         if self._is_useful or self.gone or not is_over:
             return
         self.is_useless = True

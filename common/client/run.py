@@ -14,8 +14,7 @@ from common.files import json_bytes, write_bytes
 
 _DISK_PATIENCE_S = 60.0  # somebody who is told of a full disk makes room in a minute, or is away
 _DISK_PAUSE_S = 0.5
-# Items of a model, none with a good reply, until it is left. With two replies each, a writer of
-# which the audit takes one in four is left by mistake once in 300 runs.
+# Items of a model, none with a good reply, until it is left (see model.py).
 _ITEMS_OF_A_TRIAL = 10
 # A shorter key, such as "ollama", is a word that a reply may well hold; no real key is that short.
 _SECRET_CHARS = 12
