@@ -168,7 +168,7 @@ class Tally:
         self.failed: list[dict] = []
         self.left = 0  # items that a run which was stopped did not get to
         self.stopped = False  # by something that the user has to change first
-        self.found_nothing_usable = False  # the last run left a model
+        self.failed_before: list[str] = []  # the kinds of what the last run failed at
         self._all_lasting = True  # every failed item would fail again
         self._started = time.monotonic()
 
@@ -185,7 +185,7 @@ class Tally:
         """Return the items with those last that this stage's last run in the folder failed at."""
         _, rows = _failed_list(folder, shard)
         rows = [row for row in rows if row.get("stage") == self.stage]
-        self.found_nothing_usable = any(NOTHING_USABLE in str(row.get("kind")) for row in rows)
+        self.failed_before = [str(row.get("kind")) for row in rows]
         failed = {str(row.get("item")) for row in rows}
         return sorted(items, key=lambda item: item in failed)
 

@@ -94,8 +94,13 @@ ECHO = b'{"error": {"message": "input: the authentication view, invalid token, c
 TOKENS = b'{"error": {"message": "Stop spamming. exceeded your current quota. model not found"}}'
 
 
-@pytest.mark.parametrize("refused", [WALL, (400, ECHO), (400, TOKENS), (422, ECHO), (403, TOKENS)])
-@pytest.mark.parametrize("at", [0, 5])
+REFUSALS = [WALL, (400, ECHO), (400, TOKENS), (422, ECHO), (403, TOKENS)]
+LATER = [(401, ECHO), (404, TOKENS), (405, ECHO), (302, b"", "Location: /captcha")]
+
+
+@pytest.mark.parametrize(
+    "refused, at", [(one, at) for one in REFUSALS for at in (0, 5)] + [(one, 5) for one in LATER]
+)
 def test_a_refusal_of_one_prompt_is_of_that_item(tmp_path, refused, at):
     make_sample(tmp_path, 8)
     write_settings(tmp_path, generate={**QUICK, "concurrency": 1})
@@ -274,12 +279,13 @@ def test_a_narrow_terminal_shows_dollars_first(tmp_path):
     assert bars[-1].index("spent=") < bars[-1].find("failed=") or "failed=" not in bars[-1]
 
 
-def test_a_bar_that_is_switched_off_changes_no_count(tmp_path):
+@pytest.mark.parametrize("name, value", [("TQDM_DISABLE", "1"), ("PYTHONIOENCODING", "ascii")])
+def test_a_bar_that_is_switched_off_or_plain_changes_no_count(tmp_path, name, value):
     make_sample(tmp_path, 5)
     with Server(
         lambda body: REPLY, key=KEY, faults=lambda n, b: "401" if n > 3 else None
     ) as server:
-        shown = in_a_terminal(tmp_path, server, 80, TQDM_DISABLE="1")
+        shown = in_a_terminal(tmp_path, server, 80, **{name: value})
     assert "3 done, 0 skipped, 0 failed, 2 not reached" in shown and "Traceback" not in shown
 
 

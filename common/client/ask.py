@@ -210,7 +210,8 @@ def run_turns(
     seconds, what they bring is saved. Return 0, or the exit code, its reason told on stderr.
     """
     llm.run.say = progress.say
-    if tally.found_nothing_usable:  # then it is soon clear whether that has changed
+    llm.run.failed_before = bool(tally.failed_before)
+    if any(cli.NOTHING_USABLE in kind for kind in tally.failed_before):
         llm.run.items_of_a_trial = _ITEMS_OF_A_SECOND_TRIAL
     try:
         asyncio.run(_Turns(llm, iter(turns), work, name, progress, tally).run(width))

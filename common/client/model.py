@@ -4,7 +4,8 @@
 
 - configuration (401, 403, 404, 405, redirects): the run, exit 2, unless a one-word chat passes:
   then this item, as with a firewall that dislikes one prompt. No money (402), or all but a 403
-  before any call has passed: the run, unasked; a cap of the subscription: exit 1.
+  where no call has passed yet, nor an item failed before: the run, unasked; a cap of the
+  subscription: exit 1.
 - item (a request refused: prompt too long, content, a setting): this item, at once. Where such
   refusals come before or between calls that pass, the one-word chat tells whether the run would be
   refused alike: exit 2. Words decide nothing: they may be the prompt's own.
@@ -189,7 +190,8 @@ class Model:
         is_configuration = fault.category == "configuration"
         if fault.category == "cap" or (is_configuration and fault.status in _NO_MONEY):
             return fault
-        if fault.status in _NO_PROMPTS_OWN and not self._proven:
+        is_first = not self._proven and not self._run.failed_before
+        if fault.status in _NO_PROMPTS_OWN and is_first:
             return fault
         if fault.category == "transient" and (self._proven or fault.advice != CHECK_ADDRESS):
             return None
@@ -205,9 +207,7 @@ class Model:
         return refused  # whose words hold no prompt
 
     async def _judge(self, fault: Fault, call: CallSettings, tries: _Tries) -> str:
-        """Return what a fault ends: "model", "item", or "" when another try makes sense."""
-        if fault.category != "transient":
-            return "item"
+        """Return what a transient fault ends: "model", "item", or "" for another try."""
         if fault.retry_after_s > call.retry_budget_s:
             return "model"
         now_s = self._now_s()
@@ -244,12 +244,12 @@ class Model:
             advice = shared.advice_at(self._connection.endpoint)
             self._run.halt(code, f"{self._where}: {shared}\n{advice}")
         self._raise_if_over()
+        if fault.category != "transient":
+            raise ItemFailed(fault.kind, str(fault), lasting=True)
         ends = await self._judge(fault, call, tries)
         if ends == "model":
             self._give_up(fault)
         self._raise_if_over()
-        if ends == "item" and fault.category != "transient":
-            raise ItemFailed(fault.kind, str(fault), lasting=True)
         if ends == "item":
             detail = f"failed {tries.attempts} times while others pass: {fault}"
             raise ItemFailed(f"provider: {fault.kind}", detail)
@@ -315,12 +315,10 @@ class Model:
         It takes so many items, and so many replies to each on the average, none good.
         """
         tries = call.bad_reply_tries
-        self._refused_items += nth == 1
-        if not is_cut:
-            self._refused_replies += 1
-        elif nth == tries:  # more tokens did not help
-            self._refused_replies += tries
         items = self._run.items_of_a_trial
+        self._refused_items += nth == 1
+        if not is_cut or nth == tries:  # of one that is cut off more tokens are yet to come
+            self._refused_replies += tries if is_cut else 1
         is_over = self._refused_items >= items and self._refused_replies >= _REPLIES_EACH * items
         if self._is_useful or self.gone or not is_over:
             return

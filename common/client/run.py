@@ -33,6 +33,9 @@ class Run:
         self.budget = Budget(max_cost)
         self.saver = Saver(self)
         self.say: Callable[[str], None] = print
+        self.failed_before = (
+            False  # the last run failed at some items, which may be all that is left
+        )
         self.items_of_a_trial = _ITEMS_OF_A_TRIAL
         self.models: dict = {}  # model.Model by provider and name
         self.given_up = 0  # calls in flight that the end did not wait for
