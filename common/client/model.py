@@ -35,7 +35,7 @@ from common.files import ItemFailed
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
-_PASSES_OF_A_MODEL = 2  # between two refusals, for them to be the items' own: chosen
+_MOST_CREDIT = 4  # refusals in a row that may be the items' own, after as many passes: chosen
 _NO_MONEY = (402, 429)  # as a configuration fault: no chat would pass
 # Key and address are looked at before any prompt; a 403 may be a firewall's for what is in one.
 _NO_PROMPTS_OWN = (401, 404, 405, *range(300, 400))
@@ -84,7 +84,7 @@ class Model:
         self._heard_s = self._now_s()  # when words of a reply last arrived
         self._reached = False  # anything has answered
         self._proven = False  # a call has passed
-        self._passed = 0  # calls since the last refusal
+        self._credit = 0  # calls that passed less those refused, within _MOST_CREDIT
         self._faults_in_a_row = 0
         self._hello: asyncio.Future | None = None  # the last one-word chat
         self._hello_passed_s = -math.inf
@@ -180,7 +180,7 @@ class Model:
     def _pass(self) -> None:
         self._hear()
         self._proven = True
-        self._passed += 1
+        self._credit = min(_MOST_CREDIT, self._credit + 1)
         self._faults_in_a_row = 0
 
     # ------------------------------------------------------------------- what a fault stands for
@@ -195,9 +195,8 @@ class Model:
             return fault
         if fault.category == "transient" and (self._proven or fault.advice != CHECK_ADDRESS):
             return None
-        is_rare = self._passed >= _PASSES_OF_A_MODEL
-        self._passed = 0
-        if not is_configuration and (is_rare or fault.status == 413):  # no chat is smaller
+        self._credit = max(0, self._credit - 1)
+        if not is_configuration and (self._credit or fault.status == 413):  # no chat is smaller
             return None
         # Elsewhere max_tokens may be what is refused.
         most = _HELLO_TOKENS if fault.status in (403, *_NO_PROMPTS_OWN) else call.max_tokens
