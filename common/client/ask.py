@@ -13,6 +13,7 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
@@ -92,8 +93,9 @@ class LLM:
             try:
                 completion, attempts, cost = await model.complete(call, messages, max_tokens)
             except ItemFailed as failure:
-                failure.replies = refused
-                raise
+                ours = copy(failure)  # several may share it
+                ours.replies = refused
+                raise ours from None
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
