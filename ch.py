@@ -21,18 +21,19 @@ Writes  `challenger` and its `meta` into answer_*/*.json in place (--shard I/N: 
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a second
-    from common.cli import exit_on_signals
+    from common.start import begin
 
-    exit_on_signals()
+    begin()
 
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 
 from common import turns
 from common.audit.leaks import AUDIT_VERSION, find_leaks
 from common.audit.protocol import fence_of, protocol_problem
 from common.audit.texts import Chat
-from common.cli import Progress, Tally, parser, run
+from common.cli import Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
@@ -268,7 +269,8 @@ def main() -> int:
     if not held or not (files or flags.shard):
         raise UserError("no answers here: answer_*/ hold no turn. Run king.py first.")
 
-    with lock_folders(held, "ch", flags.shard):
+    lock = nullcontext() if flags.dry_run else lock_folders(held, "ch", flags.shard)
+    with lock:
         pending = find_pending(files, generate, flags.redo_refused, not flags.dry_run, tally)
         pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
         if flags.dry_run:
@@ -290,7 +292,7 @@ def main() -> int:
         )
         tally.write_failed(held[0], flags.shard)
     lines = [*llm.usage_lines(), "output  answer_*/, key challenger"]
-    return tally.show(*lines, next_command="python validate.py", code=code)
+    return tally.show(*lines, next_command=steps_from("validate.py", flags.shard), code=code)
 
 
 if __name__ == "__main__":

@@ -14,17 +14,18 @@ Writes  answer_0/<source>_<order>.json (answer_I/ with --shard I/N: every N-th p
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a second
-    from common.cli import exit_on_signals
+    from common.start import begin
 
-    exit_on_signals()
+    begin()
 
+from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 
 from common import turns
 from common.audit.protocol import format_ok as format_ok  # this stage's check by its own name
 from common.audit.protocol import format_problem
-from common.cli import Progress, Tally, parser, run
+from common.cli import Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, Reply, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
@@ -35,10 +36,10 @@ from common.turns import EXCLUDED_IDS as _EXCLUDE_IDS
 PROMPT_VERSION = "king-1: the chat as it is"
 
 
-def find_answered(tally: Tally) -> dict[str, tuple]:
+def find_answered(tally: Tally, write: bool) -> dict[str, tuple]:
     """Return (instance id, prompt's source) by stem of what lies in all answer_*/.
 
-    A torn file is set aside and asked for again.
+    A torn file is set aside, with `write`, and asked for again.
     """
     answered = {}
     for folder in turns.answer_folders():
@@ -47,7 +48,7 @@ def find_answered(tally: Tally) -> dict[str, tuple]:
                 answer = turns.read_answer(path)
                 answered[path.stem] = (answer["instance_id"], answer["meta"].get("source"))
             except BadFile as bad:
-                turns.set_aside(bad, "asked for again")
+                turns.set_aside(bad, "asked for again", write)
                 tally.skipped["torn files set aside"] += 1
     return answered
 
@@ -134,8 +135,12 @@ def main() -> int:
 
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
     ours = [folder] if flags.shard else sorted({folder, *turns.answer_folders()})
-    with lock_folders([Path("prompt")], "king", flags.shard), lock_folders(ours, "king"):
-        pending = find_pending(find_answered(tally), shard, call.max_record_chars, tally)
+    with ExitStack() as locks:
+        if not flags.dry_run:
+            locks.enter_context(lock_folders([Path("prompt")], "king", flags.shard))
+            locks.enter_context(lock_folders(ours, "king"))
+        answered = find_answered(tally, write=not flags.dry_run)
+        pending = find_pending(answered, shard, call.max_record_chars, tally)
         pending = tally.others_first(pending, folder)[: flags.limit]
         if flags.dry_run:
             calls = ((call, prompt_chars(prompt_of(stem)["messages"])) for stem in pending)
@@ -157,8 +162,8 @@ def main() -> int:
             tally=tally,
         )
         tally.write_failed(folder)
-    output = f"output  {folder}/"
-    return tally.show(*llm.usage_lines(), output, next_command="python ch.py", code=code)
+    lines = [*llm.usage_lines(), f"output  {folder}/"]
+    return tally.show(*lines, next_command=steps_from("ch.py", flags.shard), code=code)
 
 
 if __name__ == "__main__":

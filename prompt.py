@@ -26,6 +26,11 @@ flags give the same files, byte for byte, also after a kill; a rerun fills in wh
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take a second
+    from common.start import begin
+
+    begin()
+
 import heapq
 import itertools
 import math
@@ -38,7 +43,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common.audit.history import may_peek, shows_fix
-from common.cli import Progress, Tally, parser, run, whole_number
+from common.cli import Progress, Tally, parser, run, steps_from, whole_number
 from common.files import ItemFailed, UserError, digest, lock_folders, write_json
 from common.sampling import sample
 from common.sampling.exclusions import Exclusions, read_benchmarks, read_names
@@ -315,9 +320,9 @@ def main() -> int:
     flags["--exclude"] = sorted(read_names(args.exclude))
     flags["--license"] = sorted({*(args.license or "").lower().replace(" ", "").split(",")} - {""})
     del flags["--limit"]
-    tally = Tally("prompt")
+    tally = Tally("prompt.py")
     goal = min(args.count, args.limit or args.count)
-    lines = [f"output     prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/"]
+    lines = [f"output  prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/"]
     with lock_folders([Path("prompt"), Path("commit")], "prompt"):
         plan = sample.read_plan(flags)
         try:
@@ -334,7 +339,7 @@ def main() -> int:
             tally.show()
             raise
         tally.write_failed(Path("prompt"))
-        return tally.show(*lines, next_command="python king.py")
+        return tally.show(*lines, next_command=steps_from("king.py"))
 
 
 if __name__ == "__main__":

@@ -23,6 +23,11 @@ No network, no key.
 
 from __future__ import annotations
 
+if __name__ == "__main__":  # before the other imports, which take a second
+    from common.start import begin
+
+    begin()
+
 import gc
 import os
 from functools import partial

@@ -21,9 +21,9 @@ replies, chat and order: a rerun asks only for what an edit has touched.
 from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a second
-    from common.cli import exit_on_signals
+    from common.start import begin
 
-    exit_on_signals()
+    begin()
 
 import asyncio
 import json
@@ -37,7 +37,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
+from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
@@ -409,9 +409,7 @@ def main() -> int:
             if duel["parse_rate"] == 0:
                 code = code or EXIT_SOME_FAILED
         tally.write_failed(SCORE, flags.shard)
-    follow = "python report.py"
-    if flags.shard:
-        follow = "python validate.py, once all shards are through"
+    follow = steps_from("validate.py" if flags.shard else "report.py", flags.shard)
     shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
     return code or shown
 

@@ -14,14 +14,16 @@ from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
 
+from common import start
 from common.files import BadFile, UserError, printable, write_bytes
 
 EXIT_DONE = 0
 EXIT_SOME_FAILED = 1
 EXIT_STOPPED = 2
 EXIT_INTERRUPTED = 130
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end a stage
 INTERRUPTED = "interrupted; what was finished is saved, the same line goes on from here"
+STAGES = ("prompt.py", "king.py", "ch.py", "validate.py", "report.py")
+NOTHING_USABLE = "a model gives nothing usable"  # kind of the items of a model that is left
 LOG_EVERY_S = 15  # where there is no terminal: often enough to see life, rare enough for a log
 
 
@@ -35,7 +37,7 @@ def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
         add("--concurrency", type=whole_number, metavar="N", help="calls at once per model, most")
         add("--shard", type=shard, metavar="I/N", help="only the I-th of N parts, I from 0")
         add("--dry-run", action="store_true", help="say what is ahead and its cost; no paid calls")
-        add("--max-cost", type=dollars, metavar="DOLLARS", help="stop before this sum is passed")
+        add("--max-cost", type=dollars, metavar="DOLLARS", help="spend no more in this run")
     return flags
 
 
@@ -69,32 +71,12 @@ def _wrong(text: str, expected: str) -> argparse.ArgumentTypeError:
     return argparse.ArgumentTypeError(f"expected {expected}, found {text[:40]!r}")
 
 
-def exit_on_signals() -> None:
-    """Leave at once with 130 on a signal, until `run` lets it raise KeyboardInterrupt in `main`.
-
-    Each script calls this before its other imports: nothing has been begun then.
-    """
-
-    def leave(*_):
-        os.write(2, b"interrupted\n")
-        os._exit(EXIT_INTERRUPTED)
-
-    handle_signals(leave)
-
-
-def handle_signals(handler) -> None:
-    """Let `handler` take the signals that end a stage, but for one that nohup ignores."""
-    for number in ENDING:
-        if signal.getsignal(number) != signal.SIG_IGN:
-            signal.signal(number, handler)
-
-
 def run(main: Callable[[], int]) -> None:
     """Run a stage's `main` and leave with its exit code.
 
     UserError, BadFile and a full disk become one or two lines on stderr and exit code 2.
     """
-    handle_signals(signal.default_int_handler)
+    start.handle_signals(signal.default_int_handler)
     words = ""
     code = EXIT_STOPPED
     try:
@@ -111,12 +93,17 @@ def run(main: Callable[[], int]) -> None:
         words = disk_words(error)
     if words:
         print(printable(f"{Path(sys.argv[0]).name}: {words}"), file=sys.stderr)
+    start.handle_signals(signal.SIG_IGN)  # the code is decided
     sys.exit(code)
 
 
 def disk_words(error: OSError) -> str:
     """Return what a disk or a file system refused, and in a second line what to do."""
-    refused = f"{error.filename or 'the output folder'}: {error.strerror or error}"
+    refused = error.strerror or str(error)
+    if error.filename:
+        refused = f"{error.filename}: {refused}"
+    if isinstance(error, FileNotFoundError):
+        return f"{refused}\nNothing is torn. Bring it back, then run the same line again."
     return f"{refused}\nNothing is torn. Make room or give access, then run the same line again."
 
 
@@ -163,6 +150,14 @@ def clock(seconds: float) -> str:
     return str(timedelta(seconds=round(seconds)))
 
 
+def steps_from(stage: str, shard: tuple[int, int] | None = None) -> str:
+    """Return what to run from a stage to the last, a step a line; a shard's wait for the others."""
+    steps = [f"python {name}" for name in STAGES[STAGES.index(stage) :]]
+    if shard:
+        steps[0] += "  # once all shards are through"
+    return "\n".join(steps)
+
+
 class Tally:
     """What became of a stage's items: done, skipped and failed by reason; printed at the end."""
 
@@ -173,6 +168,7 @@ class Tally:
         self.failed: list[dict] = []
         self.left = 0  # items that a run which was stopped did not get to
         self.stopped = False  # by something that the user has to change first
+        self.failed_before: list[str] = []  # the kinds of what the last run failed at
         self._all_lasting = True  # every failed item would fail again
         self._started = time.monotonic()
 
@@ -188,7 +184,9 @@ class Tally:
     def others_first(self, items: list[str], folder: Path | str, shard=None) -> list[str]:
         """Return the items with those last that this stage's last run in the folder failed at."""
         _, rows = _failed_list(folder, shard)
-        failed = {str(row.get("item")) for row in rows if row.get("stage") == self.stage}
+        rows = [row for row in rows if row.get("stage") == self.stage]
+        self.failed_before = [str(row.get("kind")) for row in rows]
+        failed = {str(row.get("item")) for row in rows}
         return sorted(items, key=lambda item: item in failed)
 
     def write_failed(self, folder: Path | str, shard=None) -> None:
@@ -209,9 +207,9 @@ class Tally:
             print(f"{path} could not be written: {error.strerror}", file=sys.stderr)
 
     def show(self, *lines: str, next_command: str = "", code: int = EXIT_DONE) -> int:
-        """Print the tally, then `lines`, then the next command; return the exit code.
+        """Print the tally, then `lines`, then what to run next; return the exit code.
 
-        It is 1 where items failed, unless `code` says more.
+        It is 1 where items failed, unless `code` says more. A step a line, each to be copied.
         """
         skipped = sum(self.skipped.values())
         counts = f"{self.done} done, {skipped} skipped, {len(self.failed)} failed"
@@ -232,9 +230,12 @@ class Tally:
             print("  note    the failed ones would fail alike again: _failed.jsonl says why")
             next_command = next_command or "the next stage goes on with the others"
         elif self.failed or self.left:
-            next_command = "the same line again: it asks only for what is missing"
+            kinds = " ".join(row["kind"] for row in self.failed)
+            steps = [f"python {name}" for name in STAGES if f"run {name} again" in kinds]
+            steps.append("the same line again: it asks only for what is missing")
+            next_command = "\n".join(steps)
         if next_command:
-            print(f"  next    {next_command}")
+            print("  next    " + next_command.replace("\n", "\n          "))
         return code or (EXIT_SOME_FAILED if self.failed else EXIT_DONE)
 
 

@@ -278,6 +278,30 @@ def check_address(base_url: str, setting: str, key_setting: str) -> None:
         raise UserError(f"{setting} holds a user or a password. {where}")
 
 
+def check_way_out(url: str) -> None:
+    """Raise UserError for a proxy or a certificate file of the environment that cannot be used."""
+    import ssl  # here, because they take some time
+    from urllib.request import getproxies_environment, proxy_bypass_environment
+
+    certificates = os.environ.get("SSL_CERT_FILE")
+    try:
+        if certificates:
+            ssl.create_default_context(cafile=certificates)
+    except OSError as error:
+        words = f"SSL_CERT_FILE = {certificates}: {error.strerror or error}"
+        raise UserError(f"{words}.\nGive a file of certificates, or unset it.") from None
+    address = urlsplit(url)
+    for scheme, proxy in getproxies_environment().items():
+        kind = proxy.partition("://")[0] if "://" in proxy else "http"
+        # The HTTP client takes socks5 as it is made, but cannot speak it; others it refuses then.
+        is_passed_by = kind.startswith("socks5") and proxy_bypass_environment(address.netloc)
+        if kind not in ("http", "https") and not is_passed_by:
+            name = f"{scheme}_proxy"
+            name = name if name in os.environ else name.upper()
+            words = "such a proxy cannot be used. Unset it, or name an http:// one"
+            raise UserError(f"{name} = {kind}://...: {words}.")
+
+
 def find_setting_file(name: str) -> Path | None:
     """Return the file of this name here, one folder up, or beside the scripts."""
     for folder in (Path("."), Path(".."), Path(__file__).resolve().parent.parent):
@@ -327,6 +351,7 @@ def _endpoint(name: str, config: Config, values: dict[str, str]) -> Endpoint:
         url_place = "CHUTES_BASE_URL in .env"
         check_address(base_url, "CHUTES_BASE_URL", key_name)
     base_url = base_url.rstrip("/")
+    check_way_out(base_url)
     api_key = values.get(key_name, "")
     if not api_key.isascii() or not api_key.isprintable():
         raise UserError(f"{key_name} holds characters that no key has. Copy it anew.")

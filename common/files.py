@@ -6,6 +6,7 @@ A kill at any instant leaves the old file, the new file, or none; never half of 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import json
@@ -19,6 +20,7 @@ from typing import TextIO
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
+_WITHOUT_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP)  # some Lustre and NFS mounts
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2066-\u2069]")
 # File systems take 255 bytes: 200 leave room for what temporary names and the folders' lists add.
@@ -49,6 +51,7 @@ class ItemFailed(Exception):
         self.kind = kind
         self.detail = detail or kind
         self.lasting = lasting
+        self.replies: list[dict] = []  # those refused, shortened
 
 
 def is_safe_name(name: object) -> bool:
@@ -196,7 +199,7 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
 
 
 def _flock(file: TextIO, kind: int) -> None:
-    """Lock a file. Raises UserError with what its holder wrote into it."""
+    """Lock a file, where the file system can. Raises UserError with what its holder wrote."""
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
@@ -205,3 +208,9 @@ def _flock(file: TextIO, kind: int) -> None:
             f"{Path(file.name).parent}/: {file.read() or 'in use by another run'}.\n"
             "Wait for it to end, or stop it, then run this again."
         ) from None
+    except OSError as error:
+        if error.errno not in _WITHOUT_LOCKS:
+            raise
+        if kind == fcntl.LOCK_EX:
+            words = f"the file system has no locks ({error.strerror}): see that no second run works"
+            print(f"{Path(file.name).parent}/: {words} here", file=sys.stderr)

@@ -543,7 +543,7 @@ def test_an_outage_ends_with_1_and_loses_nothing(hub, tmp_path, clean, monkeypat
     assert "does not answer well" in told.out and "Traceback" not in told.err
     assert "does not answer well" in Path("prompt", "_failed.jsonl").read_text()
     saved = len(prompts(tmp_path))
-    assert f"prompt: {saved} done" in told.out and 0 < saved < 60
+    assert f"prompt.py: {saved} done" in told.out and 0 < saved < 60
     hub.dies_after = float("inf")
     assert prompt.main() == 0
     assert contents(tmp_path) == clean

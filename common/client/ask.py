@@ -13,12 +13,13 @@ import time
 import traceback
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Iterator
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import NamedTuple
 
-from common import cli
+from common import cli, start
 from common.client.contexts import Contexts
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
@@ -37,6 +38,8 @@ _CUT_OFF = (
 _TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
 _MANY_CUTS = 3  # in a run: fewer may be any bad line's
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
+_ITEMS_OF_A_SECOND_TRIAL = 3  # after a run that left a model: chosen
+_CHARS_KEPT = 400  # of a refused reply
 _ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
 
 
@@ -54,9 +57,10 @@ class Reply(NamedTuple):
 class NoAcceptableReply(ItemFailed):
     """Every reply was refused; `last` is the last one that came, empty or cut off as it may be."""
 
-    def __init__(self, kind: str, detail: str, last: Reply):
+    def __init__(self, kind: str, detail: str, last: Reply, replies: list[dict]):
         super().__init__(kind, detail)
         self.last = last
+        self.replies = replies
 
 
 class LLM:
@@ -96,10 +100,17 @@ class LLM:
         tries = 0
         cost_usd: float | None = 0.0
         usage_all_tries: Counter = Counter()
+        refused: list[dict] = []
         for _ in range(call.bad_reply_tries):
-            completion, attempts, cost = await model.complete(call, messages, max_tokens)
+            try:
+                completion, attempts, cost = await model.complete(call, messages, max_tokens)
+            except ItemFailed as failure:
+                ours = copy(failure)  # several may share it
+                ours.replies = refused
+                raise ours from None
             end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
-            was_cut = max_tokens if end in _CUT_OFF else 0
+            is_cut = end in _CUT_OFF
+            was_cut = max_tokens if is_cut else 0
             if lack := self._contexts.lack(call.model, messages, completion.usage, was_cut):
                 self.run.spending.calls["cut by the context"] += 1
                 raise lack
@@ -125,19 +136,23 @@ class LLM:
             self.run.spending.calls["refused reply" if why else "good"] += 1
             self.run.spending.marks[call.model][mark] += 1
             if why is None:
+                model.note_good_reply()
                 return Reply(text, meta)
+            refused.append({"why": why, "text": text[:_CHARS_KEPT]})
+            model.note_refused_reply(call, len(refused), is_cut, f"{why}: {text}")
             if again:
                 messages = again(text, why)
-            if end in _CUT_OFF:
+            if is_cut:
                 max_tokens = min(2 * max_tokens, call.max_tokens_cap)
 
         detail = f"{why} (asked {call.bad_reply_tries} times)"
-        if end in _CUT_OFF:
+        if is_cut:
             asked = f"max_tokens {meta['sampling']['max_tokens']:,}"
             cap = f"max_tokens_cap {call.max_tokens_cap:,}"
             came = f"{len(completion.content):,} characters came"
             detail = f"{detail}; {asked} of {cap} in chain.toml was not enough: {came}"
-        raise NoAcceptableReply(f"no acceptable reply: {why}", detail, Reply(text, meta))
+        last = Reply(text, meta)
+        raise NoAcceptableReply(f"no acceptable reply: {why}", detail, last, refused)
 
     def _model(self, call: CallSettings) -> Model:
         """Return the model that a call goes to, and its connection: made when first asked."""
@@ -165,12 +180,12 @@ class LLM:
         for connection in self._connections.values():
             await connection.close()
 
-    def notes(self) -> dict:
-        """Return the pace of each model and the dollars so far, for the progress bar."""
+    def notes(self, failed: int) -> dict:
+        """Return dollars so far, failures and each model's pace, for the progress bar."""
         paces = [str(model.limiter.pace) for model in self.run.models.values()]
-        notes = {"at_once": "+".join(paces)}
+        notes = {"failed": failed, "at_once": "+".join(paces)}
         if self.run.spending.cost_usd:
-            notes["spent"] = f"${self.run.spending.cost_usd:.2f}"
+            notes = {"spent": f"${self.run.spending.cost_usd:.2f}", **notes}
         return notes
 
     def usage_lines(self) -> list[str]:
@@ -181,6 +196,9 @@ class LLM:
                 words = f"{model.limiter.pace.cuts:,} replies of {name} broke off while others ran"
                 settings = "set concurrency = 1 or stream = false in chain.toml"
                 lines.append(f"note    {words}; if its server ends one for the next, {settings}")
+        if self.run.given_up:
+            words = "calls in flight when the run ended, which may be billed all the same"
+            lines.append(f"left    {self.run.given_up:,} {words}")
         lost = self.run.saver.lost
         if lost:
             lines.append(f"lost    {lost:,} paid replies: the disk took no file for them")
@@ -224,16 +242,20 @@ def run_turns(
     seconds, what they bring is saved. Return 0, or the exit code, its reason told on stderr.
     """
     llm.run.say = progress.say
+    llm.run.failed_before = bool(tally.failed_before)
+    if any(cli.NOTHING_USABLE in kind for kind in tally.failed_before):
+        llm.run.items_of_a_trial = _ITEMS_OF_A_SECOND_TRIAL
     try:
         asyncio.run(_Turns(llm, iter(turns), work, name, progress, tally).run(width))
     finally:
-        cli.handle_signals(signal.default_int_handler)
+        start.handle_signals(signal.default_int_handler)
         progress.close()
+    tally.stopped = any(model.is_useless for model in llm.run.models.values())
     if llm.run.end is None:
         return cli.EXIT_DONE
     tally.left = max(0, progress.total - progress.n)
     code, words = llm.run.end
-    tally.stopped = code == cli.EXIT_STOPPED
+    tally.stopped = tally.stopped or code == cli.EXIT_STOPPED
     print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
     return code
 
@@ -254,7 +276,7 @@ class _Turns:
         """Let the workers run until the turns are through or the run is over."""
         run = self.llm.run
         loop = asyncio.get_running_loop()
-        for number in cli.ENDING:
+        for number in start.ENDING:
             if signal.getsignal(number) != signal.SIG_IGN:  # nohup
                 loop.add_signal_handler(number, run.interrupt)
         workers = [loop.create_task(self.worker()) for _ in range(width)]
@@ -264,6 +286,8 @@ class _Turns:
         await asyncio.wait({through, over}, return_when=asyncio.FIRST_COMPLETED)
         first = asyncio.FIRST_COMPLETED
         await asyncio.wait({through, hurried}, timeout=_GRACE_S, return_when=first)
+        run.given_up = sum(model.limiter.in_flight for model in run.models.values())
+        loop.set_exception_handler(lambda *_: None)  # nobody asks for what is cancelled now
         for task in (over, hurried, *workers):
             task.cancel()
         await through
@@ -280,7 +304,7 @@ class _Turns:
                 if run.end:
                     return
                 await self.do(turn)
-                self.progress.update(failed=len(self.tally.failed), **self.llm.notes())
+                self.progress.update(**self.llm.notes(len(self.tally.failed)))
         except Halted:
             pass
         except (UserError, BadFile) as stop:
@@ -295,9 +319,12 @@ class _Turns:
             self.tally.done += 1
             self.errors_in_a_row.clear()
         except ItemFailed as failure:
-            self.tally.fail(self.name(turn), failure.kind, failure.detail, lasting=failure.lasting)
+            more = {"replies": failure.replies} if failure.replies else {}
+            self.tally.fail(self.name(turn), failure.kind, failure.detail, failure.lasting, **more)
         except (Halted, UserError, BadFile, OSError):
             raise
+        except ModuleNotFoundError as missing:
+            self.llm.run.halt(cli.EXIT_STOPPED, start.install_words(missing))
         except Exception as error:
             self.fail_by_error(self.name(turn), error)
 

@@ -13,7 +13,7 @@ from common.files import UserError
 # English and code lie between 3 and 4.5. For estimates only: real usage is what is counted.
 CHARS_PER_TOKEN = 3.5
 # The densest that real chats are: a Chinese character is three bytes and about one token.
-_LEAST_BYTES_PER_TOKEN = 2
+LEAST_BYTES_PER_TOKEN = 2
 _MOST_REPLIES = 3  # that begin alike: fewer tell nothing of a server
 _LOOK_AGAIN_S = 0.05  # for room in the budget
 _CONTEXT_KEYS = ("context_length", "max_model_len", "context_window")
@@ -42,7 +42,7 @@ class Listing:
         prompt = (usage["prompt_tokens"] - cached) * self.prompt_price + cached * cached_price
         return prompt + usage["completion_tokens"] * self.completion_price
 
-    def worst_case_usd(self, call: CallSettings, messages: list[dict], max_tokens: int) -> float:
+    def worst_case_usd(self, call: CallSettings, messages: list[dict], max_tokens: float) -> float:
         """Return the most that a call can cost. Raises UserError when the price is not known."""
         if self.prompt_price is None or self.completion_price is None:
             raise UserError(
@@ -51,7 +51,7 @@ class Listing:
                 "chain.toml (dollars a million tokens), or run without --max-cost."
             )
         size = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
-        prompt = size / _LEAST_BYTES_PER_TOKEN * self.prompt_price
+        prompt = size / LEAST_BYTES_PER_TOKEN * self.prompt_price
         return prompt + max_tokens * self.completion_price
 
 
@@ -156,7 +156,8 @@ class Budget:
         self._reserved: list[float] = []
 
     def __str__(self) -> str:
-        return f"--max-cost: ${self.spent_usd:.4f} of ${self._limit_usd:.4f} is spent"
+        spent = f"${self.spent_usd:.4f} of ${self._limit_usd:.4f} for this run is spent"
+        return f"--max-cost: {spent} (failed tries at the most they may cost)"
 
     async def reserve(self, worst_case_usd: float) -> bool:
         """Wait until the calls in flight leave room; return False when even then there is none."""

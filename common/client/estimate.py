@@ -120,7 +120,7 @@ async def _fetch_lists(
         except Fault as fault:
             print(f"  {endpoint.base_url}: {Run(environment).masked(str(fault))[:400]}")
             # A server may have no such list (404): that is no fault of the settings.
-            if fault.category == "configuration" and fault.status not in (404, 405):
+            if fault.category != "transient" and fault.status not in (404, 405):
                 print(f"  {fault.advice_at(endpoint)}")
                 code = EXIT_STOPPED
             elif fault.reached:

@@ -19,8 +19,9 @@ _WORDS_READ = 4000  # characters of an error body that are looked at
 class Fault(Exception):
     """What went wrong with one attempt, as the table below sorts it; never changed afterwards.
 
-    category: "configuration" stops the run with exit code 2, "cap" with 1, "item" fails this item,
-    "transient" is tried again. model.py judges what it means for the run.
+    category: "configuration" is most likely of every call and then stops the run with exit code 2,
+    "cap" with 1; "item" is most likely of this item and fails it; "transient" is tried again.
+    model.py judges, by a one-word chat where there is doubt.
     """
 
     category: str
@@ -47,9 +48,9 @@ class Fault(Exception):
 
 CHECK_ADDRESS = "Check {url}: an API's address mostly ends in /v1."
 _CHANGE_SETTINGS = (
-    "It refuses every call alike. Change what it names in chain.toml (sampling, extra_body, "
-    'stream; omit = ["top_p"] leaves a field out, max_tokens_field = "max_completion_tokens" '
-    "sends max_tokens by its other name), then run again."
+    "It refuses every call alike. Check {key}, the model id, or change what it names in chain.toml "
+    '(sampling, extra_body, stream; omit = ["top_p"] leaves a field out, max_tokens_field = '
+    '"max_completion_tokens" sends max_tokens by its other name), then run again.'
 )
 _CHECK_KEY = "Check {key} (and that {url} is the one it is for)."
 _CHECK_MODEL = "Check the model id in chain.toml ([generate], [judge], [confirm]) and {url}."
@@ -65,21 +66,6 @@ _NOT_THIS_KEY = "This key may not use this model. Check {key} and the id in chai
 _LOOK = "Nothing more is asked. Look at the account, then run the same line again."
 _NEW_ADDRESS = "Write the address that it should be into {url}."
 
-_NO_MONEY = re.compile(
-    "insufficient_quota|quota exceeded and account balance|exceeded your current quota"
-)
-_REFUSED = r"content[_ ]filter|content (management )?policy|moderation|flagged|safety"
-_TOO_LONG = (
-    r"^(?!.*<html).*(context[ _](length|size)|context window|maximum context|too long|too large"
-    r"|max_model_len|exceeds the maximum|maximum allowed length)"
-)
-_WRONG_KEY = (
-    r"api[ _]?key|no connected db|authentication|unauthorized|invalid token|token is invalid"
-)
-_UNKNOWN_MODEL = (
-    r"model[ _]not[ _]found|(no such|unknown|invalid|not a valid) model\b"
-    r"|\bmodels?\b.{0,150}\b(not found|does not exist|not exist|is not available|not supported)\b"
-)
 _NO_BALANCE = r"insufficient.*balance|balance.*insufficient"
 _TIER = r"\btier\b|\bmodels? requires?\b|requires? a .{0,40}(subscription|plan)\b"
 # A subscription's limit of some hours or days.
@@ -88,30 +74,28 @@ _CAP = (
 )
 _TIME = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}[0-9:.]{0,12}Z?)?")
 
-_REQUEST = (400, 403, 413, 422)  # the request itself may be at fault
+# Names in `code` and `type`, which hold no prompt.
+_OF_THE_REQUEST = "invalid_request|context_length|content_filter|BadRequest"
 _MOVED = range(300, 400)
 _TROUBLE = (408, 409, 425, *range(500, 1000))
 _ANY = range(1000)
 
 # The first that fits: statuses, what stands in the words (lower case); category, kind, advice.
+# Words may be the prompt's own, echoed: they count only for 402 and 429, where nobody echoes.
 _FAULTS = (
     ([402], _NO_BALANCE, "configuration", "HTTP {status}", _TOP_UP),
     ([402], _TIER, "configuration", "HTTP {status}", _ANOTHER_TIER),
     ([402], _CAP, "cap", "HTTP {status}", _WAIT_FOR_CAP),
     ([402], "", "configuration", "HTTP {status}", _TOP_UP),
-    (_ANY, "stop spamming", "configuration", "the provider wants no more of these calls", _LOOK),
+    ([429], "stop spamming", "configuration", "the provider wants no more of these calls", _LOOK),
     ([429], "", "transient", "rate limit (429)", ""),
     (_TROUBLE, "", "transient", "server trouble ({status})", ""),
-    (_REQUEST, _REFUSED, "item", "refused by the provider's content filter", ""),
-    (_REQUEST, _TOO_LONG, "item", "prompt too long for the model", ""),
-    ([413], "", "item", "request too large for the server (a proxy? client_max_body_size)", ""),
-    ([400], _WRONG_KEY, "configuration", "HTTP {status}", _CHECK_KEY),
     ([401], "", "configuration", "HTTP {status}", _CHECK_KEY),
-    (_REQUEST, _UNKNOWN_MODEL, "configuration", "HTTP {status}", _CHECK_MODEL),
-    ([404], "", "configuration", "HTTP {status}", _CHECK_MODEL),
     ([403], "", "configuration", "HTTP {status}", _NOT_THIS_KEY),
+    ([404], "", "configuration", "HTTP {status}", _CHECK_MODEL),
     ([405], "", "configuration", "HTTP {status}", CHECK_ADDRESS),
     (_MOVED, "", "configuration", "redirected ({status}), which is not followed", _NEW_ADDRESS),
+    ([413], "", "item", "request too large for the server (a proxy? client_max_body_size)", ""),
     (_ANY, "", "item", "request refused ({status})", ""),
 )
 
@@ -119,11 +103,10 @@ _FAULTS = (
 def sort_status(status: int, words: str, headers=None) -> Fault:
     """Return the fault behind an HTTP status of 300 or more; `words` is what the provider said."""
     said = words.lower()
-    sorted_as = 402 if _NO_MONEY.search(said) else status
     category, kind, advice = next(
         what
         for statuses, pattern, *what in _FAULTS
-        if sorted_as in statuses and re.search(pattern, said)
+        if status in statuses and re.search(pattern, said)
     )
     retry_after_s = _retry_after_s(headers or {})
     return Fault(category, kind.format(status=status), words, advice, status, retry_after_s)
@@ -134,12 +117,12 @@ def sort_error_body(answer: dict, body: bytes) -> Fault | None:
     error = answer.get("error") or answer.get("detail")
     if not error:
         return None
-    words = provider_words(body)
-    code = str(error.get("code")) if isinstance(error, dict) else ""
-    if re.fullmatch("[45][0-9]{2}", code):
-        return sort_status(int(code), words)
-    about_the_item = re.search(f"{_REFUSED}|{_TOO_LONG}", words.lower())
-    return sort_status(400 if about_the_item else 500, words)
+    own_names = [str(error.get(key)) for key in ("code", "type")] if isinstance(error, dict) else []
+    status = 400 if re.search(_OF_THE_REQUEST, " ".join(own_names)) else 500
+    for name in own_names:
+        if re.fullmatch("[45][0-9]{2}", name):
+            status = int(name)
+    return sort_status(status, provider_words(body))
 
 
 def provider_words(body: bytes) -> str:

@@ -2,10 +2,13 @@
 
 `_judge` decides what a fault ends, from what faults.py has sorted it as:
 
-- configuration (401, 402, 403, 404, no money): the run, exit 2; a cap of the subscription: exit 1.
-  Once calls have passed, a 400, 401 or 403 may be about one item.
-- item (prompt too long, content refused, a request refused): this item, at once. But two such
-  refusals before any call has passed, and the run would be refused alike: exit 2.
+- configuration (401, 403, 404, 405, redirects): the run, exit 2, unless a one-word chat passes:
+  then this item, as with a firewall that dislikes one prompt. No money (402), or all but a 403
+  where no call has passed yet, nor an item failed before: the run, unasked; a cap of the
+  subscription: exit 1.
+- item (a request refused: prompt too long, content, a setting): this item, at once. Where such
+  refusals come before or between calls that pass, the one-word chat tells whether the run would be
+  refused alike: exit 2. Words decide nothing: they may be the prompt's own.
 - transient (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried
   again after growing, jittered waits, at most `retry_budget_s` an item. An item that goes on
   failing while others pass fails alone; nothing good for `outage_s`, and the model is given up;
@@ -22,7 +25,8 @@ import math
 import random
 from dataclasses import dataclass, replace
 
-from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED
+from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED, NOTHING_USABLE
+from common.client.costs import LEAST_BYTES_PER_TOKEN
 from common.client.faults import CHECK_ADDRESS, STREAM_CUT, Fault
 from common.client.pace import RateLimiter, Ticket
 from common.client.run import Halted, Run
@@ -31,10 +35,10 @@ from common.files import ItemFailed
 
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
-# Refused before anything has passed: one may be an odd item, two are asked about.
-_REFUSALS_OF_A_MODEL = 2
-# A 400 may hold the prompt's own words, a 403 be a firewall's for shell commands in it.
-_PERHAPS_OF_THE_ITEM = (400, 401, 403)
+_MOST_CREDIT = 4  # refusals in a row that may be the items' own, after as many passes: chosen
+_NO_MONEY = (402, 429)  # as a configuration fault: no chat would pass
+# Key and address are looked at before any prompt; a 403 may be a firewall's for what is in one.
+_NO_PROMPTS_OWN = (401, 404, 405, *range(300, 400))
 # An item is doubted after so many faults, over a quarter of `outage_s`: a provider that fails
 # one call in five strikes one item in 600 so often, and quick refusals may be a limit on the rate.
 _FAULTS_OF_AN_ITEM = 4
@@ -45,6 +49,9 @@ _QUICK_S = 1.0  # a server's trouble that comes sooner is a refusal, as nginx's 
 _HELLO = [{"role": "user", "content": "Hello"}]
 _HELLO_TOKENS = 16  # enough for a sign of life
 _WAIT_WORTH_A_WORD_S = 5.0
+# Of ten items: a writer of which the audit takes one reply in four is left by mistake once in a
+# thousand runs.
+_REPLIES_EACH = 2.5
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
 
 
@@ -63,7 +70,13 @@ class Model:
 
     def __init__(self, run: Run, call: CallSettings, connection, width: int):
         self.limiter = RateLimiter(width)
+        self.limiter.pace.most = run.items_of_a_trial // 2  # until one reply was good
         self.gone = ""  # why nothing more is asked of it, once it is given up
+        self.is_useless = False  # and that is since nothing that it said was of use
+        self._gone_kind = ""
+        self._is_useful = False  # a reply was accepted
+        self._refused_items = 0
+        self._refused_replies = 0
         self._run = run
         self._connection = connection
         self._where = f"{call.model} at {connection.endpoint.base_url}"
@@ -71,8 +84,8 @@ class Model:
         self._heard_s = self._now_s()  # when words of a reply last arrived
         self._reached = False  # anything has answered
         self._proven = False  # a call has passed
+        self._credit = 0  # calls that passed less those refused, within _MOST_CREDIT
         self._faults_in_a_row = 0
-        self._refusals = 0
         self._hello: asyncio.Future | None = None  # the last one-word chat
         self._hello_passed_s = -math.inf
         self._quiet_until_s = 0.0
@@ -109,10 +122,10 @@ class Model:
 
     def _raise_if_over(self) -> None:
         """Raise Halted when the run is over, ItemFailed when this model is given up."""
-        if self._run.end:
+        if self._run.end and not self.is_useless:
             raise Halted()
         if self.gone:
-            raise ItemFailed("provider: a model does not answer", self.gone)
+            raise ItemFailed(self._gone_kind, self.gone)
 
     async def _call(self, call: CallSettings, messages: list[dict], max_tokens: int):
         """Send one request, counted and within --max-cost; return (completion, dollars or None).
@@ -122,8 +135,15 @@ class Model:
         run = self._run
         reserved = 0.0
         settled = 0.0
+        heard = 0  # bytes of a reply
+
+        def hear(count: int) -> None:
+            nonlocal heard
+            heard += count
+            self._hear()
+
         if run.budget.is_limited:
-            listing = await self._connection.listing(call.model)
+            listing = await self._connection.listing(call.model, needed=True)
             reserved = listing.worst_case_usd(call, messages, max_tokens)
         if not await run.budget.reserve(reserved):
             words = f"{run.budget}, and the next call could cost ${reserved:.4f}."
@@ -133,7 +153,7 @@ class Model:
             self._raise_if_over()  # perhaps meanwhile
             fresh = messages is _HELLO
             ask = self._connection.complete
-            completion = await ask(call, messages, max_tokens, self._hear, fresh)
+            completion = await ask(call, messages, max_tokens, hear, fresh)
             cost = (await self._connection.listing(call.model)).cost_usd(completion.usage)
             # A reply whose price nobody tells counts as the worst case: the sum must hold.
             settled = reserved if cost is None else cost
@@ -144,6 +164,11 @@ class Model:
                 run.spending.answered[call.model, completion.model] += 1
             return completion, cost
         except Fault as fault:
+            # What came before a reply broke is paid for; an error from the start is not.
+            if reserved and fault.reached and (heard or fault.status < 300):
+                said = heard if call.stream else math.inf
+                tokens = min(max_tokens, said / LEAST_BYTES_PER_TOKEN)
+                settled = listing.worst_case_usd(call, messages, tokens)
             detail = run.masked(fault.detail)[:_WORDS_SHOWN]
             raise replace(fault, kind=run.masked(fault.kind), detail=detail) from None
         finally:
@@ -157,23 +182,33 @@ class Model:
     def _pass(self) -> None:
         self._hear()
         self._proven = True
+        self._credit = min(_MOST_CREDIT, self._credit + 1)
         self._faults_in_a_row = 0
 
     # ------------------------------------------------------------------- what a fault stands for
 
-    async def _judge(self, fault: Fault, call: CallSettings, tries: _Tries) -> str:
-        """Return what a fault ends: "run", "model", "item", or "" when another try makes sense."""
-        if fault.category in ("configuration", "cap"):
-            in_doubt = self._proven and fault.status in _PERHAPS_OF_THE_ITEM
-            return "item" if in_doubt and not await self._hello_alike(fault, call) else "run"
-        refuses = fault.category == "item" or fault.advice == CHECK_ADDRESS
-        if refuses and not self._proven:
-            self._refusals += 1
-            if self._refusals >= _REFUSALS_OF_A_MODEL and await self._hello_alike(fault, call):
-                return "run"
-        if fault.category == "item":
-            return "item"
+    async def _shared_fault(self, fault: Fault, call: CallSettings) -> Fault | None:
+        """Return the fault that every call of the run would meet, None where there is none."""
+        is_configuration = fault.category == "configuration"
+        if fault.category == "cap" or (is_configuration and fault.status in _NO_MONEY):
+            return fault
+        is_first = not self._proven and not self._run.failed_before
+        if fault.status in _NO_PROMPTS_OWN and is_first:
+            return fault
+        if fault.category == "transient" and (self._proven or fault.advice != CHECK_ADDRESS):
+            return None
+        self._credit = max(0, self._credit - 1)
+        if not is_configuration and (self._credit or fault.status == 413):  # no chat is smaller
+            return None
+        # Elsewhere max_tokens may be what is refused.
+        most = _HELLO_TOKENS if fault.status in (403, *_NO_PROMPTS_OWN) else call.max_tokens
+        refused = await self._say_hello(call, min(call.max_tokens, most))
+        if refused is None or (refused.status, refused.kind) != (fault.status, fault.kind):
+            return None
+        return refused  # whose words hold no prompt
 
+    async def _judge(self, fault: Fault, call: CallSettings, tries: _Tries) -> str:
+        """Return what a transient fault ends: "model", "item", or "" for another try."""
         if fault.retry_after_s > call.retry_budget_s:
             return "model"
         now_s = self._now_s()
@@ -204,16 +239,18 @@ class Model:
             tries.faults += 1
             tries.first_fault_s = min(tries.first_fault_s, self._now_s())
 
+        shared = await self._shared_fault(fault, call)
+        if shared:
+            code = EXIT_SOME_FAILED if shared.category == "cap" else EXIT_STOPPED
+            advice = shared.advice_at(self._connection.endpoint)
+            self._run.halt(code, f"{self._where}: {shared}\n{advice}")
+        self._raise_if_over()
+        if fault.category != "transient":
+            raise ItemFailed(fault.kind, str(fault), lasting=True)
         ends = await self._judge(fault, call, tries)
-        if ends == "run":
-            code = EXIT_SOME_FAILED if fault.category == "cap" else EXIT_STOPPED
-            advice = fault.advice_at(self._connection.endpoint)
-            self._run.halt(code, f"{self._where}: {fault}\n{advice}")
-        elif ends == "model":
+        if ends == "model":
             self._give_up(fault)
         self._raise_if_over()
-        if ends == "item" and fault.category != "transient":
-            raise ItemFailed(fault.kind, str(fault), lasting=True)
         if ends == "item":
             detail = f"failed {tries.attempts} times while others pass: {fault}"
             raise ItemFailed(f"provider: {fault.kind}", detail)
@@ -244,22 +281,56 @@ class Model:
             self._run.say(f"{self._where}: {fault}; trying again in {pause_s:.0f} s")
 
     def _give_up(self, fault: Fault) -> None:
-        """Ask nothing more of this model; end the run when no other is left."""
-        is_first = not self.gone
+        """Leave a model that does not answer."""
         silent_s = self._now_s() - self._heard_s
         why = f"nothing good for {silent_s:.0f} s"
         if fault.retry_after_s:
             why = f"it asks to come back in {fault.retry_after_s:.0f} s"
-        self.gone = f"{self._where} does not answer: {why}; last: {fault}"
+        advice = "What was finished is saved. Run the same line again when it is back."
+        if not self._reached or fault.advice == CHECK_ADDRESS:
+            advice += f" Check {self._connection.endpoint.url_place}."
+        words = f"{self._where} does not answer: {why}; last: {fault}"
+        self._leave("provider: a model does not answer", words, advice)
+
+    def _leave(self, kind: str, words: str, advice: str) -> None:
+        """Ask nothing more of this model; end the run when no other is left."""
+        is_first = not self.gone
+        self.gone = words
+        self._gone_kind = kind
         if all(model.gone for model in self._run.models.values()):
-            hint = ""
-            if not self._reached or fault.advice == CHECK_ADDRESS:
-                hint = f" Check {self._connection.endpoint.url_place}."
-            again = "What was finished is saved. Run the same line again when it is back."
-            self._run.halt(EXIT_SOME_FAILED, f"{self.gone}\n{again}{hint}")
+            self._run.halt(EXIT_SOME_FAILED, f"{words}\n{advice}")
         elif is_first:
-            self._run.say(f"{self.gone}. The other models go on.")
-        self.limiter.turn_away(ItemFailed("provider: a model does not answer", self.gone))
+            self._run.say(f"{words}. The other models go on.")
+        self.limiter.turn_away(ItemFailed(kind, words))
+
+    # ----------------------------------------------------------------------------- useless replies
+
+    def note_good_reply(self) -> None:
+        """Note a reply that was accepted: from now on as many at once as the provider takes."""
+        if not self._is_useful:
+            self._is_useful = True
+            self.limiter.pace.most = math.inf
+            self.limiter.let_out()
+
+    def note_refused_reply(self, call: CallSettings, nth: int, is_cut: bool, words: str) -> None:
+        """Note the nth refused reply of an item; leave a model that began with these alone.
+
+        It takes so many items, and so many replies to each on the average, none good.
+        """
+        tries = call.bad_reply_tries
+        items = self._run.items_of_a_trial
+        self._refused_items += nth == 1
+        if not is_cut or nth == tries:  # of one that is cut off more tokens are yet to come
+            self._refused_replies += tries if is_cut else 1
+        is_over = self._refused_items >= items and self._refused_replies >= _REPLIES_EACH * items
+        if self._is_useful or self.gone or not is_over:
+            return
+        self.is_useless = True
+        example = " ".join(words.split())[: _WORDS_SHOWN // 2]
+        began = f"of its first {self._refused_replies} replies none was accepted"
+        words = f"{self._where} gives nothing usable: {began}; last: {example}"
+        advice = "Ask for another model in chain.toml, or change its settings there."
+        self._leave(NOTHING_USABLE, words, advice)
 
     # ------------------------------------------------------------------------- the one-word chat
 
@@ -270,14 +341,6 @@ class Model:
             self.limiter.pace.forget_refusals()  # what was refused were the items
             self.limiter.let_out()
         return fault is None or fault.category == "item"
-
-    async def _hello_alike(self, fault: Fault, call: CallSettings) -> bool:
-        """Tell whether a one-word chat meets this fault, too."""
-        if fault.category == "configuration":
-            refused = await self._say_hello(call, min(call.max_tokens, _HELLO_TOKENS))
-            return refused is not None and refused.status == fault.status
-        refused = await self._say_hello(call, call.max_tokens)  # which may be what is refused
-        return refused is not None and refused.kind == fault.kind
 
     async def _say_hello(self, call: CallSettings, max_tokens: int) -> Fault | None:
         """Return the fault of a one-word chat, None if it passes; one chat for all who ask."""

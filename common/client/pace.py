@@ -101,6 +101,7 @@ class Pace:
 
     def __init__(self, top: int):
         self.window = Window(top)
+        self.most = math.inf  # calls at once, whatever the provider would take
         self.rate = math.inf
         self.next_at = 0.0  # when the next call may be sent
         self._marks: deque[list] = deque(maxlen=64)  # [when, calls taken]: the start, refusals
@@ -127,7 +128,7 @@ class Pace:
     def delay_s(self, now: float, in_flight: int) -> float:
         """Return how long the next call waits; infinity when one in flight has to end first."""
         size = self.window.size
-        if in_flight >= size:
+        if in_flight >= min(size, self.most):
             return math.inf
         at = self.next_at
         if size - 1 == self.window.good == in_flight:

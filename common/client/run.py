@@ -14,6 +14,8 @@ from common.files import json_bytes, write_bytes
 
 _DISK_PATIENCE_S = 60.0  # somebody who is told of a full disk makes room in a minute, or is away
 _DISK_PAUSE_S = 0.5
+# Items of a model, none with a good reply, until it is left (see model.py).
+_ITEMS_OF_A_TRIAL = 10
 # A shorter key, such as "ollama", is a word that a reply may well hold; no real key is that short.
 _SECRET_CHARS = 12
 
@@ -31,7 +33,12 @@ class Run:
         self.budget = Budget(max_cost)
         self.saver = Saver(self)
         self.say: Callable[[str], None] = print
+        self.failed_before = (
+            False  # the last run failed at some items, which may be all that is left
+        )
+        self.items_of_a_trial = _ITEMS_OF_A_TRIAL
         self.models: dict = {}  # model.Model by provider and name
+        self.given_up = 0  # calls in flight that the end did not wait for
         self.end: tuple[int, str] | None = None  # exit code and reason, once it is over
         self.over = asyncio.Event()
         self.hurried = asyncio.Event()  # interrupted twice: nothing is waited for

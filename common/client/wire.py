@@ -27,6 +27,7 @@ from common.config import CallSettings, Endpoint
 from common.files import printable
 
 _CONNECT_S = 15
+_LIST_AGAIN_S = 30  # each time some replies wait for it
 _LIST_S = 4  # the first finished reply waits for the prices: less than the grace of an interrupt
 # A server that never ends must not fill the memory.
 _MAX_BODY_BYTES = 64 * 2**20
@@ -98,7 +99,8 @@ class Connection:
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
         self.prices: dict[str, dict] = {}  # of chain.toml, by model: they go over the list's
-        self._listings: asyncio.Future | None = None
+        self._listings: asyncio.Future | None = None  # a table, or the fault in its place
+        self._list_again_at_s = 0.0
         self._chat_url = httpx2.URL(f"{endpoint.base_url}/chat/completions")
         self._http = _new_client(endpoint)
 
@@ -117,29 +119,40 @@ class Connection:
         except ValueError:
             raise Fault("transient", "malformed model list", faults.provider_words(body)) from None
 
-    async def listing(self, model: str) -> Listing:
+    async def listing(self, model: str, needed: bool = False) -> Listing:
         """Return what the list says of a model, an empty listing where it does not tell.
 
-        The list is fetched once, when first asked for; it stays empty when it cannot be had.
+        The list is fetched when first asked for, and again now and then where it could not be had;
+        `needed`: again at once, and raises Fault.
         """
-        if self._listings is None:
-            self._listings = asyncio.ensure_future(self._models_or_none())
+        now_s = asyncio.get_running_loop().time()
+        asked = self._listings
+        lost = asked and asked.done() and not isinstance(asked.result(), dict)
+        if asked is None or (lost and (needed or now_s > self._list_again_at_s)):
+            self._list_again_at_s = now_s + _LIST_AGAIN_S
+            self._listings = asyncio.ensure_future(self._models_or_fault())
         if not self._listings.done():
             await asyncio.shield(self._listings)
-        return priced(self._listings.result().get(model, Listing()), self.prices.get(model))
+        prices = self.prices.get(model)
+        listings = self._listings.result()
+        if isinstance(listings, dict):
+            return priced(listings.get(model, Listing()), prices)
+        if needed and not prices:
+            raise listings
+        return priced(Listing(), prices)
 
-    async def _models_or_none(self) -> dict[str, Listing]:
+    async def _models_or_fault(self) -> dict[str, Listing] | Fault:
         try:
             return await self.models()
-        except Fault:
-            return {}
+        except Fault as fault:
+            return fault if fault.category == "transient" else {}
 
     async def complete(
         self,
         call: CallSettings,
         messages: list[dict],
         max_tokens: int,
-        alive: Callable[[], None],
+        alive: Callable[[int], None],
         fresh: bool = False,
     ) -> Completion:
         """Return a completion from one attempt; call `alive` when words arrive. Raises Fault.
@@ -191,7 +204,7 @@ class Connection:
             raise _fault_behind(error) from None
 
     async def _receive(
-        self, client, request: httpx2.Request, alive: Callable[[], None] | None
+        self, client, request: httpx2.Request, alive: Callable[[int], None] | None
     ) -> tuple[bytes, httpx2.Headers]:
         response = await client.send(request, stream=True)
         status = response.status_code
@@ -202,7 +215,7 @@ class Connection:
                 body += part
                 # Words of a reply, not a comment that keeps the connection open.
                 if alive and b'"delta"' in part:
-                    alive()
+                    alive(len(part))
                 if len(body) > limit:
                     break
         except (httpx2.NetworkError, httpx2.ProtocolError):

@@ -251,7 +251,7 @@ def describe(plan: dict) -> list[str]:
     """Return what was sampled and what was left out, as lines for the tally."""
     turns = planned_turns(plan)
     instances = {turn["instance_id"] for turn in turns}
-    lines = [f"sampled    {len(turns)} turns of {len(instances)} instances"]
+    lines = [f"sampled {len(turns)} turns of {len(instances)} instances"]
     kinds = plan.get("kinds", {})  # an older version wrote none
     if {*kinds} - {"*.parquet"}:
         taken = ", ".join(f"{count} {kind}" for kind, count in kinds.items())

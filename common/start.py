@@ -1,0 +1,57 @@
+"""The first moments of a script, before its imports, which take a second: signals, packages.
+
+Nothing but the standard library is imported here, so that a missing package can be told.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+from pathlib import Path
+
+ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end a stage
+_REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
+
+
+def begin() -> None:
+    """Leave at once with 130 on a signal, with 2 and one line where a package is missing.
+
+    Each script calls this before its other imports: nothing has been begun then. `cli.run` lets
+    signals raise KeyboardInterrupt in `main`.
+    """
+    # A descriptor that was closed (`>&-`) would become that of the next file or socket.
+    while (spare := os.open(os.devnull, os.O_RDWR)) < 3:
+        pass
+    os.close(spare)
+    sys.stdout = sys.stdout or os.fdopen(1, "w")
+    sys.stderr = sys.stderr or os.fdopen(2, "w")
+    for stream in (sys.stdout, sys.stderr):
+        if stream.encoding.lower() != "utf-8":
+            stream.reconfigure(errors="backslashreplace")  # a terminal that cannot show a letter
+
+    def leave(*_):
+        os.write(2, b"interrupted\n")
+        os._exit(130)
+
+    def explain(kind, error, trace):
+        if isinstance(error, ModuleNotFoundError):
+            print(f"{Path(sys.argv[0]).name}: {install_words(error)}", file=sys.stderr)
+            os._exit(2)
+        sys.__excepthook__(kind, error, trace)
+
+    handle_signals(leave)
+    sys.excepthook = explain
+
+
+def handle_signals(handler) -> None:
+    """Let `handler` take the signals that end a stage, but for one that nohup ignores."""
+    for number in ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:
+            signal.signal(number, handler)
+
+
+def install_words(missing: ModuleNotFoundError) -> str:
+    """Return what to run where a package is missing."""
+    install = f"{sys.executable} -m pip install -r {_REQUIREMENTS}"
+    return f"the package {missing.name} is not installed. Run: {install}"
