@@ -219,7 +219,7 @@ def refusing(words: str, is_refused):
     good = {"choices": [{**choice, "usage": {"prompt_tokens": 2_000, "completion_tokens": 300}}]}
 
     def answer(handler):
-        body = json.loads(handler.sent)
+        body = json.loads(handler.body)
         refused = {"error": {"message": words}}
         status, said = (400, refused) if is_refused(body) else (200, good)
         say(status, json.dumps(said).encode(), f"X-Policy: {'x' * 15_000}")(handler)
