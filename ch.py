@@ -1,6 +1,7 @@
 """Stage 3: the challenger's reply to every turn that has a king, written with the hidden PR record.
 
     python ch.py [--limit N] [--concurrency N] [--shard I/N] [--dry-run] [--max-cost DOLLARS]
+    python ch.py --batch          at half the price: send as batches, and collect when run again
     python ch.py --redo-refused   ask again where today's audit refuses a stored reply
 
 The model of chain.toml's [generate] sees the chat, then the PR record and the blind-agent rule: it
@@ -15,7 +16,7 @@ then shown them with the record: the one that helps most is the challenger. The 
 
 Reads   answer_*/*.json, commit/<instance_id>.json
 Writes  `challenger` and its `meta` into answer_*/*.json in place (--shard I/N: every N-th turn by
-        a hash of its name), _failed.jsonl beside them
+        a hash of its name), _failed.jsonl beside them, batch/ with --batch
 """
 
 from __future__ import annotations
@@ -155,14 +156,15 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
     def prompt(*_) -> list[dict]:
         return challenger_messages(messages, shown, generate.max_patch_chars, refused)
 
+    meta = answer["meta"]
     if generate.challenger == "chosen":
         hidden = turns.hidden_record(record, generate.max_patch_chars)
         text, how = await choice.choose_reply(path, answer, hidden, llm, generate)
     else:
-        text, how = await llm.ask(generate, prompt(), problem, again=prompt)
+        who = f"{path.stem} {len(meta.get('retired', []))} {bool(answer['challenger'])}"
+        text, how = await llm.ask(generate, prompt(), problem, again=prompt, who=who)
         version = PROMPT_VERSION if shown else WITHOUT_RECORD
         how = {"prompt_version": version, **how, "rejected": dict(rejected)}
-    meta = answer["meta"]
     if answer["challenger"]:  # a refused reply was paid for, too
         old = {"challenger": answer["challenger"], **meta["challenger"]}
         meta.setdefault("retired", []).append(old)
@@ -278,9 +280,10 @@ def main() -> int:
             calls = ((generate, prompt_chars(prompt)) for prompt in prompts)
             # Blind replies are as long as kings.
             alike = "king" if generate.challenger == "chosen" else "challenger"
-            return dry_run(environment, calls, tally.skipped, own_replies(alike))
+            replies = own_replies(alike)
+            return dry_run(environment, calls, tally.skipped, replies, flags.batch)
 
-        llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
+        llm = LLM(environment, flags, "ch")
         code = run_turns(
             llm,
             pending,

@@ -1,6 +1,7 @@
 """Stage 2: the king's reply to every prompt, written blind.
 
     python king.py [--limit N] [--concurrency N] [--shard I/N] [--dry-run] [--max-cost DOLLARS]
+    python king.py --batch    at half the price: send as batches, and collect when run again
 
 The model of chain.toml's [generate] sees the chat of each prompt and nothing else. Prompts of
 excluded instances and of PR records too large for the challenger's prompt are left out. A turn
@@ -8,7 +9,7 @@ answered in any answer_*/ is never asked again.
 
 Reads   prompt/*.json, commit/<instance_id>.json
 Writes  answer_0/<source>_<order>.json (answer_I/ with --shard I/N: every N-th prompt),
-        _failed.jsonl beside them
+        _failed.jsonl beside them, batch/ with --batch
 """
 
 from __future__ import annotations
@@ -144,13 +145,13 @@ def main() -> int:
         pending = tally.others_first(pending, folder)[: flags.limit]
         if flags.dry_run:
             calls = ((call, prompt_chars(prompt_of(stem)["messages"])) for stem in pending)
-            return dry_run(environment, calls, tally.skipped, own_replies("king"))
+            return dry_run(environment, calls, tally.skipped, own_replies("king"), flags.batch)
 
-        llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
+        llm = LLM(environment, flags, "king")
 
         async def ask_king(stem: str) -> None:
             prompt = prompt_of(stem)
-            reply = await llm.ask(call, prompt["messages"], format_problem)
+            reply = await llm.ask(call, prompt["messages"], format_problem, who=stem)
             await llm.save(folder / f"{stem}.json", make_answer(prompt, reply))
 
         code = run_turns(

@@ -2,6 +2,7 @@
 
     python validate.py                 judge what is not judged yet, then decide
     python validate.py --dry-run       what that would cost, such as after an edit of chain.toml
+    python validate.py --batch         at half the price: send as batches, collect when run again
     python validate.py --retry-failed  also ask again where a judge's answer could not be read
     python validate.py --confirm       the second look: [confirm] models judge the turns near the
                                        edge of final/, and one of them looks for hidden knowledge
@@ -13,6 +14,7 @@ Reads   answer_*/<stem>.json, commit/<instance_id>.json (--confirm), chain.toml 
 Writes  score/<stem>.json     score, five metrics, and every single verdict
         score/_duel.json      the whole duel: accepted or not, why, judge by judge
         score/_failed.jsonl   turns that are unfinished, with the reason
+        batch/                with --batch: requests, results and where they are
 
 Every judge sees both replies in both orders. Verdicts are cached by judge, sampling, rubric, both
 replies, chat and order: a rerun asks only for what an edit has touched.
@@ -39,6 +41,7 @@ import numpy as np
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, NoAcceptableReply, run_turns
+from common.client.batches import Waiting
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
 from common.config import METRICS, CallSettings, Config, Duel, load_config, load_environment
@@ -180,40 +183,50 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
     async def ask_in_order(questions: list[Question]) -> None:
         for question in questions:
             try:
-                turn.verdicts.append(await ask_judge(llm, turn, panel, question))
+                verdict = await ask_judge(llm, turn, panel, question)
             except ItemFailed as failure:
-                failures.append(failure)
+                failures.append(failure.with_traceback(None))  # which holds the prompt
                 continue
+            turn.verdicts.append(verdict)
+            if "batch" in verdict:
+                continue  # it is on file: saved with the others, below
             async with saving:
                 await llm.save(turn.path, panel.score_record(turn))
 
     for look in looks_of(flags.confirm):
         score = panel.score_record(turn)
         questions = panel.pending(turn, score, look, flags.retry_failed)
+        known = len(turn.verdicts)
         by_judge = groupby(questions, key=lambda question: question.call.model)
         work = [ask_in_order(list(group)) for _, group in by_judge]
         for fault in await asyncio.gather(*work, return_exceptions=True):
             if fault is not None:  # it ends the run, now that nothing more is under way
                 raise fault
+        if any("batch" in verdict for verdict in turn.verdicts[known:]):
+            await llm.save(turn.path, panel.score_record(turn))
         if failures:
-            raise failures[0]
+            raise min(failures, key=lambda failure: isinstance(failure, Waiting))
 
 
 async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> dict:
     """Ask one judge in one order; return the verdict, readable or not. Raises ItemFailed."""
     judge = question.call.model
     prompt = prompt_of(turn, panel, question)
+    key = question.key(turn)
+    asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
     read = reader.parse_finding if question.look == READING else parse_verdict
 
     def problem(text: str) -> str | None:
         return None if read(text) else "not one JSON object with the calls that were asked for"
 
     try:
-        reply = await llm.ask(question.call, prompt, problem)
+        reply = await llm.ask(question.call, prompt, problem, who=f"{key} {asked_before}")
         calls = read(reply.text)
     except NoAcceptableReply as failure:
         reply = failure.last
         calls = None
+    except Waiting:
+        raise
     except ItemFailed as failure:
         named = copy(failure)  # several may share it
         named.kind = f"judge {judge}: {failure.kind}"
@@ -222,7 +235,7 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
     meta = dict(reply.meta)
     del meta["model"]
     return {
-        "key": question.key(turn),
+        "key": key,
         "judge": judge,
         "mode": turn.mode,
         "look": question.look,
@@ -376,13 +389,13 @@ def main() -> int:
         if flags.dry_run:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
-            code = dry_run(environment, calls, tally.skipped, own_verdicts())
+            code = dry_run(environment, calls, tally.skipped, own_verdicts(), flags.batch)
             if flags.confirm:
                 print("  These are the most: the reader sees only what then reaches final/.")
             return code
 
         # Step 1: ask for the verdicts that are missing.
-        llm = LLM(environment, concurrency=flags.concurrency, max_cost=flags.max_cost)
+        llm = LLM(environment, flags, "confirm" if flags.confirm else "validate")
 
         async def judge(stem: str) -> None:
             turn = load_turn(stem, answers[stem], mode, tally, write=True)

@@ -38,6 +38,8 @@ def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
         add("--shard", type=shard, metavar="I/N", help="only the I-th of N parts, I from 0")
         add("--dry-run", action="store_true", help="say what is ahead and its cost; no paid calls")
         add("--max-cost", type=dollars, metavar="DOLLARS", help="spend no more in this run")
+        add("--batch", action="store_true", help="send as batches, collect when run again")
+        add("--batch-files", action="store_true", help="write batch/*.jsonl, send nothing")
     return flags
 
 
@@ -166,6 +168,7 @@ class Tally:
         self.done = 0
         self.skipped: Counter = Counter()
         self.failed: list[dict] = []
+        self.waiting = 0  # items that a batch is to bring
         self.left = 0  # items that a run which was stopped did not get to
         self.stopped = False  # by something that the user has to change first
         self.failed_before: list[str] = []  # the kinds of what the last run failed at
@@ -214,6 +217,8 @@ class Tally:
         skipped = sum(self.skipped.values())
         counts = f"{self.done} done, {skipped} skipped, {len(self.failed)} failed"
         left = f", {self.left} not reached" if self.left else ""
+        if self.waiting:
+            left += f", {self.waiting} waiting for a batch"
         print(f"\n{self.stage}: {counts}{left} in {clock(time.monotonic() - self._started)}")
         for reason, count in self.skipped.most_common():
             if count:
@@ -226,6 +231,8 @@ class Tally:
             print(printable(f"  {line}"))
         if self.stopped:
             next_command = "change what is said above, then the same line again"
+        elif self.waiting:
+            next_command = "the same line again collects what is finished"
         elif self.failed and self._all_lasting and not self.left:
             print("  note    the failed ones would fail alike again: _failed.jsonl says why")
             next_command = next_command or "the next stage goes on with the others"

@@ -67,6 +67,7 @@ class Provider(_Section):
 
     base_url: str
     key_env: str = Field("", pattern=r"^([A-Z_][A-Z0-9_]*)?$")
+    batch_price: float = Field(0.5, ge=0, le=1)  # OpenAI, Together, Groq and most others
 
 
 class _Call(_Section):
@@ -318,6 +319,7 @@ class Endpoint:
     api_key: str = field(repr=False)
     url_place: str
     key_place: str
+    batch_price: float = 0.5
 
 
 @dataclass(frozen=True)
@@ -343,10 +345,12 @@ def _endpoint(name: str, config: Config, values: dict[str, str]) -> Endpoint:
     """Return a provider of chain.toml, or for "" the one of .env. Raises UserError."""
     if name:
         base_url = config.provider[name].base_url.strip()
+        batch_price = config.provider[name].batch_price
         key_name = config.provider[name].key_env
         url_place = f"[provider.{name}] base_url in chain.toml"
     else:
         base_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
+        batch_price = Provider.model_fields["batch_price"].default
         key_name = "CHUTES_API_KEY"
         url_place = "CHUTES_BASE_URL in .env"
         check_address(base_url, "CHUTES_BASE_URL", key_name)
@@ -361,7 +365,7 @@ def _endpoint(name: str, config: Config, values: dict[str, str]) -> Endpoint:
             f"{key_name} is not set. Write it into .env here (.env.example shows how), "
             f"or the address of a server that needs none into {url_place}."
         )
-    return Endpoint(base_url, api_key, url_place, f"{key_name or 'the key'} in .env")
+    return Endpoint(base_url, api_key, url_place, f"{key_name or 'the key'} in .env", batch_price)
 
 
 def environment_values() -> dict[str, str]:

@@ -16,6 +16,7 @@ import platform
 TABLES = {
     "calls": "the calling stages against a plain floor",
     "pace": "king.py against limits that it must find out",
+    "batches": "12,000 verdicts by batches",
     "resume": "20,000 finished turns",
     "prefix": "what a prefix cache could serve",
     "prompt": "stage 1 against other ways to read a large dataset",

@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common import cli, start
+from common.client.batches import Batches, Waiting
 from common.client.contexts import Contexts
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
@@ -66,15 +67,10 @@ class NoAcceptableReply(ItemFailed):
 class LLM:
     """All models of a run: a connection for each provider, one budget."""
 
-    def __init__(
-        self,
-        environment: Environment,
-        *,
-        concurrency: int | None = None,
-        max_cost: float | None = None,
-    ):
-        self.run = Run(environment, max_cost)
-        self.concurrency = concurrency
+    def __init__(self, environment: Environment, flags, stage: str):
+        self.run = Run(environment, flags.max_cost)
+        self.run.batches = Batches(self.run, stage, flags)
+        self.concurrency = flags.concurrency
         self._connections = {}
         self._contexts = Contexts()
 
@@ -103,7 +99,11 @@ class LLM:
         refused: list[dict] = []
         for _ in range(call.bad_reply_tries):
             try:
-                completion, attempts, cost = await model.complete(call, messages, max_tokens)
+                completion, attempts, cost = await model.complete(
+                    call, messages, max_tokens, who, tries
+                )
+            except Waiting:
+                raise
             except ItemFailed as failure:
                 ours = copy(failure)  # several may share it
                 ours.replies = refused
@@ -131,6 +131,8 @@ class LLM:
                 "tries": tries,
                 "sampling": {**call.sampling(), "max_tokens": max_tokens},
             }
+            if completion.batch:
+                meta["batch"] = completion.batch
             mark = self.run.masked_reply(reasoning_left(completion.content))
             why = _refusal(text, end, mark, completion) or accept(text)
             self.run.spending.calls["refused reply" if why else "good"] += 1
@@ -144,6 +146,8 @@ class LLM:
                 messages = again(text, why)
             if is_cut:
                 max_tokens = min(2 * max_tokens, call.max_tokens_cap)
+            if self.run.batches.asks_nothing_live and tries >= call.bad_reply_tries:
+                break
 
         detail = f"{why} (asked {call.bad_reply_tries} times)"
         if is_cut:
@@ -177,6 +181,7 @@ class LLM:
     async def close(self) -> None:
         """Finish what is being saved, close all sockets."""
         await self.run.saver.close()
+        await self.run.batches.close()
         for connection in self._connections.values():
             await connection.close()
 
@@ -190,7 +195,7 @@ class LLM:
 
     def usage_lines(self) -> list[str]:
         """Return calls by outcome, tokens and cost, for the tally."""
-        lines = self.run.spending.lines()
+        lines = [*self.run.spending.lines(), *self.run.batches.lines()]
         for (_, name), model in self.run.models.items():
             if model.limiter.pace.cuts >= _MANY_CUTS:
                 words = f"{model.limiter.pace.cuts:,} replies of {name} broke off while others ran"
@@ -318,6 +323,8 @@ class _Turns:
             await self.work(turn)
             self.tally.done += 1
             self.errors_in_a_row.clear()
+        except Waiting:
+            self.tally.waiting += 1
         except ItemFailed as failure:
             more = {"replies": failure.replies} if failure.replies else {}
             self.tally.fail(self.name(turn), failure.kind, failure.detail, failure.lasting, **more)

@@ -35,12 +35,14 @@ def dry_run(
     planned: Iterable[tuple[CallSettings, int]],
     passed_over: Counter,
     replies: Iterable[tuple[str, dict]],
+    batch: bool = False,
 ) -> int:
     """Print what is ahead; return the exit code.
 
     `planned` holds (settings, prompt characters) of each call, `passed_over` how many items are
     left out by reason, `replies` (model, what its file says) of those that are there already: they
-    tell how long replies are. Asks the providers only for their free lists of models.
+    tell how long replies are; `batch`: at the price of batches. Asks the providers only for their
+    free lists of models.
     """
     for reason, count in passed_over.most_common():
         if count:
@@ -62,7 +64,11 @@ def dry_run(
 
     lists, code = asyncio.run(_fetch_lists(environment, models))
     print("dry run: no call was sent. Ahead, if every first reply is good:")
-    costs = [_print_calls(ahead, lists[ahead.call.provider]) for ahead in models.values()]
+    costs = []
+    for ahead in models.values():
+        provider = ahead.call.provider
+        share = environment.providers[provider].batch_price if batch else 1
+        costs.append(_print_calls(ahead, lists[provider], share))
     if len(models) > 1:
         unpriced = sum(a.calls for a, cost in zip(models.values(), costs) if cost is None)
         unknown = f" and {unpriced:,} calls of unknown price" if unpriced else ""
@@ -72,8 +78,8 @@ def dry_run(
     return code
 
 
-def _print_calls(ahead: _Ahead, listings: dict[str, Listing]) -> float | None:
-    """Print the calls to one model; return their cost, None when no price is known."""
+def _print_calls(ahead: _Ahead, listings: dict[str, Listing], share: float) -> float | None:
+    """Print the calls to one model at a share of the list price; return their cost if known."""
     call = ahead.call
     reply = min(call.max_tokens, _COMPLETION_TOKENS)
     basis = f"a guess of {reply:,} a reply"
@@ -85,7 +91,10 @@ def _print_calls(ahead: _Ahead, listings: dict[str, Listing]) -> float | None:
     listing = priced(listings.get(call.model, Listing()), call.prices)
     usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
     cost = listing.cost_usd(usage)
+    cost = None if cost is None else share * cost
     price = "price unknown" if cost is None else f"about ${cost:.2f}"
+    if share < 1:
+        price += f", as a batch at {share:.0%} of the list"
     print(
         f"  {call.model}: {ahead.calls:,} calls, about {prompt:,} tokens in, "
         f"{completion:,} out ({basis}), {price}"

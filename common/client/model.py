@@ -90,12 +90,16 @@ class Model:
         self._hello_passed_s = -math.inf
         self._quiet_until_s = 0.0
 
-    async def complete(self, call: CallSettings, messages: list[dict], max_tokens: int):
-        """Return (completion, attempts, dollars or None), through all transient faults.
-
-        Raises ItemFailed, or Halted when the run is over.
-        """
-        tries = _Tries(call.retry_budget_s)
+    async def complete(
+        self, call: CallSettings, messages: list[dict], max_tokens: int, who: str, tried: int
+    ):
+        """Return (completion, attempts, dollars or None). Raises ItemFailed, Waiting, Halted."""
+        self._raise_if_over()
+        answer = self._run.batches.answer
+        failed, reply = await answer(self._connection, call, messages, max_tokens, who, tried)
+        if reply is not None:
+            return reply
+        tries = _Tries(call.retry_budget_s, failed)
         in_front = False
         while True:
             tries.attempts += 1
@@ -157,11 +161,7 @@ class Model:
             cost = (await self._connection.listing(call.model)).cost_usd(completion.usage)
             # A reply whose price nobody tells counts as the worst case: the sum must hold.
             settled = reserved if cost is None else cost
-            run.spending.add(completion.usage, cost)
-            for name in ("finish_reason", "model", "invocation_id"):
-                setattr(completion, name, run.masked_reply(getattr(completion, name)))
-            if completion.model not in ("", call.model):
-                run.spending.answered[call.model, completion.model] += 1
+            run.count_reply(call, completion, cost)
             return completion, cost
         except Fault as fault:
             # What came before a reply broke is paid for; an error from the start is not.

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from common import cli
 from common.client.costs import Budget, Spending
-from common.config import Environment
+from common.config import CallSettings, Environment
 from common.files import json_bytes, write_bytes
 
 _DISK_PATIENCE_S = 60.0  # somebody who is told of a full disk makes room in a minute, or is away
@@ -32,6 +32,7 @@ class Run:
         self.spending = Spending()
         self.budget = Budget(max_cost)
         self.saver = Saver(self)
+        self.batches = None  # batches.Batches
         self.say: Callable[[str], None] = print
         self.failed_before = (
             False  # the last run failed at some items, which may be all that is left
@@ -69,6 +70,21 @@ class Run:
     def masked_reply(self, text: str) -> str:
         """Return what a model said without any real key."""
         return self.masked(text, _SECRET_CHARS)
+
+    def masked_bytes(self, line: bytes) -> bytes:
+        """Return a line of a provider's file without any real key."""
+        for key in self._keys:
+            if len(key) >= _SECRET_CHARS:
+                line = line.replace(key.encode(), b"[key]")
+        return line
+
+    def count_reply(self, call: CallSettings, completion, cost_usd: float | None) -> None:
+        """Count a whole reply, and take any key out of what is kept of it."""
+        self.spending.add(completion.usage, cost_usd)
+        for name in ("finish_reason", "model", "invocation_id"):
+            setattr(completion, name, self.masked_reply(getattr(completion, name)))
+        if completion.model not in ("", call.model):
+            self.spending.answered[call.model, completion.model] += 1
 
 
 class Saver:

@@ -55,6 +55,7 @@ class Completion:
     usage: dict = field(default_factory=dict)
     model: str = ""
     invocation_id: str = ""
+    batch: str = ""  # the request file that it comes from
 
 
 def request_body(call: CallSettings, messages: list[dict], max_tokens: int) -> dict:
@@ -66,6 +67,14 @@ def request_body(call: CallSettings, messages: list[dict], max_tokens: int) -> d
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
     return {name: value for name, value in body.items() if name not in call.omit}
+
+
+def batch_body(call: CallSettings, messages: list[dict], max_tokens: int) -> bytes:
+    """Return the body of a chat request in a batch: as a live one, whole."""
+    body = request_body(call, messages, max_tokens)
+    for name in ("stream", "stream_options"):
+        body.pop(name, None)
+    return _body_bytes(body)
 
 
 def _body_bytes(body: dict) -> bytes:
@@ -201,7 +210,7 @@ class Connection:
         except Fault:
             raise
         except Exception as error:  # nothing that an attempt raises may end the run
-            raise _fault_behind(error) from None
+            raise fault_behind(error) from None
 
     async def _receive(
         self, client, request: httpx2.Request, alive: Callable[[int], None] | None
@@ -231,7 +240,7 @@ class Connection:
         raise faults.sort_status(status, words, response.headers)
 
 
-def _fault_behind(error: BaseException | None) -> Fault:
+def fault_behind(error: BaseException | None) -> Fault:
     """Return the fault behind what an attempt has raised, by all that led to it."""
     causes = []
     while error is not None:

@@ -10,8 +10,8 @@ As a process, which prints one JSON line with its url and pid:
 
     python -m common.demo.server --port 0 --latency-ms 200 --events 150 --reply-chars 800
 
-Serves POST /v1/chat/completions, GET /v1/models and GET /stats, on loopback only; connections are
-kept alive. faults.py lists what can be ordered.
+Serves POST /v1/chat/completions, GET /v1/models, /v1/files, /v1/batches and GET /stats, on loopback
+only; connections are kept alive. faults.py and batches.py list what can be ordered.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable
 from dataclasses import KW_ONLY, dataclass
 
+from common.demo.batches import Desk
 from common.demo.chat import answer_chat
 from common.demo.completions import MODELS, OTHER_MODEL, model_row
 from common.demo.faults import ERRORS, FAULTS, Reply, refusal
@@ -58,11 +59,14 @@ class Server:
     length_enough: int = 16_000  # the max_tokens from which "length-empty" no longer strikes
     port: int = 0
     keep: bool = True  # record the requests
+    takes_batches: bool = True
+    batch_faults: Callable | None = None  # see batches.Desk
 
     def __post_init__(self):
         if self.models is not None and not isinstance(self.models, dict):
             self.models = dict.fromkeys(self.models, OTHER_MODEL)
         self.requests: list[dict] = []
+        self.desk = Desk(self)
         self.chat_count = 0
         self.arrived = 0  # requests of any kind
         self.in_flight = 0
@@ -128,9 +132,10 @@ class Server:
 
     async def _answer(self, method, path, headers, data, reader, writer) -> bool:
         """Answer one request; return False when the connection is to be closed."""
+        is_for_desk = path.startswith(("/v1/files", "/v1/batches"))
         request = {
             "path": path,
-            "body": json.loads(data) if data else None,
+            "body": json.loads(data) if data and not is_for_desk else None,
             "headers": headers,
             "n": 0,
             "fault": None,
@@ -141,6 +146,11 @@ class Server:
         if self.keep:
             self.requests.append(request)
         self.arrived += 1
+        if is_for_desk:
+            status, said = self.desk.answer(method, path, headers, data)
+            await asyncio.sleep(self.latency_s)  # what was done is done, whether it is heard or not
+            send(writer, request, status, said)
+            return True
         if method != "POST" or path != "/v1/chat/completions":
             send(writer, request, *self._information(path))
             return True

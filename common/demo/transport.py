@@ -38,11 +38,14 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def send(writer, request: dict, status: int, body: dict | str, headers: dict | None = None):
-    """Send a whole response; a text is a page of HTML."""
+def send(writer, request: dict, status: int, body: dict | str | bytes, headers: dict | None = None):
+    """Send a whole response; a text is a page of HTML, bytes are a file."""
     if isinstance(body, str):
         content_type = "text/html"
         data = body.encode()
+    elif isinstance(body, bytes):
+        content_type = "application/octet-stream"
+        data = body
     else:
         content_type = "application/json"
         data = to_json(body)
