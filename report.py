@@ -231,7 +231,7 @@ def show_tally(facts: Facts, quarantined: list[Path], tally: Tally) -> int:
     lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
     if facts.drop:
         lines.append(f"judges  {drop_words(facts)}")
-    return tally.show(*lines, next_command="\n          ".join(facts.steps))
+    return tally.show(*lines, next_command="\n".join(facts.steps))
 
 
 if __name__ == "__main__":
