@@ -188,6 +188,17 @@ def test_what_is_no_candidate_is_dropped(folder):
         assert dropped[2:] == ["", ""] and made["choices"] == []
 
 
+QUOTING = [reply(f"I saw\n```python\nx = {n}\n```\nso I list.") + f"\n{n}" for n in range(4)]
+SET_IN = [reply("Set in.", f"ls {n}").replace("```bash", "  ```bash") for n in range(4)]
+
+
+@pytest.mark.parametrize("replies, distinct", [(QUOTING, 1), (SET_IN, 4)])
+def test_commands_that_differ_are_counted_by_the_command_alone(folder, replies, distinct):
+    run(folder, Writer(replies, choice='{"best": 1}'))
+    for answer in answers(folder).values():
+        assert answer["meta"]["challenger"]["candidates_distinct"] == distinct
+
+
 def test_where_none_is_left_the_turn_is_named_and_asked_anew(folder):
     raw = "<|tool_calls_section_begin|>"  # no reply at all: asked again, as a king would be
     result, asked = run(folder, Writer([KING, BAD, raw, raw, BAD]), code=1)
