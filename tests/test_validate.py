@@ -207,7 +207,7 @@ def test_an_outage_of_one_call_is_no_verdict(tmp_path):
         struck = body["model"] == "b/second" and "Issue 3:" in str(body)
         return "400-context" if struck else None
 
-    with Server(reply=by_merit, faults=refused) as server:
+    with Server(reply=mixed(second=by_seat), faults=refused) as server:
         validate(tmp_path, server, code=1)
         broken = score(tmp_path, stems[2])
         assert (broken["status"], broken["parsed"], broken["score"]) == ("unfinished", False, None)
@@ -215,6 +215,7 @@ def test_an_outage_of_one_call_is_no_verdict(tmp_path):
         whole = duel(tmp_path)
         assert whole["turns"]["unfinished"] == 1 and "1 turns are unfinished" in whole["why"]
         assert whole["turns_counted"] == 5, "an outage is never a score"
+        assert set(whole["metrics"].values()) == {whole["mean_score"]}, "of the same turns"
         lines = (tmp_path / "score/_failed.jsonl").read_text().splitlines()
         (failed,) = map(json.loads, lines)
         assert failed["item"] == stems[2] and "b/second" in failed["kind"]

@@ -111,7 +111,8 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
     asked = points[~table["identical"]]
     parsed = table[(points >= 0).all(axis=(1, 2, 3))]
     scores = 50 * parsed["points"].mean(axis=(1, 2, 3))
-    metrics = {name: statistics.mean_score(points[..., at]) for at, name in enumerate(METRICS)}
+    counted = points[(points != MISSING).all(axis=(1, 2, 3))]  # as in the gate
+    metrics = {name: statistics.mean_score(counted[..., at]) for at, name in enumerate(METRICS)}
     by_look = {look: Counter() for look in LOOKS}
     for (look, _), bill in bills.items():
         by_look[look].update(bill)
