@@ -120,7 +120,7 @@ def parse_verdict(text: str) -> dict | None:
         return None
     reason = answer.get("reason")
     reason = reason if isinstance(reason, str) else ""
-    if set(calls) == {"0"} and reason.strip(" .").lower() == "a sentence":
+    if set(calls) == {"0"} and reason.strip(" .…<>[]'\"").lower() == "a sentence":
         return None  # the rubric's own example
     return {**dict(zip(METRICS, map(int, calls))), "reason": reason}
 
