@@ -46,7 +46,7 @@ from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
 from common.config import METRICS, CallSettings, Config, Duel, load_config, load_environment
 from common.duel import reader, record
-from common.duel.statistics import bootstrap_bounds
+from common.duel.statistics import bootstrap_bounds, whole_deltas
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
 from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, looks_of
 from common.files import BadFile, ItemFailed, UserError, lock_folders, write_json
@@ -324,25 +324,6 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
                 accepted, why = weigh(margin, lcb, figures["parsed_frac"], duel)
         verdicts[name] = {"accepted": accepted, "why": why, **figures}
     return verdicts
-
-
-def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return how far each turn is from even, in whole units, and how many units are 50 points.
-
-    points: half-points (turns, judges, orders, metrics). A turn has the mean over its readable
-    verdicts, one without any counts as lost: so unread verdicts select nothing. NaN where a call
-    has not returned. Whole, so that a bound of 0 is 0: a unit is a half-point over the least common
-    multiple of the counts of readable verdicts.
-    """
-    readable = (points >= 0).all(axis=3).sum(axis=(1, 2))  # verdicts of each turn
-    won = np.where(points >= 0, points, 0).sum(axis=(1, 2, 3))
-    above_even = won - len(METRICS) * readable  # an even verdict holds a half-point a metric
-    multiple = math.lcm(*np.unique(readable[readable > 0]).tolist())
-    even = len(METRICS) * multiple
-    deltas = above_even * (multiple // np.maximum(readable, 1))
-    deltas = np.where(readable > 0, deltas, -even)
-    returned = (points != record.MISSING).all(axis=(1, 2, 3))
-    return np.where(returned, deltas, np.nan), even
 
 
 def weigh(margin: float, lcb: float, parsed_frac: float, duel: Duel) -> tuple[bool, str]:
