@@ -350,7 +350,11 @@ def main() -> int:
     flags.add_argument("--confirm", action="store_true", help="the second look by [confirm]")
     flags = flags.parse_args()
     config = load_config()
-    check_settings(config, flags)
+    if flags.confirm and not config.confirm.models:
+        raise UserError(
+            "--confirm needs judges of its own. Write into chain.toml:\n"
+            '[confirm]\nmodels = ["maker/model", "maker/model", "maker/model"]'
+        )
     panel = Panel(config, fixed_prompt())
     judges = panel.confirm if flags.confirm else panel.judges
     environment = load_environment(config, judges)
@@ -406,22 +410,6 @@ def main() -> int:
     follow = steps_from("validate.py" if flags.shard else "report.py", flags.shard)
     shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
     return code or shown
-
-
-def check_settings(config: Config, flags) -> None:
-    """Refuse a bound without a rank among the resamples, and a second look by nobody."""
-    duel = config.duel
-    if duel.alpha * (duel.resamples + 1) < 1:
-        least = math.ceil(1 / duel.alpha) - 1
-        raise UserError(
-            f"[duel] alpha = {duel.alpha:g} with resamples = {duel.resamples}: expected "
-            f"alpha * (resamples + 1) of 1 or more, so resamples of {least} or more."
-        )
-    if flags.confirm and not config.confirm.models:
-        raise UserError(
-            "--confirm needs judges of its own. Write into chain.toml:\n"
-            '[confirm]\nmodels = ["maker/model", "maker/model", "maker/model"]'
-        )
 
 
 if __name__ == "__main__":

@@ -421,15 +421,3 @@ def test_bad_input_is_told_in_plain_words(tmp_path, number, told):
     with Server(reply=by_merit) as server:
         result = validate(tmp_path, server, code=2)
     assert told in result.stderr and server.chats == []
-
-
-def test_an_alpha_without_a_rank_is_refused_with_the_numbers(tmp_path):
-    write_turns(tmp_path, 2)
-    write_panel(tmp_path, duel={"alpha": 0.001, "resamples": 998})
-    with Server(reply=by_merit) as server:
-        result = validate(tmp_path, server, code=2)
-        assert "alpha = 0.001 with resamples = 998" in result.stderr
-        assert "resamples of 999 or more" in result.stderr and server.chats == []
-        write_panel(tmp_path, duel={"alpha": 0.001, "resamples": 999})
-        validate(tmp_path, server)
-    assert len(server.chats) == 12
