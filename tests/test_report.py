@@ -473,7 +473,8 @@ def test_costs_are_of_all_tries_and_it_is_said_who_answered(tmp_path):
         meta = get(tmp_path / f"answer_0/{stem}.json")["meta"]
         meta["king"] |= {"usage": {}, "usage_all_tries": {}, "cost_usd": None}
         meta["challenger"] |= {"usage_all_tries": tries, "cost_usd": 0.5}
-        meta["retired"] = [{"challenger": "an older one", "usage_all_tries": tries, "cost_usd": 1}]
+        older = {"challenger": "an older one", "usage_all_tries": tries, "cost_usd": 1}
+        meta["retired"] = [older, "odd"]
         edit(tmp_path / f"answer_0/{stem}.json", meta=meta)
         score = get(tmp_path / f"score/{stem}.json")
         for verdict in score["verdicts"]:
@@ -602,6 +603,9 @@ def test_an_instance_that_is_excluded_later_is_asked_and_exported_no_more(tmp_pa
         "parsed", "parsed", "excluded", "excluded",
     ]  # fmt: skip
     assert "is judged, but for 2 of instances" in section(tmp_path, "What is not done")
+    for text in (told, read(tmp_path / "report/report.md"), read(tmp_path / "export/README.md")):
+        assert "1 turn left out, of instances that were excluded later" in text
+        assert "turn held back" not in text, "an audit has refused none"
     page = read(tmp_path / "report/hugePR.md")
     assert "excluded after they had been answered there are 3 turns, 1 of them judged" in page
     assert "Of 4 prompts, 0 got no king and no challenger." in page

@@ -127,7 +127,7 @@ def points(facts: Facts) -> dict:
         "unchecked": [entry for entry in lists if entry.get("state") != "checked"],
         "few_instances": instances if instances < FEW_INSTANCES else 0,
         "leaking": [row for row in final if row.leaks.get("challenger")],
-        "held_back": [row for row in facts.parsed if row.held_back],
+        "held_back": [row for row in facts.judged if row.held_back],
         "far_apart": facts.labels["differences"] if facts.labels else [],
     }
 
