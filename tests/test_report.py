@@ -725,7 +725,9 @@ def test_limit_is_a_trial_that_touches_no_bucket(tmp_path):
     make_run(tmp_path, [FINAL] * 12)
     report(tmp_path, "--limit", "5")
     assert not any((tmp_path / folder).exists() for folder in (*BUCKETS, "export"))
-    assert "first 5 scored turns" in read(tmp_path / "report/report.md")
+    page = read(tmp_path / "report/report.md")
+    assert "first 5 scored turns" in page
+    assert "the scores rest on 12 instances" in page, "the verdict is of the whole run"
     assert len(read_csv(tmp_path)) == 5
 
 

@@ -112,7 +112,7 @@ def points(facts: Facts) -> dict:
     low, high = leaning.get("interval") or (0, 0)
     by_length = lengths_differ(facts) and duel["equal_length"]
     errors = LENGTH_ERRORS * figure(by_length, "per_doubling_se")
-    instances = len({row.instance_id for row in facts.judged})
+    instances = duel["instances"] or len({row.instance_id for row in facts.judged})
     benchmarks = facts.plan.get("benchmarks")
     lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
     final = [row for row in facts.parsed if row.bucket == "final"]
