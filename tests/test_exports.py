@@ -518,7 +518,8 @@ def test_the_card_states_what_lies_there_and_keeps_the_licence_that_was_stated(t
     assert licence == ["other", "mine", "LICENSE"]
     assert {row["stem"] for row in exported(tmp_path)} == set(stems[1:])
     path.write_text("---\nlicense: [mit\n---\n")  # what the user stated there cannot be read
-    assert CARD in report(tmp_path, code=2).stderr
+    stopped = report(tmp_path, code=2).stderr
+    assert CARD in stopped and "mend its first lines, or delete the file" in stopped
     assert read(path) == "---\nlicense: [mit\n---\n"
 
 

@@ -606,6 +606,7 @@ def test_an_instance_that_is_excluded_later_is_asked_and_exported_no_more(tmp_pa
     for text in (told, read(tmp_path / "report/report.md"), read(tmp_path / "export/README.md")):
         assert "1 turn left out, of instances that were excluded later" in text
         assert "turn held back" not in text, "an audit has refused none"
+    assert "for want of a PR record: 0 prompts" in section(tmp_path, "What is not done")
     page = read(tmp_path / "report/hugePR.md")
     assert "excluded after they had been answered there are 3 turns, 1 of them judged" in page
     assert "Of 4 prompts, 0 got no king and no challenger." in page

@@ -92,7 +92,8 @@ def stated_licence() -> dict:
             front = yaml.safe_load(text.lstrip()[3:].split("\n---")[0])
         except yaml.YAMLError as error:
             first_line = str(error).split("\n")[0]
-            raise BadFile(CARD, f"cannot read its front matter ({first_line})") from None
+            problem = f"cannot read its front matter ({first_line}): mend its first lines"
+            raise BadFile(CARD, f"{problem}, or delete the file") from None
         for key, value in front.items() if isinstance(front, dict) else ():
             if str(key).startswith("license") and value:
                 stated[key] = value

@@ -228,7 +228,7 @@ def report_page(facts: Facts, licence_is_stated: bool) -> str:
         more=len(facts.rows) - len(listed),
         not_done=not_done,
         failures=stage_failures(),
-        out=len(facts.left_out.stems()),
+        out=facts.left_out.unanswered(facts.rows),
     )
     return f"{text}\n"
 
