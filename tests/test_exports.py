@@ -227,6 +227,10 @@ def test_distill_holds_the_record_that_the_challenger_reads_and_only_when_asked_
     assert "distill" not in report(tmp_path).stdout
     assert not list((tmp_path / "export").glob("distill*"))
     assert not re.search("SDFT|privileged|distill[^a]", card(tmp_path))
+    for instance in instances:
+        (tmp_path / f"commit/{instance}.json").unlink()
+    report(tmp_path, "--distill")
+    assert not re.search("SDFT|privileged", card(tmp_path)), "of no row there is no configuration"
 
 
 def test_the_margin_is_of_the_score_that_decided(tmp_path):

@@ -84,7 +84,8 @@ class Export:
 
     @property
     def configs(self) -> tuple[str, ...]:
-        return CONFIGS if self.max_patch_chars is None else (*CONFIGS, "distill")
+        """Those to load: without a record for any turn there is no distill."""
+        return (*CONFIGS, "distill") if self.teacher_tokens else CONFIGS
 
     @property
     def all_rows(self) -> list[Row]:
