@@ -152,8 +152,9 @@ def read_run(
     return Facts(rows, writers, left_out, duel, plan, config, limit, agreement, torn)
 
 
-def _find_answer(stem: str, folders: list[Path]) -> Path | None:
+def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
     """Return the answer file of a turn; of several folders see `first_filled`."""
+    folders = turns.answer_folders() if folders is None else folders
     paths = [folder / f"{stem}.json" for folder in folders]
     paths = [path for path in paths if path.is_file()]
     return turns.first_filled(paths) if paths else None
