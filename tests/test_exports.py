@@ -227,6 +227,10 @@ def test_distill_holds_the_record_that_the_challenger_reads_and_only_when_asked_
     assert "distill" not in report(tmp_path).stdout
     assert not list((tmp_path / "export").glob("distill*"))
     assert not re.search("SDFT|privileged|distill[^a]", card(tmp_path))
+    for instance in instances:
+        (tmp_path / f"commit/{instance}.json").unlink()
+    report(tmp_path, "--distill")
+    assert not re.search("SDFT|privileged", card(tmp_path)), "of no row there is no configuration"
 
 
 def test_the_margin_is_of_the_score_that_decided(tmp_path):
@@ -518,7 +522,8 @@ def test_the_card_states_what_lies_there_and_keeps_the_licence_that_was_stated(t
     assert licence == ["other", "mine", "LICENSE"]
     assert {row["stem"] for row in exported(tmp_path)} == set(stems[1:])
     path.write_text("---\nlicense: [mit\n---\n")  # what the user stated there cannot be read
-    assert CARD in report(tmp_path, code=2).stderr
+    stopped = report(tmp_path, code=2).stderr
+    assert CARD in stopped and "mend its first lines, or delete the file" in stopped
     assert read(path) == "---\nlicense: [mit\n---\n"
 
 

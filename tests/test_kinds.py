@@ -56,7 +56,7 @@ def test_the_ratio_of_rates_keeps_its_level():
     assert rate_ratio(np.array([[2, 9, 0, 9]]), ["a"], 0.05) is None
 
 
-@pytest.mark.parametrize("hedges, is_told", [(1, True), (3, False)])
+@pytest.mark.parametrize("hedges, is_told", [(0, True), (1, True), (3, False)])
 def test_challengers_that_doubt_less_than_half_as_much_are_a_point(tmp_path, hedges, is_told):
     for number, stem in enumerate(make_run(tmp_path, [FINAL] * 24)):
         thought = f"perhaps {'plain ' * 30}{number}"
@@ -66,8 +66,9 @@ def test_challengers_that_doubt_less_than_half_as_much_are_a_point(tmp_path, hed
     run_report(tmp_path)
     page = read(tmp_path / "report/report.md")
     assert ("**The challengers doubt little**" in page) == is_told
-    ratio = f"challenger to king **{hedges / 4:.2f}**, 90 % interval over instances"
-    assert ratio in page and "king 3.1" in page and "Two kinds" not in page
+    interval = ", 90 % interval over instances" if hedges else ". Nothing"
+    assert f"challenger to king **{hedges / 4:.2f}**{interval}" in page and "(–)" not in page
+    assert "king 3.1" in page and "Two kinds" not in page
     assert "in 100 words of THOUGHT" in read(tmp_path / "export/README.md")
     assert {row["king_doubt"] for row in read_csv(tmp_path)} == {"3.12"}
 

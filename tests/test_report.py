@@ -473,7 +473,8 @@ def test_costs_are_of_all_tries_and_it_is_said_who_answered(tmp_path):
         meta = get(tmp_path / f"answer_0/{stem}.json")["meta"]
         meta["king"] |= {"usage": {}, "usage_all_tries": {}, "cost_usd": None}
         meta["challenger"] |= {"usage_all_tries": tries, "cost_usd": 0.5}
-        meta["retired"] = [{"challenger": "an older one", "usage_all_tries": tries, "cost_usd": 1}]
+        older = {"challenger": "an older one", "usage_all_tries": tries, "cost_usd": 1}
+        meta["retired"] = [older, "odd"]
         edit(tmp_path / f"answer_0/{stem}.json", meta=meta)
         score = get(tmp_path / f"score/{stem}.json")
         for verdict in score["verdicts"]:
@@ -602,6 +603,10 @@ def test_an_instance_that_is_excluded_later_is_asked_and_exported_no_more(tmp_pa
         "parsed", "parsed", "excluded", "excluded",
     ]  # fmt: skip
     assert "is judged, but for 2 of instances" in section(tmp_path, "What is not done")
+    for text in (told, read(tmp_path / "report/report.md"), read(tmp_path / "export/README.md")):
+        assert "1 turn left out, of instances that were excluded later" in text
+        assert "turn held back" not in text, "an audit has refused none"
+    assert "for want of a PR record: 0 prompts" in section(tmp_path, "What is not done")
     page = read(tmp_path / "report/hugePR.md")
     assert "excluded after they had been answered there are 3 turns, 1 of them judged" in page
     assert "Of 4 prompts, 0 got no king and no challenger." in page
@@ -721,7 +726,9 @@ def test_limit_is_a_trial_that_touches_no_bucket(tmp_path):
     make_run(tmp_path, [FINAL] * 12)
     report(tmp_path, "--limit", "5")
     assert not any((tmp_path / folder).exists() for folder in (*BUCKETS, "export"))
-    assert "first 5 scored turns" in read(tmp_path / "report/report.md")
+    page = read(tmp_path / "report/report.md")
+    assert "first 5 scored turns" in page
+    assert "the scores rest on 12 instances" in page, "the verdict is of the whole run"
     assert len(read_csv(tmp_path)) == 5
 
 

@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from common.duel.record import FEWEST_READABLE
-from common.report.left_out import dicts
 from common.report.markdown import Markdown
 from common.turns import Status
 
@@ -112,9 +111,7 @@ def points(facts: Facts) -> dict:
     low, high = leaning.get("interval") or (0, 0)
     by_length = lengths_differ(facts) and duel["equal_length"]
     errors = LENGTH_ERRORS * figure(by_length, "per_doubling_se")
-    instances = len({row.instance_id for row in facts.judged})
-    benchmarks = facts.plan.get("benchmarks")
-    lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
+    instances = duel["instances"] or len({row.instance_id for row in facts.judged})
     final = [row for row in facts.parsed if row.bucket == "final"]
     return {
         "doubtful": {name: "; ".join(why) for name, why in doubtful.items() if why},
@@ -123,11 +120,11 @@ def points(facts: Facts) -> dict:
         "low_agreement": figure(duel["agreement"], "value") < LOW_AGREEMENT,
         "fails_by_repo": bool(duel["accepted"]) and figure(duel, "lcb_by_repo") <= 0,
         "length_tells": bool(by_length) and abs(by_length["per_doubling"]) > errors,
-        "no_benchmarks": not lists,
-        "unchecked": [entry for entry in lists if entry.get("state") != "checked"],
+        "no_benchmarks": not facts.benchmarks,
+        "unchecked": facts.unchecked,
         "few_instances": instances if instances < FEW_INSTANCES else 0,
         "leaking": [row for row in final if row.leaks.get("challenger")],
-        "held_back": [row for row in facts.parsed if row.held_back],
+        "held_back": [row for row in facts.judged if row.held_back],
         "far_apart": facts.labels["differences"] if facts.labels else [],
     }
 

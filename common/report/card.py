@@ -12,7 +12,6 @@ from common.config import METRICS
 from common.files import BadFile
 from common.report import exports
 from common.report.exports import MAX_LENGTHS, SPLITS, Export, export_text, with_margin
-from common.report.left_out import dicts
 from common.report.markdown import Markdown, fill
 from common.report.report_page import Facts, second_look
 from common.report.rows import CHARS_PER_TOKEN
@@ -34,8 +33,6 @@ def dataset_card(facts: Facts) -> str:
         command += f" --max-tokens {export.max_tokens}"
     if export.max_patch_chars is not None:
         command += " --distill"
-    benchmarks = facts.plan.get("benchmarks")
-    lists = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
     longest_reply = max((row.challenger_chars for row in rows), default=0)
     text = fill(
         "card.md",
@@ -52,8 +49,7 @@ def dataset_card(facts: Facts) -> str:
         look=second_look(facts),
         jaccard=exports.NEAR_DUPLICATE_JACCARD,
         validation_percent=exports.VALIDATION_PERCENT,
-        checked=[entry for entry in lists if entry.get("state") == "checked"],
-        unchecked=[entry for entry in lists if entry.get("state") != "checked"],
+        checked=[entry for entry in facts.benchmarks if entry not in facts.unchecked],
         licences=Counter(row.license for row in rows),
         lost={length: export.lost_at(length) for length in MAX_LENGTHS},
         # Without a comma, for they stand in code.
@@ -96,7 +92,8 @@ def stated_licence() -> dict:
             front = yaml.safe_load(text.lstrip()[3:].split("\n---")[0])
         except yaml.YAMLError as error:
             first_line = str(error).split("\n")[0]
-            raise BadFile(CARD, f"cannot read its front matter ({first_line})") from None
+            problem = f"cannot read its front matter ({first_line}): mend its first lines"
+            raise BadFile(CARD, f"{problem}, or delete the file") from None
         for key, value in front.items() if isinstance(front, dict) else ():
             if str(key).startswith("license") and value:
                 stated[key] = value

@@ -76,6 +76,7 @@ class Export:
     moved_repo: str = ""  # into validation, which its hash alone would have left empty
     kept_repo: str = ""  # in train, which its hash alone would have left empty
     held_back: int = 0
+    excluded: int = 0  # turns of instances that were excluded after they were answered
     duplicates: int = 0
     too_long: int = 0
     no_record: int = 0  # turns that distill lacks
@@ -83,7 +84,8 @@ class Export:
 
     @property
     def configs(self) -> tuple[str, ...]:
-        return CONFIGS if self.max_patch_chars is None else (*CONFIGS, "distill")
+        """Those to load: without a record for any turn there is no distill."""
+        return (*CONFIGS, "distill") if self.teacher_tokens else CONFIGS
 
     @property
     def all_rows(self) -> list[Row]:
@@ -159,7 +161,8 @@ def fit_rows(rows: list[Row], export: Export) -> list[Row]:
         if row.bucket not in buckets and not row.held_back:
             continue
         if row.unfit:
-            export.held_back += 1
+            export.excluded += bool(row.excluded)
+            export.held_back += not row.excluded
             export.fates[row.stem] = f"not exported: {row.unfit}"
         elif export.max_tokens and row.total_tokens > export.max_tokens:
             export.too_long += 1

@@ -30,6 +30,10 @@ class LeftOut:
         out = {row["instance_id"] for row in self.rows}
         return {stem for stem, instance in self.instances.items() if instance in out}
 
+    def unanswered(self, rows: list) -> int:
+        """Count those of `stems` that nobody answered before."""
+        return len(self.stems() - {row.stem for row in rows if row.path})
+
     def why_excluded(self, instance: str) -> str:
         """Return why king.py would leave an instance out today; "" where it would not."""
         if instance not in self.excluded:
@@ -86,11 +90,10 @@ def dicts(value: object) -> list[dict]:
 
 def huge_pr_page(left_out: LeftOut, rows: list) -> str:
     """Return hugePR.md; sizes are in characters."""
-    answered = {row.stem for row in rows if row.path}
     late = [row for row in rows if row.excluded]
     figures = {
         "left_out": left_out,
-        "out": len(left_out.stems() - answered),
+        "out": left_out.unanswered(rows),
         "late": late,
         "judged": sum(row.bucket is not None for row in late),
         "answers": Counter(row.instance_id for row in rows if row.path),

@@ -28,7 +28,7 @@ from common.report.advice import (
 from common.report.exports import Export, export_text
 from common.report.kinds import LITTLE_DOUBT, compare_kinds, doubt
 from common.report.labels import wilson
-from common.report.left_out import LeftOut
+from common.report.left_out import LeftOut, dicts
 from common.report.markdown import Markdown, fill
 from common.report.rows import Row
 from common.report.turns_page import MOST_TURNS
@@ -95,6 +95,9 @@ class Facts:
         local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "*" in path
         if local or Path(path).exists():  # its folders are nobody's business
             self.sample["dataset"] = f"local files {Path(path).name}"
+        benchmarks = self.plan.get("benchmarks")
+        self.benchmarks = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
+        self.unchecked = [of for of in self.benchmarks if of.get("state") != "checked"]
         sides = ("challenger", "chosen", "king")
         self.audits = {side: leak_audit(self.rows, side) for side in sides}
         self.kinds = Counter(row.made for row in self.rows if row.challenger_chars)
@@ -225,7 +228,7 @@ def report_page(facts: Facts, licence_is_stated: bool) -> str:
         more=len(facts.rows) - len(listed),
         not_done=not_done,
         failures=stage_failures(),
-        out=len(facts.left_out.stems()),
+        out=facts.left_out.unanswered(facts.rows),
     )
     return f"{text}\n"
 

@@ -45,15 +45,12 @@ class Row:
     style: str = ""  # what kind of action the challenger takes
     command: str = ""  # what the challenger would run, cut
     step: int = 0  # 1 = the first reply of its trajectory
-    leaks: dict[str, list[str]] = field(default_factory=dict)  # by audited side each hit's kind
+    # By audited side each hit's kind; those of a "chosen" challenger, which are no leaks, apart.
+    leaks: dict[str, list[str]] = field(default_factory=dict)
     protocol_problem: str = ""  # what the challenger breaks of its chat's protocol
     made: str = "informed"  # how the challenger was: with the record, or "chosen" of blind replies
     candidates_distinct: int = 0  # different commands among these replies
-    chosen_leak_hits: int = 0  # no leaks: of a chosen challenger
     doubt: dict[str, tuple[int, int]] = field(default_factory=dict)  # by side: hedges, words
-    king_doubt: float | None = None  # hedges in 100 words
-    challenger_doubt: float | None = None
-    reference_doubt: float | None = None
     # Of the score, where it is of the texts in the answer:
     mode: int = 2  # 2: judged against the king, 1: against the dataset's own reply
     unfit: str = ""  # why it must be in neither final/ nor export/, whatever its score
@@ -179,13 +176,9 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
     made = str(meta["challenger"].get("made") or "informed")
     if made == "chosen" and "challenger" in leaks:
         leaks["chosen"] = leaks.pop("challenger")
-    doubt = {side: count_doubt(answer[key]) for key, side in SIDES.items()} if challenger else {}
     figures = {
         "made": made,
         "candidates_distinct": meta["challenger"].get("candidates_distinct") or 0,
-        "chosen_leak_hits": len(leaks.get("chosen", [])),
-        "doubt": doubt,
-        **{f"{side}_doubt": per_hundred(*count) for side, count in doubt.items()},
         "instance_id": instance,
         # An answer may not name its repo, though its prompt does.
         "repo": str(meta.get("repo") or "") or left_out.repos.get(instance) or instance,
@@ -197,9 +190,9 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
         "tokens_from": "usage" if has_usage else "guess",
         "step": 1 + sum(message["role"] == "assistant" for message in messages),
         "leaks": leaks,
-        "protocol_problem": "",
     }
     if challenger:
+        figures["doubt"] = {side: count_doubt(answer[key]) for key, side in SIDES.items()}
         fence = fence_of(messages)
         figures["style"] = action_style(challenger, fence)
         figures["command"] = " ; ".join(bash_blocks(challenger, fence))[:COMMAND_CHARS]
@@ -257,7 +250,6 @@ _COLUMNS = (
     "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
     "style", "step", "prompt_chars", "prompt_tokens", "tokens_from", "spread", "protocol_problem",
     "why", "points", "max_points", "reason", "made", "candidates_distinct",
-    "chosen_leak_hits", "king_doubt", "challenger_doubt", "reference_doubt",
 )  # fmt: skip
 _FORMULA_STARTS = tuple("=+-@\t\r\n")
 
@@ -267,14 +259,16 @@ def turns_csv(rows: list[Row], judges: list[str], fates: dict[str, str]) -> str:
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
     names = [f"judge {judge}" for judge in judges]
-    last = ("leak_hits", "king_leak_hits", "export")
+    names += [f"{side}_doubt" for side in SIDES.values()]
+    last = ("leak_hits", "chosen_leak_hits", "king_leak_hits", "export")
     table.writerow(map(_csv_cell, (*_COLUMNS, "file", *METRICS, *names, *last)))
     for row in rows:
         cells = [getattr(row, name) for name in _COLUMNS]
         cells.append(row.path.as_posix() if row.path else "")
         cells += [row.metrics.get(metric) for metric in METRICS]
         cells += [row.by_judge.get(judge) for judge in judges]
-        cells += [len(row.leaks.get(side, [])) for side in ("challenger", "king")]
+        cells += [per_hundred(*row.doubt.get(side, (0, 0))) for side in SIDES.values()]
+        cells += [len(row.leaks.get(side, [])) for side in ("challenger", "chosen", "king")]
         cells.append(fates.get(row.stem, ""))
         table.writerow(map(_csv_cell, cells))
     return text.getvalue()

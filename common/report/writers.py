@@ -6,6 +6,7 @@ from collections import Counter, defaultdict
 
 from common.duel.record import LOOKS
 from common.duel.verdicts import FIRST_LOOK
+from common.report.left_out import dicts
 from common.report.markdown import NOTHING
 from common.report.rows import Turn
 
@@ -26,7 +27,7 @@ class Writers:
             if meta.get(side):
                 self.charge(side, "", meta[side])
                 self._note(side, str(meta[side].get("model")), meta[side])
-        for paid in [*(meta.get("retired") or []), *filter(None, [meta.get("choosing")])]:
+        for paid in dicts([*dicts(meta.get("retired")), meta.get("choosing")]):
             self.charge("challenger", "", paid)
         for verdict in turn.verdicts:
             judge = verdict["judge"]
