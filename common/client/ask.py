@@ -111,7 +111,7 @@ class LLM:
             end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
             is_cut = end in _CUT_OFF
             was_cut = max_tokens if is_cut else 0
-            if lack := self._contexts.lack(call.model, messages, completion.usage, was_cut):
+            if lack := self._contexts.lack(call.model, messages, completion, was_cut):
                 self.run.spending.calls["cut by the context"] += 1
                 raise lack
             tries += attempts

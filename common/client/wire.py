@@ -51,6 +51,7 @@ class Completion:
 
     content: str = ""
     reasoning_field: str = ""  # where reasoning came, if it did
+    reasoning_bytes: int = 0
     finish_reason: str = ""
     usage: dict = field(default_factory=dict)
     model: str = ""
@@ -306,6 +307,7 @@ def _read_events(body: bytes) -> Completion:
             for name in _REASONING_FIELDS:
                 if said.get(name):
                     completion.reasoning_field = name
+                    completion.reasoning_bytes += len(str(said[name]).encode("utf-8", "replace"))
             reason = _name(choice.get("finish_reason"))
             completion.finish_reason = reason or completion.finish_reason
             # Moonshot's place for it.
