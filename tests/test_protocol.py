@@ -78,7 +78,7 @@ def test_visible_text_drops_reasoning(content, answer):
     reply("ls", "THOUGHT: it drops (</think>) and '</think>'\nand more"),
     reply("cat > a.md <<'EOF'\n<think>\nhm\n</think>\nEOF"),
     reply("ls", "<Widget> renders twice."),
-    reply("grep -rn '</s>' .", 'THOUGHT: <a href="x">thinking</a> and <br/> stay, <|x|> does, too.'),
+    reply("grep -rn '</s>' .", 'THOUGHT: <a href="x">thinking</a> and <br/> stay, <|x|> too.'),
     reply("ls", "[Thoughts](https://a.b) says so."),
 ])  # fmt: skip
 def test_a_mark_that_is_text_cuts_nothing(content):
