@@ -174,6 +174,16 @@ def test_no_language_is_taken_for_a_cut_prompt(tmp_path, language):
         assert king(tmp_path, server).returncode == 0
 
 
+def test_cached_tokens_that_are_counted_apart_are_no_cut_prompt(tmp_path):
+    write_chats(tmp_path, [of_chars(ENGLISH, 40_000)] * 2)
+    usage = {"prompt_tokens": 12, "completion_tokens": 30}
+    usage["prompt_tokens_details"] = {"cached_tokens": 9000}
+    with Server(lambda body: Reply(REPLY, usage=usage), key=KEY) as server:
+        result = king(tmp_path, server)
+    assert result.returncode == 0, result.stdout
+    assert "18,024 in (18,000 cached)" in result.stdout
+
+
 @pytest.mark.parametrize("completion, asks", [(41, 1), (1800, 1), (1990, 2), (None, 1)])
 def test_cut_off_before_max_tokens_means_a_full_context(tmp_path, completion, asks):
     usage = {"prompt_tokens": 2007, "completion_tokens": completion}

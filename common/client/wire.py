@@ -344,11 +344,13 @@ def _usage(given: object) -> dict:
         return {}
     reasoning = _count(given.get("completion_tokens_details"), "reasoning_tokens")
     cached = _count(given.get("prompt_tokens_details"), "cached_tokens") or 0
+    if cached > prompt:  # Anthropic's way, which some gateways pass on: those read anew alone
+        prompt += cached
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "reasoning_tokens": reasoning or _count(given, "reasoning_tokens") or 0,
-        "cached_tokens": min(cached, prompt),
+        "cached_tokens": cached,
     }
 
 
