@@ -333,6 +333,7 @@ class _Turns:
             raise
         except ModuleNotFoundError as missing:
             self.llm.run.halt(cli.EXIT_STOPPED, start.install_words(missing))
+            raise Halted() from None
         except Exception as error:
             self.fail_by_error(self.name(turn), error)
 
