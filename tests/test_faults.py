@@ -94,7 +94,8 @@ ECHO = b'{"error": {"message": "input: the authentication view, invalid token, c
 TOKENS = b'{"error": {"message": "Stop spamming. exceeded your current quota. model not found"}}'
 
 
-REFUSALS = [WALL, (400, ECHO), (400, TOKENS), (422, ECHO), (403, TOKENS)]
+POLICY = b'{"error": {"code": "content_policy_violation", "message": "no"}}'
+REFUSALS = [WALL, (400, ECHO), (400, TOKENS), (422, ECHO), (403, TOKENS), (200, POLICY)]
 LATER = [(401, ECHO), (404, TOKENS), (405, ECHO), (302, b"", "Location: /captcha")]
 
 
