@@ -46,7 +46,7 @@ from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
 from common.config import METRICS, CallSettings, Config, Duel, load_config
 from common.duel import reader, record
-from common.duel.statistics import bootstrap_bounds
+from common.duel.statistics import bootstrap_bounds, whole_deltas
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
 from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, looks_of
 from common.environment import load_environment
@@ -121,7 +121,7 @@ def parse_verdict(text: str) -> dict | None:
         return None
     reason = answer.get("reason")
     reason = reason if isinstance(reason, str) else ""
-    if set(calls) == {"0"} and reason.strip(" .").lower() == "a sentence":
+    if set(calls) == {"0"} and reason.strip(" .…<>[]'\"").lower() == "a sentence":
         return None  # the rubric's own example
     return {**dict(zip(METRICS, map(int, calls))), "reason": reason}
 
@@ -327,25 +327,6 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
     return verdicts
 
 
-def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
-    """Return how far each turn is from even, in whole units, and how many units are 50 points.
-
-    points: half-points (turns, judges, orders, metrics). A turn has the mean over its readable
-    verdicts, one without any counts as lost: so unread verdicts select nothing. NaN where a call
-    has not returned. Whole, so that a bound of 0 is 0: a unit is a half-point over the least common
-    multiple of the counts of readable verdicts.
-    """
-    readable = (points >= 0).all(axis=3).sum(axis=(1, 2))  # verdicts of each turn
-    won = np.where(points >= 0, points, 0).sum(axis=(1, 2, 3))
-    above_even = won - len(METRICS) * readable  # an even verdict holds a half-point a metric
-    multiple = math.lcm(*np.unique(readable[readable > 0]).tolist())
-    even = len(METRICS) * multiple
-    deltas = above_even * (multiple // np.maximum(readable, 1))
-    deltas = np.where(readable > 0, deltas, -even)
-    returned = (points != record.MISSING).all(axis=(1, 2, 3))
-    return np.where(returned, deltas, np.nan), even
-
-
 def weigh(margin: float, lcb: float, parsed_frac: float, duel: Duel) -> tuple[bool, str]:
     """Return whether all three demands of [duel] hold, and why: those that fail, or all."""
     wanted = duel.win_margin
@@ -370,7 +351,11 @@ def main() -> int:
     flags.add_argument("--confirm", action="store_true", help="the second look by [confirm]")
     flags = flags.parse_args()
     config = load_config()
-    check_settings(config, flags)
+    if flags.confirm and not config.confirm.models:
+        raise UserError(
+            "--confirm needs judges of its own. Write into chain.toml:\n"
+            '[confirm]\nmodels = ["maker/model", "maker/model", "maker/model"]'
+        )
     panel = Panel(config, fixed_prompt())
     judges = panel.confirm if flags.confirm else panel.judges
     environment = load_environment(config, judges)
@@ -426,22 +411,6 @@ def main() -> int:
     follow = steps_from("validate.py" if flags.shard else "report.py", flags.shard)
     shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
     return code or shown
-
-
-def check_settings(config: Config, flags) -> None:
-    """Refuse a bound without a rank among the resamples, and a second look by nobody."""
-    duel = config.duel
-    if duel.alpha * (duel.resamples + 1) < 1:
-        least = math.ceil(1 / duel.alpha) - 1
-        raise UserError(
-            f"[duel] alpha = {duel.alpha:g} with resamples = {duel.resamples}: expected "
-            f"alpha * (resamples + 1) of 1 or more, so resamples of {least} or more."
-        )
-    if flags.confirm and not config.confirm.models:
-        raise UserError(
-            "--confirm needs judges of its own. Write into chain.toml:\n"
-            '[confirm]\nmodels = ["maker/model", "maker/model", "maker/model"]'
-        )
 
 
 if __name__ == "__main__":

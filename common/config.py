@@ -6,6 +6,7 @@ defaults with comments, for editing; a test holds the two together.
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -216,6 +217,10 @@ def _problems(config: Config) -> Iterator[str]:
         yield f"[confirm] band = {config.confirm.band}: expected the lower score first"
     if config.generate.challenger == "chosen" and not config.generate.show_record:
         yield '[generate] show_record = false: with challenger = "chosen" the choice rests on it'
+    duel = config.duel
+    if duel.alpha * (duel.resamples + 1) < 1:
+        least = f"resamples of {math.ceil(1 / duel.alpha) - 1} or more, for a bound to have a rank"
+        yield f"[duel] alpha = {duel.alpha:g}, resamples = {duel.resamples}: expected {least}"
     calls = [("generate", config.generate)]
     for section in ("judge", "confirm"):
         models = getattr(config, section).models

@@ -232,7 +232,6 @@ def make_score(stem: str, answer: dict, points: int, judges=JUDGES, **fields) ->
         "parsed": True,
         "status": "parsed",
         "reason": f"{judges[0]}: reads the file that the traceback names",
-        "flags": [],
         "sha": text_digests(answer),
         "counted": [verdict["key"] for verdict in verdicts],
         "verdicts": verdicts,
@@ -288,12 +287,9 @@ def make_duel(scores: list[dict], judges=JUDGES, **fields) -> dict:
         "agreement": {"name": "Krippendorff's alpha (nominal)", "value": 0.41},
         "leave_one_out": dict.fromkeys(judges, without),
         "without_generator": without,
-        "retest": None,
-        "flags": {},
         "usage": usage,
         "cost_usd": 1.5,
         "config": {},
-        "made_at": "2026-01-02T04:00:00+00:00",
     }
     return {**duel, **fields}
 

@@ -57,6 +57,7 @@ def test_every_key_is_commented_where_it_first_stands():
         ("[generate]\nstream = 1", ["[generate] stream = 1", "a valid boolean"]),
         ("[generate\nmodel = 1", ["not valid TOML"]),
         ("[confirm]\nband = [90, 73]", ["[confirm] band = [90", "the lower score first"]),
+        ("[duel]\nalpha = 0.001\nresamples = 998", ["resamples = 998: expected", "999 or more"]),
         ("[generate]\nextra_body = {model = 1}", ["[generate] extra_body: 'model'"]),
         ("generate = 5", ["generate = 5", "a valid dictionary"]),
     ],
@@ -160,3 +161,7 @@ def test_a_limit_of_many_digits_is_told_in_a_line(tmp_path):
     result = stage("king.py", "--limit", "9" * 23, cwd=tmp_path)
     assert result.returncode == 2 and "of at most 18 digits" in result.stderr
     assert "Traceback" not in result.stderr
+
+
+def test_an_alpha_with_one_rank_is_enough():
+    assert check_config({"duel": {"alpha": 0.001, "resamples": 999}}).duel.resamples == 999

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from common.config import METRICS, check_config
-from common.duel.record import MISSING
+from common.duel.statistics import MISSING
 from panel import table_of
 from validate import gate
 

@@ -50,6 +50,7 @@ CODE = (
         # Free text as models write it: no call is in doubt.
         *(json.dumps(CALLS)[:-1] + f', "reason": "{reason}"}}' for reason in REASONS),
         *(f"{code} is what reply 2 passes.\n{VERDICT}" for code in CODE),
+        json.dumps({"notes": {"Progress": "reply 2 repeats a step"}, **CALLS}),
         VERDICT.replace("{", '{"reason": "first\nand last",\n\t').replace(', "reason', ', "note'),
     ],
 )
@@ -91,6 +92,12 @@ WRONG_VALUES = (True, 1.0, -1, 3, "3", None, [1])
         json.dumps(VERDICT),
         RUBRIC[RUBRIC.rindex("{") :],  # the rubric's own example
         json.dumps(dict.fromkeys(METRICS, "0") | {"reason": "A sentence."}, indent=1),
+        *(
+            json.dumps(dict.fromkeys(METRICS, 0) | {"reason": r})
+            for r in ("<a sentence>", "'a sentence.'")
+        ),
+        json.dumps({**CALLS, "Progress": 1}),
+        json.dumps({**CALLS, "example": {"progress ": 1}}),
         # What stands within braces that are not closed, or in code with a metric, may be quoted.
         f'{{"debug": True, "said": {VERDICT}',
         f'{{"thought": "a stray }} and {VERDICT}',

@@ -10,8 +10,8 @@ import pytest
 import panel
 from common.cli import Tally
 from common.config import METRICS
-from common.duel.record import MISSING, add_to_bill, enter_score, enter_turn, new_table, spending
-from common.duel.statistics import agreement, contrasts, habits, mean_score
+from common.duel.record import add_to_bill, enter_score, enter_turn, new_table, spending
+from common.duel.statistics import MISSING, agreement, contrasts, habits, mean_score
 from common.duel.verdicts import FIRST_LOOK, SECOND_LOOK, load_turn
 from common.turns import ORDERS
 from makers import make_answer, make_score, make_verdict, put

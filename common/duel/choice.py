@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 
-from common.audit.protocol import format_problem, protocol_problem
+from common.audit.protocol import bash_blocks, fence_of, format_problem, protocol_problem
 from common.client.ask import LLM, NoAcceptableReply
 from common.config import Generate
 from common.duel.reader import marked_messages, read_object
@@ -122,7 +122,8 @@ async def choose_reply(
     for candidate in candidates:
         del candidate["text"]
     how = {"prompt_version": PROMPT_VERSION, "made": "chosen", **fit[best], **choosing, **choice}
-    how["candidates_distinct"] = len({text.partition("\n```")[2] for text in replies})
+    fence = fence_of(messages)
+    how["candidates_distinct"] = len({bash_blocks(text, fence)[0] for text in replies})
     del meta["choosing"]
     return best, how
 

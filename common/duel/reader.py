@@ -111,6 +111,8 @@ def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | No
     found = None
     for pairs in objects:
         for key, value in pairs:
+            if type(value) is int:  # a call under "Progress" is one, a note is not
+                key = key.strip().lower()
             if key in keys and said.setdefault(key, repr(value)) != repr(value):  # true is not 1
                 return None
         if dict(pairs).keys() >= set(keys):

@@ -9,11 +9,8 @@ import numpy as np
 from common.config import METRICS
 from common.duel import statistics
 from common.duel.verdicts import FIRST_LOOK, READING, SECOND_LOOK, Panel, Turn
-from common.turns import OPPONENT, ORDERS, SIDES, UNREAD, Status, half_points
+from common.turns import OPPONENT, ORDERS, SIDES, Status, half_points
 
-# In a table's points, the half-points of a verdict whose call has not returned. Those of one that
-# came and cannot be read are UNREAD: a result, where this is none. Both are below 0.
-MISSING = UNREAD - 1
 USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
 # Of a judge's answers; with fewer it would be asked again mostly in vain, and empties final/.
 FEWEST_READABLE = 0.5
@@ -34,7 +31,7 @@ def new_table(turns: int, judges: int) -> np.ndarray:
     table = np.zeros(turns, columns)
     table[["instance", "repo", "status", "named"]] = ("", "", Status.UNFINISHED, None)
     table["score_confirmed"] = np.nan
-    table["points"] = MISSING
+    table["points"] = statistics.MISSING
     return table
 
 
@@ -111,7 +108,8 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
     asked = points[~table["identical"]]
     parsed = table[(points >= 0).all(axis=(1, 2, 3))]
     scores = 50 * parsed["points"].mean(axis=(1, 2, 3))
-    metrics = {name: statistics.mean_score(points[..., at]) for at, name in enumerate(METRICS)}
+    counted = points[statistics.all_returned(points)]  # as in the gate
+    metrics = {name: statistics.mean_score(counted[..., at]) for at, name in enumerate(METRICS)}
     by_look = {look: Counter() for look in LOOKS}
     for (look, _), bill in bills.items():
         by_look[look].update(bill)

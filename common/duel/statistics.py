@@ -1,7 +1,8 @@
 """The statistics of the duel: bounds over instances, what judges are like, the fall of kept turns.
 
 Half-points come as int8 arrays with the axes (turns, judges, orders, metrics): win 2, draw 1,
-loss 0, below 0 where a verdict was not read.
+loss 0, UNREAD where a verdict came and cannot be read, MISSING where its call has not returned.
+Both are below 0; the one is a result, the other none.
 """
 
 from __future__ import annotations
@@ -12,7 +13,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from common.turns import FINAL_MIN
+from common.config import METRICS
+from common.turns import FINAL_MIN, UNREAD
+
+MISSING = UNREAD - 1
 
 _CHUNK_CELLS = 1_000_000  # of a resample matrix at a time: memory stays flat
 _BLOCKS = 10  # of a chunk: a block as floats fits the processor's cache, measured 4 times faster
@@ -106,6 +110,29 @@ def cluster_error(sums: np.ndarray, sizes: np.ndarray) -> np.ndarray:
     with np.errstate(divide="ignore", invalid="ignore"):
         squares = ((sums - sizes * (sums.sum(axis=0) / turns)) ** 2).sum(axis=0)
         return np.where(count > 1, np.sqrt(count / (count - 1) * squares) / turns, np.inf)
+
+
+def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
+    """Return how far each turn is from even, in whole units, and how many units are 50 points.
+
+    points: half-points (turns, judges, orders, metrics). A turn has the mean over its readable
+    verdicts, one without any counts as lost: so unread verdicts select nothing. NaN where a call
+    has not returned. Whole, so that a bound of 0 is 0: a unit is a half-point over the least common
+    multiple of the counts of readable verdicts.
+    """
+    readable = (points >= 0).all(axis=3).sum(axis=(1, 2))  # verdicts of each turn
+    won = np.where(points >= 0, points, 0).sum(axis=(1, 2, 3))
+    above_even = won - len(METRICS) * readable  # an even verdict holds a half-point a metric
+    multiple = math.lcm(*np.unique(readable[readable > 0]).tolist())
+    even = len(METRICS) * multiple
+    deltas = above_even * (multiple // np.maximum(readable, 1))
+    deltas = np.where(readable > 0, deltas, -even)
+    return np.where(all_returned(points), deltas, np.nan), even
+
+
+def all_returned(points: np.ndarray) -> np.ndarray:
+    """Tell of which turns all calls of the panel have returned, readable or not."""
+    return (points != MISSING).all(axis=(1, 2, 3))
 
 
 def rate_ratio(counts: np.ndarray, groups, alpha: float) -> dict | None:
