@@ -94,7 +94,8 @@ ECHO = b'{"error": {"message": "input: the authentication view, invalid token, c
 TOKENS = b'{"error": {"message": "Stop spamming. exceeded your current quota. model not found"}}'
 
 
-REFUSALS = [WALL, (400, ECHO), (400, TOKENS), (422, ECHO), (403, TOKENS)]
+POLICY = b'{"error": {"code": "content_policy_violation", "message": "no"}}'
+REFUSALS = [WALL, (400, ECHO), (400, TOKENS), (422, ECHO), (403, TOKENS), (200, POLICY)]
 LATER = [(401, ECHO), (404, TOKENS), (405, ECHO), (302, b"", "Location: /captcha")]
 
 
@@ -210,6 +211,18 @@ def test_a_file_system_without_locks_is_a_warning(tmp_path, number):
         result = stage("king.py", cwd=tmp_path, server=server, PYTHONPATH=paths)
     assert result.returncode == 0 and len(answers(tmp_path)) == 2
     assert "no locks" in result.stderr and "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("package, counts", [("pydantic", ""), ("aiohttp", "4 not reached")])
+def test_a_missing_package_is_named_with_what_installs_it(tmp_path, package, counts):
+    make_sample(tmp_path, 4)
+    (tmp_path / "sitecustomize.py").write_text(f"import sys\nsys.modules['{package}'] = None\n")
+    paths = f"{tmp_path}{os.pathsep}{REPO}"
+    with Server(lambda body: REPLY, key=KEY) as server:
+        result = stage("king.py", cwd=tmp_path, server=server, PYTHONPATH=paths)
+    assert result.returncode == 2 and "Traceback" not in result.stderr and not server.chats
+    assert f"king.py: the package {package} is not installed. Run: " in result.stderr
+    assert "-m pip install -r" in result.stderr and counts in result.stdout
 
 
 def test_a_terminal_that_cannot_show_a_letter_gets_its_escape(tmp_path):

@@ -58,6 +58,10 @@ def reply(command: str, thought: str = "THOUGHT: I look first.") -> str:
     ("<cot>hm</cot>\n{\"a\": 1}", '{"a": 1}'),  # any name, where what follows is whole
     ("hm.\n</thought>\n\nTHOUGHT: go", "THOUGHT: go"),
     ('<thought>hm</thought>\n```json\n{"a": 1}\n```', '```json\n{"a": 1}\n```'),
+    ('<details type="reasoning" done="true">\nhm\n</details>\nTHOUGHT: go', "THOUGHT: go"),
+    ('<think duration="3">hm</think>\nTHOUGHT: go', "THOUGHT: go"),
+    ("<think/>\n\nTHOUGHT: go", "THOUGHT: go"),
+    ("<think />THOUGHT: go", "THOUGHT: go"),
     ("<think>never closed", ""),
     ("[THINK]\nnever closed", ""),
     ("plain", "plain"),
@@ -74,6 +78,7 @@ def test_visible_text_drops_reasoning(content, answer):
     reply("ls", "THOUGHT: it drops (</think>) and '</think>'\nand more"),
     reply("cat > a.md <<'EOF'\n<think>\nhm\n</think>\nEOF"),
     reply("ls", "<Widget> renders twice."),
+    reply("grep -rn '</s>' .", 'THOUGHT: <a href="x">thinking</a> and <br/> stay, <|x|> too.'),
     reply("ls", "[Thoughts](https://a.b) says so."),
 ])  # fmt: skip
 def test_a_mark_that_is_text_cuts_nothing(content):
@@ -106,6 +111,10 @@ def test_a_flood_of_marks_is_read_in_no_time(flood):
     ("<|tool_calls_section_begin|><|tool_call_begin|>functions.bash:0", "tokens"),
     (reply("ls") + "\n<|tool_calls_section_begin|>", "tokens"),
     (reply("ls") + "<|im_end|>", "tokens"),
+    ("<|START_RESPONSE|>" + reply("ls"), "tokens"),
+    (reply("ls") + "<|END_RESPONSE|>", "tokens"),
+    (reply("ls") + "</s>\n", "tokens"),
+    (reply("ls") + "<end_of_turn>", "tokens"),
     ("<｜tool▁calls▁begin｜><｜tool▁call▁begin｜>function", "tokens"),
     ("<tool_call>\n{\"name\": \"bash\"}\n</tool_call>", "tokens"),
     ("<think>" + reply("ls"), "think"),

@@ -6,8 +6,9 @@ import json
 
 import pytest
 
-from common.config import METRICS, check_config, load_environment
+from common.config import METRICS, check_config
 from common.demo.server import Reply, Server
+from common.environment import load_environment
 from common.files import UserError
 from makers import REPLY, answers, make_run, make_sample
 from runner import KEY, assert_no_key, stage

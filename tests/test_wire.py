@@ -174,7 +174,17 @@ def test_no_language_is_taken_for_a_cut_prompt(tmp_path, language):
         assert king(tmp_path, server).returncode == 0
 
 
-@pytest.mark.parametrize("completion, asks", [(41, 1), (1800, 1), (1990, 2), (None, 2)])
+def test_cached_tokens_that_are_counted_apart_are_no_cut_prompt(tmp_path):
+    write_chats(tmp_path, [of_chars(ENGLISH, 40_000)] * 2)
+    usage = {"prompt_tokens": 12, "completion_tokens": 30}
+    usage["prompt_tokens_details"] = {"cached_tokens": 9000}
+    with Server(lambda body: Reply(REPLY, usage=usage), key=KEY) as server:
+        result = king(tmp_path, server)
+    assert result.returncode == 0, result.stdout
+    assert "18,024 in (18,000 cached)" in result.stdout
+
+
+@pytest.mark.parametrize("completion, asks", [(41, 1), (1800, 1), (1990, 2), (None, 1)])
 def test_cut_off_before_max_tokens_means_a_full_context(tmp_path, completion, asks):
     usage = {"prompt_tokens": 2007, "completion_tokens": completion}
     reply = Reply(REPLY[:30], finish_reason="length", usage=usage)
@@ -182,6 +192,16 @@ def test_cut_off_before_max_tokens_means_a_full_context(tmp_path, completion, as
         result = king(tmp_path, server, max_tokens=2000, max_tokens_cap=2000)
     assert result.returncode == 1 and len(server.chats) == asks
     assert ("context is full" in failed_rows(tmp_path)[0]["reason"]) == (asks == 1)
+
+
+@pytest.mark.parametrize("content, reasoning, asks", [("", "x" * 30, 2), ("é", "x" * 1900, 2)])
+def test_what_came_without_usage_may_have_been_all_of_max_tokens(
+    tmp_path, content, reasoning, asks
+):
+    reply = Reply(content, reasoning=reasoning, finish_reason="length", usage={"prompt_tokens": 9})
+    with Server(reply=lambda body: reply, key=KEY) as server:
+        king(tmp_path, server, max_tokens=2000, max_tokens_cap=2000)
+    assert len(server.chats) == asks
 
 
 def test_an_empty_stream_is_asked_once_without_one(tmp_path):

@@ -28,6 +28,7 @@ _RAW_TOKEN = re.compile(
     r"|user|system|fim|endoftext)[A-Za-z_]*\|>"
     r"|<｜[^<>\n]{1,40}｜>"
     r"|</?tool_calls?>|</?tool_response>|<\|tool_call>|<tool_call\|>"
+    r"|\A\s*<\|\w+\|>|(?:<\|\w+\|>|</s>|<eos>|<end_of_turn>)\s*\Z"  # any, at either end
 )
 _FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 

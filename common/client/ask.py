@@ -25,7 +25,8 @@ from common.client.contexts import Contexts
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
 from common.client.run import Halted, Run
-from common.config import CallSettings, Environment
+from common.config import CallSettings
+from common.environment import Environment
 from common.files import BadFile, ItemFailed, UserError, clean_text, printable
 
 # How a reply ends: OpenAI's word and its kin at other makers, in lower case.
@@ -111,7 +112,7 @@ class LLM:
             end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
             is_cut = end in _CUT_OFF
             was_cut = max_tokens if is_cut else 0
-            if lack := self._contexts.lack(call.model, messages, completion.usage, was_cut):
+            if lack := self._contexts.lack(call.model, messages, completion, was_cut):
                 self.run.spending.calls["cut by the context"] += 1
                 raise lack
             tries += attempts
@@ -332,6 +333,7 @@ class _Turns:
             raise
         except ModuleNotFoundError as missing:
             self.llm.run.halt(cli.EXIT_STOPPED, start.install_words(missing))
+            raise Halted() from None
         except Exception as error:
             self.fail_by_error(self.name(turn), error)
 

@@ -11,7 +11,7 @@ from common.client import faults
 from common.client.batch_files import ENDED
 from common.client.run import Run
 from common.client.wire import fault_behind
-from common.config import Endpoint
+from common.environment import Endpoint
 from common.files import write_bytes
 
 

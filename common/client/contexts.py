@@ -31,14 +31,17 @@ class Contexts:
         # By model: the most prompt tokens told, and the fewest and most characters of such chats
         self._largest: dict[str, tuple[int, int, int]] = {}
 
-    def lack(self, model: str, messages: list, usage: dict, was_cut: int) -> ItemFailed | None:
+    def lack(self, model: str, messages: list, completion, was_cut: int) -> ItemFailed | None:
         """Return the failure where the context did not hold a chat; another ask would meet it, too.
 
         By the usage of a reply the prompt was cut, or the reply before its max_tokens: `was_cut`,
         0 for a reply that came to its own end.
         """
-        told = usage.get("prompt_tokens")
-        if not told:
+        told = completion.usage.get("prompt_tokens")
+        if not told:  # llama.cpp's server tells none in streams: no token is shorter than a byte
+            most = len(completion.content.encode("utf-8", "replace")) + completion.reasoning_bytes
+            if completion.content and most < _FULL_SHARE * was_cut:
+                return _full(f"after at most {most:,} of max_tokens {was_cut:,}")
             return None
         chars = prompt_chars(messages)
         largest, least, most = self._largest.get(model, (0, chars, chars))
@@ -51,20 +54,23 @@ class Contexts:
         bound = 0
         if told < chars / _CHARS_OF_A_TOKEN:
             bound = sum(_least_tokens(message["content"]) for message in messages)
-        got = usage["completion_tokens"] + usage["reasoning_tokens"]
+        got = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
         if max(told, bound) >= _SHORT and (told < bound or is_same):
-            kind = "the server cut the prompt (its context; Ollama: num_ctx)"
             why = f"which make {bound:,} or more" if told < bound else "as of twice or half as many"
             detail = f"it counts {told:,} prompt tokens of {chars:,} characters, {why}"
-        elif got < _FULL_SHARE * was_cut:
-            kind = "cut off: the context is full"
-            detail = (
-                f"after {got:,} of max_tokens {was_cut:,} and {told:,} prompt tokens, "
-                "unless the server has a limit of its own for replies"
-            )
-        else:
-            return None
-        return ItemFailed(kind, f"{kind}: {detail}. {_LARGER_CONTEXT}", lasting=True)
+            return _failure("the server cut the prompt (its context; Ollama: num_ctx)", detail)
+        if got < _FULL_SHARE * was_cut:
+            return _full(f"after {got:,} of max_tokens {was_cut:,} and {told:,} prompt tokens")
+        return None
+
+
+def _full(how: str) -> ItemFailed:
+    detail = f"{how}, unless the server has a limit of its own for replies"
+    return _failure("cut off: the context is full", detail)
+
+
+def _failure(kind: str, detail: str) -> ItemFailed:
+    return ItemFailed(kind, f"{kind}: {detail}. {_LARGER_CONTEXT}", lasting=True)
 
 
 def _least_tokens(text: str) -> int:

@@ -11,7 +11,8 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
 from common.client.costs import CHARS_PER_TOKEN, Listing, priced
 from common.client.faults import Fault
 from common.client.run import Run
-from common.config import CallSettings, Environment
+from common.config import CallSettings
+from common.environment import Environment
 from common.files import BadFile, turn_files
 from common.turns import answer_files, read_answer, read_score
 

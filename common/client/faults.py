@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic_core import from_json
 
-from common.config import Endpoint
+from common.environment import Endpoint
 from common.files import printable
 
 STREAM_CUT = ("reply without an end", "connection broken")  # kinds of a reply that broke off
@@ -75,7 +75,7 @@ _CAP = (
 _TIME = re.compile(r"20[0-9]{2}-[0-9]{2}-[0-9]{2}(?:[T ][0-9]{2}:[0-9]{2}[0-9:.]{0,12}Z?)?")
 
 # Names in `code` and `type`, which hold no prompt.
-_OF_THE_REQUEST = "invalid_request|context_length|content_filter|BadRequest"
+_OF_THE_REQUEST = "invalid_request|context_length|content_filter|content_policy|BadRequest"
 _MOVED = range(300, 400)
 _TROUBLE = (408, 409, 425, *range(500, 1000))
 _ANY = range(1000)

@@ -30,6 +30,7 @@ from common.client.costs import LEAST_BYTES_PER_TOKEN
 from common.client.faults import CHECK_ADDRESS, STREAM_CUT, Fault
 from common.client.pace import RateLimiter, Ticket
 from common.client.run import Halted, Run
+from common.client.trial import Trial
 from common.config import CallSettings
 from common.files import ItemFailed
 
@@ -49,9 +50,6 @@ _QUICK_S = 1.0  # a server's trouble that comes sooner is a refusal, as nginx's 
 _HELLO = [{"role": "user", "content": "Hello"}]
 _HELLO_TOKENS = 16  # enough for a sign of life
 _WAIT_WORTH_A_WORD_S = 5.0
-# Of ten items: a writer of which the audit takes one reply in four is left by mistake once in a
-# thousand runs.
-_REPLIES_EACH = 2.5
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
 
 
@@ -74,9 +72,7 @@ class Model:
         self.gone = ""  # why nothing more is asked of it, once it is given up
         self.is_useless = False  # and that is since nothing that it said was of use
         self._gone_kind = ""
-        self._is_useful = False  # a reply was accepted
-        self._refused_items = 0
-        self._refused_replies = 0
+        self._trial = Trial(run.items_of_a_trial)
         self._run = run
         self._connection = connection
         self._where = f"{call.model} at {connection.endpoint.base_url}"
@@ -307,27 +303,18 @@ class Model:
 
     def note_good_reply(self) -> None:
         """Note a reply that was accepted: from now on as many at once as the provider takes."""
-        if not self._is_useful:
-            self._is_useful = True
+        if not self._trial.is_passed:
+            self._trial.is_passed = True
             self.limiter.pace.most = math.inf
             self.limiter.let_out()
 
     def note_refused_reply(self, call: CallSettings, nth: int, is_cut: bool, words: str) -> None:
-        """Note the nth refused reply of an item; leave a model that began with these alone.
-
-        It takes so many items, and so many replies to each on the average, none good.
-        """
-        tries = call.bad_reply_tries
-        items = self._run.items_of_a_trial
-        self._refused_items += nth == 1
-        if not is_cut or nth == tries:  # of one that is cut off more tokens are yet to come
-            self._refused_replies += tries if is_cut else 1
-        is_over = self._refused_items >= items and self._refused_replies >= _REPLIES_EACH * items
-        if self._is_useful or self.gone or not is_over:
+        """Note the nth refused reply of an item; leave a model that began with these alone."""
+        if not self._trial.fails_with(nth, is_cut, call.bad_reply_tries) or self.gone:
             return
         self.is_useless = True
         example = " ".join(words.split())[: _WORDS_SHOWN // 2]
-        began = f"of its first {self._refused_replies} replies none was accepted"
+        began = f"of its first {self._trial.replies} replies none was accepted"
         words = f"{self._where} gives nothing usable: {began}; last: {example}"
         advice = "Ask for another model in chain.toml, or change its settings there."
         self._leave(NOTHING_USABLE, words, advice)

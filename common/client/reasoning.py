@@ -10,10 +10,12 @@ from __future__ import annotations
 
 import re
 
-# Brackets (◁ is of Kimi's older models), perhaps bars and a slash, and a name, but for a link's
-# [name](url). A word alone on the line may name the mark, too: `<|channel>thought`.
+# Brackets (◁ is of Kimi's older models), perhaps bars and a slash, and a name, perhaps with
+# attributes, but for a link's [name](url). A word alone on the line may name the mark, too:
+# `<|channel>thought`. `<think/>` is a closing mark: what precedes it has ended.
 _MARK = re.compile(
-    r"[<\[◁【]{1,2}(?P<bar>[|｜]?)(?P<slash>/?)(?P<name>[A-Za-z][\w:.-]{0,40})(?P<tail>[|｜]?)"
+    r"[<\[◁【]{1,2}(?P<bar>[|｜]?)(?P<slash>/?)(?P<name>[A-Za-z][\w:.-]{0,40})"
+    r"(?: [\w-]{1,40}=[^<>\n]{0,200}?)?(?P<tail>[|｜]| ?/|)"
     r"[>\]▷】]{1,2}(?!\()(?:(?=(?P<word>\w{1,20})\n))?"
 )
 # Names of reasoning. A pair of any other name may be the answer's own, such as HTML.

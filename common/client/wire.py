@@ -23,7 +23,8 @@ from pydantic_core import PydanticSerializationError, to_json
 from common.client import faults
 from common.client.costs import Listing, priced, read_listings
 from common.client.faults import Fault
-from common.config import CallSettings, Endpoint
+from common.config import CallSettings
+from common.environment import Endpoint
 from common.files import printable
 
 _CONNECT_S = 15
@@ -51,6 +52,7 @@ class Completion:
 
     content: str = ""
     reasoning_field: str = ""  # where reasoning came, if it did
+    reasoning_bytes: int = 0
     finish_reason: str = ""
     usage: dict = field(default_factory=dict)
     model: str = ""
@@ -306,6 +308,7 @@ def _read_events(body: bytes) -> Completion:
             for name in _REASONING_FIELDS:
                 if said.get(name):
                     completion.reasoning_field = name
+                    completion.reasoning_bytes += len(str(said[name]).encode("utf-8", "replace"))
             reason = _name(choice.get("finish_reason"))
             completion.finish_reason = reason or completion.finish_reason
             # Moonshot's place for it.
@@ -341,11 +344,13 @@ def _usage(given: object) -> dict:
         return {}
     reasoning = _count(given.get("completion_tokens_details"), "reasoning_tokens")
     cached = _count(given.get("prompt_tokens_details"), "cached_tokens") or 0
+    if cached > prompt:  # Anthropic's way, which some gateways pass on: those read anew alone
+        prompt += cached
     return {
         "prompt_tokens": prompt,
         "completion_tokens": completion,
         "reasoning_tokens": reasoning or _count(given, "reasoning_tokens") or 0,
-        "cached_tokens": min(cached, prompt),
+        "cached_tokens": cached,
     }
 
 

@@ -18,7 +18,7 @@ from huggingface_hub import HfApi, HfFileSystem, constants, errors, get_token
 from huggingface_hub.hf_file_system import HfFileSystemFile
 from huggingface_hub.utils import logging
 
-from common.config import environment_values
+from common.environment import environment_values
 from common.files import ItemFailed, UserError
 
 TRIES = 8  # their pauses make about a minute; half as many where nothing answered at all

@@ -1,0 +1,114 @@
+"""The environment over .env: the providers with their keys, the way to them, the duel's mode."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass, field
+from io import StringIO
+from urllib.parse import urlsplit
+
+from common.config import (
+    DEFAULT_BASE_URL,
+    CallSettings,
+    Config,
+    Provider,
+    check_address,
+    find_setting_file,
+)
+from common.files import UserError
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A provider's address and key, and in words where the user changes them."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    url_place: str
+    key_place: str
+    batch_price: float = 0.5
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The providers by name ("" is .env's own), and the duel's mode."""
+
+    providers: dict[str, Endpoint]
+    duel_mode: int
+
+
+def load_environment(config: Config, calls: Iterable[CallSettings]) -> Environment:
+    """Return the mode, and the providers that `calls` go to. Raises UserError."""
+    values = environment_values()
+    mode = values.get("DUEL_MODE") or "2"
+    if mode not in ("1", "2"):
+        modes = "2 (challenger against king) or 1 (against the reference)"
+        raise UserError(f"DUEL_MODE = {mode[:40]!r}: expected {modes}.")
+    names = {call.provider for call in calls}
+    return Environment({name: _endpoint(name, config, values) for name in names}, int(mode))
+
+
+def _endpoint(name: str, config: Config, values: dict[str, str]) -> Endpoint:
+    """Return a provider of chain.toml, or for "" the one of .env. Raises UserError."""
+    if name:
+        base_url = config.provider[name].base_url.strip()
+        batch_price = config.provider[name].batch_price
+        key_name = config.provider[name].key_env
+        url_place = f"[provider.{name}] base_url in chain.toml"
+    else:
+        base_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
+        batch_price = Provider.model_fields["batch_price"].default
+        key_name = "CHUTES_API_KEY"
+        url_place = "CHUTES_BASE_URL in .env"
+        check_address(base_url, "CHUTES_BASE_URL", key_name)
+    base_url = base_url.rstrip("/")
+    check_way_out(base_url)
+    api_key = values.get(key_name, "")
+    if not api_key.isascii() or not api_key.isprintable():
+        raise UserError(f"{key_name} holds characters that no key has. Copy it anew.")
+    # Local servers mostly need no key: one is asked for where it is named, and for Chutes.
+    if not api_key and key_name and (name or base_url == DEFAULT_BASE_URL):
+        raise UserError(
+            f"{key_name} is not set. Write it into .env here (.env.example shows how), "
+            f"or the address of a server that needs none into {url_place}."
+        )
+    return Endpoint(base_url, api_key, url_place, f"{key_name or 'the key'} in .env", batch_price)
+
+
+def check_way_out(url: str) -> None:
+    """Raise UserError for a proxy or a certificate file of the environment that cannot be used."""
+    import ssl  # here, because they take some time
+    from urllib.request import getproxies_environment, proxy_bypass_environment
+
+    certificates = os.environ.get("SSL_CERT_FILE")
+    try:
+        if certificates:
+            ssl.create_default_context(cafile=certificates)
+    except OSError as error:
+        words = f"SSL_CERT_FILE = {certificates}: {error.strerror or error}"
+        raise UserError(f"{words}.\nGive a file of certificates, or unset it.") from None
+    address = urlsplit(url)
+    for scheme, proxy in getproxies_environment().items():
+        kind = proxy.partition("://")[0] if "://" in proxy else "http"
+        # The HTTP client takes socks5 as it is made, but cannot speak it; others it refuses then.
+        is_passed_by = kind.startswith("socks5") and proxy_bypass_environment(address.netloc)
+        if kind not in ("http", "https") and not is_passed_by:
+            name = f"{scheme}_proxy"
+            name = name if name in os.environ else name.upper()
+            words = "such a proxy cannot be used. Unset it, or name an http:// one"
+            raise UserError(f"{name} = {kind}://...: {words}.")
+
+
+def environment_values() -> dict[str, str]:
+    """Return the environment over the nearest .env, values stripped. Raises UserError."""
+    path = find_setting_file(".env")
+    values = {}
+    if path is not None:
+        from dotenv import dotenv_values  # here, because many machines have no .env
+
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        if "\0" in text or "\ufffd" in text:
+            raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
+        values = dotenv_values(stream=StringIO(text))
+    return {name: (value or "").strip() for name, value in {**values, **os.environ}.items()}
