@@ -333,6 +333,15 @@ def test_the_most_that_a_batch_may_cost_is_told_and_held(tmp_path, server):
     assert len(asked(server)) == len(answers(tmp_path)) == 6
 
 
+def test_what_could_not_be_sent_is_sent_within_the_next_runs_max_cost(tmp_path, server):
+    make_sample(tmp_path, 6)
+    server.desk.says = (500, {"error": "down"})
+    batch("king.py", tmp_path, server, code=1)
+    server.desk.says = None
+    batch("king.py", tmp_path, server, "--max-cost", "0.05", code=1)
+    assert len(asked(server)) == 2
+
+
 def test_asked_again_by_order_is_asked_anew(tmp_path):
     write_turns(tmp_path, 2)
     write_panel(tmp_path)

@@ -14,7 +14,7 @@ from dataclasses import replace
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED, clock, disk_words
 from common.client import batch_files, faults
-from common.client.batch_files import BATCH, ENDED, TO_BE_SENT, UNFINISHED, WRITTEN, change, path_of
+from common.client.batch_files import BATCH, ENDED, UNSENT, WRITTEN, change, path_of
 from common.client.faults import Fault
 from common.client.run import Halted, Run
 from common.config import CallSettings
@@ -35,7 +35,7 @@ class Batches:
         self.asks_nothing_live = flags.batch or flags.batch_files
         self._run = run
         self._sends = flags.batch
-        self._status = TO_BE_SENT if self._sends else WRITTEN
+        self._status = UNSENT if self._sends else WRITTEN
         self._stage = stage
         self._shard = "{}_of_{}".format(*flags.shard) if flags.shard else ""
         self._collecting: asyncio.Future | None = None
@@ -177,14 +177,13 @@ class Batches:
             if entry["status"] == WRITTEN and path_of(entry["file"], ".out").exists():
                 change(entry, status=batch_files.ANSWERED)
             is_ours = self._shard in ("", entry["shard"])
-            never_sent = entry["status"] == TO_BE_SENT and not entry["input_file_id"]
             if entry["status"] in ENDED:
                 self._results.update(batch_files.find_results(entry, self._counts))
-            elif is_ours and (entry["status"] == UNFINISHED or (never_sent and not self._sends)):
-                path_of(entry["file"]).unlink()
+            elif entry["status"] == UNSENT and not entry["input_file_id"] and is_ours:
+                path_of(entry["file"]).unlink()  # noted anew, within this run's --max-cost
             else:
                 self._under_way |= batch_files.custom_ids(entry)
-                (self._unsent if never_sent and is_ours else self._waiting).append(entry)
+                self._waiting.append(entry)
 
     async def _follow(self, entry: dict) -> None:
         """Bring an entry up to date with its batch; fetch the results of one that has ended."""
@@ -259,7 +258,7 @@ class Batches:
             )
         if fault.category == "configuration":
             return EXIT_STOPPED, f"{words}\n{fault.advice_at(endpoint)}"
-        return EXIT_SOME_FAILED, f"{words}\nRun the same line again: it sends what is written."
+        return EXIT_SOME_FAILED, f"{words}\nRun the same line again: it sends them then."
 
     def _api(self, provider: str):
         """Return the batches of a provider."""
