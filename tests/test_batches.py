@@ -202,22 +202,26 @@ def test_files_alone_are_collected_wherever_they_were_answered(tmp_path, server)
     assert "4 waiting" in again.stdout and not server.desk.asked, "it may be under way elsewhere"
     reply = {"message": {"content": REPLY}, "finish_reason": "stop", "index": 0}
     lines = []
-    for row in rows[:3]:  # as vLLM writes it, without usage
+    for row in rows:  # as vLLM writes it, without usage
         response = {"status_code": 200, "request_id": "vllm", "body": {"choices": [reply]}}
         lines.append(
             {"id": "v", "custom_id": row["custom_id"], "response": response, "error": None}
         )
     lines[0]["response"] = {"status_code": 400, "request_id": "vllm", "body": None}
     lines[0]["error"] = {"error": {"message": "maximum context length is 8192", "code": 400}}
+    lines[3]["response"]["status_code"] = 10**6
     path.with_suffix(".out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     result = stage("king.py", "--batch-files", cwd=tmp_path, server=server)
     assert result.returncode == 1 and "2 done" in result.stdout, result.stdout
     assert "request refused (400)" in result.stdout and "1 waiting" in result.stdout
     assert [found["meta"]["king"]["cost_usd"] for found in answers(tmp_path).values()] == [None] * 2
+    live = stage("king.py", cwd=tmp_path, server=server)  # whose context may be larger
+    assert "1 done" in live.stdout and len(server.chats) == 1 and "1 waiting" in live.stdout
     for path in tmp_path.glob("batch/king-*.jsonl"):
         path.unlink()
     assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     assert len(server.chats) == 2, "with the files gone all is asked live"
+    assert len(answers(tmp_path)) == 4
 
 
 # --------------------------------------------------------------------------------- never twice
@@ -241,6 +245,7 @@ def test_a_batch_whose_start_was_never_heard_of_is_found_by_its_metadata(tmp_pat
 @pytest.mark.parametrize("body", ["<html>no</html>", {}, [], {"id": None, "data": 5}, b"\xff{"])
 def test_odd_answers_lose_nothing(tmp_path, server, body):
     make_sample(tmp_path, 2)
+    server.models = {"moonshotai/Kimi-K2.6-TEE": (2**18, 2**16, 0.5, -1)}  # half a price is none
     server.desk.says = (200, body)
     batch("king.py", tmp_path, server, code=1)
     server.desk.says = None
@@ -362,3 +367,18 @@ def test_twins_are_two_turns_and_shards_send_their_own(tmp_path, server):
         for number in range(2):
             batch("king.py", tmp_path, server, "--shard", f"{number}/2")
     assert len(asked(server)) == len(set(asked(server))) == len(answers(tmp_path)) == 6
+
+
+def test_twins_are_judged_each_by_verdicts_of_its_own(tmp_path):
+    write_turns(tmp_path, 1)
+    write_panel(tmp_path)
+    first = tmp_path / "answer_0/prompts_40_1_1.json"
+    shutil.copy(first, first.with_stem("prompts_40_1_2"))
+    with Server(by_merit, key=KEY) as server:
+        until_done("validate.py", tmp_path, server)
+        assert len(asked(server)) == 2 * 6
+
+
+def test_one_flag_of_batches_alone(tmp_path, server):
+    result = stage("king.py", "--batch", "--batch-files", cwd=tmp_path, server=server)
+    assert result.returncode == 2 and "not allowed with" in result.stderr

@@ -110,7 +110,7 @@ class Batches:
             error = {"error": row.get("error") or body or "no reply"}
             words = faults.provider_words(json_bytes(error))
             status = response.get("status_code")
-            if type(status) is int and status >= 300:
+            if type(status) is int and 300 <= status < 1000:
                 raise faults.sort_status(status, words)
             raise faults.sort_error_body(error, json_bytes(error))
         completion = read_completion(body.encode() if isinstance(body, str) else json_bytes(body))
@@ -120,12 +120,13 @@ class Batches:
     def _bear(self, fault: Fault, result: batch_files.Result, connection) -> Fault:
         """Return a fault that used up its try. Raises ItemFailed, or Halted at settings at fault.
 
+        A live call asks anew what was refused: perhaps an engine with a smaller context did it.
         What refuses a whole batch ends the run that collects it; the next one sends it anew.
         """
         kind, detail = self._run.masked(fault.kind), self._run.masked(fault.detail)[:400]
         fault = replace(fault, kind=kind, detail=detail)
         self._run.spending.calls[fault.kind] += 1
-        if fault.category == "item":
+        if fault.category == "item" and self.asks_nothing_live:
             raise ItemFailed(fault.kind, str(fault), lasting=True)
         entry = result.entry
         if fault.category != "transient" and entry["is_new"] and not entry["good"]:
@@ -139,7 +140,7 @@ class Batches:
         at_most_usd = None
         budget = self._run.budget
         listing = await connection.listing(call.model) if self._sends else None
-        if self._sends and (budget.is_limited or listing.prompt_price is not None):
+        if self._sends and (budget.is_limited or listing.has_prices):
             at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
             at_most_usd *= connection.endpoint.batch_price
             if not await budget.reserve(at_most_usd):
