@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
 import random
@@ -256,6 +257,34 @@ def test_odd_answers_lose_nothing(tmp_path, server, body):
     server.desk.says = None
     batch("king.py", tmp_path, server)
     assert len(asked(server)) == len(answers(tmp_path)) == 2
+
+
+def test_a_useless_model_is_left_and_what_came_is_not_lost(tmp_path, server):
+    """The run that collects its refusals sends no more; the next reads on, and asks again."""
+    make_sample(tmp_path, 60)
+    replies = itertools.count()  # first to the last of the lines
+
+    def reply(body):
+        return "<|tool_calls_section_begin|>" if 15 <= next(replies) < 60 else REPLY
+
+    server.reply = reply
+    batch("king.py", tmp_path, server)
+    left = batch("king.py", tmp_path, server, code=1)
+    assert "gives nothing usable" in left.stderr and len(asked(server)) == 60
+    batch("king.py", tmp_path, server)
+    assert len(answers(tmp_path)) == 15 and len(asked(server)) == 60 + 45
+    batch("king.py", tmp_path, server)
+    assert len(answers(tmp_path)) == 60 and not server.chats
+
+
+def test_a_useless_judge_is_sent_nothing_more(tmp_path):
+    write_turns(tmp_path, 20)
+    write_panel(tmp_path)
+    rule = lambda body: "none" if body["model"] == JUDGES[0] else by_merit(body)  # noqa: E731
+    with Server(rule, key=KEY) as server:
+        batch("validate.py", tmp_path, server)
+        batch("validate.py", tmp_path, server, code=1)
+        assert len(asked(server)) == 20 * 6
 
 
 def test_chosen_challengers_by_batches(tmp_path, server):

@@ -41,6 +41,7 @@ class Batches:
         self._collecting: asyncio.Future | None = None
         self._apis: dict = {}  # BatchApi by provider
         self._results: dict[str, batch_files.Result] = {}
+        self._told: set[str] = set()  # files that an earlier run has collected
         self._under_way: set[str] = set()
         self._waiting: list[dict] = []  # entries that are not back
         self._unsent: list[dict] = []
@@ -94,6 +95,10 @@ class Batches:
         self._under_way.add(custom_id)
         await self._note(connection, call, messages, max_tokens, custom_id, body)
         raise Waiting("noted for a batch")
+
+    def is_news(self, file: str) -> bool:
+        """Tell whether a reply came by wire, or from a batch that no run has collected before."""
+        return file not in self._told
 
     def _read(self, result: batch_files.Result):
         """Return the completion in a result. Raises Fault."""
@@ -179,6 +184,7 @@ class Batches:
                 change(entry, status=batch_files.ANSWERED)
             is_ours = self._shard in ("", entry["shard"])
             if entry["status"] in ENDED:
+                self._told |= set() if entry["is_new"] else {entry["file"]}
                 self._results.update(batch_files.find_results(entry, self._counts))
             elif entry["status"] == UNSENT and not entry["input_file_id"] and is_ours:
                 path_of(entry["file"]).unlink()  # noted anew, within this run's --max-cost
@@ -219,7 +225,9 @@ class Batches:
             words = f"{self._run.budget}, as the most that the batches can cost"
             stops.append((EXIT_SOME_FAILED, f"{words}.\nRun the same line again to go on."))
         try:
-            self._unsent += [open_file.close(self._status) for open_file in self._open.values()]
+            for (provider, model), requests in self._open.items():
+                if not self._run.models[provider, model].gone:
+                    self._unsent.append(requests.close(self._status))
             refused_by = set()
             for entry in self._unsent:
                 if self._sends and entry["provider"] not in refused_by:
