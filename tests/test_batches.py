@@ -376,6 +376,20 @@ def test_what_could_not_be_sent_is_sent_within_the_next_runs_max_cost(tmp_path, 
     assert len(asked(server)) == 2
 
 
+def test_a_batch_that_cannot_be_asked_after_is_named_until_it_is_removed(tmp_path, server):
+    make_sample(tmp_path, 2)
+    batch("king.py", tmp_path, server)
+    with Server(by_merit, key=KEY) as elsewhere:
+        told = batch("king.py", tmp_path, elsewhere).stderr
+    assert f"it is at {server.url}" in told and "remove that file" in told
+    server.desk.batches.clear()
+    told = batch("king.py", tmp_path, server)
+    assert "HTTP 404" in told.stderr and "2 waiting" in told.stdout
+    next(tmp_path.glob("batch/king-*.jsonl")).unlink()
+    assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
+    assert len(answers(tmp_path)) == len(server.chats) == 2
+
+
 def test_asked_again_by_order_is_asked_anew(tmp_path):
     write_turns(tmp_path, 2)
     write_panel(tmp_path)

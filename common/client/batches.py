@@ -173,13 +173,16 @@ class Batches:
             return
         for entry in batch_files.entries_of(self._stage):
             entry["is_new"] = entry["status"] not in ENDED
-            endpoint = self._run.environment.providers.get(entry["provider"])
-            if entry["is_new"] and endpoint and endpoint.base_url == entry["base_url"]:
+            if entry["is_new"] and (entry["batch_id"] or entry["input_file_id"]):
                 try:
                     await self._follow(entry)
                 except Fault as fault:
+                    path = path_of(entry["file"])
                     words = self._run.masked(str(fault))[:400]
-                    self._run.say(f"batch/{entry['file']} could not be asked after: {words}")
+                    self._run.say(
+                        f"{path} could not be asked after: {words}\nIts requests wait. If it is "
+                        "gone for good, remove that file: they are asked anew, and paid anew."
+                    )
             if entry["status"] == WRITTEN and path_of(entry["file"], ".out").exists():
                 change(entry, status=batch_files.ANSWERED)
             is_ours = self._shard in ("", entry["shard"])
@@ -194,8 +197,9 @@ class Batches:
 
     async def _follow(self, entry: dict) -> None:
         """Bring an entry up to date with its batch; fetch the results of one that has ended."""
-        if not (entry["batch_id"] or entry["input_file_id"]):
-            return
+        endpoint = self._run.environment.providers.get(entry["provider"])
+        if endpoint is None or endpoint.base_url != entry["base_url"]:
+            raise Fault("transient", f"it is at {entry['base_url']}, where this run asks nothing")
         state = await self._api(entry["provider"]).follow(entry, path_of(entry["file"], ".out"))
         if state is None:  # a run ended between upload and start
             change(entry, input_file_id="")
