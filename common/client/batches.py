@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED, clock, disk_words
@@ -213,12 +214,9 @@ class Batches:
         if self._run.end is None:
             sending = asyncio.ensure_future(self._send())
             over = asyncio.ensure_future(self._run.over.wait())
-            await asyncio.wait({sending, over}, return_when=asyncio.FIRST_COMPLETED)
-            over.cancel()
-            sending.cancel()
-            await asyncio.gather(sending, over, return_exceptions=True)
-            if not sending.cancelled():
-                sending.result()  # raises what nobody expected
+            over.add_done_callback(lambda _: sending.cancel())
+            with suppress(asyncio.CancelledError):
+                await sending
         for api in self._apis.values():
             await api.close()
 
