@@ -175,6 +175,9 @@ def test_a_batch_that_cannot_be_asked_after_is_named_until_it_is_removed(tmp_pat
     with Server(by_merit, key=KEY) as elsewhere:
         told = batch("king.py", tmp_path, elsewhere).stderr
     assert f"it is at {server.url}" in told and "remove that file" in told
+    server.desk.batches["batch_1"]["status"] = "completed"  # its files are not named yet
+    told = batch("king.py", tmp_path, server)
+    assert "no file of results" in told.stderr and "2 waiting" in told.stdout
     server.desk.batches.clear()
     told = batch("king.py", tmp_path, server)
     assert "HTTP 404" in told.stderr and "2 waiting" in told.stdout
