@@ -80,6 +80,14 @@ def test_a_useless_judge_is_sent_nothing_more(tmp_path):
         assert len(asked(server)) == 20 * 6
 
 
+def test_what_a_whole_batch_was_refused_a_live_run_asks(tmp_path, server):
+    make_sample(tmp_path, 2)
+    server.batch_faults = lambda number, custom_id: "400-context" if custom_id else None
+    batch("king.py", tmp_path, server)
+    assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
+    assert len(answers(tmp_path)) == len(server.chats) == 2
+
+
 def test_chosen_challengers_by_batches(tmp_path, server):
     """Several blind replies in one batch, the choice among them in the next."""
     make_sample(tmp_path, 2)

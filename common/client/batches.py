@@ -135,7 +135,8 @@ class Batches:
         if fault.category == "item" and self.asks_nothing_live:
             raise ItemFailed(fault.kind, str(fault), lasting=True)
         entry = result.entry
-        if fault.category != "transient" and entry["is_new"] and not entry["good"]:
+        is_shared = fault.category in ("configuration", "cap")
+        if is_shared and entry["is_new"] and not entry["good"]:
             advice = fault.advice_at(connection.endpoint)
             self._run.halt(EXIT_STOPPED, f"batch/{entry['file']}: {fault}\n{advice}")
             raise Halted()
