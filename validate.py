@@ -221,7 +221,8 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
         return None if read(text) else "not one JSON object with the calls that were asked for"
 
     try:
-        reply = await llm.ask(question.call, prompt, problem, who=f"{key} {asked_before}")
+        who = f"{turn.stem} {key} {asked_before}"
+        reply = await llm.ask(question.call, prompt, problem, who=who)
         calls = read(reply.text)
     except NoAcceptableReply as failure:
         reply = failure.last

@@ -38,6 +38,7 @@ def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
         add("--shard", type=shard, metavar="I/N", help="only the I-th of N parts, I from 0")
         add("--dry-run", action="store_true", help="say what is ahead and its cost; no paid calls")
         add("--max-cost", type=dollars, metavar="DOLLARS", help="spend no more in this run")
+        add = flags.add_mutually_exclusive_group().add_argument
         add("--batch", action="store_true", help="send as batches, collect when run again")
         add("--batch-files", action="store_true", help="write batch/*.jsonl, send nothing")
     return flags

@@ -18,6 +18,7 @@ import socket
 import subprocess
 import sys
 import threading
+from collections import Counter
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -199,3 +200,28 @@ class _Zygote:
 
 
 _zygote = _Zygote()
+
+
+# -------------------------------------------------------------------------------- batches
+
+
+def batch(script: str, cwd: Path, server, *flags: str, code: int = 0, **environment: str):
+    """Run a stage with --batch and check how it ends."""
+    result = stage(script, "--batch", *flags, cwd=cwd, server=server, **environment)
+    assert "Traceback" not in result.stderr, result.stderr
+    assert result.returncode == code, (result.stdout, result.stderr)
+    return result
+
+
+def until_done(script: str, cwd: Path, server, *flags: str) -> int:
+    """Run the same line until nothing waits; return how often it took."""
+    for runs in range(1, 10):
+        if "waiting for a batch" not in batch(script, cwd, server, *flags).stdout:
+            return runs
+    raise AssertionError("it never ends")
+
+
+def asked(server) -> list[str]:
+    """Return the custom_ids of all batches; none may have been asked twice."""
+    assert max(Counter(server.desk.asked).values(), default=0) <= 1, "asked twice"
+    return server.desk.asked

@@ -3,48 +3,19 @@
 from __future__ import annotations
 
 import json
-import os
-import random
 import shutil
-import time
-from collections import Counter
-from pathlib import Path
 
 import pytest
 
-from common.client.batch_files import WRITTEN, Requests, custom_ids, path_of
 from common.demo.__main__ import answer
 from common.demo.batches import BATCH_FAULTS
 from common.demo.build import write_parquet
 from common.demo.server import Server
 from judges import JUDGES, by_merit, duel, score, validate, write_panel, write_turns
-from makers import REPLY, answers, get, make_prompt, make_sample, write_prompts, write_settings
-from runner import KEY, assert_no_key, stage, start
+from makers import REPLY, answers, get, make_sample, write_settings
+from runner import KEY, asked, assert_no_key, batch, stage, until_done
 
 COUNT = 6
-
-
-def batch(script: str, cwd: Path, server, *flags: str, code: int = 0, **environment: str):
-    """Run a stage with --batch and check how it ends."""
-    result = stage(script, "--batch", *flags, cwd=cwd, server=server, **environment)
-    assert "Traceback" not in result.stderr, result.stderr
-    assert result.returncode == code, (result.stdout, result.stderr)
-    return result
-
-
-def until_done(script: str, cwd: Path, server, *flags: str) -> int:
-    """Run the same line until nothing waits; return how often it took."""
-    for runs in range(1, 10):
-        if "waiting for a batch" not in batch(script, cwd, server, *flags).stdout:
-            return runs
-    raise AssertionError("it never ends")
-
-
-def asked(server) -> list[str]:
-    """Return the custom_ids of all batches; none may have been asked twice."""
-    assert max(Counter(server.desk.asked).values(), default=0) <= 1, "asked twice"
-    return server.desk.asked
-
 
 # ------------------------------------------------------------------------------- the whole chain
 
@@ -202,154 +173,23 @@ def test_files_alone_are_collected_wherever_they_were_answered(tmp_path, server)
     assert "4 waiting" in again.stdout and not server.desk.asked, "it may be under way elsewhere"
     reply = {"message": {"content": REPLY}, "finish_reason": "stop", "index": 0}
     lines = []
-    for row in rows[:3]:  # as vLLM writes it, without usage
+    for row in rows:  # as vLLM writes it, without usage
         response = {"status_code": 200, "request_id": "vllm", "body": {"choices": [reply]}}
         lines.append(
             {"id": "v", "custom_id": row["custom_id"], "response": response, "error": None}
         )
     lines[0]["response"] = {"status_code": 400, "request_id": "vllm", "body": None}
     lines[0]["error"] = {"error": {"message": "maximum context length is 8192", "code": 400}}
+    lines[3]["response"]["status_code"] = 10**6
     path.with_suffix(".out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     result = stage("king.py", "--batch-files", cwd=tmp_path, server=server)
     assert result.returncode == 1 and "2 done" in result.stdout, result.stdout
     assert "request refused (400)" in result.stdout and "1 waiting" in result.stdout
     assert [found["meta"]["king"]["cost_usd"] for found in answers(tmp_path).values()] == [None] * 2
+    live = stage("king.py", cwd=tmp_path, server=server)  # whose context may be larger
+    assert "1 done" in live.stdout and len(server.chats) == 1 and "1 waiting" in live.stdout
     for path in tmp_path.glob("batch/king-*.jsonl"):
         path.unlink()
     assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     assert len(server.chats) == 2, "with the files gone all is asked live"
-
-
-# --------------------------------------------------------------------------------- never twice
-
-
-def test_a_batch_whose_start_was_never_heard_of_is_found_by_its_metadata(tmp_path, server):
-    make_sample(tmp_path, 3)
-    server.batch_faults = lambda number, custom_id: "unsaid" if custom_id is None else None
-    result = batch("king.py", tmp_path, server, code=1)
-    assert "Run the same line again" in result.stderr
-    server.desk.lists = False
-    assert "could not be asked after" in batch("king.py", tmp_path, server).stderr
-    server.desk.lists = True
-    for _ in range(2):  # found, then asked after
-        assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
-    assert len(answers(tmp_path)) == len(asked(server)) == 3
-    assert not server.chats
-    assert server.desk.batches["batch_1"]["metadata"]["mark"]
-
-
-@pytest.mark.parametrize("body", ["<html>no</html>", {}, [], {"id": None, "data": 5}, b"\xff{"])
-def test_odd_answers_lose_nothing(tmp_path, server, body):
-    make_sample(tmp_path, 2)
-    server.desk.says = (200, body)
-    batch("king.py", tmp_path, server, code=1)
-    server.desk.says = None
-    batch("king.py", tmp_path, server)
-    server.desk.says = (200, body)
-    for _ in range(2):
-        assert "could not be asked after" in batch("king.py", tmp_path, server).stderr
-    server.desk.says = None
-    batch("king.py", tmp_path, server)
-    assert len(asked(server)) == len(answers(tmp_path)) == 2
-
-
-def test_chosen_challengers_by_batches(tmp_path, server):
-    """Several blind replies in one batch, the choice among them in the next."""
-    make_sample(tmp_path, 2)
-    until_done("king.py", tmp_path, server)
-    write_settings(tmp_path, generate={"challenger": "chosen", "candidates": 3})
-    replies = iter(range(100))
-
-    def reply(body):
-        if "best" in body["messages"][0]["content"]:
-            return '{"best": 1, "reason": "it looks"}'
-        return REPLY.replace("ls -la", f"ls -la src/part_{next(replies)}")
-
-    server.reply = reply
-    assert until_done("ch.py", tmp_path, server) == 3
-    assert len(asked(server)) == 2 + 2 * 3 + 2 and not server.chats
-    for found in answers(tmp_path).values():
-        assert len(found["meta"]["challenger"]["candidates"]) == 3 and found["challenger"]
-
-
-def kill_and_finish(script: str, cwd: Path, server, chance: random.Random) -> None:
-    """Kill two runs at any moment, then finish; each request is sent once."""
-    cwd.mkdir()
-    server.desk.asked.clear()
-    if script == "king.py":
-        make_sample(cwd, 8)
-    else:
-        write_turns(cwd, 2)
-        write_panel(cwd)
-    for _ in range(2):
-        process = start(script, "--batch", cwd=cwd, server=server)
-        time.sleep(chance.uniform(0.1, 0.7))
-        process.kill()
-        process.communicate()
-        time.sleep(0.1)
-    until_done(script, cwd, server)
-    found = answers(cwd) if script == "king.py" else score(cwd, "prompts_40_1_1")["verdicts"]
-    assert len(found) == (8 if script == "king.py" else 6)
-    assert len(asked(server)) == (8 if script == "king.py" else 12) and not server.chats
-    assert not list(cwd.glob("batch/.*"))
-
-
-@pytest.mark.background
-def test_kills_lose_and_double_nothing(tmp_path):
-    chance = random.Random(5)
-    rule = lambda body: by_merit(body) if body["model"] in JUDGES else REPLY  # noqa: E731
-    with Server(rule, key=KEY, latency_s=0.05) as server:
-        for number in range(int(os.environ.get("BATCH_KILLS", 8)) // 2):  # 60 for the full measure
-            script = ("king.py", "validate.py")[number % 2]
-            kill_and_finish(script, tmp_path / str(number), server, chance)
-
-
-# ------------------------------------------------------------------------------------ the rest
-
-
-def test_a_file_is_full_at_50_000_lines_or_90_mb(tmp_path, monkeypatch):
-    monkeypatch.chdir(tmp_path)
-    for body, most in ((b"{}", 50_000), (b'"' + 10**6 * b"x" + b'"', 89)):
-        requests = Requests(stage="ch", shard="", provider="../a", base_url="", model="b/c")
-        added = [requests.add(f"{number:064}", body, None) for number in range(most + 1)]
-        assert sum(added) == most and not added[-1]
-        entry = requests.close(WRITTEN)
-        assert entry["requests"] == len(custom_ids(entry)) == most
-        assert path_of(entry["file"]).stat().st_size <= 90 * 10**6
-    assert entry["file"] == "ch-..-a-b-c-2"
-
-
-def test_the_most_that_a_batch_may_cost_is_told_and_held(tmp_path, server):
-    make_sample(tmp_path, 6)
-    dry = stage("king.py", "--dry-run", cwd=tmp_path, server=server).stdout
-    halved = stage("king.py", "--dry-run", "--batch", cwd=tmp_path, server=server).stdout
-    price = [float(text.split("about $")[1].split()[0].strip(",\n")) for text in (dry, halved)]
-    assert price[0] == pytest.approx(2 * price[1], abs=0.02) and "as a batch at 50%" in halved
-    assert not (tmp_path / "batch").exists()
-    result = batch("king.py", tmp_path, server, "--max-cost", "0.05", code=1)
-    assert "--max-cost" in result.stderr and len(asked(server)) == 2
-    batch("king.py", tmp_path, server)
-    until_done("king.py", tmp_path, server)
-    assert len(asked(server)) == len(answers(tmp_path)) == 6
-
-
-def test_asked_again_by_order_is_asked_anew(tmp_path):
-    write_turns(tmp_path, 2)
-    write_panel(tmp_path)
-    readable = JUDGES[1:]
-    rule = lambda body: by_merit(body) if body["model"] in readable else "none"  # noqa: E731
-    with Server(rule, key=KEY) as server:
-        until_done("validate.py", tmp_path, server)
-        assert not score(tmp_path, "prompts_40_1_1")["parsed"] and len(asked(server)) == 8 + 8
-        readable = JUDGES
-        until_done("validate.py", tmp_path, server, "--retry-failed")
-        assert score(tmp_path, "prompts_40_1_1")["parsed"] and len(asked(server)) == 16 + 4
-
-
-def test_twins_are_two_turns_and_shards_send_their_own(tmp_path, server):
-    make_sample(tmp_path, 2)
-    write_prompts(tmp_path, [make_prompt(0), make_prompt(1)] * 2)
-    for _ in range(2):
-        for number in range(2):
-            batch("king.py", tmp_path, server, "--shard", f"{number}/2")
-    assert len(asked(server)) == len(set(asked(server))) == len(answers(tmp_path)) == 6
+    assert len(answers(tmp_path)) == 4

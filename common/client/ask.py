@@ -142,7 +142,8 @@ class LLM:
                 model.note_good_reply()
                 return Reply(text, meta)
             refused.append({"why": why, "text": text[:_CHARS_KEPT]})
-            model.note_refused_reply(call, len(refused), is_cut, f"{why}: {text}")
+            if self.run.batches.is_news(completion.batch):
+                model.note_refused_reply(call, len(refused), is_cut, f"{why}: {text}")
             if again:
                 messages = again(text, why)
             if is_cut:

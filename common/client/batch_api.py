@@ -105,6 +105,8 @@ class BatchApi:
             parts = []
             for file_id in filter(None, (batch.output_file_id, batch.error_file_id)):
                 parts.append((await self._client.files.content(file_id)).content)
+            if not parts and state["status"] == "completed":
+                raise ValueError("completed, but it names no file of results yet")
             write_bytes(path, self._run.masked_bytes(b"\n".join(parts)))
         return state
 

@@ -23,8 +23,7 @@ from common.client import faults
 from common.files import json_bytes, read_json, write_json
 
 BATCH = Path("batch")
-UNFINISHED = "not finished"  # being written, or its run was killed
-TO_BE_SENT = "to be sent"
+UNSENT = "not sent"  # being written, or its run ended before it was sent
 WRITTEN = "written"  # for whoever takes it
 ANSWERED = "results on file"  # of what nobody sent
 ENDED = ("completed", "failed", "expired", "cancelled", ANSWERED)
@@ -64,7 +63,7 @@ class Requests:
                 "mark": uuid4().hex,  # in the batch's metadata
                 "input_file_id": "",
                 "batch_id": "",
-                "status": UNFINISHED,
+                "status": UNSENT,
                 "words": "",
                 "since": time.time(),
             }

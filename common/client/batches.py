@@ -10,11 +10,12 @@ from __future__ import annotations
 import asyncio
 import time
 from collections import Counter
+from contextlib import suppress
 from dataclasses import replace
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED, clock, disk_words
 from common.client import batch_files, faults
-from common.client.batch_files import BATCH, ENDED, TO_BE_SENT, UNFINISHED, WRITTEN, change, path_of
+from common.client.batch_files import BATCH, ENDED, UNSENT, WRITTEN, change, path_of
 from common.client.faults import Fault
 from common.client.run import Halted, Run
 from common.config import CallSettings
@@ -35,12 +36,13 @@ class Batches:
         self.asks_nothing_live = flags.batch or flags.batch_files
         self._run = run
         self._sends = flags.batch
-        self._status = TO_BE_SENT if self._sends else WRITTEN
+        self._status = UNSENT if self._sends else WRITTEN
         self._stage = stage
         self._shard = "{}_of_{}".format(*flags.shard) if flags.shard else ""
         self._collecting: asyncio.Future | None = None
         self._apis: dict = {}  # BatchApi by provider
         self._results: dict[str, batch_files.Result] = {}
+        self._told: set[str] = set()  # files that an earlier run has collected
         self._under_way: set[str] = set()
         self._waiting: list[dict] = []  # entries that are not back
         self._unsent: list[dict] = []
@@ -95,6 +97,10 @@ class Batches:
         await self._note(connection, call, messages, max_tokens, custom_id, body)
         raise Waiting("noted for a batch")
 
+    def is_news(self, file: str) -> bool:
+        """Tell whether a reply came by wire, or from a batch that no run has collected before."""
+        return file not in self._told
+
     def _read(self, result: batch_files.Result):
         """Return the completion in a result. Raises Fault."""
         from common.client.wire import read_completion
@@ -110,7 +116,7 @@ class Batches:
             error = {"error": row.get("error") or body or "no reply"}
             words = faults.provider_words(json_bytes(error))
             status = response.get("status_code")
-            if type(status) is int and status >= 300:
+            if type(status) is int and 300 <= status < 1000:
                 raise faults.sort_status(status, words)
             raise faults.sort_error_body(error, json_bytes(error))
         completion = read_completion(body.encode() if isinstance(body, str) else json_bytes(body))
@@ -120,15 +126,17 @@ class Batches:
     def _bear(self, fault: Fault, result: batch_files.Result, connection) -> Fault:
         """Return a fault that used up its try. Raises ItemFailed, or Halted at settings at fault.
 
+        A live call asks anew what was refused: perhaps an engine with a smaller context did it.
         What refuses a whole batch ends the run that collects it; the next one sends it anew.
         """
         kind, detail = self._run.masked(fault.kind), self._run.masked(fault.detail)[:400]
         fault = replace(fault, kind=kind, detail=detail)
         self._run.spending.calls[fault.kind] += 1
-        if fault.category == "item":
+        if fault.category == "item" and self.asks_nothing_live:
             raise ItemFailed(fault.kind, str(fault), lasting=True)
         entry = result.entry
-        if fault.category != "transient" and entry["is_new"] and not entry["good"]:
+        is_shared = fault.category in ("configuration", "cap")
+        if is_shared and entry["is_new"] and not entry["good"]:
             advice = fault.advice_at(connection.endpoint)
             self._run.halt(EXIT_STOPPED, f"batch/{entry['file']}: {fault}\n{advice}")
             raise Halted()
@@ -139,7 +147,7 @@ class Batches:
         at_most_usd = None
         budget = self._run.budget
         listing = await connection.listing(call.model) if self._sends else None
-        if self._sends and (budget.is_limited or listing.prompt_price is not None):
+        if self._sends and (budget.is_limited or listing.has_prices):
             at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
             at_most_usd *= connection.endpoint.batch_price
             if not await budget.reserve(at_most_usd):
@@ -167,29 +175,33 @@ class Batches:
             return
         for entry in batch_files.entries_of(self._stage):
             entry["is_new"] = entry["status"] not in ENDED
-            endpoint = self._run.environment.providers.get(entry["provider"])
-            if entry["is_new"] and endpoint and endpoint.base_url == entry["base_url"]:
+            if entry["is_new"] and (entry["batch_id"] or entry["input_file_id"]):
                 try:
                     await self._follow(entry)
                 except Fault as fault:
+                    path = path_of(entry["file"])
                     words = self._run.masked(str(fault))[:400]
-                    self._run.say(f"batch/{entry['file']} could not be asked after: {words}")
+                    self._run.say(
+                        f"{path} could not be asked after: {words}\nIts requests wait. If it is "
+                        "gone for good, remove that file: they are asked anew, and paid anew."
+                    )
             if entry["status"] == WRITTEN and path_of(entry["file"], ".out").exists():
                 change(entry, status=batch_files.ANSWERED)
             is_ours = self._shard in ("", entry["shard"])
-            never_sent = entry["status"] == TO_BE_SENT and not entry["input_file_id"]
             if entry["status"] in ENDED:
+                self._told |= set() if entry["is_new"] else {entry["file"]}
                 self._results.update(batch_files.find_results(entry, self._counts))
-            elif is_ours and (entry["status"] == UNFINISHED or (never_sent and not self._sends)):
-                path_of(entry["file"]).unlink()
+            elif entry["status"] == UNSENT and not entry["input_file_id"] and is_ours:
+                path_of(entry["file"]).unlink()  # noted anew, within this run's --max-cost
             else:
                 self._under_way |= batch_files.custom_ids(entry)
-                (self._unsent if never_sent and is_ours else self._waiting).append(entry)
+                self._waiting.append(entry)
 
     async def _follow(self, entry: dict) -> None:
         """Bring an entry up to date with its batch; fetch the results of one that has ended."""
-        if not (entry["batch_id"] or entry["input_file_id"]):
-            return
+        endpoint = self._run.environment.providers.get(entry["provider"])
+        if endpoint is None or endpoint.base_url != entry["base_url"]:
+            raise Fault("transient", f"it is at {entry['base_url']}, where this run asks nothing")
         state = await self._api(entry["provider"]).follow(entry, path_of(entry["file"], ".out"))
         if state is None:  # a run ended between upload and start
             change(entry, input_file_id="")
@@ -203,12 +215,9 @@ class Batches:
         if self._run.end is None:
             sending = asyncio.ensure_future(self._send())
             over = asyncio.ensure_future(self._run.over.wait())
-            await asyncio.wait({sending, over}, return_when=asyncio.FIRST_COMPLETED)
-            over.cancel()
-            sending.cancel()
-            await asyncio.gather(sending, over, return_exceptions=True)
-            if not sending.cancelled():
-                sending.result()  # raises what nobody expected
+            over.add_done_callback(lambda _: sending.cancel())
+            with suppress(asyncio.CancelledError):
+                await sending
         for api in self._apis.values():
             await api.close()
 
@@ -219,7 +228,9 @@ class Batches:
             words = f"{self._run.budget}, as the most that the batches can cost"
             stops.append((EXIT_SOME_FAILED, f"{words}.\nRun the same line again to go on."))
         try:
-            self._unsent += [open_file.close(self._status) for open_file in self._open.values()]
+            for (provider, model), requests in self._open.items():
+                if not self._run.models[provider, model].gone:
+                    self._unsent.append(requests.close(self._status))
             refused_by = set()
             for entry in self._unsent:
                 if self._sends and entry["provider"] not in refused_by:
@@ -259,7 +270,7 @@ class Batches:
             )
         if fault.category == "configuration":
             return EXIT_STOPPED, f"{words}\n{fault.advice_at(endpoint)}"
-        return EXIT_SOME_FAILED, f"{words}\nRun the same line again: it sends what is written."
+        return EXIT_SOME_FAILED, f"{words}\nRun the same line again: it sends them then."
 
     def _api(self, provider: str):
         """Return the batches of a provider."""

@@ -33,9 +33,14 @@ class Listing:
     cached_price: float | None = None
     context_tokens: int | None = None
 
+    @property
+    def has_prices(self) -> bool:
+        """Tell whether a call can be priced."""
+        return self.prompt_price is not None and self.completion_price is not None
+
     def cost_usd(self, usage: dict) -> float | None:
         """Return what a reply with this usage costs; None without a price or a usage report."""
-        if self.prompt_price is None or self.completion_price is None or not usage:
+        if not self.has_prices or not usage:
             return None
         cached_price = self.prompt_price if self.cached_price is None else self.cached_price
         cached = usage["cached_tokens"]
@@ -44,7 +49,7 @@ class Listing:
 
     def worst_case_usd(self, call: CallSettings, messages: list[dict], max_tokens: float) -> float:
         """Return the most that a call can cost. Raises UserError when the price is not known."""
-        if self.prompt_price is None or self.completion_price is None:
+        if not self.has_prices:
             raise UserError(
                 f"--max-cost cannot hold: the provider's model list names no price for "
                 f"{call.model}. Write prices = {{ prompt = ..., completion = ... }} for it into "
