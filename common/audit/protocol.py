@@ -5,7 +5,10 @@ the chat's rules name, found by the rule of mini-swe-agent, whose parser decides
 have been run. Nothing here calls a model.
 """
 
+import json
 import re
+import shlex
+from contextlib import suppress
 
 from common.audit.shell import Command, split_commands
 from common.audit.words import words
@@ -29,6 +32,7 @@ _RAW_TOKEN = re.compile(
     r"|<｜[^<>\n]{1,40}｜>"
     r"|</?tool_calls?>|</?tool_response>|<\|tool_call>|<tool_call\|>"
 )
+_TOOL_CALL = re.compile(r"^Tool call: \S+ (\{.*\})$", re.MULTILINE)  # as prompt.py writes them
 _FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 
 
@@ -74,6 +78,19 @@ def fence_of(messages: list[dict]) -> str:
 def bash_blocks(reply: str, fence: str = "bash") -> list[str]:
     """Return the commands of all blocks under this fence, as mini-swe-agent finds them."""
     return [block.strip() for block in _split_blocks(reply, fence)[1::2]]
+
+
+def commands_said(reply: str, fence: str) -> list[str]:
+    """Return the commands of an earlier reply: of its blocks, and of calls that made no block."""
+    found = bash_blocks(reply, fence)
+    for arguments in _TOOL_CALL.findall(reply):
+        with suppress(ValueError, RecursionError, TypeError):
+            command = json.loads(arguments).get("command")
+            if isinstance(command, list):  # also of a shell: ["bash", "-lc", "ls"]
+                command = command[2] if command[1:2] in (["-c"], ["-lc"]) else shlex.join(command)
+            if len((command or "").split()) > 1:  # one word is an editor's `view`
+                found.append(command)
+    return found
 
 
 def prose_parts(reply: str, fence: str = "bash") -> list[str]:

@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 
 from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
 from common.audit.patch import hunk_lines, parse_patch
-from common.audit.protocol import bash_blocks, fence_of, prose_parts
+from common.audit.protocol import bash_blocks, commands_said, fence_of, prose_parts
 from common.audit.shell import Command, expand_script
 from common.audit.styles import edited_files, script_style
 from common.audit.words import words
@@ -128,7 +128,7 @@ class Chat:
         """The commands of each earlier turn, what they name, and their output."""
         found = []
         for answer, output in self._exchanges:
-            commands, named = expand_script("\n".join(bash_blocks(answer, self.fence)))
+            commands, named = expand_script("\n".join(commands_said(answer, self.fence)))
             for call in _TOOL_CALL.findall(answer):
                 named = [*named, *re.findall(r"[\w./-]+\.\w+", call)]
             found.append((commands, named, output))
