@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,12 +13,14 @@ import pytest
 
 from agent_runs import FORMS, TOOL_SYSTEM, demo_rows, run_file, write_lines, write_runs
 from ch import challenger_messages
+from common.audit.history import may_peek, shows_fix
 from common.audit.protocol import bash_blocks, fence_of, protocol_problem
 from common.audit.styles import action_style
 from common.demo.server import Server
 from common.sampling.chats import read_chat
 from makers import answers, get, put
 from runner import KEY, stage
+from tests.leak_cases import RECORD
 
 PRS = ("--prs", "pull_requests")
 ROLES = {"system", "user", "assistant"}
@@ -166,6 +170,22 @@ def test_the_same_rows_as_parquet_and_as_jsonl_make_the_same_prompts(tmp_path):
     assert texts[0] == texts[1]
 
 
+def test_a_glob_ends_where_links_go_round_and_a_name_that_is_no_text_is_told(tmp_path):
+    runs = tmp_path / "runs"
+    for number in (1, 2):
+        put(runs / f"{number}/acme__odd-{number}.traj.json", run_file(chat(number), "1"))
+        (runs / f"{number}/up").symlink_to(runs)
+    (tmp_path / "all").symlink_to(runs)
+    write_lines(tmp_path / "prs.jsonl", [record(f"acme__odd-{number}") for number in range(9)])
+    for pattern in ("all/**/*.traj.json", "r*s/**"):
+        run = sample(tmp_path, "--count", "9", "--per-instance", "9", dataset=pattern)
+        assert "sampled 4 turns of 2" in run.stdout and "2 *.traj.json" in run.stdout, run.stdout
+        shutil.rmtree(tmp_path / "prompt")
+    Path(os.fsdecode(bytes(runs) + b"/\xff.traj.json")).write_text("{}")
+    run = sample(tmp_path)
+    assert run.returncode == 2 and "\\udcff.traj.json" in run.stderr and "UTF-8" in run.stderr
+
+
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
@@ -250,6 +270,46 @@ def test_a_call_becomes_text(message, content, reason):
     assert (read.fence, read.messages[0]["content"]) == ("sh", items[0]["content"])
     assert fence_of(read.messages) == "sh"
     assert fence_of(read_chat(items[1:]).messages) == "bash"
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
+OUTPUT = {"type": "function_call_output", "output": "a.py"}
+
+
+@pytest.mark.parametrize("message", [
+    {"role": "user", "content": [{"type": "text", "text": "See:"}, IMAGE]},
+    {"role": "user", "content": [OUTPUT]},
+    {"role": "assistant", "content": [{"type": "text"}]},
+])  # fmt: skip
+def test_a_chat_with_a_part_that_is_no_text_is_malformed(message):
+    assert read_chat([*chat(1), message]) is None
+
+
+def test_a_function_call_is_a_call_and_no_rule_stands_in_the_agents_own_words():
+    said = {"role": "assistant", "content": "Hi."}
+    old = {**said, "function_call": call(**LS)["function"]}
+    output = {"role": "function", "name": "bash", "content": "a.py"}
+    read = read_chat([said, {"role": "user", "content": "Fix it."}, old, output])
+    assert read.unfit == {0: "its own turn calls no tool"}
+    assert read.messages[0] == said and "```bash" in read.messages[1]["content"]
+    assert read.messages[2]["content"] == "Hi.\n\n```bash\nls\n```"
+    assert read.messages[3] == {"role": "user", "content": "Observation: a.py"}
+
+
+@pytest.mark.parametrize("arguments", [
+    {}, {"timeout": 5}, {"security_risk": "LOW"},
+    {"command": ["git", "log", "--all", "-p"]}, {"command": ["bash", "-lc", "git log --all -p"]},
+])  # fmt: skip
+def test_a_call_that_shows_the_fix_is_found_whatever_its_arguments(arguments):
+    made = call("execute_bash", **{"command": "git log --all -p", **arguments})
+    shown = [{"role": "tool", "content": "        floor = _midnight_floor(moment, tz=self._zone)"}]
+    told = [{"role": "user", "content": "Fix it."}]
+    peeked = {"role": "assistant", "content": "", "tool_calls": [made]}
+    messages = read_chat([*told, peeked, *shown]).messages
+    assert may_peek(messages) and "git log" in shows_fix(messages, RECORD)
+    edited = {**peeked, "tool_calls": [call("edit", command="view", path="a.py")]}
+    messages = read_chat([*told, edited, *shown]).messages
+    assert not may_peek(messages) and not shows_fix(messages, RECORD)
 
 
 @pytest.mark.parametrize(("system", "user", "fence"), [

@@ -30,7 +30,7 @@ RUN_WEIGHT = 10_000  # bytes of a row in parquet: a run is one row to the draw, 
 OPTIONAL = {"repo", "pr_description", "interface", "language", "created_at"}
 OTHER_NAMES = {"messages": "trajectory", "pr_description": "hints_text"}
 CHATS = ("messages", "trajectory")
-CHAT_KEYS = {"role", "content", "tool_calls"}
+CHAT_KEYS = {"role", "content", "tool_calls", "function_call"}
 
 
 class Dataset:
@@ -205,18 +205,30 @@ def local_files(path: Path, kinds) -> tuple[Path, dict[str, int]]:
         found = files_below(path)
     elif not path.is_file():
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        found = map(Path, glob.glob(str(path), recursive=True))
+        found = files_of_glob(path)
     sizes = {}
     for file in found:
         below = file.relative_to(root)
         is_hidden = any(part.startswith((".", "_")) for part in below.parts)
         is_asked = file == path or kind_of(file.name) in kinds and not is_hidden
         if is_asked and file.is_file():
+            if clean_text(below.as_posix()) != below.as_posix():
+                raise UserError(f"{ascii(str(file))}: its name is no UTF-8. Rename it.")
             size = sizes[below.as_posix()] = file.stat().st_size
             if 0 < size < LFS_BYTES and file.read_bytes().startswith(b"version https://git-lfs"):
                 problem = "is a pointer of Git LFS. Run `git lfs pull` in its repository"
                 raise UserError(f"{file} {problem}.")
     return root, dict(sorted(sizes.items()))  # the draw goes by their order
+
+
+def files_of_glob(path: Path) -> Iterator[Path]:
+    """Yield what a glob finds; below its `**` linked folders are followed, each once."""
+    before, deep, rest = str(path).partition("**")
+    if not deep:
+        yield from map(Path, glob.glob(before))
+    for folder in glob.glob(before or ".") if deep else ():
+        below = files_below(Path(folder))
+        yield from (file for file in below if file.match(rest.strip("/") or "*"))
 
 
 def files_below(root: Path) -> Iterator[Path]:
