@@ -199,6 +199,7 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     ("lfs.traj.json", "prs.jsonl", ("lfs.traj.json", "git lfs pull")),
     ("good.jsonl", "lfs.parquet", ("lfs.parquet", "git lfs pull")),
     ("nothing", "prs.jsonl", ("--dataset", "*.traj.json", "*.jsonl")),
+    ("good.jsonl", "nothing", ("--prs", "*.parquet *.jsonl, or")),
 ])  # fmt: skip
 def test_what_is_missing_is_named_before_anything_is_drawn(tmp_path, dataset, prs, words):
     rows = [{"instance_id": "acme__odd-1", "messages": chat(1)}]
@@ -270,6 +271,10 @@ def test_a_call_becomes_text(message, content, reason):
     assert (read.fence, read.messages[0]["content"]) == ("sh", items[0]["content"])
     assert fence_of(read.messages) == "sh"
     assert fence_of(read_chat(items[1:]).messages) == "bash"
+    items[0]["content"] = "As in\n```sh\nmake\n```"
+    assert (
+        read_chat(items).messages[0]["content"].endswith("one ```sh block that holds one command.")
+    )
 
 
 IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}

@@ -151,15 +151,15 @@ def call_problem(calls: list, text: str, fence: str) -> str | None:
 
 
 def tell_form(messages: list[dict]) -> str:
-    """Return the chat's fence; where its system message names none, put the form at its end.
+    """Return the chat's fence; where no sentence of its system message names it, add one that does.
 
     A chat without a system message is told at the head of its first message, never the agent's.
     """
     first = next((message for message in messages if message["role"] != "assistant"), messages[0])
     text = first["content"] or ""
-    form = TEXT_FORM.format("bash")
+    fence = fence_of([first])
     if first["role"] != "system":
-        first["content"] = f"{form}\n\n{text}"
-    elif f"```{fence_of([first])}" not in text:
-        first["content"] = f"{text.rstrip()}\n\n{form}".lstrip()
+        first["content"] = f"{TEXT_FORM.format('bash')}\n\n{text}"
+    elif not re.search(rf"```{fence}[ \t]*\S", text):  # a block alone is an example of something
+        first["content"] = f"{text.rstrip()}\n\n{TEXT_FORM.format(fence)}".lstrip()
     return fence_of([first])

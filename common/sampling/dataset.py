@@ -49,6 +49,7 @@ class Dataset:
         self.broken = {}  # (file, group): {row: why}, of the JSON rows that were no object
         self._footers = {}
         self._json = {}
+        kinds = KINDS if "messages" in columns else KINDS[:-1]
         is_here = glob.has_magic(name) or Path(name).expanduser().exists()
         if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
             from common.sampling.hub import Hub
@@ -57,14 +58,12 @@ class Dataset:
             self.files = self.hub.files
             self.revision = self.hub.revision
         else:
-            kinds = KINDS if "messages" in columns else KINDS[:-1]
             self._root, self.files = local_files(Path(name).expanduser(), kinds)
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
         if not any(self.files.values()):
             raise UserError(
-                f"{self.label}: no parquet file there that holds anything, nor JSON. Expected a "
-                f"folder or a glob of {' '.join('*' + kind for kind in KINDS)} files, or a Hub "
-                "dataset id such as owner/name."
+                f"{self.label}: no file there that holds anything. Expected a folder or a glob of "
+                f"{' '.join('*' + kind for kind in kinds)}, or a Hub dataset id such as owner/name."
             )
 
     def kinds(self) -> dict[str, int]:
