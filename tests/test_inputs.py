@@ -317,6 +317,16 @@ def test_a_call_that_shows_the_fix_is_found_whatever_its_arguments(arguments):
     assert not may_peek(messages) and not shows_fix(messages, RECORD)
 
 
+@pytest.mark.parametrize("arguments", [
+    "{torn", "[1]", "null", "[" * 50_000, '{"command": 5}', '{"command": {"a": "b c"}}',
+    '{"command": ["bash", "-lc"]}', '{"command": ["ls", 1]}', '{"command": null}',
+])  # fmt: skip
+def test_odd_arguments_in_the_history_raise_nothing(arguments):
+    said = {"role": "assistant", "content": f"Look.\n\nTool call: bash {arguments}"}
+    messages = [{"role": "user", "content": "Fix."}, said, {"role": "user", "content": "a.py"}]
+    assert not may_peek(messages) and not shows_fix(messages, RECORD)
+
+
 @pytest.mark.parametrize(("system", "user", "fence"), [
     ("One ```bash block.", "```sh\nmake\n```", "bash"),
     ("Form:\n```mswea_bash_command\nx\n```", "```bash\nmake\n```", "mswea_bash_command"),

@@ -32,7 +32,7 @@ _RAW_TOKEN = re.compile(
     r"|<｜[^<>\n]{1,40}｜>"
     r"|</?tool_calls?>|</?tool_response>|<\|tool_call>|<tool_call\|>"
 )
-_TOOL_CALL = re.compile(r"^Tool call: \S+ (\{.*\})$", re.MULTILINE)  # as prompt.py writes them
+TOOL_CALL = re.compile(r"^Tool call: \S+ (.*)", re.MULTILINE)  # as prompt.py writes them
 _FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 
 
@@ -83,8 +83,8 @@ def bash_blocks(reply: str, fence: str = "bash") -> list[str]:
 def commands_said(reply: str, fence: str) -> list[str]:
     """Return the commands of an earlier reply: of its blocks, and of calls that made no block."""
     found = bash_blocks(reply, fence)
-    for arguments in _TOOL_CALL.findall(reply):
-        with suppress(ValueError, RecursionError, TypeError):
+    for arguments in TOOL_CALL.findall(reply):
+        with suppress(ValueError, RecursionError, TypeError, AttributeError, IndexError):
             command = json.loads(arguments).get("command")
             if isinstance(command, list):  # also of a shell: ["bash", "-lc", "ls"]
                 command = command[2] if command[1:2] in (["-c"], ["-lc"]) else shlex.join(command)
@@ -127,7 +127,8 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     thought = re.findall(r"\w+", prose_parts(reply, fence)[0])
     if not thought or [word.upper() for word in thought] == ["THOUGHT"]:
         return "no THOUGHT stands before the command"
-    if not is_swe_zero(messages):
+    systems = [message.get("content") for message in messages if message.get("role") == "system"]
+    if not any(SWE_ZERO_MARK in (text or "") for text in systems):
         return None
     if blocks[0].startswith("#"):
         return "the command starts with a # comment, which this chat's system prompt forbids"
@@ -136,12 +137,6 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
         if family == "cd" or any(family in words(section) for section in FORBIDDEN_LISTS):
             return f"the command runs `{program}`, which this chat's system prompt forbids"
     return None
-
-
-def is_swe_zero(messages: list[dict]) -> bool:
-    """Tell whether the chat's system message states SWE-ZERO's rules."""
-    systems = [message.get("content") for message in messages if message.get("role") == "system"]
-    return any(SWE_ZERO_MARK in (text or "") for text in systems)
 
 
 def programs_run(commands: list[Command]) -> list[str]:
