@@ -198,13 +198,14 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     ("lfs.parquet", "prs.jsonl", ("lfs.parquet", "git lfs pull")),
     ("lfs.traj.json", "prs.jsonl", ("lfs.traj.json", "git lfs pull")),
     ("good.jsonl", "lfs.parquet", ("lfs.parquet", "git lfs pull")),
+    ("mixed", "prs.jsonl", ("--dataset", "z.jsonl", "'messages'")),
     ("nothing", "prs.jsonl", ("--dataset", "*.traj.json", "*.jsonl")),
     ("good.jsonl", "nothing", ("--prs", "*.parquet *.jsonl, or")),
 ])  # fmt: skip
 def test_what_is_missing_is_named_before_anything_is_drawn(tmp_path, dataset, prs, words):
     rows = [{"instance_id": "acme__odd-1", "messages": chat(1)}]
     write_lines(tmp_path / "good.jsonl", rows)
-    write_lines(tmp_path / "prs.jsonl", [record("acme__odd-1")])
+    write_lines(tmp_path / "prs.jsonl", [record(f"acme__odd-{n}") for n in range(300)])
     write_lines(tmp_path / "no-chat.jsonl", [{"instance_id": "acme__odd-1", "text": "x"}])
     incomplete = record("acme__odd-1")
     del incomplete["patch"]
@@ -212,6 +213,10 @@ def test_what_is_missing_is_named_before_anything_is_drawn(tmp_path, dataset, pr
     pq.write_table(pa.Table.from_pylist([incomplete]), tmp_path / "no-patch.parquet")
     (tmp_path / "text.jsonl").write_text("no JSON\nat all\n")
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "mixed").mkdir()
+    several = [{"instance_id": f"acme__odd-{n}", "messages": chat(n)} for n in range(300)]
+    write_lines(tmp_path / "mixed/a.jsonl", several)
+    write_lines(tmp_path / "mixed/z.jsonl", [{"instance_id": "acme__odd-1", "text": "x"}])
     for name in ("lfs.jsonl", "lfs.parquet", "lfs.traj.json"):
         (tmp_path / name).write_text(LFS)
     run = sample(tmp_path, dataset=dataset, prs=prs)
