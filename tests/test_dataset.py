@@ -46,7 +46,7 @@ def test_a_folder_a_file_and_a_glob(data, tmp_path):
 def test_bad_input_is_told_with_its_flag(data, tmp_path):
     (tmp_path / "empty").mkdir()
     for name in ("none/at/all", str(tmp_path / "empty"), str(tmp_path / "*.parquet")):
-        with pytest.raises(UserError, match="no parquet file there"):
+        with pytest.raises(UserError, match="no file there"):
             Dataset("--prs", name, COLUMNS)
         (tmp_path / "empty" / "zero.parquet").touch()
     files = Dataset("--prs", str(data / "acme" / "prs"), COLUMNS)

@@ -30,7 +30,8 @@ ADDED = "        floor = _midnight_floor(moment, tz=self._zone)\n"
     "git grep midnight origin/main", "git blame origin/main -- harvest/cli/report.py",
     "git worktree add ../later origin/main", "git archive main | tar x", "cat .git/packed-refs",
     "git show $(git rev-list --all -n 1)", "git rev-parse origin/main | xargs git show",
-    "sudo git log --all",
+    "sudo git log --all", "bash -lc 'git log --all -p'", 'eval "git log --all"',
+    "bash <<'E'\ngit log --all\nE",
     "B=origin/main; git show $B:harvest/cli/report.py",
 ])  # fmt: skip
 def test_a_look_at_other_commits_is_a_hit(command):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
 from pathlib import Path
 
 import pyarrow as pa
@@ -11,12 +13,14 @@ import pytest
 
 from agent_runs import FORMS, TOOL_SYSTEM, demo_rows, run_file, write_lines, write_runs
 from ch import challenger_messages
+from common.audit.history import may_peek, shows_fix
 from common.audit.protocol import bash_blocks, fence_of, protocol_problem
 from common.audit.styles import action_style
 from common.demo.server import Server
 from common.sampling.chats import read_chat
 from makers import answers, get, put
 from runner import KEY, stage
+from tests.leak_cases import RECORD
 
 PRS = ("--prs", "pull_requests")
 ROLES = {"system", "user", "assistant"}
@@ -166,6 +170,22 @@ def test_the_same_rows_as_parquet_and_as_jsonl_make_the_same_prompts(tmp_path):
     assert texts[0] == texts[1]
 
 
+def test_a_glob_ends_where_links_go_round_and_a_name_that_is_no_text_is_told(tmp_path):
+    runs = tmp_path / "runs"
+    for number in (1, 2):
+        put(runs / f"{number}/acme__odd-{number}.traj.json", run_file(chat(number), "1"))
+        (runs / f"{number}/up").symlink_to(runs)
+    (tmp_path / "all").symlink_to(runs)
+    write_lines(tmp_path / "prs.jsonl", [record(f"acme__odd-{number}") for number in range(9)])
+    for pattern in ("all/**/*.traj.json", "r*s/**"):
+        run = sample(tmp_path, "--count", "9", "--per-instance", "9", dataset=pattern)
+        assert "sampled 4 turns of 2" in run.stdout and "2 *.traj.json" in run.stdout, run.stdout
+        shutil.rmtree(tmp_path / "prompt")
+    Path(os.fsdecode(bytes(runs) + b"/\xff.traj.json")).write_text("{}")
+    run = sample(tmp_path)
+    assert run.returncode == 2 and "\\udcff.traj.json" in run.stderr and "UTF-8" in run.stderr
+
+
 LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
 
 
@@ -178,12 +198,14 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     ("lfs.parquet", "prs.jsonl", ("lfs.parquet", "git lfs pull")),
     ("lfs.traj.json", "prs.jsonl", ("lfs.traj.json", "git lfs pull")),
     ("good.jsonl", "lfs.parquet", ("lfs.parquet", "git lfs pull")),
+    ("mixed", "prs.jsonl", ("--dataset", "z.jsonl", "'messages'")),
     ("nothing", "prs.jsonl", ("--dataset", "*.traj.json", "*.jsonl")),
+    ("good.jsonl", "nothing", ("--prs", "*.parquet *.jsonl, or")),
 ])  # fmt: skip
 def test_what_is_missing_is_named_before_anything_is_drawn(tmp_path, dataset, prs, words):
     rows = [{"instance_id": "acme__odd-1", "messages": chat(1)}]
     write_lines(tmp_path / "good.jsonl", rows)
-    write_lines(tmp_path / "prs.jsonl", [record("acme__odd-1")])
+    write_lines(tmp_path / "prs.jsonl", [record(f"acme__odd-{n}") for n in range(300)])
     write_lines(tmp_path / "no-chat.jsonl", [{"instance_id": "acme__odd-1", "text": "x"}])
     incomplete = record("acme__odd-1")
     del incomplete["patch"]
@@ -191,6 +213,10 @@ def test_what_is_missing_is_named_before_anything_is_drawn(tmp_path, dataset, pr
     pq.write_table(pa.Table.from_pylist([incomplete]), tmp_path / "no-patch.parquet")
     (tmp_path / "text.jsonl").write_text("no JSON\nat all\n")
     (tmp_path / "nothing").mkdir()
+    (tmp_path / "mixed").mkdir()
+    several = [{"instance_id": f"acme__odd-{n}", "messages": chat(n)} for n in range(300)]
+    write_lines(tmp_path / "mixed/a.jsonl", several)
+    write_lines(tmp_path / "mixed/z.jsonl", [{"instance_id": "acme__odd-1", "text": "x"}])
     for name in ("lfs.jsonl", "lfs.parquet", "lfs.traj.json"):
         (tmp_path / name).write_text(LFS)
     run = sample(tmp_path, dataset=dataset, prs=prs)
@@ -250,6 +276,60 @@ def test_a_call_becomes_text(message, content, reason):
     assert (read.fence, read.messages[0]["content"]) == ("sh", items[0]["content"])
     assert fence_of(read.messages) == "sh"
     assert fence_of(read_chat(items[1:]).messages) == "bash"
+    items[0]["content"] = "As in\n```sh\nmake\n```"
+    assert (
+        read_chat(items).messages[0]["content"].endswith("one ```sh block that holds one command.")
+    )
+
+
+IMAGE = {"type": "image_url", "image_url": {"url": "data:"}}
+OUTPUT = {"type": "function_call_output", "output": "a.py"}
+
+
+@pytest.mark.parametrize("message", [
+    {"role": "user", "content": [{"type": "text", "text": "See:"}, IMAGE]},
+    {"role": "user", "content": [OUTPUT]},
+    {"role": "assistant", "content": [{"type": "text"}]},
+])  # fmt: skip
+def test_a_chat_with_a_part_that_is_no_text_is_malformed(message):
+    assert read_chat([*chat(1), message]) is None
+
+
+def test_a_function_call_is_a_call_and_no_rule_stands_in_the_agents_own_words():
+    said = {"role": "assistant", "content": "Hi."}
+    old = {**said, "function_call": call(**LS)["function"]}
+    output = {"role": "function", "name": "bash", "content": "a.py"}
+    read = read_chat([said, {"role": "user", "content": "Fix it."}, old, output])
+    assert read.unfit == {0: "its own turn calls no tool"}
+    assert read.messages[0] == said and "```bash" in read.messages[1]["content"]
+    assert read.messages[2]["content"] == "Hi.\n\n```bash\nls\n```"
+    assert read.messages[3] == {"role": "user", "content": "Observation: a.py"}
+
+
+@pytest.mark.parametrize("arguments", [
+    {}, {"timeout": 5}, {"security_risk": "LOW"},
+    {"command": ["git", "log", "--all", "-p"]}, {"command": ["bash", "-lc", "git log --all -p"]},
+])  # fmt: skip
+def test_a_call_that_shows_the_fix_is_found_whatever_its_arguments(arguments):
+    made = call("execute_bash", **{"command": "git log --all -p", **arguments})
+    shown = [{"role": "tool", "content": "        floor = _midnight_floor(moment, tz=self._zone)"}]
+    told = [{"role": "user", "content": "Fix it."}]
+    peeked = {"role": "assistant", "content": "", "tool_calls": [made]}
+    messages = read_chat([*told, peeked, *shown]).messages
+    assert may_peek(messages) and "git log" in shows_fix(messages, RECORD)
+    edited = {**peeked, "tool_calls": [call("edit", command="view", path="a.py")]}
+    messages = read_chat([*told, edited, *shown]).messages
+    assert not may_peek(messages) and not shows_fix(messages, RECORD)
+
+
+@pytest.mark.parametrize("arguments", [
+    "{torn", "[1]", "null", "[" * 50_000, '{"command": 5}', '{"command": {"a": "b c"}}',
+    '{"command": ["bash", "-lc"]}', '{"command": ["ls", 1]}', '{"command": null}',
+])  # fmt: skip
+def test_odd_arguments_in_the_history_raise_nothing(arguments):
+    said = {"role": "assistant", "content": f"Look.\n\nTool call: bash {arguments}"}
+    messages = [{"role": "user", "content": "Fix."}, said, {"role": "user", "content": "a.py"}]
+    assert not may_peek(messages) and not shows_fix(messages, RECORD)
 
 
 @pytest.mark.parametrize(("system", "user", "fence"), [

@@ -6,7 +6,7 @@ hold the very fix that is asked for: a chat that shows it teaches peeking, whoev
 
 import re
 
-from common.audit.protocol import bash_blocks, fence_of
+from common.audit.protocol import commands_said, fence_of
 from common.audit.shell import Command
 from common.audit.texts import Chat, Record, read_record, squeeze
 from common.audit.words import words
@@ -23,7 +23,7 @@ def may_peek(messages: list[dict]) -> bool:
     """Tell whether some command names what a peek needs: cheap, and without a record."""
     fence = fence_of(messages)
     replies = [message["content"] for message in messages if message["role"] == "assistant"]
-    blocks = [block for reply in replies for block in bash_blocks(reply, fence)]
+    blocks = [block for reply in replies for block in commands_said(reply, fence)]
     named = {word for block in blocks for word in _words(block)}
     return not named.isdisjoint(words("installers") | words("network") | words("installed copies"))
 

@@ -29,7 +29,7 @@ from common.audit.texts import (
 from common.audit.words import words
 
 # Raise it whenever the findings change: stored replies are audited again.
-AUDIT_VERSION = "6"
+AUDIT_VERSION = "7"
 
 _MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
 _MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat

@@ -5,7 +5,10 @@ the chat's rules name, found by the rule of mini-swe-agent, whose parser decides
 have been run. Nothing here calls a model.
 """
 
+import json
 import re
+import shlex
+from contextlib import suppress
 
 from common.audit.shell import Command, split_commands
 from common.audit.words import words
@@ -30,6 +33,7 @@ _RAW_TOKEN = re.compile(
     r"|</?tool_calls?>|</?tool_response>|<\|tool_call>|<tool_call\|>"
     r"|\A\s*<\|\w+\|>|(?:<\|\w+\|>|</s>|<eos>|<end_of_turn>)\s*\Z"  # any, at either end
 )
+TOOL_CALL = re.compile(r"^Tool call: \S+ (.*)", re.MULTILINE)  # as prompt.py writes them
 _FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 
 
@@ -77,6 +81,19 @@ def bash_blocks(reply: str, fence: str = "bash") -> list[str]:
     return [block.strip() for block in _split_blocks(reply, fence)[1::2]]
 
 
+def commands_said(reply: str, fence: str) -> list[str]:
+    """Return the commands of an earlier reply: of its blocks, and of calls that made no block."""
+    found = bash_blocks(reply, fence)
+    for arguments in TOOL_CALL.findall(reply):
+        with suppress(ValueError, RecursionError, TypeError, AttributeError, IndexError):
+            command = json.loads(arguments).get("command")
+            if isinstance(command, list):  # also of a shell: ["bash", "-lc", "ls"]
+                command = command[2] if command[1:2] in (["-c"], ["-lc"]) else shlex.join(command)
+            if len((command or "").split()) > 1:  # one word is an editor's `view`
+                found.append(command)
+    return found
+
+
 def prose_parts(reply: str, fence: str = "bash") -> list[str]:
     """Return the prose before, between and after the blocks."""
     return _split_blocks(reply, fence)[::2]
@@ -111,7 +128,8 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     thought = re.findall(r"\w+", prose_parts(reply, fence)[0])
     if not thought or [word.upper() for word in thought] == ["THOUGHT"]:
         return "no THOUGHT stands before the command"
-    if not is_swe_zero(messages):
+    systems = [message.get("content") for message in messages if message.get("role") == "system"]
+    if not any(SWE_ZERO_MARK in (text or "") for text in systems):
         return None
     if blocks[0].startswith("#"):
         return "the command starts with a # comment, which this chat's system prompt forbids"
@@ -120,12 +138,6 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
         if family == "cd" or any(family in words(section) for section in FORBIDDEN_LISTS):
             return f"the command runs `{program}`, which this chat's system prompt forbids"
     return None
-
-
-def is_swe_zero(messages: list[dict]) -> bool:
-    """Tell whether the chat's system message states SWE-ZERO's rules."""
-    systems = [message.get("content") for message in messages if message.get("role") == "system"]
-    return any(SWE_ZERO_MARK in (text or "") for text in systems)
 
 
 def programs_run(commands: list[Command]) -> list[str]:

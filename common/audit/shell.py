@@ -130,6 +130,10 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
         with suppress(ValueError):
             commands = split_commands(text, _MOST_COMMANDS)
             break
+    for command in commands[:]:  # `bash -lc 'git log'`, `eval "git log"`
+        for script_word in _scripts(command):
+            with suppress(ValueError):
+                commands += split_commands(script_word, _MOST_COMMANDS - len(commands))
     named = [in_full] if commands else []
     folder = ""
     for command in commands:
@@ -144,6 +148,17 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
         if command.program in ("cd", "pushd") and command.argv[1:]:
             folder = posixpath.join(folder, command.argv[1])[:_MOST_CHARS]
     return commands, named
+
+
+def _scripts(command: Command) -> list[str]:
+    """Return the scripts that a command gives to a shell."""
+    operands = command.argv[1:]
+    if command.program == "eval":
+        return [" ".join(operands)]
+    if command.program not in word_list("shells"):
+        return []
+    after = [word for option, word in zip(operands, operands[1:]) if re.match("-[a-z]*c$", option)]
+    return [*after[:1], *command.heredocs]
 
 
 def _with_values(script: str) -> str:

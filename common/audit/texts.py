@@ -10,7 +10,7 @@ from functools import cached_property, lru_cache
 
 from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
 from common.audit.patch import hunk_lines, parse_patch
-from common.audit.protocol import bash_blocks, fence_of, prose_parts
+from common.audit.protocol import TOOL_CALL, bash_blocks, commands_said, fence_of, prose_parts
 from common.audit.shell import Command, expand_script
 from common.audit.styles import edited_files, script_style
 from common.audit.words import words
@@ -33,7 +33,6 @@ _GUESS = re.compile(
     re.IGNORECASE,
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
-_TOOL_CALL = re.compile(r"^Tool call: .*", re.MULTILINE)  # such as an editor's view of a file
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
 _LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
 
@@ -128,8 +127,8 @@ class Chat:
         """The commands of each earlier turn, what they name, and their output."""
         found = []
         for answer, output in self._exchanges:
-            commands, named = expand_script("\n".join(bash_blocks(answer, self.fence)))
-            for call in _TOOL_CALL.findall(answer):
+            commands, named = expand_script("\n".join(commands_said(answer, self.fence)))
+            for call in TOOL_CALL.findall(answer):  # such as an editor's view of a file
                 named = [*named, *re.findall(r"[\w./-]+\.\w+", call)]
             found.append((commands, named, output))
         return found

@@ -7,6 +7,7 @@ a tool's output a user message. Thinking under a key or in a part of its own is 
 from __future__ import annotations
 
 import json
+import re
 from typing import NamedTuple
 
 from common.audit.protocol import bash_blocks, fence_of
@@ -17,6 +18,7 @@ BASH_TOOLS = {
     "execute_command",
 }  # fmt: skip
 TEXT_PARTS = ("text", "input_text", "output_text")
+LEFT_OUT = re.compile("thinking|reasoning|tool_use")  # parts of these types
 TEXT_FORM = (
     "Write each call of the bash tool as text: your reasoning, then exactly one ```{} block that "
     "holds one command."
@@ -59,16 +61,20 @@ def read_chat(value: object) -> Chat | None:
 
 
 def text_of(content: object) -> str | None:
-    """Return a content as text; of typed parts those of text, and outputs of tools."""
+    """Return a content as text; of typed parts those of text, and outputs of tools.
+
+    Raises TypeError for another part, such as an image: without it the chat is not what it was.
+    """
     if content is None or isinstance(content, str):
         return content and clean_text(content)
     texts = []
     for part in content:
-        text = part.get("text") if part["type"] in TEXT_PARTS else None
         if part["type"] == "tool_result":
-            text = text_of(part.get("content"))
-        if text is not None:
-            texts.append(clean_text(text))
+            texts.append(text_of(part.get("content")) or "")
+        elif part["type"] in TEXT_PARTS:
+            texts.append(clean_text(part["text"]))
+        elif not LEFT_OUT.search(part["type"]):
+            raise TypeError(part["type"])
     return "\n".join(texts)
 
 
@@ -77,14 +83,16 @@ def is_output(item: dict) -> bool:
     content = item.get("content")
     parts = content if isinstance(content, list) else []
     of_tool = any(part["type"] == "tool_result" for part in parts)
-    return item["role"] == "tool" or of_tool
+    return item["role"] in ("tool", "function") or of_tool
 
 
 def calls_of(item: dict) -> list[tuple[str, object]]:
     """Return (name, arguments) of the tools that a message calls."""
-    calls = item.get("tool_calls") or []
+    calls = item.get("tool_calls") or item.get("function_call") or []
     if isinstance(calls, str):
         calls = json.loads(calls) or []
+    if isinstance(calls, dict):  # a function_call
+        calls = [calls]
     found = [call.get("function") or call for call in calls]
     content = item.get("content")
     for part in content if isinstance(content, list) else []:
@@ -143,15 +151,15 @@ def call_problem(calls: list, text: str, fence: str) -> str | None:
 
 
 def tell_form(messages: list[dict]) -> str:
-    """Return the chat's fence; where its system message names none, put the form at its end.
+    """Return the chat's fence; where no sentence of its system message names it, add one that does.
 
-    A chat without a system message is told at the head of its first message.
+    A chat without a system message is told at the head of its first message, never the agent's.
     """
-    first = messages[0]
+    first = next((message for message in messages if message["role"] != "assistant"), messages[0])
     text = first["content"] or ""
-    form = TEXT_FORM.format("bash")
+    fence = fence_of([first])
     if first["role"] != "system":
-        first["content"] = f"{form}\n\n{text}"
-    elif f"```{fence_of(messages[:1])}" not in text:
-        first["content"] = f"{text.rstrip()}\n\n{form}".lstrip()
-    return fence_of(messages[:1])
+        first["content"] = f"{TEXT_FORM.format('bash')}\n\n{text}"
+    elif not re.search(rf"```{fence}[ \t]*\S", text):  # a block alone is an example of something
+        first["content"] = f"{text.rstrip()}\n\n{TEXT_FORM.format(fence)}".lstrip()
+    return fence_of([first])

@@ -30,7 +30,7 @@ RUN_WEIGHT = 10_000  # bytes of a row in parquet: a run is one row to the draw, 
 OPTIONAL = {"repo", "pr_description", "interface", "language", "created_at"}
 OTHER_NAMES = {"messages": "trajectory", "pr_description": "hints_text"}
 CHATS = ("messages", "trajectory")
-CHAT_KEYS = {"role", "content", "tool_calls"}
+CHAT_KEYS = {"role", "content", "tool_calls", "function_call"}
 
 
 class Dataset:
@@ -49,6 +49,7 @@ class Dataset:
         self.broken = {}  # (file, group): {row: why}, of the JSON rows that were no object
         self._footers = {}
         self._json = {}
+        kinds = KINDS if "messages" in columns else KINDS[:-1]
         is_here = glob.has_magic(name) or Path(name).expanduser().exists()
         if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
             from common.sampling.hub import Hub
@@ -57,14 +58,12 @@ class Dataset:
             self.files = self.hub.files
             self.revision = self.hub.revision
         else:
-            kinds = KINDS if "messages" in columns else KINDS[:-1]
             self._root, self.files = local_files(Path(name).expanduser(), kinds)
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
         if not any(self.files.values()):
             raise UserError(
-                f"{self.label}: no parquet file there that holds anything, nor JSON. Expected a "
-                f"folder or a glob of {' '.join('*' + kind for kind in KINDS)} files, or a Hub "
-                "dataset id such as owner/name."
+                f"{self.label}: no file there that holds anything. Expected a folder or a glob of "
+                f"{' '.join('*' + kind for kind in kinds)}, or a Hub dataset id such as owner/name."
             )
 
     def kinds(self) -> dict[str, int]:
@@ -205,18 +204,30 @@ def local_files(path: Path, kinds) -> tuple[Path, dict[str, int]]:
         found = files_below(path)
     elif not path.is_file():
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        found = map(Path, glob.glob(str(path), recursive=True))
+        found = files_of_glob(path)
     sizes = {}
     for file in found:
         below = file.relative_to(root)
         is_hidden = any(part.startswith((".", "_")) for part in below.parts)
         is_asked = file == path or kind_of(file.name) in kinds and not is_hidden
         if is_asked and file.is_file():
+            if clean_text(below.as_posix()) != below.as_posix():
+                raise UserError(f"{ascii(str(file))}: its name is no UTF-8. Rename it.")
             size = sizes[below.as_posix()] = file.stat().st_size
             if 0 < size < LFS_BYTES and file.read_bytes().startswith(b"version https://git-lfs"):
                 problem = "is a pointer of Git LFS. Run `git lfs pull` in its repository"
                 raise UserError(f"{file} {problem}.")
     return root, dict(sorted(sizes.items()))  # the draw goes by their order
+
+
+def files_of_glob(path: Path) -> Iterator[Path]:
+    """Yield what a glob finds; below its `**` linked folders are followed, each once."""
+    before, deep, rest = str(path).partition("**")
+    if not deep:
+        yield from map(Path, glob.glob(before))
+    for folder in glob.glob(before or ".") if deep else ():
+        below = files_below(Path(folder))
+        yield from (file for file in below if file.match(rest.strip("/") or "*"))
 
 
 def files_below(root: Path) -> Iterator[Path]:

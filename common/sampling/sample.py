@@ -78,6 +78,8 @@ def open_datasets(flags: dict, plan: dict | None) -> tuple[dict, Dataset, Datase
     for dataset, key in ((rows, "revision"), (prs, "prs_revision")):
         if dataset.revision != plan[key]:
             raise changed(dataset)
+    if not rows.hub:
+        rows.groups()  # what a file lacks is told before anything is drawn
     return plan, rows, prs
 
 
