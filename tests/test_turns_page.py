@@ -126,6 +126,7 @@ def test_shows_both_replies_and_moves_by_keys_and_links(open_page):
     page.keyboard.press("k")
     assert chosen(page) == "prompts_9_1_3"
     page.click("[data-turn=prompts_9_1_6]")
+    page.locator("[aria-current][data-turn=prompts_9_1_6]").wait_for()
     page.keyboard.press("j")
     assert chosen(page) == "prompts_9_1_6", "there is no turn after the last"
     page.evaluate("location.hash = '#prompts_9_1_2'")
