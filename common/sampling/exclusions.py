@@ -6,16 +6,12 @@ became of each list, so that a rerun compares with the same lists or with none.
 
 from __future__ import annotations
 
-import csv
-import io
-import itertools
 import sys
 from dataclasses import dataclass
 from pathlib import Path
 
-from common.files import UserError, digest, is_safe_name, printable
+from common.files import UserError, is_safe_name, printable
 from common.sampling.dataset import Dataset, as_text
-from common.sampling.json_files import parse_json
 from common.sampling.sources import Records
 from common.turns import EXCLUDED_IDS
 
@@ -78,9 +74,6 @@ def read_names(path: str | None) -> set[str]:
     return {line.split("#")[0].strip() for line in lines} - {""}
 
 
-# ------------------------------------------------------------------------------- benchmarks
-
-
 def marks_of(instance_id: str, repo: str, commit: str) -> list[tuple]:
     """Return the id, and repo with base commit where both are known, as a benchmark's marks."""
     marks = [("id", instance_id.lower())] if instance_id else []
@@ -97,13 +90,9 @@ def name_benchmarks(flag: str | None, on_the_hub: bool) -> list[dict]:
     names = [name.strip() for name in (flag or "").split(",")]
     if flag is None and on_the_hub:
         names = DEFAULT_LISTS
-    return [new_entry(name) for name in dict.fromkeys(names) if name.lower() not in ("", "none")]
-
-
-def new_entry(name: str, why: str = "") -> dict:
-    """Return a list as the plan keeps it; with `why`, one that was not compared with."""
-    state = {"state": "not checked" if why else "checked", "why": why}
-    return {"name": name, "commit": None, **state, "instances": 0, "overlaps": []}
+    unread = {"commit": None, "state": "checked", "why": "", "instances": 0}
+    names = [name for name in dict.fromkeys(names) if name.lower() not in ("", "none")]
+    return [{"name": name, **unread, "overlaps": []} for name in names]
 
 
 def read_benchmarks(entries: list[dict]) -> dict[str, set]:
@@ -116,58 +105,29 @@ def read_benchmarks(entries: list[dict]) -> dict[str, set]:
     for entry in entries:
         if entry["state"] == "not checked":
             continue
-        name = entry["name"]
+        label = f"--benchmarks {entry['name']}"
+        tasks = []
         try:
-            commit, rows = read_list(name, entry["commit"])
+            dataset = Dataset("--benchmarks", entry["name"], (), entry["commit"], train=False)
+            if entry["commit"] not in (None, dataset.revision):
+                raise UserError(
+                    f"{label}: it is no longer what the plan was made with.\n"
+                    "Put it back, or start in another folder."
+                )
+            for file, group in dataset.groups():
+                for _, values in dataset.open(file).rows(group, LIST_COLUMNS):
+                    tasks += [list(map(as_text, values))] if values else []
+            if not any(name or commit for name, _, commit in tasks):
+                raise UserError(f"no row has an instance_id or a base_commit (of {len(tasks)})")
         except Exception as error:  # whatever a list from outside holds
             if entry["commit"]:
                 raise
             why = str(error).strip().partition("\n")[0] or type(error).__name__
-            why = why.removeprefix(f"--benchmarks {name}").lstrip(": ")[:200]
+            why = why.removeprefix(label).lstrip(": ")[:200]
             entry |= {"state": "not checked", "why": why}
-            warning = f"WARNING: overlap with {name} not checked: {why}"
+            warning = f"WARNING: overlap with {entry['name']} not checked: {why}"
             print(printable(warning), file=sys.stderr)
             continue
-        entry |= {"commit": commit, "instances": len({row[0] for row in rows})}
-        marks[name] = {mark for row in rows for mark in marks_of(*row)}
+        entry |= {"commit": dataset.revision, "instances": len({task[0] for task in tasks})}
+        marks[entry["name"]] = {mark for task in tasks for mark in marks_of(*task)}
     return marks
-
-
-def read_list(name: str, pinned: str | None) -> tuple[str, list[tuple]]:
-    """Return the commit (of a local list a digest) and LIST_COLUMNS of each row, absent ones as "".
-
-    Raises UserError where the list is not the pinned one, or holds no tasks.
-    """
-    path = Path(name).expanduser()
-    is_text = path.suffix.lower() in (".json", ".jsonl", ".csv")  # all else is parquet
-    if is_text:
-        body = path.read_bytes()
-        commit = "local-" + digest(body.decode("utf-8", "replace"))[:16]
-    else:
-        dataset = Dataset("--benchmarks", name, (), pinned, train=False)
-        commit = dataset.revision
-    if pinned not in (None, commit):
-        raise UserError(
-            f"--benchmarks {name}: it is no longer what the plan was made with.\n"
-            "Put it back, or start in another folder."
-        )
-    if is_text:
-        rows = read_text_file(body, path.suffix.lower())
-    else:
-        batches = (dataset.batches(*group, LIST_COLUMNS) for group in dataset.groups())
-        rows = [row for batch in itertools.chain(*batches) for row in batch.to_pylist()]
-    tasks = [tuple(as_text(row.get(column)) for column in LIST_COLUMNS) for row in rows]
-    if not any(instance_id or base_commit for instance_id, _, base_commit in tasks):
-        raise UserError(f"no row has an instance_id or a base_commit (of {len(rows)} rows)")
-    return commit, tasks
-
-
-def read_text_file(body: bytes, suffix: str) -> list[dict]:
-    """Return the rows of a csv or json file, or of one with a JSON document a line."""
-    if suffix == ".csv":
-        csv.field_size_limit(1 << 30)  # patches are longer than the 128 KB of its default
-        return list(csv.DictReader(io.StringIO(body.decode("utf-8-sig", "replace"))))
-    rows = parse_json(body)
-    if not isinstance(rows, list):
-        rows = [parse_json(line) for line in body.splitlines()]
-    return [row for row in rows if isinstance(row, dict)]

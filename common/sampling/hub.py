@@ -9,7 +9,6 @@ from __future__ import annotations
 import itertools
 import json
 import os
-import random
 import re
 import time
 from contextlib import suppress
@@ -18,7 +17,7 @@ from huggingface_hub import HfApi, HfFileSystem, constants, errors, get_token
 from huggingface_hub.hf_file_system import HfFileSystemFile
 from huggingface_hub.utils import logging
 
-from common.environment import environment_values
+from common.environment import check_way_out, environment_values
 from common.files import ItemFailed, UserError
 
 TRIES = 8  # their pauses make about a minute; half as many where nothing answered at all
@@ -51,11 +50,10 @@ class Hub:
         if token and not (token.isascii() and token.isprintable()):
             raise UserError(f"{self.whose} holds characters that no token has. Copy it again.")
         self.endpoint = (values.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        check_way_out(self.endpoint)
         logging.set_verbosity_error()
         api = HfApi(self.endpoint, token)
-        self.filesystem = HfFileSystem(
-            endpoint=self.endpoint, token=token, skip_instance_cache=True
-        )
+        self.remote = HfFileSystem(endpoint=self.endpoint, token=token, skip_instance_cache=True)
         self.revision = self.with_retries(lambda: api.dataset_info(name, revision=asked).sha)
         at = {"revision": self.revision, "repo_type": "dataset"}
         entries = self.with_retries(lambda: list(api.list_repo_tree(name, recursive=True, **at)))
@@ -78,27 +76,26 @@ class Hub:
                 result = work()
                 self.answered = True
                 return result
-            except TRANSIENT as error:
+            except Exception as error:
                 response = getattr(error, "response", None)
                 if response is not None:
                     self.answered = True
                     self._stop_if_final(error, response.status_code)
-                problem = plain(error)
-            except Exception as error:
-                if self.answered or not (problem := client_problem(error)):
+                if self.answered and not isinstance(error, TRANSIENT):
                     raise
-                raise UserError(problem) from None
+                words = str(error).strip().partition("\n")[0]
+                words = re.sub(r"https?://\S+", "its address", words)  # it may be signed
+                problem = f"{type(error).__name__}: {words}"
             if not self.answered and attempt >= TRIES // 2:
+                proxies = "".join(f", {name}" for name in os.environ if name.upper() in PROXIES)
                 raise UserError(
-                    f"{self.endpoint} cannot be reached: {problem}.\nCheck the network"
-                    f"{''.join(f', {name}' for name in variables(*PROXIES))} and HF_ENDPOINT, or "
-                    "give local parquet: --dataset FOLDER --prs FOLDER."
+                    f"{self.endpoint} cannot be reached: {problem}.\nCheck the network{proxies} "
+                    "and HF_ENDPOINT, or give local parquet: --dataset FOLDER --prs FOLDER."
                 )
-            wait_s = min(2**attempt / 4, 30) * random.uniform(0.5, 1)
-            if attempt >= TRIES or time.monotonic() + wait_s - started > PATIENCE_S:
+            if attempt >= TRIES or time.monotonic() - started > PATIENCE_S:
                 words = f"{self.endpoint} does not answer well: {problem}"
                 raise ItemFailed("the Hub did not answer well", words)
-            time.sleep(wait_s)
+            time.sleep(2**attempt / 4)
 
     def _stop_if_final(self, error: Exception, status: int) -> None:
         """Raise UserError for a refusal that no pause mends."""
@@ -112,11 +109,10 @@ class Hub:
         elif not self.whose or status == 404:
             advice = "check the name; a private one needs HF_TOKEN in .env"
         else:  # public data asks for no token, but refuses one that has expired
-            advice = f"{self.whose} may be expired, mistyped or without permission; "
             mend = "renew it, or unset it: public data needs none"
             if self.whose.startswith("the login"):
                 mend = "`hf auth login` renews it, `hf auth logout` removes it"
-            advice += mend
+            advice = f"{self.whose} may be expired, mistyped or without permission; {mend}"
         raise UserError(f"{self.label}: {self.endpoint} refuses it ({status}).\n{advice}.")
 
 
@@ -125,7 +121,7 @@ class HubFile(HfFileSystemFile):
 
     def __init__(self, hub: Hub, file: str):
         path = f"datasets/{hub.name}@{hub.revision}/{file}"
-        super().__init__(hub.filesystem, path, cache_type="none", size=hub.files[file])
+        super().__init__(hub.remote, path, cache_type="none", size=hub.files[file])
         self.hub = hub
         self.name = file
 
@@ -141,26 +137,3 @@ class HubFile(HfFileSystemFile):
             return body
 
         return self.hub.with_retries(read_whole)
-
-
-def variables(*names: str) -> list[str]:
-    """Return which of these variables are set, in either case."""
-    return [name for name in os.environ if name.upper() in names and os.environ[name]]
-
-
-def client_problem(error: Exception) -> str | None:
-    """Return which variable keeps Python from making a client at all, if one may."""
-    if type(error).__module__.startswith("huggingface_hub"):
-        return None
-    names = variables(*PROXIES)
-    what = "is no proxy that Python can use: expected http://HOST:PORT"
-    if isinstance(error, OSError):
-        names = variables("SSL_CERT_FILE")
-        what = f"is no file of certificates that can be read ({error.strerror or error})"
-    return f"{' or '.join(names)} {what}; correct or unset it." if names else None
-
-
-def plain(error: Exception) -> str:
-    """Return an error as one line, without addresses (they may be signed)."""
-    first_line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: " + re.sub(r"https?://\S+", "its address", first_line)

@@ -26,26 +26,23 @@ PR_COLUMNS = tuple(RECORD_COLUMNS.values())
 LICENSE_COLUMNS = ("license", "license_name", "repo_license")  # the first that a row fills
 
 
-# ----------------------------------------------------------------------------------- trajectories
-
-
-def read_instances(dataset: Dataset, file: str, group: int) -> dict:
-    """Return {instance id: (repo, its row numbers in the file)} of a row group."""
+def read_instances(dataset: Dataset, file: str, group: int) -> tuple[dict, list[int]]:
+    """Return {instance id: (repo, its row numbers in the file)} of a row group, and broken rows."""
     instances = {}
-    for row, name, repo in dataset.rows(file, group, ("instance_id", "repo")):
-        instances.setdefault(as_text(name), (as_text(repo), []))[1].append(row)
-    return instances
+    broken = []
+    for row, values in dataset.open(file).rows(group, ("instance_id", "repo")):
+        if values:
+            name, repo = map(as_text, values)
+            instances.setdefault(name, (repo, []))[1].append(row)
+        else:
+            broken.append(row)
+    return instances, broken
 
 
 def read_chats(dataset: Dataset, file: str, group: int, wanted: set[int]) -> dict:
     """Return {row number in the file: its chat, None if malformed} of wanted rows of a group."""
-    if not wanted:
-        return {}
-    rows = dataset.rows(file, group, ("messages",), wanted)
-    return {row: read_chat(value) for row, value in rows}
-
-
-# ------------------------------------------------------------------------------------- PR records
+    rows = dataset.open(file).rows(group, ("messages",), wanted) if wanted else ()
+    return {row: read_chat(values[0]) for row, values in rows}
 
 
 class Location(NamedTuple):
@@ -69,24 +66,29 @@ class Records:
         for locations in pool.map(self._read_locations, prs.groups()):
             for instance_id, location in locations:
                 self.locations.setdefault(instance_id, location)
-        for (file, _), rows in prs.broken.items():
-            warning = f"WARNING: {prs.label}: {file}: {len(rows)} lines are no JSON object"
-            print(printable(f"{warning}, such as line {min(rows) + 1}"), file=sys.stderr)
+
+    def _read_locations(self, group: tuple[str, int]) -> list[tuple[str, Location]]:
+        file, number = group
+        locations = []
+        broken = []
+        columns = ("instance_id", "repo", "base_commit", *LICENSE_COLUMNS)
+        for row, values in self.prs.open(file).rows(number, columns):
+            if values is None:
+                broken.append(row)
+                continue
+            instance_id, repo, commit, *licenses = map(as_text, values)
+            location = Location(file, number, repo, commit, next(filter(None, licenses), ""))
+            locations.append((instance_id, location))
+        if broken:
+            warning = f"WARNING: {self.prs.label}: {file}: {len(broken)} lines are no JSON object"
+            print(printable(f"{warning}, such as line {broken[0] + 1}"), file=sys.stderr)
+        return locations
 
     def repo_of(self, instance_id: str, repo: str) -> str:
         """Return a row's repo; where it names none its record's, or what its id says."""
         location = self.locations.get(instance_id)
         by_id = instance_id.rpartition("-")[0].replace("__", "/", 1)
         return repo or (location.repo if location else "") or by_id
-
-    def _read_locations(self, group: tuple[str, int]) -> list[tuple[str, Location]]:
-        columns = ("instance_id", "repo", "base_commit", *LICENSE_COLUMNS)
-        locations = []
-        for _, *values in self.prs.rows(*group, columns):
-            instance_id, repo, commit, *licenses = map(as_text, values)
-            location = Location(*group, repo, commit, next(filter(None, licenses), ""))
-            locations.append((instance_id, location))
-        return locations
 
     def read(self, wanted: set[str]) -> Iterator[dict]:
         """Yield the records of the wanted ids; reads the row groups that hold them, once."""
@@ -104,33 +106,30 @@ class Records:
         return self._read[instance_id]
 
     def _read_group(self, group: tuple[str, int], wanted: list[str]) -> list[dict]:
-        """Return the records of these instances, as commit/ holds them; of each id the first."""
+        """Return the records of these instances as commit/ holds them, nothing null."""
         import duckdb
         import pyarrow as pa
 
+        file, number = group
         query = "SELECT * FROM batch WHERE CAST(instance_id AS VARCHAR) IN (SELECT unnest($wanted))"
         records = {}
         with duckdb.connect() as database:
-            for batch in self.prs.batches(*group, PR_COLUMNS):
+            for batch in self.prs.open(file).batches(number, PR_COLUMNS):
                 database.register("batch", pa.Table.from_batches([batch]))
                 found = database.sql(query, params={"wanted": wanted}).to_arrow_table()
                 for index in range(found.num_rows):
                     row = {name: plain_value(found[name][index]) for name in PR_COLUMNS}
-                    record = self._as_kept(row)
-                    records.setdefault(record["instance_id"], record)
+                    record = dict.fromkeys(RECORD_KEYS)
+                    for key, column in RECORD_COLUMNS.items():
+                        record[key] = as_text(row[column])
+                    instance_id = record["instance_id"]
+                    record["repo"] = self.repo_of(instance_id, record["repo"])
+                    record["files"] = changed_files(record["patch"])
+                    created_at = row["created_at"]
+                    if isinstance(created_at, (int, float)) and math.isfinite(created_at):
+                        record["created_at"] = created_at
+                    license_name = self.locations[instance_id].license
+                    if license_name:
+                        record["license"] = license_name
+                    records.setdefault(instance_id, record)
         return list(records.values())
-
-    def _as_kept(self, row: dict) -> dict:
-        """Return a row as commit/ holds it: nothing null, the files that its patch changes."""
-        record = dict.fromkeys(RECORD_KEYS)
-        for key, column in RECORD_COLUMNS.items():
-            record[key] = as_text(row[column])
-        record["repo"] = self.repo_of(record["instance_id"], record["repo"])
-        record["files"] = changed_files(record["patch"])
-        created_at = row["created_at"]
-        if isinstance(created_at, (int, float)) and math.isfinite(created_at):
-            record["created_at"] = created_at
-        license_name = self.locations[record["instance_id"]].license
-        if license_name:
-            record["license"] = license_name
-        return record
