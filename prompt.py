@@ -45,8 +45,8 @@ from common.audit.history import may_peek, shows_fix
 from common.cli import Tally, parser, run, steps_from, whole_number
 from common.files import ItemFailed, digest, lock_folders
 from common.sampling import sample
-from common.sampling.exclusions import Exclusions, read_benchmarks, read_names
-from common.sampling.sources import Records, read_chats, read_instances
+from common.sampling.chats import read_chats, read_instances
+from common.sampling.records import Records, read_benchmarks, read_names, why_left_out
 from common.turns import SAMPLING_LISTS
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"
@@ -102,14 +102,13 @@ class Sampler:
         self.pool = ThreadPoolExecutor(AT_ONCE)
         self.records = Records(prs, self.pool)
         marks = read_benchmarks(self.plan["benchmarks"]["lists"])
-        self.exclusions = Exclusions(flags, exclude_file, self.records, marks)
+        self.kept_out_by = (self.records, flags, exclude_file, marks)
         turns = sample.planned_turns(self.plan)
         self.chats = {turn["chat"] for turn in turns}  # digests of the chats taken: one a turn
         self.taken = Counter(turn["instance_id"] for turn in turns)
         self.left_out = set()  # what the plan's lists hold
         for kind in SAMPLING_LISTS:
-            for row in self.plan[kind]:
-                self.left_out.add((kind, row["instance_id"], row["reason"]))
+            self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in self.plan[kind]}
 
     def draw(self, goal: int):
         """Yield the prompts of window after window until the plan holds `goal` turns, or all.
@@ -145,9 +144,9 @@ class Sampler:
                 rounds = [rounds[1] + 1, rounds[1] + max(1, min(more, MOST_ROUNDS))]
 
     def read_window(self, row_group: tuple[str, int], rounds: list[int]) -> tuple:
-        """Return the window's entry for the plan, whom it leaves out, and its draws.
+        """Return the window's entry for the plan, whom it leaves out, its draws and their chats.
 
-        A draw is (instance id, repo, round, {row that may give the turn: its chat}).
+        A draw is (instance id, repo, round, rows that may give the turn).
         """
         file, number = row_group  # its number in the file's shuffled order
         seed = f"{self.seed}/{file}"
@@ -155,15 +154,14 @@ class Sampler:
         window = {"file": file, "row_group": None, "rounds": rounds, "passed_over": [], "turns": []}
         if number >= len(sizes):  # a file without rows
             return window, [], [], {}
-        group = shuffled(seed, list(range(len(sizes))))[number]
-        window["row_group"] = group
+        group = window["row_group"] = shuffled(seed, list(range(len(sizes))))[number]
         found, broken = read_instances(self.dataset, file, group)
         window["passed_over"] = [{"row": row, "reason": "no JSON object"} for row in broken]
         instances = {}
         left_out = []
         for name, (repo, rows) in found.items():
             repo = self.records.repo_of(name, repo)
-            why = self.exclusions.why_left_out(name, repo)
+            why = why_left_out(name, repo, *self.kept_out_by)
             if why:
                 left_out.append((name, repo, *why))
             else:
@@ -175,14 +173,13 @@ class Sampler:
         draws = []
         for position in range((rounds[0] - 1) * per_round, rounds[1] * per_round):
             earlier, nth = divmod(position, len(names))
-            name = names[nth]
-            repo, rows = instances[name]
-            rows = shuffled(f"{seed}/{name}", rows)
+            repo, rows = instances[names[nth]]
+            rows = shuffled(f"{seed}/{names[nth]}", rows)
             first = earlier % len(rows)
-            draws.append((name, repo, earlier + 1, (rows[first:] + rows[:first])[:SPARE_ROWS]))
+            rows = rows[first:] + rows[:first]
+            draws.append((names[nth], repo, earlier + 1, rows[:SPARE_ROWS]))
         wanted = {row for *_, rows in draws for row in rows}
-        chats = read_chats(self.dataset, file, group, wanted)
-        return window, left_out, draws, chats
+        return window, left_out, draws, read_chats(self.dataset, file, group, wanted)
 
     def take_window(self, window: dict, left_out: list, draws: list, chats: dict) -> list[dict]:
         """Put a window into the plan; return its prompts."""
@@ -190,57 +187,57 @@ class Sampler:
         prompts = []
         passed_over = {}  # (row, reason), each once
         for name, repo, in_round, rows in draws:
-            if self.taken[name] < in_round and len(self.chats) < self.count:
-                chats_of_it = {row: chats[row] for row in rows}
-                turn = self.choose_turn(file, name, repo, chats_of_it, passed_over)
+            if self.taken[name] >= in_round or len(self.chats) >= self.count:
+                continue
+            for row in rows:
+                turn, problems = self.choose_turn(file, name, row, chats[row])
+                for problem, words in problems.items():
+                    passed_over[row, problem] = True
+                    if words:
+                        reason = f"row {row} of {file}: {words}"
+                        left_out.append((name, repo, "shows_fix", reason, []))
                 if turn:
                     self.chats.add(turn["chat"])
                     self.taken[name] += 1
                     window["turns"].append(turn)
-                    prompts.append(sample.make_prompt(file, turn, repo, chats[turn["row"]]))
+                    prompts.append(sample.make_prompt(file, turn, repo, chats[row]))
+                    break
         window["passed_over"] += [{"row": row, "reason": reason} for row, reason in passed_over]
-        for why in left_out:
-            self.leave_out(*why)
+        for name, repo, kind, reason, benchmarks in left_out:
+            name = name[:300]
+            if (kind, name, reason) not in self.left_out:
+                self.left_out.add((kind, name, reason))
+                self.plan[kind].append({"instance_id": name, "repo": repo, "reason": reason})
+                for benchmark in self.plan["benchmarks"]["lists"]:
+                    if benchmark["name"] in benchmarks:
+                        benchmark["overlaps"].append(name)
         self.plan["offsets"].append(window)
         return prompts
 
-    def choose_turn(self, file: str, name: str, repo: str, chats: dict, passed_over: dict):
-        """Return a turn of these rows that was not taken yet, as the plan keeps it, or None."""
-        for row, read in chats.items():
-            messages = read.messages if read else []
-            turns = next_turns(messages)
-            if not read:
-                passed_over[row, "malformed: messages is no list of role and content"] = True
-            elif not turns:
-                passed_over[row, "no assistant message right after a user message"] = True
-            for turn in shuffled(f"{self.seed}/{file}/{row}", turns):
-                chat = messages[:turn]
-                reply = messages[turn]["content"]
-                problem = read.unfit.get(turn) or reply_problem(reply)
-                if not problem and may_peek(chat):  # only then is the record read for it
-                    words = shows_fix(chat, self.records.read_one(name))
-                    if words:
-                        problem = "its chat shows the fix"
-                        reason = f"row {row} of {file}: {words}"
-                        self.leave_out(name, repo, "shows_fix", reason, [])
-                sha = sample.chat_digest(name, chat)
-                if problem:
-                    passed_over[row, problem] = True
-                elif sha not in self.chats:
-                    ids = {"instance_id": name, "row": row, "turn": turn}
-                    return {**ids, "chat": sha, "reply": digest(reply)[:16]}
-        return None
+    def choose_turn(self, file: str, name: str, row: int, read) -> tuple[dict | None, dict]:
+        """Return a turn of a row's chat that was not taken yet, as the plan keeps it, or None.
 
-    def leave_out(self, name: str, repo: str, kind: str, reason: str, benchmarks: list) -> None:
-        """Name an instance in one of the plan's lists, once for each reason."""
-        name = name[:300]
-        if (kind, name, reason) in self.left_out:
-            return
-        self.left_out.add((kind, name, reason))
-        self.plan[kind].append({"instance_id": name, "repo": repo, "reason": reason})
-        for benchmark in self.plan["benchmarks"]["lists"]:
-            if benchmark["name"] in benchmarks:
-                benchmark["overlaps"].append(name)
+        And {why others are passed over: the words that tell how the fix is shown, if it is}.
+        """
+        if read is None:
+            return None, {"malformed: messages is no list of role and content": None}
+        turns = next_turns(read.messages)
+        problems = {} if turns else {"no assistant message right after a user message": None}
+        for turn in shuffled(f"{self.seed}/{file}/{row}", turns):
+            chat = read.messages[:turn]
+            reply = read.messages[turn]["content"]
+            problem = read.unfit.get(turn) or reply_problem(reply)
+            words = None
+            if not problem and may_peek(chat):  # only then is the record read for it
+                words = shows_fix(chat, self.records.read_one(name))
+                problem = words and "its chat shows the fix"
+            sha = sample.chat_digest(name, chat)
+            if problem:
+                problems[problem] = words
+            elif sha not in self.chats:
+                ids = {"instance_id": name, "row": row, "turn": turn}
+                return {**ids, "chat": sha, "reply": digest(reply)[:16]}, problems
+        return None, problems
 
 
 def next_turns(messages: list[dict]) -> list[int]:
@@ -263,9 +260,6 @@ def reply_problem(reply: str) -> str | None:
         return "empty reply"
     fences = sum(line.lstrip(" \t").startswith("```") for line in reply.split("\n"))
     return "reply cut off inside a code block" if fences % 2 else None
-
-
-# -------------------------------------------------------------------------------------------- main
 
 
 def main() -> int:
@@ -293,9 +287,10 @@ def main() -> int:
             if plan and sample.is_whole(plan, goal):
                 tally.skipped["already there"] = min(goal, len(sample.planned_turns(plan)))
             else:
-                drawn = Sampler(flags, args.exclude, plan)
-                plan = drawn.plan
-                sample.fill(plan, goal, drawn.dataset, drawn.records, drawn.draw(goal), tally)
+                sampler = Sampler(flags, args.exclude, plan)
+                plan = sampler.plan
+                sources = (sampler.dataset, sampler.records)
+                sample.fill(plan, goal, *sources, sampler.draw(goal), tally)
             lines = sample.describe(plan) + lines
         except ItemFailed as outage:
             tally.fail("the rest", outage.kind, outage.detail)

@@ -1,4 +1,4 @@
-"""common/sampling/exclusions.py, and what prompt.py does with it: a benchmark's tasks stay out."""
+"""common/sampling/records.py, and what prompt.py does with it: a benchmark's tasks stay out."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from common.cli import Tally
 from common.config import Config
 from common.files import UserError
 from common.report.left_out import huge_pr_page, read_left_out
-from common.sampling.exclusions import (
+from common.sampling.records import (
     DEFAULT_LISTS,
     LIST_COLUMNS,
-    Exclusions,
+    Location,
     marks_of,
     name_benchmarks,
     read_benchmarks,
+    why_left_out,
 )
-from common.sampling.sources import Location
 from runner import stage
 from tests.hub import FakeHub, pull_request, trajectory, write_datasets
 
@@ -268,12 +268,12 @@ def test_which_lists_hold_an_instance(tmp_path, monkeypatch):
     locations = {"a": Location("f", 0, "", ""), "b": Location("f", 0, "A/a", "c1")}
     marks = read_benchmarks(name_benchmarks("one.jsonl, two.jsonl", False))
     flags = {"--exclude": [], "--license": []}
-    known = Exclusions(flags, None, SimpleNamespace(locations=locations), marks)
+    known = (SimpleNamespace(locations=locations), flags, None, marks)
     lists = ["one.jsonl", "two.jsonl"]
     why = ("in_benchmark", "in one.jsonl, two.jsonl: the same id", lists)
-    assert known.why_left_out("a", "") == why
+    assert why_left_out("a", "", *known) == why
     same = "in two.jsonl: the same id and base commit"
-    assert known.why_left_out("b", "") == ("in_benchmark", same, lists[1:])
+    assert why_left_out("b", "", *known) == ("in_benchmark", same, lists[1:])
 
 
 def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):

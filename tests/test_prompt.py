@@ -17,8 +17,8 @@ import pytest
 import prompt
 from common.audit.history import may_peek
 from common.files import UserError
-from common.sampling.exclusions import read_names
-from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS
+from common.sampling.chats import ROW_COLUMNS
+from common.sampling.records import PR_COLUMNS, read_names
 from common.turns import RECORD_KEYS
 from prompt import next_turns, reply_problem, row_group_order
 from runner import stage, start

@@ -66,10 +66,7 @@ class Hub:
         return self.with_retries(lambda: HubFile(self, file))
 
     def with_retries(self, work):
-        """Return work(), tried again after a pause.
-
-        Raises UserError for what no pause mends, ItemFailed in the end.
-        """
+        """Return work(), tried again after pauses. Raises UserError, ItemFailed in the end."""
         started = time.monotonic()
         for attempt in itertools.count(1):
             try:

@@ -5,17 +5,15 @@ from __future__ import annotations
 import itertools
 import json
 from collections import Counter
-from collections.abc import Iterator
 from contextlib import closing
 from operator import itemgetter
 from pathlib import Path
 
 from common.cli import Progress, Tally
 from common.files import BadFile, UserError, digest, read_json, write_json
-from common.sampling.chats import Chat
+from common.sampling.chats import ROW_COLUMNS, Chat, read_chats, read_instances
 from common.sampling.dataset import Dataset
-from common.sampling.exclusions import name_benchmarks
-from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS, Records, read_chats, read_instances
+from common.sampling.records import PR_COLUMNS, Records, name_benchmarks
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record, set_aside
 
 PROMPT = Path("prompt")
@@ -33,10 +31,8 @@ def read_plan(flags: dict) -> dict | None:
     except FileNotFoundError:
         stray = sorted(PROMPT.glob("prompts_*.json"))
         if stray:
-            raise UserError(
-                f"{stray[0]} lies there without {PLAN}.\nPut the plan back, or move prompt/ and "
-                "commit/ away, then run this again."
-            ) from None
+            problem = f"{stray[0]} lies there without {PLAN}"
+            raise UserError(f"{problem}.\nPut it back, or move prompt/ and commit/ away.") from None
         return None
     except BadFile as bad:
         set_aside(bad, "it is made again")
@@ -54,8 +50,7 @@ def read_plan(flags: dict) -> dict | None:
         if there != value:
             raise UserError(
                 f"{PLAN} was made with {flag} {there}, this run has {value}.\nGive the same flags "
-                "to go on with it; for another sample use another folder, or remove prompt/ and "
-                "commit/."
+                "to go on with it, or sample into another folder."
             )
     return plan
 
@@ -115,14 +110,7 @@ def is_whole(plan: dict, goal: int) -> bool:
     return (end == goal or plan["exhausted"]) and not missing_records(turns[:goal])
 
 
-def fill(
-    plan: dict,
-    goal: int,
-    dataset: Dataset,
-    records: Records,
-    drawing: Iterator[list[dict]],
-    tally: Tally,
-) -> None:
+def fill(plan: dict, goal: int, dataset: Dataset, records: Records, drawing, tally: Tally) -> None:
     """Fill in what is missing of the first `goal` prompts, file by file, then of their records.
 
     What is planned is read from the dataset again, then `drawing` goes on with the plan. A kill
@@ -256,12 +244,13 @@ def describe(plan: dict) -> list[str]:
     turns = planned_turns(plan)
     instances = {turn["instance_id"] for turn in turns}
     lines = [f"sampled {len(turns)} turns of {len(instances)} instances"]
-    examples = {}
-    rows = passed_over(plan)
-    for file, row, reason in rows:
-        examples.setdefault(reason, f"row {row} of {file}")
-    for reason, count in Counter(reason for *_, reason in rows).most_common():
-        lines.append(f"passed over {count} rows: {reason}, such as {examples[reason]}")
+    passed_over = set()  # a row of several windows once
+    for window in plan["offsets"]:
+        for row in window["passed_over"]:
+            passed_over.add((window["file"], row["row"], row["reason"]))
+    for reason, count in Counter(reason for *_, reason in passed_over).most_common():
+        file, row = min((file, row) for file, row, why in passed_over if why == reason)
+        lines.append(f"passed over {count} rows: {reason}, such as row {row} of {file}")
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
@@ -280,18 +269,11 @@ def describe(plan: dict) -> list[str]:
     return lines
 
 
-def passed_over(plan: dict) -> list[tuple[str, int, str]]:
-    """Return (file, row, reason) of the rows that were passed over, for each reason once."""
-    rows = set()
-    for window in plan["offsets"]:
-        for row in window["passed_over"]:
-            rows.add((window["file"], row["row"], row["reason"]))
-    return sorted(rows)
-
-
 def why_empty(plan: dict) -> str:
     """Return why a plan without a turn is empty."""
-    reasons = Counter(reason for *_, reason in passed_over(plan))
+    reasons = Counter()
+    for window in plan["offsets"]:
+        reasons.update(row["reason"] for row in window["passed_over"])
     for kind in SAMPLING_LISTS:
         reasons.update(entry["reason"] for entry in plan[kind])
     counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]
