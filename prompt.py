@@ -14,17 +14,14 @@ Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and t
         prompt/_plan.json                 what was drawn from where, what was left out
         commit/<instance_id>.json         the PR record
 
-Instances of benchmarks are kept out: of those that --benchmarks names (Hub ids, or parquet or JSONL
-files), for a dataset of the Hub by default of the best known. So are chats in which a look at git's
-history or at an installed copy has shown the fix already.
+Instances of benchmarks are kept out: of those that --benchmarks names (as --dataset does), for a
+dataset of the Hub by default of the best known. So are chats in which a look at git's history or at
+an installed copy has shown the fix already.
 
-Turns are drawn in windows. A window is one row group of one file, in an order spread over the whole
-split; it gives one turn of each of its instances, up to a number. When all row groups were drawn
-once, the next round begins. Only those byte ranges are read, at a pinned commit. The same flags
-give the same files, byte for byte, also after a kill; a rerun fills in what is missing.
+A window is one row group of one file, in an order spread over the whole split; it gives one turn of
+each of its instances, up to a number. When all row groups were drawn once, the next round begins.
+The same flags give the same files, also after a kill; a rerun fills in what is missing.
 """
-
-from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a second
     from common.start import begin
@@ -45,8 +42,9 @@ from common.audit.history import may_peek, shows_fix
 from common.cli import Tally, parser, run, steps_from, whole_number
 from common.files import ItemFailed, digest, lock_folders
 from common.sampling import sample
-from common.sampling.chats import read_chats, read_instances
-from common.sampling.records import Records, read_benchmarks, read_names, why_left_out
+from common.sampling.chats import ROW_COLUMNS, read_chats, read_instances
+from common.sampling.dataset import Dataset
+from common.sampling.records import PR_COLUMNS, Records, read_benchmarks, read_names, why_left_out
 from common.turns import SAMPLING_LISTS
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"
@@ -64,9 +62,6 @@ MOST_ROUNDS = 50  # of a small dataset, rounds that one reading of a row group s
 AT_ONCE = 4  # more gains little and nears the Hub's limit of 3,000 file requests in 5 minutes
 
 
-# ------------------------------------------------------------------------------- the sampling rule
-
-
 def shuffled(seed: str, items: list) -> list:
     """Return the items in an order that the seed alone decides."""
     return random.Random(seed).sample(items, len(items))
@@ -82,7 +77,7 @@ def row_group_order(dataset, seed: int):
     heapq.heapify(queue)
     while queue:
         position, file, number = heapq.heappop(queue)
-        if number and number >= len(dataset.open(file).row_groups):
+        if number and number >= len(dataset.open(file).sizes):
             continue
         yield file, number
         heapq.heappush(queue, (position + 1 / dataset.files[file], file, number + 1))
@@ -98,7 +93,12 @@ class Sampler:
     def __init__(self, flags: dict, exclude_file: str | None, plan: dict | None):
         self.seed = flags["--seed"]
         self.count = flags["--count"]
-        self.plan, self.dataset, prs = sample.open_datasets(flags, plan)
+        pins = plan or {"revision": flags["--revision"], "prs_revision": None}
+        self.dataset = Dataset("--dataset", flags["--dataset"], ROW_COLUMNS, pins["revision"])
+        prs = Dataset("--prs", flags["--prs"], PR_COLUMNS, pins["prs_revision"])
+        if not self.dataset.hub:
+            self.dataset.groups()  # what a file lacks is told before anything is drawn
+        self.plan = plan or sample.new_plan(flags, self.dataset, prs)
         self.pool = ThreadPoolExecutor(AT_ONCE)
         self.records = Records(prs, self.pool)
         marks = read_benchmarks(self.plan["benchmarks"]["lists"])
@@ -111,11 +111,7 @@ class Sampler:
             self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in self.plan[kind]}
 
     def draw(self, goal: int):
-        """Yield the prompts of window after window until the plan holds `goal` turns, or all.
-
-        The first round takes one turn of each instance; the next reading of the row groups serves
-        as many rounds as are surely needed.
-        """
+        """Yield the prompts of window after window until the plan holds `goal` turns, or all."""
         plan = self.plan
         rounds = [1, 1]
         if plan["offsets"]:
@@ -137,7 +133,7 @@ class Sampler:
                         usual = max(1, len(prompts))
                         gained += len(prompts)
                         yield prompts
-            if len(self.chats) < goal:  # all row groups were drawn
+            if len(self.chats) < goal:  # all were drawn: as many rounds follow as are surely needed
                 most = max(self.taken.values(), default=0)
                 plan["exhausted"] = gained == 0 and rounds[1] > most
                 more = (self.count - len(self.chats)) // max(1, gained)
@@ -150,7 +146,7 @@ class Sampler:
         """
         file, number = row_group  # its number in the file's shuffled order
         seed = f"{self.seed}/{file}"
-        sizes = self.dataset.open(file).row_groups
+        sizes = self.dataset.open(file).sizes
         window = {"file": file, "row_group": None, "rounds": rounds, "passed_over": [], "turns": []}
         if number >= len(sizes):  # a file without rows
             return window, [], [], {}

@@ -284,8 +284,8 @@ def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):
     assert len(lists) == 1 and read_benchmarks(lists) == marks
     for body in (b'{"instance_id": "a"}\n', b"\xff\x00,"):
         (tmp_path / "list.jsonl").write_bytes(body)
-        with pytest.raises(UserError, match="no longer what the plan was made with"):
+        with pytest.raises(UserError, match="no longer holds what the plan was made from"):
             read_benchmarks(lists)
     (tmp_path / "list.jsonl").unlink()
-    with pytest.raises(UserError, match="list.jsonl: no file there"):
+    with pytest.raises(UserError, match="list.jsonl: it no longer holds"):
         read_benchmarks(lists)

@@ -629,7 +629,7 @@ def test_row_groups_come_in_proportion_to_a_files_bytes():
         files = {"small": 100, "large": 900, "none": 0}
 
         def open(self, file):
-            return SimpleNamespace(row_groups=[1] * {"small": 10, "large": 90}[file])
+            return SimpleNamespace(sizes=[1] * {"small": 10, "large": 90}[file])
 
     for seed in range(5):
         order = list(row_group_order(Files(), seed))

@@ -4,8 +4,6 @@ A chat with calls of tools becomes text: a call of a bash tool is what the agent
 a tool's output a user message. Thinking under a key or in a part of its own is left out.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from contextlib import suppress

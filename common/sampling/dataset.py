@@ -12,7 +12,6 @@ import itertools
 import json
 import os
 import re
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from functools import partial
 from pathlib import Path
@@ -63,23 +62,30 @@ class Dataset:
             root, self.files = local_files(Path(name).expanduser(), kinds)
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
             self._source = root.joinpath
-            self.files |= {file: RUN_WEIGHT for file in self.files if kind_of(file) == RUN}
+            if revision not in (None, self.revision):
+                raise self.changed()
+            self.files |= {file: RUN_WEIGHT for file in self.files if file.lower().endswith(RUN)}
         if not any(self.files.values()):
             raise UserError(
                 f"{self.label}: no file there that holds anything. Expected a folder or a glob of "
                 f"{' '.join('*' + kind for kind in kinds)}, or a Hub dataset id such as owner/name."
             )
 
+    def changed(self) -> UserError:
+        """Return the error of a dataset that is not what a plan was made from."""
+        problem = f"{self.label}: it no longer holds what the plan was made from"
+        return UserError(f"{problem}.\nPut its files back, or start in another folder.")
+
     def open(self, file: str) -> ParquetFile | JsonFile:
         """Return a file, opened once. Raises UserError when it lacks a column."""
         if file not in self._opened:
-            if not self.hub and kind_of(file) in KINDS[1:]:
+            if not self.hub and file.lower().endswith(KINDS[1:]):
                 opened = JsonFile(self._source(file))
             else:
                 opened = ParquetFile(f"{self.label}: {file}", partial(self._source, file))
             for column in self.columns:
                 found = opened.leaves(column)
-                fits = found in ([column], [OTHER_NAMES.get(column, column)])
+                fits = found in ([column], [OTHER_NAMES.get(column)])
                 if column in CHATS:
                     fits = len(found) == len({*found}) > 0
                 if not fits and (found or column not in OPTIONAL):
@@ -94,22 +100,20 @@ class Dataset:
 
     def groups(self) -> list[tuple[str, int]]:
         """Return (file, number) of all row groups; opens every file."""
-        groups = []
-        for file in self.files:
-            groups += [(file, group) for group in range(len(self.open(file).row_groups))]
-        return groups
+        return [(file, group) for file in self.files for group in range(len(self.open(file).sizes))]
 
 
 class ParquetFile:
-    """A parquet file: `row_groups` has the number of rows of each. Raises UserError if broken."""
+    """A parquet file: `sizes` has the rows of each row group. Raises UserError for a broken one."""
 
     def __init__(self, label: str, source):
         self.label = label
         self._source = source  # makes the path, or an open file of the Hub
+        self._footer = None
         with self._parquet() as parquet:
             self._footer = parquet.metadata
         groups = range(self._footer.num_row_groups)
-        self.row_groups = [self._footer.row_group(group).num_rows for group in groups]
+        self.sizes = [self._footer.row_group(group).num_rows for group in groups]
 
     def leaves(self, column: str) -> list[str]:
         """Return the paths of a column's leaves, under its own name or the other."""
@@ -121,7 +125,7 @@ class ParquetFile:
 
         A value is None where Python has none; text that is no UTF-8 has U+FFFD in it.
         """
-        row = sum(self.row_groups[:group])
+        row = sum(self.sizes[:group])
         for batch in self.batches(group, columns):
             arrays = [batch[column] for column in columns]
             for index in range(batch.num_rows):
@@ -148,13 +152,11 @@ class ParquetFile:
 
     @contextmanager
     def _parquet(self, **options):
-        """Open it by pyarrow; raise UserError in place of what that raises for no parquet."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         try:
-            footer = getattr(self, "_footer", None)
-            with pq.ParquetFile(self._source(), metadata=footer, **options) as parquet:
+            with pq.ParquetFile(self._source(), metadata=self._footer, **options) as parquet:
                 yield parquet
         except (pa.ArrowException, EOFError, OSError) as error:
             if getattr(error, "errno", None):  # a disk's refusal has a number, a torn file none
@@ -168,24 +170,24 @@ class JsonFile:
 
     def __init__(self, path: Path):
         self.path = path
-        self.run = path.name[: -len(RUN)] if kind_of(path.name) == RUN else ""
-        self.row_groups = [1] if self.run else []
-        self._starts = [0] if self.run else []  # the offset of each group
+        self.run = path.name[: -len(RUN)] if path.name.lower().endswith(RUN) else ""
+        self.sizes = []
+        self._starts = []  # the offset of each group
         offset = 0
         with open(path, "rb") as file:
-            for number, line in enumerate(() if self.run else file):
+            for number, line in enumerate([b""] if self.run else file):
                 if number % GROUP_LINES == 0:
                     self._starts.append(offset)
-                    self.row_groups.append(0)
-                self.row_groups[-1] += 1
+                    self.sizes.append(0)
+                self.sizes[-1] += 1
                 offset += len(line)
-        self._keys = set()
-        for _, row in self._documents(0) if self.row_groups else ():
+        self._keys = set()  # of the first group
+        for _, row in () if self.run or not self.sizes else self._documents(0):
             self._keys |= {key for key in row or () if row[key] is not None}
 
     def leaves(self, column: str) -> list[str]:
-        """Return the column's name if a row of the first group has it; a run may hold any."""
-        is_there = self.run or not self.row_groups or self._keys & {column, OTHER_NAMES.get(column)}
+        """Return the column if a row of the first group has it; a run may hold any."""
+        is_there = self.run or not self.sizes or self._keys & {column, OTHER_NAMES.get(column)}
         return [column] if is_there else []
 
     def rows(self, group: int, columns, wanted: set[int] | None = None):
@@ -212,34 +214,26 @@ class JsonFile:
             yield pa.RecordBatch.from_arrays(arrays, list(columns))
 
     def _documents(self, group: int, wanted: set[int] | None = None):
-        """Yield (row number, object) of a group, or of rows of it; None for what is no object.
-
-        A run may be bare messages; its instance id stands in `info`, or is the file's name.
-        """
+        first = group * GROUP_LINES
         with open(self.path, "rb") as file:
             file.seek(self._starts[group])
-            for row in range(group * GROUP_LINES, group * GROUP_LINES + self.row_groups[group]):
+            for row in range(first, first + self.sizes[group]):
                 text = file.read() if self.run else file.readline()
                 if not self.run and (not text.strip() or wanted is not None and row not in wanted):
                     continue
                 document = None
                 with suppress(ValueError, RecursionError):
                     document = json.loads(text.decode("utf-8-sig", "replace"))
-                if self.run and isinstance(document, list):
+                if self.run and isinstance(document, list):  # bare messages
                     document = {"messages": document}
-                if isinstance(document, dict):
+                if isinstance(document, dict):  # a run's id stands in `info`, or is the file's name
                     info = document.get("info")
                     known = info.get("instance_id") if isinstance(info, dict) else None
                     document["instance_id"] = document.get("instance_id") or known or self.run
                 yield row, document if isinstance(document, dict) else None
 
 
-def kind_of(path: str) -> str:
-    """Return the one of KINDS that a file's name ends with, or ""."""
-    return next((kind for kind in KINDS if path.lower().endswith(kind)), "")
-
-
-def local_files(path: Path, kinds) -> tuple[Path, dict[str, int]]:
+def local_files(path: Path, kinds: tuple) -> tuple[Path, dict[str, int]]:
     """Return the folder and {path below it: size} of a folder's, a glob's or a file's data.
 
     Of folders and globs only files of these kinds, no names that begin with `.` or `_`. Raises
@@ -253,17 +247,16 @@ def local_files(path: Path, kinds) -> tuple[Path, dict[str, int]]:
     elif not path.is_file():
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         before, deep, rest = str(path).partition("**")
-        found = [] if deep else [Path(file) for file in glob.glob(before)]
+        found = [] if deep else map(Path, glob.glob(before))
         for folder in glob.glob(before or ".") if deep else ():
-            below = files_below(Path(folder))
-            found += [file for file in below if file.match(rest.strip("/") or "*")]
+            found += [file for file in files_below(folder) if file.match(rest.strip("/") or "*")]
     sizes = {}
     for file in found:
         below = file.relative_to(root)
         is_hidden = any(part.startswith((".", "_")) for part in below.parts)
-        is_asked = file == path or kind_of(file.name) in kinds and not is_hidden
+        is_asked = file == path or file.name.lower().endswith(kinds) and not is_hidden
         if is_asked and file.is_file():
-            if clean_text(below.as_posix()) != below.as_posix():
+            if clean_text(str(below)) != str(below):
                 raise UserError(f"{ascii(str(file))}: its name is no UTF-8. Rename it.")
             size = sizes[below.as_posix()] = file.stat().st_size
             if size < LFS_BYTES and file.read_bytes().startswith(b"version https://git-lfs"):
@@ -272,7 +265,7 @@ def local_files(path: Path, kinds) -> tuple[Path, dict[str, int]]:
     return root, dict(sorted(sizes.items()))  # the draw goes by their order
 
 
-def files_below(root: Path) -> Iterator[Path]:
+def files_below(root: Path | str):
     """Yield the files of a folder and of all below it; linked ones are followed, each once."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):

@@ -1,19 +1,17 @@
 """The sample on disk: prompt/_plan.json, the files of prompts that it plans, their PR records."""
 
-from __future__ import annotations
-
 import itertools
 import json
 from collections import Counter
-from contextlib import closing
+from contextlib import closing, suppress
 from operator import itemgetter
 from pathlib import Path
 
 from common.cli import Progress, Tally
 from common.files import BadFile, UserError, digest, read_json, write_json
-from common.sampling.chats import ROW_COLUMNS, Chat, read_chats, read_instances
+from common.sampling.chats import Chat, read_chats, read_instances
 from common.sampling.dataset import Dataset
-from common.sampling.records import PR_COLUMNS, Records, name_benchmarks
+from common.sampling.records import Records, name_benchmarks
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record, set_aside
 
 PROMPT = Path("prompt")
@@ -21,18 +19,14 @@ PLAN = PROMPT / "_plan.json"
 PLAN_KEYS = ("flags", "revision", "prs_revision", "count", "offsets", "exhausted")
 
 
-# ------------------------------------------------------------------------------------------- plan
-
-
 def read_plan(flags: dict) -> dict | None:
     """Return the plan that lies here. Raises UserError when it was made with other flags."""
     try:
         plan = read_json(PLAN, PLAN_KEYS)
     except FileNotFoundError:
-        stray = sorted(PROMPT.glob("prompts_*.json"))
-        if stray:
-            problem = f"{stray[0]} lies there without {PLAN}"
-            raise UserError(f"{problem}.\nPut it back, or move prompt/ and commit/ away.") from None
+        for stray in sorted(PROMPT.glob("prompts_*.json")):
+            advice = "Put that back, or move prompt/ and commit/ away."
+            raise UserError(f"{stray} lies there without {PLAN}.\n{advice}") from None
         return None
     except BadFile as bad:
         set_aside(bad, "it is made again")
@@ -55,49 +49,24 @@ def read_plan(flags: dict) -> dict | None:
     return plan
 
 
-def open_datasets(flags: dict, plan: dict | None) -> tuple[dict, Dataset, Dataset]:
-    """Return the plan, trajectories and PR records, both at the commits that the plan pins.
-
-    Without a plan it is a new one, of their newest commits, in which nothing was drawn yet.
-    """
-    pins = plan or {"revision": flags["--revision"], "prs_revision": None}
-    dataset = Dataset("--dataset", flags["--dataset"], ROW_COLUMNS, pins["revision"])
-    prs = Dataset("--prs", flags["--prs"], PR_COLUMNS, pins["prs_revision"])
-    if not plan:
-        benchmarks = name_benchmarks(flags["--benchmarks"], dataset.hub is not None)
-        plan = {
-            "dataset": flags["--dataset"], "revision": dataset.revision,
-            "prs": flags["--prs"], "prs_revision": prs.revision,
-            "seed": flags["--seed"], "count": flags["--count"], "flags": flags,
-            "exhausted": False, "benchmarks": {"lists": benchmarks},
-            **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
-        }  # fmt: skip
-    for opened, key in ((dataset, "revision"), (prs, "prs_revision")):
-        if opened.revision != plan[key]:
-            raise changed(opened)
-    if not dataset.hub:
-        dataset.groups()  # what a file lacks is told before anything is drawn
-    return plan, dataset, prs
-
-
-def changed(dataset: Dataset) -> UserError:
-    """Return the error of a dataset that is not what the plan was made from."""
-    return UserError(
-        f"{dataset.label}: it no longer holds what {PLAN} was made from.\n"
-        "Put its files back, or start in another folder."
-    )
+def new_plan(flags: dict, dataset: Dataset, prs: Dataset) -> dict:
+    """Return the plan of datasets at these commits, in which nothing was drawn yet."""
+    benchmarks = name_benchmarks(flags["--benchmarks"], dataset.hub is not None)
+    return {
+        "dataset": flags["--dataset"], "revision": dataset.revision,
+        "prs": flags["--prs"], "prs_revision": prs.revision,
+        "seed": flags["--seed"], "count": flags["--count"], "flags": flags, "exhausted": False,
+        "benchmarks": {"lists": benchmarks}, **{kind: [] for kind in SAMPLING_LISTS}, "offsets": [],
+    }  # fmt: skip
 
 
 def planned_turns(plan: dict) -> list[dict]:
     """Return the turns of the plan in order, each with its file and row group."""
-    return [
-        {"file": window["file"], "row_group": window["row_group"], **turn}
-        for window in plan["offsets"]
-        for turn in window["turns"]
-    ]
-
-
-# ---------------------------------------------------------------------------------------- prompts
+    turns = []
+    for window in plan["offsets"]:
+        place = {"file": window["file"], "row_group": window["row_group"]}
+        turns += [{**place, **turn} for turn in window["turns"]]
+    return turns
 
 
 def is_whole(plan: dict, goal: int) -> bool:
@@ -125,8 +94,8 @@ def fill(plan: dict, goal: int, dataset: Dataset, records: Records, drawing, tal
             missing = turns[first + len(held) : first + size]
             prompts = drawn or held + read_again(dataset, records, missing)
             tally.skipped["already there"] += min(len(held), size)
+            progress.update(min(len(prompts), size))
             try:
-                progress.update(min(len(prompts), size))
                 while len(prompts) < size and (more := next(drawing, None)) is not None:
                     prompts += more
                     progress.update(len(more))
@@ -140,7 +109,11 @@ def fill(plan: dict, goal: int, dataset: Dataset, records: Records, drawing, tal
             drawn = prompts[size:]
     turns = planned_turns(plan)[:goal]
     if not turns:
-        raise UserError(f"{dataset.label} gave no prompt: {why_empty(plan)}.")
+        entries = [*(window["passed_over"] for window in plan["offsets"])]
+        entries += [plan[kind] for kind in SAMPLING_LISTS]
+        counted = Counter(entry["reason"] for entry in itertools.chain(*entries)).most_common(3)
+        why = "; ".join(f"{count} x {reason}" for reason, count in counted) or "it has no rows"
+        raise UserError(f"{dataset.label} gave no prompt: {why}.")
     write_json(PLAN, plan)  # the last windows may have given nothing
     missing = missing_records(turns)
     with closing(Progress(len(missing), "records", "record")) as progress:
@@ -150,7 +123,6 @@ def fill(plan: dict, goal: int, dataset: Dataset, records: Records, drawing, tal
 
 
 def prompts_file(plan: dict, first: int) -> Path:
-    """Return the file whose first prompt is number `first` of the sample (from 0)."""
     return PROMPT / f"prompts_{plan['count']}_{first // PROMPTS_PER_FILE + 1}.json"
 
 
@@ -177,9 +149,9 @@ def are_planned(prompts: object, turns: list[dict]) -> bool:
     """Tell whether these are whole prompts, those of the first of the plan's turns."""
     try:
         for prompt, turn in zip(prompts, turns):
-            source = {key: prompt["source"][key] for key in ("file", "row", "turn")}
-            chat = chat_digest(prompt["instance_id"], prompt["messages"])
-            found = {**source, "chat": chat, "reply": digest(prompt["assistant"])[:16]}
+            found = {key: prompt["source"][key] for key in ("file", "row", "turn")}
+            found["chat"] = chat_digest(prompt["instance_id"], prompt["messages"])
+            found["reply"] = digest(prompt["assistant"])[:16]
             if not found.items() <= turn.items():
                 return False
     except (TypeError, KeyError, AttributeError):
@@ -190,18 +162,17 @@ def are_planned(prompts: object, turns: list[dict]) -> bool:
 def read_again(dataset: Dataset, records: Records, turns: list[dict]) -> list[dict]:
     """Return the prompts of planned turns, read from the dataset."""
     prompts = []
-    try:
-        for (file, group), window in itertools.groupby(turns, itemgetter("file", "row_group")):
-            planned = list(window)
-            instances, _ = read_instances(dataset, file, group)
-            chats = read_chats(dataset, file, group, {turn["row"] for turn in planned})
-            for turn in planned:
+    for (file, group), window in itertools.groupby(turns, itemgetter("file", "row_group")):
+        planned = list(window)
+        instances, _ = read_instances(dataset, file, group)
+        chats = read_chats(dataset, file, group, {turn["row"] for turn in planned})
+        for turn in planned:
+            # Of a dataset that was changed a row may be missing, or no chat.
+            with suppress(KeyError, IndexError, TypeError, AttributeError):
                 repo = records.repo_of(turn["instance_id"], instances[turn["instance_id"]][0])
                 prompts.append(make_prompt(file, turn, repo, chats[turn["row"]]))
-    except (KeyError, IndexError, TypeError, AttributeError):  # a row is missing, or no chat
-        raise changed(dataset) from None
-    if not are_planned(prompts, turns):
-        raise changed(dataset)
+    if len(prompts) < len(turns) or not are_planned(prompts, turns):
+        raise dataset.changed()
     return prompts
 
 
@@ -224,19 +195,16 @@ def chat_digest(instance_id: str, messages: list[dict]) -> str:
 
 def missing_records(turns: list[dict]) -> set[str]:
     """Return the instances that have no whole record in commit/; a torn one is set aside."""
-    missing = set()
-    for instance_id in {turn["instance_id"] for turn in turns}:
+    missing = {turn["instance_id"] for turn in turns}
+    for instance_id in list(missing):
         try:
             read_record(instance_id)
-        except UserError:
-            missing.add(instance_id)
+            missing.remove(instance_id)
         except BadFile as bad:
             set_aside(bad, "it is made again")
-            missing.add(instance_id)
+        except UserError:
+            pass
     return missing
-
-
-# ------------------------------------------------------------------------------------------- words
 
 
 def describe(plan: dict) -> list[str]:
@@ -247,34 +215,22 @@ def describe(plan: dict) -> list[str]:
     passed_over = set()  # a row of several windows once
     for window in plan["offsets"]:
         for row in window["passed_over"]:
-            passed_over.add((window["file"], row["row"], row["reason"]))
-    for reason, count in Counter(reason for *_, reason in passed_over).most_common():
-        file, row = min((file, row) for file, row, why in passed_over if why == reason)
+            passed_over.add((row["reason"], window["file"], row["row"]))
+    for reason, count in Counter(reason for reason, *_ in passed_over).most_common():
+        _, file, row = min(example for example in passed_over if example[0] == reason)
         lines.append(f"passed over {count} rows: {reason}, such as row {row} of {file}")
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
             lines.append(f"left out {len(names)} {words}: {', '.join(names[:5])}")
     for entry in plan["benchmarks"]["lists"]:
-        name = entry["name"]
         if entry["state"] == "checked":
             found = f"{len(entry['overlaps'])} of its {entry['instances']} instances passed over"
-            lines.append(f"benchmark {name}: {found}")
+            lines.append(f"benchmark {entry['name']}: {found}")
         else:
-            lines.append(f"OVERLAP WITH {name} NOT CHECKED: {entry['why']}")
+            lines.append(f"OVERLAP WITH {entry['name']} NOT CHECKED: {entry['why']}")
     if not plan["benchmarks"]["lists"]:
         lines.append("overlap not checked: no list was named (--benchmarks)")
     if plan["exhausted"]:
         lines.append(f"the dataset has no more turns to give: {len(turns)} of {plan['count']}")
     return lines
-
-
-def why_empty(plan: dict) -> str:
-    """Return why a plan without a turn is empty."""
-    reasons = Counter()
-    for window in plan["offsets"]:
-        reasons.update(row["reason"] for row in window["passed_over"])
-    for kind in SAMPLING_LISTS:
-        reasons.update(entry["reason"] for entry in plan[kind])
-    counted = [f"{count} x {reason}" for reason, count in reasons.most_common(3)]
-    return "; ".join(counted) or "it has no rows"
