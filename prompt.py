@@ -178,25 +178,29 @@ class Sampler:
         return window, left_out, draws, read_chats(self.dataset, file, group, wanted)
 
     def take_window(self, window: dict, left_out: list, draws: list, chats: dict) -> list[dict]:
-        """Put a window into the plan; return its prompts."""
+        """Put a window into the plan: of each draw the first turn that fits and is new."""
         file = window["file"]
         prompts = []
         passed_over = {}  # (row, reason), each once
         for name, repo, in_round, rows in draws:
             if self.taken[name] >= in_round or len(self.chats) >= self.count:
                 continue
-            for row in rows:
-                turn, problems = self.choose_turn(file, name, row, chats[row])
-                for problem, words in problems.items():
+            for row, turn, problem, shown in self.candidates(file, name, rows, chats):
+                if problem:
                     passed_over[row, problem] = True
-                    if words:
-                        reason = f"row {row} of {file}: {words}"
-                        left_out.append((name, repo, "shows_fix", reason, []))
-                if turn:
-                    self.chats.add(turn["chat"])
+                    if shown:
+                        left_out.append(
+                            (name, repo, "shows_fix", f"row {row} of {file}: {shown}", [])
+                        )
+                    continue
+                sha = sample.chat_digest(name, chats[row].messages[:turn])
+                if sha not in self.chats:
+                    reply = digest(chats[row].messages[turn]["content"])[:16]
+                    place = {"instance_id": name, "row": row, "turn": turn}
+                    window["turns"].append({**place, "chat": sha, "reply": reply})
+                    prompts.append(sample.make_prompt(file, place, repo, chats[row]))
+                    self.chats.add(sha)
                     self.taken[name] += 1
-                    window["turns"].append(turn)
-                    prompts.append(sample.make_prompt(file, turn, repo, chats[row]))
                     break
         window["passed_over"] += [{"row": row, "reason": reason} for row, reason in passed_over]
         for name, repo, kind, reason, benchmarks in left_out:
@@ -210,30 +214,22 @@ class Sampler:
         self.plan["offsets"].append(window)
         return prompts
 
-    def choose_turn(self, file: str, name: str, row: int, read) -> tuple[dict | None, dict]:
-        """Return a turn of a row's chat that was not taken yet, as the plan keeps it, or None.
-
-        And {why others are passed over: the words that tell how the fix is shown, if it is}.
-        """
-        if read is None:
-            return None, {"malformed: messages is no list of role and content": None}
-        turns = next_turns(read.messages)
-        problems = {} if turns else {"no assistant message right after a user message": None}
-        for turn in shuffled(f"{self.seed}/{file}/{row}", turns):
-            chat = read.messages[:turn]
-            reply = read.messages[turn]["content"]
-            problem = read.unfit.get(turn) or reply_problem(reply)
-            words = None
-            if not problem and may_peek(chat):  # only then is the record read for it
-                words = shows_fix(chat, self.records.read_one(name))
-                problem = words and "its chat shows the fix"
-            sha = sample.chat_digest(name, chat)
-            if problem:
-                problems[problem] = words
-            elif sha not in self.chats:
-                ids = {"instance_id": name, "row": row, "turn": turn}
-                return {**ids, "chat": sha, "reply": digest(reply)[:16]}, problems
-        return None, problems
+    def candidates(self, file: str, name: str, rows: list[int], chats: dict):
+        """Yield (row, turn, why it is passed over, what shows the fix) of the turns of rows."""
+        for row in rows:
+            messages = chats[row].messages if chats[row] else []
+            turns = next_turns(messages)
+            if chats[row] is None:
+                yield row, None, "malformed: messages is no list of role and content", None
+            elif not turns:
+                yield row, None, "no assistant message right after a user message", None
+            for turn in shuffled(f"{self.seed}/{file}/{row}", turns):
+                shown = None
+                problem = chats[row].unfit.get(turn) or reply_problem(messages[turn]["content"])
+                if not problem and may_peek(messages[:turn]):  # only then is the record read for it
+                    shown = shows_fix(messages[:turn], self.records.read_one(name))
+                    problem = shown and "its chat shows the fix"
+                yield row, turn, problem, shown
 
 
 def next_turns(messages: list[dict]) -> list[int]:

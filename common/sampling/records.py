@@ -67,9 +67,9 @@ class Records:
 
     def repo_of(self, instance_id: str, repo: str) -> str:
         """Return a row's repo; where it names none its record's, or what its id says."""
-        location = self.locations.get(instance_id)
-        by_id = instance_id.rpartition("-")[0].replace("__", "/", 1)
-        return repo or (location.repo if location else "") or by_id
+        if not repo and instance_id in self.locations:
+            repo = self.locations[instance_id].repo
+        return repo or instance_id.rpartition("-")[0].replace("__", "/", 1)
 
     def read(self, wanted: set[str]) -> Iterator[dict]:
         """Yield the records of the wanted ids; reads the row groups that hold them, once."""
@@ -145,14 +145,11 @@ def why_left_out(
     if flags["--license"] and asked_as not in flags["--license"]:
         found = location.license or "unknown"
         return "other_license", f"its licence is {found}, --license keeps others", []
-    lists = {}
-    same = {}
-    for mark in marks_of(instance_id, location.repo, location.base_commit):
-        for name, known in marks.items():
-            if mark in known:
-                lists[name] = same[mark[0]] = True
+    own = marks_of(instance_id, location.repo, location.base_commit)
+    lists = [name for name, known in marks.items() if not known.isdisjoint(own)]
+    same = [mark[0] for mark in own if any(mark in marks[name] for name in lists)]
     reason = f"in {', '.join(lists)}: the same {' and '.join(same)}"
-    return ("in_benchmark", reason, list(lists)) if lists else None
+    return ("in_benchmark", reason, lists) if lists else None
 
 
 def marks_of(instance_id: str, repo: str, commit: str) -> list[tuple]:
@@ -186,25 +183,24 @@ def read_benchmarks(entries: list[dict]) -> dict[str, set]:
     for entry in entries:
         if entry["state"] == "not checked":
             continue
-        label = f"--benchmarks {entry['name']}"
+        name = entry["name"]
         tasks = []
         try:
-            dataset = Dataset("--benchmarks", entry["name"], (), entry["commit"], train=False)
+            dataset = Dataset("--benchmarks", name, (), entry["commit"], train=False)
             for file, group in dataset.groups():
-                for _, values in dataset.open(file).rows(group, LIST_COLUMNS):
-                    if values:
-                        tasks.append(list(map(as_text, values)))
+                rows = dataset.open(file).rows(group, LIST_COLUMNS)
+                tasks += [[as_text(value) for value in values] for _, values in rows if values]
             if not any(instance_id or commit for instance_id, _, commit in tasks):
                 raise UserError(f"none of its {len(tasks)} rows has an instance_id or base_commit")
         except Exception as error:  # whatever a list from outside holds
             if entry["commit"]:
                 raise
             why = str(error).strip().partition("\n")[0] or type(error).__name__
-            why = why.removeprefix(label).lstrip(": ")[:200]
+            why = why.removeprefix(f"--benchmarks {name}").lstrip(": ")[:200]
             entry |= {"state": "not checked", "why": why}
-            warning = f"WARNING: overlap with {entry['name']} not checked: {why}"
+            warning = f"WARNING: overlap with {name} not checked: {why}"
             print(printable(warning), file=sys.stderr)
         else:
             entry |= {"commit": dataset.revision, "instances": len({task[0] for task in tasks})}
-            marks[entry["name"]] = {mark for task in tasks for mark in marks_of(*task)}
+            marks[name] = {mark for task in tasks for mark in marks_of(*task)}
     return marks

@@ -178,14 +178,11 @@ def read_again(dataset: Dataset, records: Records, turns: list[dict]) -> list[di
 
 def make_prompt(file: str, turn: dict, repo: str, chat: Chat) -> dict:
     """Return the prompt of a planned turn, as its file holds it."""
-    place = {"file": file, "row": turn["row"], "turn": turn["turn"]}
-    return {
-        "instance_id": turn["instance_id"],
-        "repo": repo,
-        "messages": chat.messages[: turn["turn"]],
-        "assistant": chat.messages[turn["turn"]]["content"],
-        "source": {**place, "form": chat.form, "fence": chat.fence},
-    }
+    at = turn["turn"]
+    source = {"file": file, "row": turn["row"], "turn": at, "form": chat.form, "fence": chat.fence}
+    reply = chat.messages[at]["content"]
+    prompt = {"instance_id": turn["instance_id"], "repo": repo, "messages": chat.messages[:at]}
+    return {**prompt, "assistant": reply, "source": source}
 
 
 def chat_digest(instance_id: str, messages: list[dict]) -> str:
@@ -224,11 +221,11 @@ def describe(plan: dict) -> list[str]:
         if names:
             lines.append(f"left out {len(names)} {words}: {', '.join(names[:5])}")
     for entry in plan["benchmarks"]["lists"]:
-        if entry["state"] == "checked":
-            found = f"{len(entry['overlaps'])} of its {entry['instances']} instances passed over"
-            lines.append(f"benchmark {entry['name']}: {found}")
-        else:
-            lines.append(f"OVERLAP WITH {entry['name']} NOT CHECKED: {entry['why']}")
+        found = f"{len(entry['overlaps'])} of its {entry['instances']} instances passed over"
+        line = f"benchmark {entry['name']}: {found}"
+        if entry["state"] == "not checked":
+            line = f"OVERLAP WITH {entry['name']} NOT CHECKED: {entry['why']}"
+        lines.append(line)
     if not plan["benchmarks"]["lists"]:
         lines.append("overlap not checked: no list was named (--benchmarks)")
     if plan["exhausted"]:
