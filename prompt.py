@@ -68,10 +68,8 @@ def shuffled(seed: str, items: list) -> list:
 
 
 def row_group_order(dataset, seed: int):
-    """Yield (file, number of a row group in the file's own shuffled order) for all row groups.
-
-    Files take turns in proportion to their share. A file is opened when it comes again.
-    """
+    """Yield (file, number of a row group in the file's own shuffled order) for all row groups."""
+    # Files take turns in proportion to their share. A file is opened when it comes again.
     chance = random.Random(f"{seed}/files")
     queue = [(chance.random() / size, file, 0) for file, size in dataset.files.items() if size]
     heapq.heapify(queue)
@@ -140,10 +138,7 @@ class Sampler:
                 rounds = [rounds[1] + 1, rounds[1] + max(1, min(more, MOST_ROUNDS))]
 
     def read_window(self, row_group: tuple[str, int], rounds: list[int]) -> tuple:
-        """Return the window's entry for the plan, whom it leaves out, its draws and their chats.
-
-        A draw is (instance id, repo, round, rows that may give the turn).
-        """
+        """Return the window's entry for the plan, whom it leaves out, its draws and their chats."""
         file, number = row_group  # its number in the file's shuffled order
         seed = f"{self.seed}/{file}"
         sizes = self.dataset.open(file).sizes
@@ -166,7 +161,7 @@ class Sampler:
         names = shuffled(f"{seed}/{group}", sorted(instances))
         share = min(sizes[group] // ROWS_PER_TURN, self.count // LEAST_WINDOWS)
         per_round = min(max(LEAST_PER_WINDOW, share), len(names))
-        draws = []
+        draws = []  # (instance id, repo, round, rows that may give the turn)
         for position in range((rounds[0] - 1) * per_round, rounds[1] * per_round):
             earlier, nth = divmod(position, len(names))
             repo, rows = instances[names[nth]]
@@ -189,9 +184,8 @@ class Sampler:
                 if problem:
                     passed_over[row, problem] = True
                     if shown:
-                        left_out.append(
-                            (name, repo, "shows_fix", f"row {row} of {file}: {shown}", [])
-                        )
+                        reason = f"row {row} of {file}: {shown}"
+                        left_out.append((name, repo, "shows_fix", reason, []))
                     continue
                 sha = sample.chat_digest(name, chats[row].messages[:turn])
                 if sha not in self.chats:
@@ -233,14 +227,11 @@ class Sampler:
 
 
 def next_turns(messages: list[dict]) -> list[int]:
-    """Return the indices of the assistant messages that come right after a user message.
-
-    A tool's role or a missing text ends the search: no later chat is whole.
-    """
+    """Return the indices of the assistant messages that come right after a user message."""
     turns = []
     for index, message in enumerate(messages):
         if message["role"] not in ("system", "user", "assistant") or message["content"] is None:
-            break
+            break  # no later chat is whole
         if message["role"] == "assistant" and index and messages[index - 1]["role"] == "user":
             turns.append(index)
     return turns

@@ -121,10 +121,7 @@ class ParquetFile:
         return [*(leaves or needed_leaves(self._footer, [OTHER_NAMES.get(column)])).values()]
 
     def rows(self, group: int, columns, wanted: set[int] | None = None):
-        """Yield (row number in the file, value of each column) of one row group, or of rows of it.
-
-        A value is None where Python has none; text that is no UTF-8 has U+FFFD in it.
-        """
+        """Yield (row number in the file, its values) of a row group, or of wanted rows of it."""
         row = sum(self.sizes[:group])
         for batch in self.batches(group, columns):
             arrays = [batch[column] for column in columns]
@@ -191,7 +188,7 @@ class JsonFile:
         return [column] if is_there else []
 
     def rows(self, group: int, columns, wanted: set[int] | None = None):
-        """Yield (row number, value of each column) as ParquetFile; None for no JSON object."""
+        """Yield (row number, its values) as ParquetFile; None for what is no JSON object."""
         for number, row in self._documents(group, wanted):
             values = []
             for column in columns if row else ():

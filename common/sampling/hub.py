@@ -29,11 +29,7 @@ TRANSIENT = (HTTP_ERROR, ConnectionError, TimeoutError, json.JSONDecodeError, Ru
 
 
 class Hub:
-    """A Hub dataset at a pinned commit: `revision` and `files` {path: size in bytes}.
-
-    The files are those of the split for training, or without `train` all others; if there are none
-    of these, all.
-    """
+    """A Hub dataset at a pinned commit: its `revision`, and {path: size} of its `files`."""
 
     def __init__(self, flag: str, name: str, asked: str | None, train: bool = True):
         self.label = f"{flag} {name}"
@@ -55,6 +51,7 @@ class Hub:
         at = {"revision": self.revision, "repo_type": "dataset"}
         entries = self.with_retries(lambda: list(api.list_repo_tree(name, recursive=True, **at)))
         sizes = {entry.path: entry.size for entry in entries if entry.path.endswith(".parquet")}
+        # Those of the split for training, or without `train` all others; if there are none, all.
         chosen = {path: size for path, size in sizes.items() if ("train" in path) == train}
         self.files = dict(sorted((chosen or sizes).items()))
 
@@ -63,10 +60,7 @@ class Hub:
         return self.with_retries(lambda: HubFile(self, file))
 
     def with_retries(self, work, length: int | None = None):
-        """Return work(), whole where it has a length, tried again after pauses.
-
-        Raises UserError for what no pause mends, ItemFailed in the end.
-        """
+        """Return work(), of that length, tried again after pauses. Raises UserError, ItemFailed."""
         started = time.monotonic()
         for pause_s in (*PAUSES_S, None):
             try:

@@ -161,10 +161,7 @@ def marks_of(instance_id: str, repo: str, commit: str) -> list[tuple]:
 
 
 def name_benchmarks(flag: str | None, on_the_hub: bool) -> list[dict]:
-    """Return the lists that --benchmarks names, nothing read yet, as a new plan keeps them.
-
-    Without the flag those known by default, for a dataset of the Hub.
-    """
+    """Return the lists that --benchmarks names, nothing read yet, as a new plan keeps them."""
     names = [name.strip() for name in (flag or "").split(",")]
     if flag is None and on_the_hub:
         names = DEFAULT_LISTS

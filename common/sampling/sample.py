@@ -31,8 +31,7 @@ def read_plan(flags: dict) -> dict | None:
     except BadFile as bad:
         set_aside(bad, "it is made again")
         return None
-    plan.pop("summary", None)  # of an older version, as are the defaults below
-    for kind in SAMPLING_LISTS:
+    for kind in SAMPLING_LISTS:  # these defaults are for older versions
         plan.setdefault(kind, [])
     if "benchmarks" not in plan:
         lists = name_benchmarks("any benchmark", False)
@@ -127,10 +126,7 @@ def prompts_file(plan: dict, first: int) -> Path:
 
 
 def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
-    """Return the prompts of the file that begins with number `first`, none without a file.
-
-    Raises UserError for a file that is torn or holds anything but its planned turns.
-    """
+    """Return the prompts of a file, none without it. Raises UserError for a torn or foreign one."""
     path = prompts_file(plan, first)
     planned = turns[first : first + PROMPTS_PER_FILE]
     problem = f"it does not hold what {PLAN} says"
@@ -162,14 +158,15 @@ def are_planned(prompts: object, turns: list[dict]) -> bool:
 def read_again(dataset: Dataset, records: Records, turns: list[dict]) -> list[dict]:
     """Return the prompts of planned turns, read from the dataset."""
     prompts = []
-    for (file, group), window in itertools.groupby(turns, itemgetter("file", "row_group")):
-        planned = list(window)
-        instances, _ = read_instances(dataset, file, group)
-        chats = read_chats(dataset, file, group, {turn["row"] for turn in planned})
-        for turn in planned:
-            # Of a dataset that was changed a row may be missing, or no chat.
-            with suppress(KeyError, IndexError, TypeError, AttributeError):
-                repo = records.repo_of(turn["instance_id"], instances[turn["instance_id"]][0])
+    # Of a dataset that was changed a row group or a row may be missing, or be no chat.
+    with suppress(KeyError, IndexError, TypeError, AttributeError):
+        for (file, group), window in itertools.groupby(turns, itemgetter("file", "row_group")):
+            planned = list(window)
+            instances, _ = read_instances(dataset, file, group)
+            chats = read_chats(dataset, file, group, {turn["row"] for turn in planned})
+            for turn in planned:
+                repo, _ = instances[turn["instance_id"]]
+                repo = records.repo_of(turn["instance_id"], repo)
                 prompts.append(make_prompt(file, turn, repo, chats[turn["row"]]))
     if len(prompts) < len(turns) or not are_planned(prompts, turns):
         raise dataset.changed()
@@ -213,7 +210,7 @@ def describe(plan: dict) -> list[str]:
     for window in plan["offsets"]:
         for row in window["passed_over"]:
             passed_over.add((row["reason"], window["file"], row["row"]))
-    for reason, count in Counter(reason for reason, *_ in passed_over).most_common():
+    for reason, count in Counter(reason for reason, *_ in sorted(passed_over)).most_common():
         _, file, row = min(example for example in passed_over if example[0] == reason)
         lines.append(f"passed over {count} rows: {reason}, such as row {row} of {file}")
     for kind, words in SAMPLING_LISTS.items():
