@@ -44,7 +44,7 @@ from common.files import ItemFailed, digest, lock_folders
 from common.sampling import sample
 from common.sampling.chats import ROW_COLUMNS, read_chats, read_instances
 from common.sampling.dataset import Dataset
-from common.sampling.records import PR_COLUMNS, Records, read_benchmarks, read_names, why_left_out
+from common.sampling.records import PR_COLUMNS, Records, read_benchmarks, why_left_out
 from common.turns import SAMPLING_LISTS
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"
@@ -88,7 +88,7 @@ class Sampler:
     may be read ahead; which turns it takes depends on those before it, so they are taken in order.
     """
 
-    def __init__(self, flags: dict, exclude_file: str | None, plan: dict | None):
+    def __init__(self, flags: dict, plan: dict | None):
         self.seed = flags["--seed"]
         self.count = flags["--count"]
         pins = plan or {"revision": flags["--revision"], "prs_revision": None}
@@ -100,7 +100,7 @@ class Sampler:
         self.pool = ThreadPoolExecutor(AT_ONCE)
         self.records = Records(prs, self.pool)
         marks = read_benchmarks(self.plan["benchmarks"]["lists"])
-        self.kept_out_by = (self.records, flags, exclude_file, marks)
+        self.kept_out_by = (self.records, flags["--license"], marks)
         turns = sample.planned_turns(self.plan)
         self.chats = {turn["chat"] for turn in turns}  # digests of the chats taken: one a turn
         self.taken = Counter(turn["instance_id"] for turn in turns)
@@ -152,7 +152,7 @@ class Sampler:
         left_out = []
         for name, (repo, rows) in found.items():
             repo = self.records.repo_of(name, repo)
-            why = why_left_out(name, repo, *self.kept_out_by)
+            why = why_left_out(name, *self.kept_out_by)
             if why:
                 left_out.append((name, repo, *why))
             else:
@@ -254,12 +254,10 @@ def main() -> int:
     add("--dataset", default=DATASET, help="trajectories: Hub id, folder or glob (%(default)s)")
     add("--prs", default=PRS, help="PR records: Hub id, folder or glob (%(default)s)")
     add("--revision", help="commit, branch or tag of --dataset (its newest commit, then pinned)")
-    add("--exclude", metavar="FILE", help="instance ids and repos to leave out, one a line")
     add("--benchmarks", metavar="LIST", help="ids or files of benchmarks to keep out, or none")
     add("--license", metavar="LIST", help="keep only records under these: mit,apache-2.0,...")
     args = cli.parse_args()
     flags = {f"--{name}": value for name, value in vars(args).items() if name != "limit"}
-    flags["--exclude"] = sorted(read_names(args.exclude))
     flags["--license"] = sorted({*(args.license or "").lower().replace(" ", "").split(",")} - {""})
     goal = min(args.count, args.limit or args.count)
     tally = Tally("prompt.py")
@@ -270,7 +268,7 @@ def main() -> int:
             if plan and sample.is_whole(plan, goal):
                 tally.skipped["already there"] = min(goal, len(sample.planned_turns(plan)))
             else:
-                sampler = Sampler(flags, args.exclude, plan)
+                sampler = Sampler(flags, plan)
                 plan = sampler.plan
                 sources = (sampler.dataset, sampler.records)
                 sample.fill(plan, goal, *sources, sampler.draw(goal), tally)

@@ -25,7 +25,7 @@ from common.config import METRICS
 from common.files import BadFile, ItemFailed, UserError, digest, natural_key, read_json
 from common.formats import Answer, Order, Prompts, Score, read_as
 
-# Instances that must never become training data. prompt.py --exclude FILE adds a user's own.
+# Instances that must never become training data.
 EXCLUDED_IDS: frozenset[str] = frozenset()
 
 FINAL_MIN = 80  # score points: from here a turn goes to final/

@@ -267,13 +267,12 @@ def test_which_lists_hold_an_instance(tmp_path, monkeypatch):
     write_list(tmp_path / "two.jsonl", [row, {**row, "instance_id": "b", "base_commit": "C1"}])
     locations = {"a": Location("f", 0, "", ""), "b": Location("f", 0, "A/a", "c1")}
     marks = read_benchmarks(name_benchmarks("one.jsonl, two.jsonl", False))
-    flags = {"--exclude": [], "--license": []}
-    known = (SimpleNamespace(locations=locations), flags, None, marks)
+    known = (SimpleNamespace(locations=locations), [], marks)
     lists = ["one.jsonl", "two.jsonl"]
     why = ("in_benchmark", "in one.jsonl, two.jsonl: the same id", lists)
-    assert why_left_out("a", "", *known) == why
+    assert why_left_out("a", *known) == why
     same = "in two.jsonl: the same id and base commit"
-    assert why_left_out("b", "", *known) == ("in_benchmark", same, lists[1:])
+    assert why_left_out("b", *known) == ("in_benchmark", same, lists[1:])
 
 
 def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):

@@ -83,9 +83,10 @@ class Dataset:
                 opened = JsonFile(self._source(file))
             else:
                 opened = ParquetFile(f"{self.label}: {file}", partial(self._source, file))
-            for column in self.columns:
-                found = opened.leaves(column)
-                fits = found in ([column], [OTHER_NAMES.get(column)])
+            for column in self.columns if opened.columns is not None else ():
+                other = OTHER_NAMES.get(column)
+                found = opened.columns.get(column) or opened.columns.get(other, [])
+                fits = found in ([column], [other])
                 if column in CHATS:
                     fits = len(found) == len({*found}) > 0
                 if not fits and (found or column not in OPTIONAL):
@@ -104,7 +105,7 @@ class Dataset:
 
 
 class ParquetFile:
-    """A parquet file: `sizes` has the rows of each row group. Raises UserError for a broken one."""
+    """A parquet file: its row groups' `sizes` in rows, its `columns` {name: paths of leaves}."""
 
     def __init__(self, label: str, source):
         self.label = label
@@ -114,11 +115,10 @@ class ParquetFile:
             self._footer = parquet.metadata
         groups = range(self._footer.num_row_groups)
         self.sizes = [self._footer.row_group(group).num_rows for group in groups]
-
-    def leaves(self, column: str) -> list[str]:
-        """Return the paths of a column's leaves, under its own name or the other."""
-        leaves = needed_leaves(self._footer, [column])
-        return [*(leaves or needed_leaves(self._footer, [OTHER_NAMES.get(column)])).values()]
+        self._names = self._footer.schema.to_arrow_schema().names
+        self.columns = {}
+        for path in needed_leaves(self._footer, self._names).values():
+            self.columns.setdefault(path.partition(".")[0], []).append(path)
 
     def rows(self, group: int, columns, wanted: set[int] | None = None):
         """Yield (row number in the file, its values) of a row group, or of wanted rows of it."""
@@ -134,7 +134,7 @@ class ParquetFile:
         """Yield columns of one row group in small batches, those that are not there as nulls."""
         import pyarrow as pa
 
-        names = self._footer.schema.to_arrow_schema().names
+        names = self._names
         here = [name if names.count(name) == 1 else OTHER_NAMES.get(name) for name in columns]
         leaves = needed_leaves(self._footer, here)
         row_group = self._footer.row_group(group)
@@ -163,7 +163,10 @@ class ParquetFile:
 
 
 class JsonFile:
-    """A JSON file, as ParquetFile. A row's number is its line's, from 0; a run is one row."""
+    """A JSON file, as ParquetFile. A row's number is its line's, from 0; a run is one row.
+
+    Its `columns` are those of its first group, None where any will do.
+    """
 
     def __init__(self, path: Path):
         self.path = path
@@ -178,14 +181,9 @@ class JsonFile:
                     self.sizes.append(0)
                 self.sizes[-1] += 1
                 offset += len(line)
-        self._keys = set()  # of the first group
-        for _, row in () if self.run or not self.sizes else self._documents(0):
-            self._keys |= {key for key in row or () if row[key] is not None}
-
-    def leaves(self, column: str) -> list[str]:
-        """Return the column if a row of the first group has it; a run may hold any."""
-        is_there = self.run or not self.sizes or self._keys & {column, OTHER_NAMES.get(column)}
-        return [column] if is_there else []
+        self.columns = None if self.run or not self.sizes else {}
+        for _, row in () if self.columns is None else self._documents(0):
+            self.columns |= {key: [key] for key in row or () if row[key] is not None}
 
     def rows(self, group: int, columns, wanted: set[int] | None = None):
         """Yield (row number, its values) as ParquetFile; None for what is no JSON object."""

@@ -9,7 +9,6 @@ import sys
 from collections import defaultdict
 from collections.abc import Iterator
 from concurrent.futures import Executor
-from pathlib import Path
 from typing import NamedTuple
 
 from common.audit.patch import changed_files
@@ -113,36 +112,20 @@ class Records:
         return list(records.values())
 
 
-def read_names(path: str | None) -> set[str]:
-    """Return the instance ids and repos of --exclude: one a line, `#` begins a comment."""
-    if path is None:
-        return set()
-    try:
-        lines = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, ValueError) as error:
-        raise UserError(f"--exclude {path}: no text file that can be read ({error}).") from None
-    return {line.split("#")[0].strip() for line in lines} - {""}
-
-
-def why_left_out(
-    instance_id: str, repo: str, records: Records, flags: dict, exclude: str | None, marks: dict
-) -> tuple[str, str, list[str]] | None:
+def why_left_out(instance_id: str, records: Records, licenses: list, marks: dict) -> tuple | None:
     """Return the plan's list for an instance, the reason and the benchmarks; None if it stays in.
 
-    `flags` are the plan's, `exclude` the file of --exclude, `marks` of `read_benchmarks`.
+    `licenses` are those of --license, `marks` of `read_benchmarks`.
     """
     if not is_safe_name(instance_id):
         return "refused", "its instance id cannot be a file name", []
     if instance_id in EXCLUDED_IDS:
         return "excluded", "on the list of excluded instances", []
-    for name in (instance_id, repo):
-        if name in flags["--exclude"]:
-            return "excluded", f"{name} is listed in {exclude}", []
     location = records.locations.get(instance_id)
     if location is None:
         return "without_record", f"no PR record in {records.prs.name}", []
     asked_as = location.license.lower().replace(" ", "")  # as prompt.py keeps the flag's
-    if flags["--license"] and asked_as not in flags["--license"]:
+    if licenses and asked_as not in licenses:
         found = location.license or "unknown"
         return "other_license", f"its licence is {found}, --license keeps others", []
     own = marks_of(instance_id, location.repo, location.base_commit)

@@ -37,10 +37,9 @@ def read_plan(flags: dict) -> dict | None:
         lists = name_benchmarks("any benchmark", False)
         lists[0] |= {"state": "not checked", "why": "sampled by an older version"}
         plan["benchmarks"] = {"lists": lists}
-    made_with = {"--license": [], **plan["flags"]}
-    for flag, value in flags.items():
-        there = made_with.get(flag, value)
-        if there != value:
+    for flag, there in {"--license": [], **plan["flags"]}.items():  # also flags that are no more
+        value = flags.get(flag)
+        if (there or None) != (value or None):
             raise UserError(
                 f"{PLAN} was made with {flag} {there}, this run has {value}.\nGive the same flags "
                 "to go on with it, or sample into another folder."
