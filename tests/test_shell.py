@@ -2,8 +2,8 @@
 
 import pytest
 
-from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
-from common.audit.shell import expand_script, split_commands
+from common.audit.shell import TO_THE_END, addressed_lines, expand_script, split_commands
+from common.audit.texts import spoken_lines
 
 
 def words(script):

@@ -43,9 +43,10 @@ def choice_messages(messages: list[dict], record: str, replies: list[str]) -> li
 def parse_choice(text: str, replies: int) -> dict | None:
     """Return {"best": 1 to `replies`, "reason"}; None when there is any doubt."""
     answer = read_object(text, ("best",), most=replies)
-    if answer is None or str(answer["best"]) not in map(str, range(1, replies + 1)):
+    best = str(answer["best"]) if answer else ""
+    if best not in map(str, range(1, replies + 1)):
         return None
-    return {"best": int(answer["best"]), "reason": str(answer.get("reason") or "")}
+    return {"best": int(best), "reason": str(answer.get("reason") or "")}
 
 
 async def choose_reply(
@@ -60,10 +61,9 @@ async def choose_reply(
     meta = answer["meta"]
     blank = {"candidates": [], "choices": [], "usage_all_tries": {}, "cost_usd": 0.0, "tries": 0}
     choosing = meta.setdefault("choosing", blank)
-    candidates = choosing["candidates"]
 
-    async def ask(kind: str, sample: int, prompt: list[dict], accept: Callable) -> str:
-        """Ask, and keep what comes; return its text, "" for one that was not accepted."""
+    async def ask(kind: str, sample: int, prompt: list[dict], accept: Callable) -> dict:
+        """Ask, keep what comes in the answer file, and return it; `dropped`: not accepted, why."""
         dropped = ""
         who = f"{path.stem} {kind} {sample}"  # many are asked in the same words
         try:
@@ -71,8 +71,8 @@ async def choose_reply(
         except NoAcceptableReply as failure:
             text, about = failure.last
             dropped = failure.detail
-        kept = {"sample": sample, "text": text, "sha": digest(text), "dropped": dropped}
-        choosing[kind].append({**kept, **about})
+        kept = {"sample": sample, "text": text, "sha": digest(text), "dropped": dropped, **about}
+        choosing[kind].append(kept)
         usage = Counter(choosing["usage_all_tries"])
         usage.update(about["usage_all_tries"])
         costs = [choosing["cost_usd"], about["cost_usd"]]
@@ -80,7 +80,7 @@ async def choose_reply(
         choosing["cost_usd"] = None if None in costs else sum(costs)
         choosing["tries"] += about["tries"]
         await llm.save(path, answer)
-        return "" if dropped else text
+        return kept
 
     failures = []
     for sample in missing_samples(meta, generate.candidates):
@@ -92,7 +92,7 @@ async def choose_reply(
         raise failures[0]
 
     fit = {}
-    for candidate in candidates:
+    for candidate in choosing["candidates"]:
         text = candidate["text"]
         same = "equal to the king" if text == answer["king"] else ""
         candidate["dropped"] = (
@@ -102,10 +102,11 @@ async def choose_reply(
             fit[text] = candidate
     replies = sorted(fit, key=digest)  # an order that favours none
     if not replies:
-        reasons = Counter(candidate["dropped"] for candidate in candidates)
+        reasons = Counter(candidate["dropped"] for candidate in choosing["candidates"])
         meta.setdefault("retired", []).append({"challenger": "", **meta.pop("choosing")})
         await llm.save(path, answer)
         raise ItemFailed("no blind reply is fit to be chosen", str(dict(reasons)))
+
     choice = {"best": 1, "reason": "no other is fit"}
     if len(replies) > 1:
 
@@ -113,19 +114,18 @@ async def choose_reply(
             return None if parse_choice(text, len(replies)) else "not one JSON object with a choice"
 
         prompt = choice_messages(messages, record, replies)
-        text = await ask("choices", len(choosing["choices"]), prompt, problem)
-        choice = parse_choice(text, len(replies))
-        if choice is None:
-            raise ItemFailed("the choice cannot be read", choosing["choices"][-1]["dropped"])
-
+        chosen = await ask("choices", len(choosing["choices"]), prompt, problem)
+        choice = parse_choice(chosen["text"], len(replies))
+        if chosen["dropped"]:
+            raise ItemFailed("the choice cannot be read", chosen["dropped"])
     best = replies[choice["best"] - 1]
-    for candidate in candidates:
+    for candidate in choosing["candidates"]:
         del candidate["text"]
-    how = {"prompt_version": PROMPT_VERSION, "made": "chosen", **fit[best], **choosing, **choice}
     fence = fence_of(messages)
-    how["candidates_distinct"] = len({bash_blocks(text, fence)[0] for text in replies})
     del meta["choosing"]
-    return best, how
+    distinct = len({bash_blocks(text, fence)[0] for text in replies})
+    how = {"prompt_version": PROMPT_VERSION, "made": "chosen", **fit[best], **choosing, **choice}
+    return best, {**how, "candidates_distinct": distinct}
 
 
 def missing_samples(meta: dict, count: int) -> list[int]:
