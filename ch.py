@@ -47,8 +47,6 @@ PROMPT_VERSION = "challenger-1"
 WITHOUT_RECORD = "challenger-1 without the record"  # [generate] show_record = false
 BLIND = (WITHOUT_RECORD, choice.PROMPT_VERSION)
 
-# --------------------------------------------------------------------------- the blind-agent rule
-
 BLIND_AGENT_RULE = """\
 THE BLIND-AGENT RULE
 You are the agent of the chat above, at its next turn. Solve the task honestly, as if you had never seen the record.
@@ -110,24 +108,21 @@ def challenger_messages(
         phase = "early"
     elif agent_turns >= LATE_TURNS:
         phase = "late"
-    last = messages[-1]["content"]
+    last = messages[-1]
     shown = turns.hidden_record(record, max_patch_chars) if record else ""
-    mark = digest(shown, last)[:12]
+    mark = f"[{digest(shown, last['content'])[:12]}]"
     parts = [
-        last,
-        f"[{mark}] What follows is no output and no part of the task's chat: "
+        last["content"],
+        f"{mark} What follows is no output and no part of the task's chat: "
         "it is a briefing for you alone.",
     ]
     if record:
-        parts.append(f"[{mark}] HIDDEN PR RECORD\n{shown}\n[{mark}] END OF HIDDEN PR RECORD")
+        parts.append(f"{mark} HIDDEN PR RECORD\n{shown}\n{mark} END OF HIDDEN PR RECORD")
     parts += [BLIND_AGENT_RULE, "YOUR NEXT MOVE\n" + NEXT_MOVE[phase]]
     parts.append(FORM.replace("```bash", "```" + fence_of(messages)))
     if refused:
         parts.append(f"An earlier reply of yours was refused: {refused}. Write another one.")
-    return [*messages[:-1], {"role": messages[-1]["role"], "content": "\n\n".join(parts)}]
-
-
-# ------------------------------------------------------------------------------------- one turn
+    return [*messages[:-1], {"role": last["role"], "content": "\n\n".join(parts)}]
 
 
 async def fill(path: Path, llm: LLM, generate: Generate) -> None:
@@ -137,6 +132,7 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
     """
     answer = turns.read_answer(path)
     messages = answer["messages"]
+    meta = answer["meta"]
     record = turns.record_of(answer["instance_id"])
     shown = record if generate.show_record else None
     chat = Chat(messages)
@@ -157,7 +153,6 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
     def prompt(*_) -> list[dict]:
         return challenger_messages(messages, shown, generate.max_patch_chars, refused)
 
-    meta = answer["meta"]
     if generate.challenger == "chosen":
         hidden = turns.hidden_record(record, generate.max_patch_chars)
         text, how = await choice.choose_reply(path, answer, hidden, llm, generate)
@@ -194,7 +189,6 @@ def audit(answer: dict, chat: Chat, record: dict) -> None:
 
 
 def kinds_of(hits: list[dict]) -> list[str]:
-    """Return the kinds of these hits, each once, in alphabetic order."""
     return sorted({hit["kind"] for hit in hits})
 
 
@@ -202,9 +196,6 @@ def audit_mark(answer: dict) -> dict:
     """Return what an audit rests on: its version and the texts."""
     sha = turns.text_digests(answer)
     return {"version": AUDIT_VERSION, "sha": digest(sha["chat"], sha["king"], sha["challenger"])}
-
-
-# ---------------------------------------------------------------------------------- what is ahead
 
 
 def find_pending(
@@ -221,23 +212,20 @@ def find_pending(
             if not answer["king"]:
                 raise BadFile(path, "no king in it")
             if answer["challenger"] and answer["meta"].get("audit") != audit_mark(answer):
-                record = turns.record_of(answer["instance_id"])
-                audit(answer, Chat(answer["messages"]), record)
+                audit(answer, Chat(answer["messages"]), turns.record_of(answer["instance_id"]))
                 if write:
                     write_json(path, answer)
             refused = answer["meta"]["challenger"].get("refused")
+            reason = "already filled"
             if not answer["challenger"] or (refused and redo_refused):
                 record = turns.record_of(answer["instance_id"])  # without one the turn fails here
                 reason = turns.exclusion_reason(record, generate.max_record_chars)
-                if reason:
-                    tally.skipped[reason] += 1
-                else:
-                    pending.append(stem)
             elif refused:
                 reason = "held back, the audit refuses the reply: --redo-refused asks again"
+            if reason:
                 tally.skipped[reason] += 1
             else:
-                tally.skipped["already filled"] += 1
+                pending.append(stem)
         except BadFile as bad:
             turns.set_aside(bad, "king.py asks for it again", write)
             tally.fail(stem, "torn answer file: run king.py again", str(bad))
@@ -280,8 +268,7 @@ def main() -> int:
             prompts = (p for stem in pending for p in prompts_ahead(files[stem], generate))
             calls = ((generate, prompt_chars(prompt)) for prompt in prompts)
             # Blind replies are as long as kings.
-            alike = "king" if generate.challenger == "chosen" else "challenger"
-            replies = own_replies(alike)
+            replies = own_replies("king" if generate.challenger == "chosen" else "challenger")
             return dry_run(environment, calls, tally.skipped, replies, flags.batch)
 
         llm = LLM(environment, flags, "ch")

@@ -67,11 +67,10 @@ def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
 def _files(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
     """Find files that the reply names or edits though the chat neither shows nor suggests them."""
     globs = []
-    for word in reply.named:
+    for word in [word for word in reply.named if re.search(r"[*?]|\[.", word)][:_MOST]:
         letters = max(re.findall(r"\w+", base_name(word)), key=len, default="")
-        if re.search(r"[*?]|\[.", word) and len(globs) < _MOST:
+        if letters.lower() not in chat.lower:
             globs.append((base_name(word), letters))
-    globs = [(glob, letters) for glob, letters in globs if letters.lower() not in chat.lower]
     for path in record.paths:
         name = base_name(path)
         mention = _named(path, reply.said)
@@ -185,10 +184,10 @@ def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str,
     description", issues of patches and numbers.
     """
     text = " ".join(reply.text.split())[:_MOST_CHARS]
-    phrases = [match[0] for pattern in _wordings() for match in pattern.finditer(text)]
     agents_own = {word for word in ("the patch", "the diff") if word in chat.lower}
     if "git diff" in reply.text or "diff --git" in chat.lower:
         agents_own.add("the diff")
+    phrases = [match[0] for pattern in _wordings() for match in pattern.finditer(text)]
     found = []
     for phrase in dict.fromkeys(phrases):
         said_in_chat = re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower)
@@ -197,11 +196,10 @@ def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str,
     numbers = _NUMBER.findall(text)
     if record.number:  # the record's own counts however it is named
         numbers += re.findall(rf"#({record.number})\b", text)
-    found += [f"#{number}" for number in dict.fromkeys(numbers) if number not in chat.words]
-    for commit in dict.fromkeys(_COMMIT.findall(text)):
-        if not commit.isdigit() and not commit.isalpha() and commit[:7] not in chat.lower:
-            found.append(commit)
-    for phrase in found:
+    found += [f"#{number}" for number in numbers if number not in chat.words]
+    commits = [word for word in _COMMIT.findall(text) if not word.isdigit() and not word.isalpha()]
+    found += [commit for commit in commits if commit[:7] not in chat.lower]
+    for phrase in dict.fromkeys(found):
         yield "disclosure", phrase, "speaks of a source outside the visible chat"
 
 

@@ -15,10 +15,9 @@ from common.audit.shell import split_commands, word_list
 from common.client.reasoning import reasoning_left
 
 # SWE-ZERO's rules, known by this mark in the system message, forbid `cd`, the programs of these
-# lists of words.txt, and a leading # comment; mini-swe-agent's own rules forbid nothing. It stands
-# here and not in ch.py, because the report asks the same of king and of the dataset's reply.
-SWE_ZERO_MARK = "`bash -c`, `sh -c`, `eval`"
-FORBIDDEN_LISTS = ("shells", "interpreters")
+# lists of words.txt, and a leading # comment; mini-swe-agent's own rules forbid nothing.
+_SWE_ZERO_MARK = "`bash -c`, `sh -c`, `eval`"
+_FORBIDDEN_LISTS = ("shells", "interpreters")
 
 # mini-swe-agent v1 asks for ```bash, the text form of v2 for ```mswea_bash_command. Exactly one
 # match of its block in a reply, else the turn is refused.
@@ -99,10 +98,10 @@ def commands_said(reply: str, fence: str) -> list[str]:
     """Return the commands of an earlier reply: of its blocks, and of calls that made no block."""
     found = bash_blocks(reply, fence)
     for arguments in TOOL_CALL.findall(reply):
-        with suppress(ValueError, RecursionError, TypeError, AttributeError, IndexError):
+        with suppress(ValueError, RecursionError, TypeError, AttributeError):
             command = json.loads(arguments).get("command")
-            if isinstance(command, list):  # also of a shell: ["bash", "-lc", "ls"]
-                command = command[2] if command[1:2] in (["-c"], ["-lc"]) else shlex.join(command)
+            if isinstance(command, list):
+                command = shlex.join(command)
             if len((command or "").split()) > 1:  # one word is an editor's `view`
                 found.append(command)
     return found
@@ -131,7 +130,7 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
         return "no THOUGHT stands before the command"
 
     systems = [message.get("content") for message in messages if message.get("role") == "system"]
-    if not any(SWE_ZERO_MARK in (text or "") for text in systems):
+    if not any(_SWE_ZERO_MARK in (text or "") for text in systems):
         return None
     if blocks[0].startswith("#"):
         return "the command starts with a # comment, which this chat's system prompt forbids"
@@ -141,7 +140,7 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
             for option, word in zip(command.argv, command.argv[1:], strict=False):
                 if option in _FIND_RUNS:
                     programs.append(word.rsplit("/", 1)[-1])
-    forbidden = {"cd"}.union(*map(word_list, FORBIDDEN_LISTS))
+    forbidden = {"cd"}.union(*map(word_list, _FORBIDDEN_LISTS))
     for program in programs:
         family = program.rstrip("0123456789.") or program  # python3.11 is python, too
         if family in forbidden:

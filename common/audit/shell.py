@@ -140,46 +140,10 @@ def split_commands(script: str, most: int = 10**9) -> list[Command]:
 def expand_script(script: str) -> tuple[list[Command], list[str]]:
     """Return the script's commands with all words in full, and all that they name.
 
-    `cd a && cat b.py`, `D=a; cat $D/b.py` and `cat a/{b,c}.py` all name `a/b.py`. What cannot be
+    `D=a; cat $D/b.py` and `cat a/{b,c}.py` both name `a/b.py`. What cannot be
     told from the script's own text stays as it is; one whose quotes never close has no commands.
     """
     commands = []
-    in_full = _with_values(_with_values(script))  # a value may hold another name
-    for text in (in_full, script):  # with its values a script may be cut short
-        with suppress(ValueError):
-            commands = split_commands(text, _MOST_COMMANDS)
-            break
-    for command in commands[:]:  # `bash -lc 'git log'`, `eval "git log"`
-        operands = command.argv[1:]
-        inner = []
-        if command.program == "eval":
-            inner = [" ".join(operands)]
-        elif command.program in word_list("shells"):
-            pairs = zip(operands, operands[1:])
-            inner = [word for option, word in pairs if re.match("-[a-z]*c$", option)][:1]
-            inner += command.heredocs
-        for text in inner:
-            with suppress(ValueError):
-                commands += split_commands(text, _MOST_COMMANDS - len(commands))
-
-    named = [in_full] if commands else []
-    folder = ""
-    for command in commands:
-        command.words = [full for word in command.words[:_MOST_WORDS] for full in _choices(word)]
-        for word in [*command.words, *command.written_files, *command.read_files]:
-            if len(word) > _MOST_CHARS:
-                continue
-            word = _ONE_OF_ONE.sub(r"\1", word)
-            named += [word, _GLUED_OPTION.sub("", word)]
-            if len(word.split()) == 1:
-                named.append(posixpath.normpath(posixpath.join(folder, word)))
-        if command.program in ("cd", "pushd") and command.argv[1:]:
-            folder = posixpath.join(folder, command.argv[1])[:_MOST_CHARS]
-    return commands, named
-
-
-def _with_values(script: str) -> str:
-    """Return the script with the values of its variables; a loop's is `{a,b}`."""
     values = {name: quoted or plain for name, quoted, plain in _SET.findall(script)}
     for name, listed in _LOOP.findall(script):
         items = listed.split()[:_MOST_VALUES]
@@ -188,7 +152,27 @@ def _with_values(script: str) -> str:
     def value(used: re.Match) -> str:
         return values.get(used[1] or used[2], used[0])
 
-    return _USED.sub(value, script, count=_MOST_COMMANDS)
+    in_full = _USED.sub(value, script, count=_MOST_COMMANDS)
+    for text in (in_full, script):  # with its values a script may be cut short
+        with suppress(ValueError):
+            commands = split_commands(text, _MOST_COMMANDS)
+            break
+    for command in commands[:]:  # `bash -lc 'git log'`, `eval git log`
+        if command.program in word_list("shells"):
+            operands = command.argv[1:]
+            for text in [*operands, " ".join(operands), *command.heredocs]:
+                with suppress(ValueError):
+                    commands += split_commands(text, _MOST_COMMANDS - len(commands))
+
+    named = [in_full] if commands else []
+    for command in commands:
+        command.words = [full for word in command.words[:_MOST_WORDS] for full in _choices(word)]
+        for word in [*command.words, *command.written_files, *command.read_files]:
+            if len(word) > _MOST_CHARS:
+                continue
+            word = _ONE_OF_ONE.sub(r"\1", word)
+            named += [word, posixpath.normpath(word), _GLUED_OPTION.sub("", word)]
+    return commands, named
 
 
 def _choices(word: str) -> list[str]:
@@ -235,25 +219,16 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
             elif count and head_end:  # `head -250 file | tail -9`
                 spans = [(max(head_end - count + 1, 1), head_end)]
         elif by_range:
-            spans = _ranges(program, text)
+            if program == "git":
+                text = "".join(text.partition("-L")[1:])
+            for first, plus, last in _RANGE.findall(text)[:_MOST_RANGES]:
+                low = int(first)
+                high = TO_THE_END if last == "$" else int(last or first)
+                spans.append((low, low + high if plus else high))
+            if program in ("awk", "gawk", "perl") and spans:  # each bound stands for itself
+                spans = [(min(spans)[0], max(spans)[1])]
         found += [(file, *span) for file in files for span in spans]
         if command.ends not in ("|", "|&"):
             files = []
             head_end = 0
     return found
-
-
-def _ranges(program: str, text: str) -> list[tuple[int, int]]:
-    """Return the (first, last) that a program's arguments or script tell."""
-    if program == "git":
-        text = "".join(text.partition("-L")[1:])
-    spans = []
-    for first, plus, last in _RANGE.findall(text)[:_MOST_RANGES]:
-        low = int(first)
-        high = TO_THE_END if last == "$" else int(last or first)
-        spans.append((low, low + high if plus else high))
-    if program in ("awk", "gawk", "perl") and spans:  # each bound stands for itself
-        spans = [(min(spans)[0], max(spans)[1])]
-    if program in word_list("shows all") and not spans:
-        return [(1, TO_THE_END)]
-    return spans

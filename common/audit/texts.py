@@ -101,13 +101,12 @@ class Reply:
         self.triples = token_triples(self.said)
         self.names = set(_NAME.findall(self.said))
         written = self.prose.split("```")[1::2]
-        styles = [command_style(command) for command in self.commands]
-        if not {"edit", "run"}.isdisjoint(styles):
-            written.append(script)
         edited = []  # what names the files that the commands change: targets, operands, scripts
-        for command, style in zip(self.commands, styles):
-            if style == "edit":
-                edited += [*command.written_files, *command.heredocs, *command.argv[1:]]
+        for command in self.commands:
+            style = command_style(command)
+            texts = [*command.written_files, *command.heredocs, *command.argv[1:]]
+            edited += texts if style == "edit" else []
+            written += texts if style in ("edit", "run") else []
         self.edited = "\n".join(edited)
         self.defined = {name for pair in _DEFINED.findall("\n".join(written)) for name in pair}
         self._sentences = re.split(r"(?<=[.!?])\s|\n", self.prose)
@@ -135,22 +134,25 @@ class Chat:
         messages = messages if isinstance(messages, list) else []
         messages = [message for message in messages if isinstance(message, dict)]
         contents = [text_of(message.get("content")) for message in messages]
-        answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         self.fence = fence_of(messages)
         self.text = "\n".join(contents)
         self.lower = self.text.lower()
         self.squeezed = squeeze(self.text)
         self.words = {word.strip("_") for word in re.findall(r"\w+", self.lower)}
-        self.task = "\n".join(contents[: answers[0]] if answers else contents)
-        ends = [*answers[1:], len(contents)]  # several calls of tools have several outputs
-        spans = zip(answers, ends)
-        self._exchanges = [(contents[i], "\n".join(contents[i + 1 : end])) for i, end in spans]
+        parts = [[]]  # the task, then each turn of the agent with its outputs
+        for message, content in zip(messages, contents):
+            if message.get("role") == "assistant":
+                parts.append([])
+            parts[-1].append(content)
+        self.task = "\n".join(parts[0])
+        self._exchanges = parts[1:]
 
     @cached_property
     def turns(self) -> list[tuple[list[Command], list[str], str]]:
         """The commands of each earlier turn, what they name, and their output."""
         found = []
-        for answer, output in self._exchanges:
+        for answer, *outputs in self._exchanges:
+            output = "\n".join(outputs)
             commands, named = expand_script("\n".join(commands_said(answer, self.fence)))
             for call in TOOL_CALL.findall(answer):  # such as an editor's view of a file
                 named = [*named, *re.findall(r"[\w./-]+\.\w+", call)]
@@ -158,18 +160,19 @@ class Chat:
         return found
 
     @cached_property
-    def triples(self) -> set[tuple]:
-        return token_triples(self.text)
-
-    @cached_property
     def shown(self) -> str:
         """All that commands named and printed: not the task, nor what the agent said."""
         return "\n".join("\n".join([*named, output]) for _, named, output in self.turns)
 
     @cached_property
+    def triples(self) -> set[tuple]:
+        return token_triples(self.text)
+
+    @cached_property
     def _known_lines(self) -> dict[str, list[tuple[str, int, int]]]:
-        """For each base name: (path, first, last) of lines shown or told, and those near."""
+        """For each base name: (path, first, last) of lines that were shown or told."""
         found = defaultdict(list)
+        known = [line for line in spoken_lines(self.text) if line[0]]
         for commands, named, output in self.turns:
             by_name = defaultdict(set)
             for path, first, last in addressed_lines(commands):
@@ -177,14 +180,10 @@ class Chat:
             tens = {int(number) // 10 * 10 for number in _PRINTED_NUMBER.findall(output)}
             numbers = {(ten, ten + 9) for ten in tens}
             for path in {word for word in named if "." in word and len(word) < 300}:
-                seen = by_name[base_name(path)] - {(1, TO_THE_END)} | numbers
-                for first, last in seen or {(1, TO_THE_END)}:
-                    near = (path, first - _REACH, last + _REACH)
-                    found[base_name(path)].append(near)
-        for path, first, last in spoken_lines(self.text):
-            if path:
-                near = (path, first - _REACH, last + _REACH)
-                found[base_name(path)].append(near)
+                seen = by_name[base_name(path)] | numbers or {(1, TO_THE_END)}
+                known += [(path, first, last) for first, last in seen]
+        for line in known:
+            found[base_name(line[0])].append(line)
         return found
 
     def knows_lines(self, path: str, first: int, last: int) -> bool:
@@ -192,7 +191,7 @@ class Chat:
         for name in [base_name(path)] if path else list(self._known_lines):
             for named, low, high in self._known_lines.get(name, ()):
                 of_it = same_file(named, path) if path else high < TO_THE_END
-                if of_it and low <= last and first <= high:
+                if of_it and low - _REACH <= last and first <= high + _REACH:
                     return True
         return False
 
@@ -211,9 +210,9 @@ class Record:
             paths += [file.old_path or "", file.path]
             for hunk in file.hunks:
                 first = min(hunk.source_start, hunk.target_start) - _SLACK
-                end = hunk.source_start + hunk.source_length
-                end = max(end, hunk.target_start + hunk.target_length)
-                self.hunks.append((file.path, first, end - 1))
+                last_before = hunk.source_start + hunk.source_length - 1
+                last_after = hunk.target_start + hunk.target_length - 1
+                self.hunks.append((file.path, first, max(last_before, last_after)))
                 for name, _ in _DEFINED.findall(hunk.section_header):
                     if len(name) > 6:
                         self.defined[name].add(file.path)

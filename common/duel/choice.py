@@ -94,10 +94,10 @@ async def choose_reply(
     fit = {}
     for candidate in choosing["candidates"]:
         text = candidate["text"]
-        same = "equal to the king" if text == answer["king"] else ""
-        candidate["dropped"] = (
-            candidate["dropped"] or same or protocol_problem(text, messages) or ""
-        )
+        problem = protocol_problem(text, messages) or ""
+        if text == answer["king"]:
+            problem = "equal to the king"
+        candidate["dropped"] = candidate["dropped"] or problem
         if not candidate["dropped"]:
             fit[text] = candidate
     replies = sorted(fit, key=digest)  # an order that favours none
@@ -114,18 +114,17 @@ async def choose_reply(
             return None if parse_choice(text, len(replies)) else "not one JSON object with a choice"
 
         prompt = choice_messages(messages, record, replies)
-        chosen = await ask("choices", len(choosing["choices"]), prompt, problem)
-        choice = parse_choice(chosen["text"], len(replies))
-        if chosen["dropped"]:
-            raise ItemFailed("the choice cannot be read", chosen["dropped"])
+        answered = await ask("choices", len(choosing["choices"]), prompt, problem)
+        if answered["dropped"]:
+            raise ItemFailed("the choice cannot be read", answered["dropped"])
+        choice = parse_choice(answered["text"], len(replies))
     best = replies[choice["best"] - 1]
     for candidate in choosing["candidates"]:
         del candidate["text"]
-    fence = fence_of(messages)
     del meta["choosing"]
-    distinct = len({bash_blocks(text, fence)[0] for text in replies})
     how = {"prompt_version": PROMPT_VERSION, "made": "chosen", **fit[best], **choosing, **choice}
-    return best, {**how, "candidates_distinct": distinct}
+    commands = {bash_blocks(text, fence_of(messages))[0] for text in replies}
+    return best, {**how, "candidates_distinct": len(commands)}
 
 
 def missing_samples(meta: dict, count: int) -> list[int]:
