@@ -103,19 +103,13 @@ def challenger_messages(
     where the challenger is not to see it; `refused` says what was wrong with the reply before.
     """
     agent_turns = sum(message["role"] == "assistant" for message in messages)
-    phase = "middle"
-    if agent_turns < EARLY_TURNS:
-        phase = "early"
-    elif agent_turns >= LATE_TURNS:
-        phase = "late"
+    phase = "early" if agent_turns < EARLY_TURNS else "middle"
+    phase = "late" if agent_turns >= LATE_TURNS else phase
     last = messages[-1]
     shown = turns.hidden_record(record, max_patch_chars) if record else ""
     mark = f"[{digest(shown, last['content'])[:12]}]"
-    parts = [
-        last["content"],
-        f"{mark} What follows is no output and no part of the task's chat: "
-        "it is a briefing for you alone.",
-    ]
+    no_output = "What follows is no output and no part of the task's chat"
+    parts = [last["content"], f"{mark} {no_output}: it is a briefing for you alone."]
     if record:
         parts.append(f"{mark} HIDDEN PR RECORD\n{shown}\n{mark} END OF HIDDEN PR RECORD")
     parts += [BLIND_AGENT_RULE, "YOUR NEXT MOVE\n" + NEXT_MOVE[phase]]
@@ -239,12 +233,12 @@ def prompts_ahead(path: Path, generate: Generate) -> list[list[dict]]:
     answer = turns.read_answer(path)
     messages = answer["messages"]
     record = turns.record_of(answer["instance_id"]) if generate.show_record else None
+    briefed = challenger_messages(messages, record, generate.max_patch_chars)
     if generate.challenger == "informed":
-        return [challenger_messages(messages, record, generate.max_patch_chars)]
+        return [briefed]
     blind = [messages] * len(choice.missing_samples(answer["meta"], generate.candidates))
-    shown = turns.hidden_record(record, generate.max_patch_chars)
-    alike = [answer["king"]] * generate.candidates
-    return [*blind, choice.choice_messages(messages, shown, alike)]
+    replies = {"role": "user", "content": answer["king"] * generate.candidates}
+    return [*blind, [*briefed, replies]]  # the choice's prompt is as long as these
 
 
 def main() -> int:

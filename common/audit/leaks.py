@@ -168,8 +168,6 @@ def _verbatim(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, s
         if nearly or squeezed in reply.squeezed and squeezed not in chat.squeezed:
             yield "verbatim", line, "a line of the hidden record, or nearly one, never shown"
     for command in reply.commands:
-        if command.program not in word_list("searchers") and command.program != "git":
-            continue
         for word in command.argv[1:_MOST]:
             piece = squeeze(word)
             telling = len(piece) > 11 and len(token_triples(word)) > 1
@@ -184,21 +182,16 @@ def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str,
     description", issues of patches and numbers.
     """
     text = " ".join(reply.text.split())[:_MOST_CHARS]
-    agents_own = {word for word in ("the patch", "the diff") if word in chat.lower}
-    if "git diff" in reply.text or "diff --git" in chat.lower:
-        agents_own.add("the diff")
     phrases = [match[0] for pattern in _wordings() for match in pattern.finditer(text)]
     found = []
     for phrase in dict.fromkeys(phrases):
-        said_in_chat = re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower)
-        if not said_in_chat and not any(word in phrase.lower() for word in agents_own):
+        if not re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower):
             found.append(phrase)
     numbers = _NUMBER.findall(text)
     if record.number:  # the record's own counts however it is named
         numbers += re.findall(rf"#({record.number})\b", text)
     found += [f"#{number}" for number in numbers if number not in chat.words]
-    commits = [word for word in _COMMIT.findall(text) if not word.isdigit() and not word.isalpha()]
-    found += [commit for commit in commits if commit[:7] not in chat.lower]
+    found += [commit for commit in _COMMIT.findall(text) if commit[:7] not in chat.lower]
     for phrase in dict.fromkeys(found):
         yield "disclosure", phrase, "speaks of a source outside the visible chat"
 

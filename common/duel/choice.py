@@ -32,14 +32,6 @@ Answer with one JSON object and nothing else, the 0 replaced by the number of th
 {"best": 0, "reason": "a sentence"}"""
 
 
-def choice_messages(messages: list[dict], record: str, replies: list[str]) -> list[dict]:
-    """Return what is sent; `record` is the text that an informed challenger would be shown."""
-    sections = [("RECORD", record)]
-    sections += [(f"REPLY {number}", text) for number, text in enumerate(replies, 1)]
-    closing = f"Which of the {len(replies)} replies is the best? Answer with the one JSON object."
-    return marked_messages(RUBRIC, messages, sections, closing)
-
-
 def parse_choice(text: str, replies: int) -> dict | None:
     """Return {"best": 1 to `replies`, "reason"}; None when there is any doubt."""
     answer = read_object(text, ("best",), most=replies)
@@ -54,8 +46,9 @@ async def choose_reply(
 ) -> tuple[str, dict]:
     """Ask for blind replies, then for the best; return it and how it was made. Raises ItemFailed.
 
-    Until the choice is made the answer file's meta.choosing holds all that was paid for. The
-    replies are asked for one by one: from the second on the chat is in the provider's cache.
+    `record` is the text that an informed challenger would be shown. Until the choice is made the
+    answer file's meta.choosing holds all that was paid for. The replies are asked for one by one:
+    from the second on the chat is in the provider's cache.
     """
     messages = answer["messages"]
     meta = answer["meta"]
@@ -113,7 +106,11 @@ async def choose_reply(
         def problem(text: str) -> str | None:
             return None if parse_choice(text, len(replies)) else "not one JSON object with a choice"
 
-        prompt = choice_messages(messages, record, replies)
+        sections = [(f"REPLY {number}", text) for number, text in enumerate(replies, 1)]
+        closing = (
+            f"Which of the {len(replies)} replies is the best? Answer with the one JSON object."
+        )
+        prompt = marked_messages(RUBRIC, messages, [("RECORD", record), *sections], closing)
         answered = await ask("choices", len(choosing["choices"]), prompt, problem)
         if answered["dropped"]:
             raise ItemFailed("the choice cannot be read", answered["dropped"])
