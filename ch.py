@@ -139,7 +139,8 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
         if refused:
             rejected["protocol"] += 1
             return f"protocol: {refused}"
-        kinds = kinds_of(find_leaks(text, chat, record)) if shown else []
+        hits = find_leaks(text, chat, record) if shown else []
+        kinds = sorted({hit["kind"] for hit in hits})
         rejected.update(kinds)
         refused = "; ".join(TOLD[kind] for kind in kinds)
         return f"leak ({', '.join(kinds)})" if kinds else None
@@ -175,15 +176,11 @@ def audit(answer: dict, chat: Chat, record: dict) -> None:
         hits = find_leaks(answer[side], chat, record)
         meta[side]["leaks"] = {"version": AUDIT_VERSION, "hits": hits}
     refused = protocol_problem(answer["challenger"], answer["messages"]) or ""
-    kinds = kinds_of(meta["challenger"]["leaks"]["hits"])
+    kinds = sorted({hit["kind"] for hit in hits})  # of the challenger's
     if kinds and meta["challenger"].get("prompt_version") not in BLIND:
         refused = f"leak ({', '.join(kinds)})"
     meta["challenger"]["refused"] = refused
     meta["audit"] = audit_mark(answer)
-
-
-def kinds_of(hits: list[dict]) -> list[str]:
-    return sorted({hit["kind"] for hit in hits})
 
 
 def audit_mark(answer: dict) -> dict:
@@ -192,9 +189,7 @@ def audit_mark(answer: dict) -> dict:
     return {"version": AUDIT_VERSION, "sha": digest(sha["chat"], sha["king"], sha["challenger"])}
 
 
-def find_pending(
-    files: dict[str, Path], generate: Generate, redo_refused: bool, write: bool, tally: Tally
-) -> list[str]:
+def find_pending(files: dict[str, Path], generate: Generate, flags, tally: Tally) -> list[str]:
     """List the turns that need a challenger; audit again those whose audit is out of date.
 
     An instance that was excluded after its king was written gets none.
@@ -207,11 +202,11 @@ def find_pending(
                 raise BadFile(path, "no king in it")
             if answer["challenger"] and answer["meta"].get("audit") != audit_mark(answer):
                 audit(answer, Chat(answer["messages"]), turns.record_of(answer["instance_id"]))
-                if write:
+                if not flags.dry_run:
                     write_json(path, answer)
             refused = answer["meta"]["challenger"].get("refused")
             reason = "already filled"
-            if not answer["challenger"] or (refused and redo_refused):
+            if not answer["challenger"] or (refused and flags.redo_refused):
                 record = turns.record_of(answer["instance_id"])  # without one the turn fails here
                 reason = turns.exclusion_reason(record, generate.max_record_chars)
             elif refused:
@@ -221,7 +216,7 @@ def find_pending(
             else:
                 pending.append(stem)
         except BadFile as bad:
-            turns.set_aside(bad, "king.py asks for it again", write)
+            turns.set_aside(bad, "king.py asks for it again", not flags.dry_run)
             tally.fail(stem, "torn answer file: run king.py again", str(bad))
         except ItemFailed as failure:
             tally.fail(stem, failure.kind, failure.detail)
@@ -256,7 +251,7 @@ def main() -> int:
 
     lock = nullcontext() if flags.dry_run else lock_folders(held, "ch", flags.shard)
     with lock:
-        pending = find_pending(files, generate, flags.redo_refused, not flags.dry_run, tally)
+        pending = find_pending(files, generate, flags, tally)
         pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
         if flags.dry_run:
             prompts = (p for stem in pending for p in prompts_ahead(files[stem], generate))

@@ -51,22 +51,20 @@ def peeks(commands: list[Command], chat_text: str, record: Record) -> list[str]:
     tops = {folder.split("/")[0] for folder in folders if "/" in folder}
     # The project and its top folders are named as packages are.
     names = {record.repo.rsplit("/", 1)[-1], *(tops - word_list("no package"))} - {""}
-    copies = _copies(frozenset(name.lower().replace("_", "-") for name in names))
+    copy, registry_page = _copies(frozenset(name.lower().replace("_", "-") for name in names))
+    fetchers = word_list("installers") | word_list("network")
     found = []
     for command in commands:
         text = " ".join([*command.argv, *command.heredocs]).lower()
-        asked = re.findall(r"[\w-]+", text)
-        by_network = not (word_list("installers") | word_list("network")).isdisjoint(asked)
-        on_forge = record.repo in text and any(forge in text for forge in word_list("forges"))
-        if (
-            any(map(_GIT_FILES.search, command.argv))
-            or command.program == "git"
-            and _looks_at_other_commits(command, chat_text)
-            or any(pattern.search(text.replace("_", "-")) for pattern in copies[: 1 + by_network])
-            or by_network
-            and record.repo
-            and on_forge
-        ):
+        plain = text.replace("_", "-")
+        peeks_here = any(map(_GIT_FILES.search, command.argv)) or copy.search(plain)
+        if command.program == "git":
+            peeks_here = peeks_here or _looks_at_other_commits(command, chat_text)
+        if not fetchers.isdisjoint(re.findall(r"[\w-]+", text)):
+            on_forge = any(forge in text for forge in word_list("forges"))
+            its_page = record.repo and record.repo in text and on_forge
+            peeks_here = peeks_here or its_page or registry_page.search(plain)
+        if peeks_here:
             found.append(" ".join(command.argv)[:200])
     return found
 

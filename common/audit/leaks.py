@@ -20,7 +20,6 @@ from common.audit.texts import (
     Record,
     Reply,
     base_name,
-    name_parts,
     read_record,
     same_file,
     spoken_lines,
@@ -131,12 +130,13 @@ def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
 def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
     """Find the record's names in the reply, but for those that it may have made up."""
     for name in sorted(record.names & reply.names):
-        parts = name_parts(name)
+        # get, http and url of `getHTTPUrl`, `get_http_url` and `get-http-url` alike
+        parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
         if not telling or squeeze(name) in chat.squeezed:
             continue
         made_up = reply.only_guesses(name) or name in reply.defined
-        if made_up and all(part in chat.lower for part in parts):
+        if made_up and all(part.lower() in chat.lower for part in parts):
             continue
         files = record.defined.get(name, ())
         if any(_named(path, reply.said) and _named(path, chat.text) for path in files):
@@ -184,7 +184,7 @@ def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str,
     text = " ".join(reply.text.split())[:_MOST_CHARS]
     phrases = [match[0] for pattern in _wordings() for match in pattern.finditer(text)]
     found = []
-    for phrase in dict.fromkeys(phrases):
+    for phrase in list(dict.fromkeys(phrases))[:_MOST]:
         if not re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower):
             found.append(phrase)
     numbers = _NUMBER.findall(text)

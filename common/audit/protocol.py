@@ -47,7 +47,7 @@ def format_problem(reply: str) -> str | None:
     """Tell why this text is no reply at all (empty, raw tokens, reasoning left in, cut off)."""
     if not reply or not reply.strip():
         return "the reply is empty"
-    if _RAW_TOKEN.search(reply):
+    if "<" in reply and _RAW_TOKEN.search(reply):
         return "the reply holds raw tool-call or chat-template tokens"
     if mark := reasoning_left(reply):
         return f"the reply holds reasoning marked {mark}"

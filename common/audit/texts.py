@@ -54,11 +54,6 @@ def token_triples(text: str) -> set[tuple[str, str, str]]:
     return set(zip(tokens, tokens[1:], tokens[2:], strict=False))
 
 
-def name_parts(name: str) -> list[str]:
-    """Return ["get", "http", "url"] for `getHTTPUrl`, `get_http_url` and `get-http-url` alike."""
-    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
-
-
 def base_name(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
@@ -90,7 +85,7 @@ def spoken_lines(text: str) -> list[tuple[str, int, int]]:
 class Reply:
     """One reply: its prose, its commands, and all that they name."""
 
-    def __init__(self, text: str, fence: str = "bash"):
+    def __init__(self, text: str, fence: str):
         script = "\n".join(bash_blocks(text, fence))
         self.commands, self.named = expand_script(script)
         self.text = text
