@@ -87,10 +87,10 @@ async def choose_reply(
     fit = {}
     for candidate in choosing["candidates"]:
         text = candidate["text"]
-        problem = protocol_problem(text, messages) or ""
+        lack = protocol_problem(text, messages) or ""
         if text == answer["king"]:
-            problem = "equal to the king"
-        candidate["dropped"] = candidate["dropped"] or problem
+            lack = "equal to the king"
+        candidate["dropped"] = candidate["dropped"] or lack
         if not candidate["dropped"]:
             fit[text] = candidate
     replies = sorted(fit, key=digest)  # an order that favours none
