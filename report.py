@@ -30,6 +30,8 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
 import gc
 import os
+from collections.abc import Iterator
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
@@ -41,15 +43,19 @@ from common.report.advice import drop_words
 from common.report.card import CARD, dataset_card, stated_licence
 from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
-from common.report.left_out import fail_torn, huge_pr_page, read_left_out
-from common.report.outputs import put, written_anew
+from common.report.left_out import LeftOut, fail_torn, huge_pr_page, read_left_out
+from common.report.outputs import in_processes, written_anew
 from common.report.report_page import Facts, page_lines, report_page
-from common.report.rows import Turn, read_turn, turns_csv
-from common.report.turns_page import Page
+from common.report.rows import Row, Turn, read_turn, turns_csv
+from common.report.turns_page import MOST_TURNS, Page, PageTurns, turn_data
 from common.report.writers import Writers
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
+
+TURNS_A_PART = 50  # that a process reads before it hands them on
+TURNS_A_PROCESS = 250  # with fewer another one does not pay
+MOST_PROCESSES = 4
 
 
 def main() -> int:
@@ -64,9 +70,10 @@ def main() -> int:
     stems = find_stems(flags.limit)
     folders = ["report"] if flags.limit else ["report", *BUCKETS]
     with files.lock_folders([Path(folder) for folder in folders], "report"):
-        page = Page(len(stems))
+        page = Page()
         quarantined: list[Path] = []  # where foreign files lie that stood in the way
         facts = read_run(stems, config, flags.limit, tally, page, quarantined)
+        made = {}
         fates = {}
         licence_is_stated = True
         if not flags.limit:
@@ -76,16 +83,17 @@ def main() -> int:
             export_training(facts.rows, facts.export)
             fates = facts.export.fates
             licence_is_stated = stated_licence()["license"] != "unknown"
-            card = files.clean_text(dataset_card(facts)).encode()
-            with written_anew(CARD) as file:
-                file.write(card)
+            made[CARD] = dataset_card(facts)
         judges = list(facts.duel["judges"])
-        put("report/turns.csv", turns_csv(facts.rows, judges, fates))
-        put("report/hugePR.md", huge_pr_page(facts.left_out, facts.rows))
-        put("report/report.md", report_page(facts, licence_is_stated))
+        unshown = sum(row.challenger_chars > 0 for row in facts.rows[MOST_TURNS:])
         title = f"Challenger against {facts.opponent}: {facts.verdict}"
-        lines = page_lines(facts, page.left_out)
-        put("report/turns.html", page.html(title, lines, judges, fates))
+        made["report/turns.csv"] = turns_csv(facts.rows, judges, fates)
+        made["report/hugePR.md"] = huge_pr_page(facts.left_out, facts.rows)
+        made["report/report.md"] = report_page(facts, licence_is_stated)
+        made["report/turns.html"] = page.html(title, page_lines(facts, unshown), judges, fates)
+        for path, text in made.items():
+            with written_anew(path) as file:
+                file.write(files.clean_text(text).encode())
         tally.write_failed("report")
     return show_tally(facts, quarantined, tally)
 
@@ -116,10 +124,7 @@ def read_run(
     page: Page,
     quarantined: list[Path],
 ) -> Facts:
-    """Read all that this stage speaks of, each turn once: what needs its texts is written at once.
-
-    Torn files are failures of the tally.
-    """
+    """Read all that this stage speaks of. Torn files are failures of the tally."""
     duel = {}
     plan = {}
     try:
@@ -131,20 +136,23 @@ def read_run(
     except BadFile as bad:
         fail_torn(tally, "_plan", "prompt.py", bad)
     left_out = read_left_out(plan, config, tally)
-    folders = turns.answer_folders()
     rows = []
     writers = Writers()
     gc.disable()  # what is read holds no cycles: to look for some costs a tenth of the time
-    progress = Progress(len(stems), "reading")
-    for stem in stems:
-        turn = read_turn(stem, _find_answer(stem, folders), left_out, tally)
-        rows.append(turn.row)
-        writers.add(turn)
-        page.add_turn(turn)
-        if not limit:
-            quarantined += sort_into_bucket(turn)
-        progress.update(failed=len(tally.failed))
-    progress.close()
+    parts = [stems[at : at + TURNS_A_PART] for at in range(0, len(stems), TURNS_A_PART)]
+    read = partial(read_turns, shown=set(stems[:MOST_TURNS]), left_out=left_out, limit=limit)
+    processes = min(MOST_PROCESSES, os.cpu_count() or 1, len(stems) // TURNS_A_PROCESS)
+    with in_processes(read, parts, processes) as results:
+        progress = Progress(len(stems), "reading")
+        for part in results:
+            rows += part.rows
+            writers.update(part.writers)
+            page.update(part.page)
+            quarantined += part.quarantined
+            for torn in part.torn:
+                fail_torn(tally, *torn)
+            progress.update(len(part.rows), failed=len(tally.failed))
+        progress.close()
     gc.enable()
     labels = read_labels()
     agreement = compare_labels(labels, rows) if labels else None
@@ -152,10 +160,37 @@ def read_run(
     return Facts(rows, writers, left_out, duel, plan, config, limit, agreement, torn)
 
 
+@dataclass
+class Part:
+    """What is kept of some turns that were read together."""
+
+    rows: list[Row]
+    writers: Writers
+    page: PageTurns
+    torn: list[tuple[str, str, str]]  # stem, stage that mends it, what is wrong
+    quarantined: list[Path]
+
+
+def read_turns(stems: list[str], shown: set[str], left_out: LeftOut, limit: int | None) -> Part:
+    """Read some turns, each once: what needs its texts is made at once, for `shown` the page's."""
+    folders = turns.answer_folders()
+    part = Part([], Writers(), PageTurns(len(shown)), [], [])
+    for stem in stems:
+        turn = read_turn(stem, _find_answer(stem, folders), left_out)
+        part.rows.append(turn.row)
+        part.writers.add(turn)
+        if turn.row.challenger_chars and stem in shown:
+            part.page.add(*turn_data(turn))
+        if turn.mended_by:
+            part.torn.append((stem, turn.mended_by, turn.row.why))
+        if not limit:
+            part.quarantined += sort_into_bucket(turn)
+    return part
+
+
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
     """Return the answer file of a turn; of several folders see `first_filled`."""
-    folders = turns.answer_folders() if folders is None else folders
-    paths = [folder / f"{stem}.json" for folder in folders]
+    paths = [folder / f"{stem}.json" for folder in folders or turns.answer_folders()]
     paths = [path for path in paths if path.is_file()]
     return turns.first_filled(paths) if paths else None
 
@@ -163,17 +198,22 @@ def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
 # ---------------------------------------------------------------------------------------- buckets
 
 
-def export_to(bucket: str, turn: Turn) -> list[Path]:
+def export_to(bucket: str, turn: Turn) -> Iterator[Path]:
     """Copy a turn's answer into a bucket, with score, metrics and reason.
 
-    Return where a foreign file lies now that stood in its way.
+    Give where a foreign file lies now that stood in its way.
     """
     row = turn.row
     reason = f"Held back from final/: {row.unfit}. {row.reason}" if row.held_back else row.reason
     judged = {"score": row.score, "metrics": row.metrics, "reason": reason}
     copy = files.json_bytes({**turn.answer, **judged})
-    quarantined = put(Path(bucket, f"{row.stem}.json"), copy, is_ours=is_bucket_copy)
-    return [quarantined] if quarantined else []
+    path = Path(bucket, f"{row.stem}.json")
+    if path.exists():
+        if path.read_bytes() == copy:
+            return
+        if not is_bucket_copy(path):
+            yield files.quarantine(path)
+    files.write_bytes(path, copy, durable=False)
 
 
 export_final = partial(export_to, "final")  # what the panel reliably prefers
@@ -189,7 +229,7 @@ def sort_into_bucket(turn: Turn) -> list[Path]:
     answer is gone or torn stays: it may be the last.
     """
     row = turn.row
-    quarantined = EXPORTS[row.bucket](turn) if row.bucket else []
+    quarantined = list(EXPORTS[row.bucket](turn)) if row.bucket else []
     for name in BUCKETS:
         path = f"{name}/{row.stem}.json"
         is_there = name != row.bucket and turn.answer and os.path.exists(path)
