@@ -30,8 +30,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
 import gc
 import os
-from collections.abc import Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -53,8 +52,9 @@ from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
 
-TURNS_A_PART = 50  # that a process reads before it hands them on
-TURNS_A_PROCESS = 250  # with fewer another one does not pay
+# Of each process that reads: what it hands on at once, the fewest that pay for it, how many.
+TURNS_A_PART = 50
+TURNS_A_PROCESS = 250
 MOST_PROCESSES = 4
 
 
@@ -70,9 +70,8 @@ def main() -> int:
     stems = find_stems(flags.limit)
     folders = ["report"] if flags.limit else ["report", *BUCKETS]
     with files.lock_folders([Path(folder) for folder in folders], "report"):
-        page = Page()
-        quarantined: list[Path] = []  # where foreign files lie that stood in the way
-        facts = read_run(stems, config, flags.limit, tally, page, quarantined)
+        facts, page = read_run(stems, config, flags.limit, tally)
+        judges = list(facts.duel["judges"])
         made = {}
         fates = {}
         licence_is_stated = True
@@ -84,9 +83,8 @@ def main() -> int:
             fates = facts.export.fates
             licence_is_stated = stated_licence()["license"] != "unknown"
             made[CARD] = dataset_card(facts)
-        judges = list(facts.duel["judges"])
-        unshown = sum(row.challenger_chars > 0 for row in facts.rows[MOST_TURNS:])
         title = f"Challenger against {facts.opponent}: {facts.verdict}"
+        unshown = sum(row.challenger_chars > 0 for row in facts.rows[MOST_TURNS:])
         made["report/turns.csv"] = turns_csv(facts.rows, judges, fates)
         made["report/hugePR.md"] = huge_pr_page(facts.left_out, facts.rows)
         made["report/report.md"] = report_page(facts, licence_is_stated)
@@ -95,7 +93,7 @@ def main() -> int:
             with written_anew(path) as file:
                 file.write(files.clean_text(text).encode())
         tally.write_failed("report")
-    return show_tally(facts, quarantined, tally)
+    return show_tally(facts, tally)
 
 
 # ------------------------------------------------------------------------------------------ turns
@@ -104,27 +102,20 @@ def main() -> int:
 def find_stems(limit: int | None) -> list[str]:
     """Return every answered or scored turn; the first `limit` of the scored ones."""
     scored = [path.stem for path in files.turn_files("score")]
+    if not scored:
+        raise UserError("score/ holds no judged turn: run python validate.py, then this again.")
     answered = set()
     for folder in turns.answer_folders():
         answered |= {path.stem for path in files.turn_files(folder)}
-    if not scored:
-        raise UserError("score/ holds no judged turn: run python validate.py, then this again.")
     if not answered:
         raise UserError("answer_*/ hold no turn: put them back, or run python king.py.")
-    if limit:
-        return scored[:limit]
-    return sorted(answered.union(scored), key=natural_key)
+    return scored[:limit] if limit else sorted(answered.union(scored), key=natural_key)
 
 
 def read_run(
-    stems: list[str],
-    config: Config,
-    limit: int | None,
-    tally: Tally,
-    page: Page,
-    quarantined: list[Path],
-) -> Facts:
-    """Read all that this stage speaks of. Torn files are failures of the tally."""
+    stems: list[str], config: Config, limit: int | None, tally: Tally
+) -> tuple[Facts, Page]:
+    """Read all that this stage speaks of. What is torn is a failure of the tally."""
     duel = {}
     plan = {}
     try:
@@ -138,54 +129,47 @@ def read_run(
     left_out = read_left_out(plan, config, tally)
     rows = []
     writers = Writers()
-    gc.disable()  # what is read holds no cycles: to look for some costs a tenth of the time
+    page = Page()
+    shown = set(stems[:MOST_TURNS])
+    read = partial(read_turns, shown=shown, left_out=left_out, to_buckets=not limit)
     parts = [stems[at : at + TURNS_A_PART] for at in range(0, len(stems), TURNS_A_PART)]
-    read = partial(read_turns, shown=set(stems[:MOST_TURNS]), left_out=left_out, limit=limit)
     processes = min(MOST_PROCESSES, os.cpu_count() or 1, len(stems) // TURNS_A_PROCESS)
+    gc.disable()  # what is read holds no cycles: to look for some costs a tenth of the time
     with in_processes(read, parts, processes) as results:
         progress = Progress(len(stems), "reading")
-        for part in results:
-            rows += part.rows
-            writers.update(part.writers)
-            page.update(part.page)
-            quarantined += part.quarantined
-            for torn in part.torn:
-                fail_torn(tally, *torn)
-            progress.update(len(part.rows), failed=len(tally.failed))
+        for part_rows, part_writers, part_page in results:
+            rows += part_rows
+            writers.update(part_writers)
+            page.update(part_page)
+            for row in part_rows:
+                if row.mended_by:
+                    fail_torn(tally, row.stem, row.mended_by, row.why)
+            progress.update(len(part_rows), failed=len(tally.failed))
         progress.close()
     gc.enable()
     labels = read_labels()
     agreement = compare_labels(labels, rows) if labels else None
     torn = {row["mended_by"] for row in tally.failed}
-    return Facts(rows, writers, left_out, duel, plan, config, limit, agreement, torn)
+    return Facts(rows, writers, left_out, duel, plan, config, limit, agreement, torn), page
 
 
-@dataclass
-class Part:
-    """What is kept of some turns that were read together."""
-
-    rows: list[Row]
-    writers: Writers
-    page: PageTurns
-    torn: list[tuple[str, str, str]]  # stem, stage that mends it, what is wrong
-    quarantined: list[Path]
-
-
-def read_turns(stems: list[str], shown: set[str], left_out: LeftOut, limit: int | None) -> Part:
-    """Read some turns, each once: what needs its texts is made at once, for `shown` the page's."""
+def read_turns(
+    stems: list[str], shown: set[str], left_out: LeftOut, to_buckets: bool
+) -> tuple[list[Row], Writers, PageTurns]:
+    """Read some turns, each once: what needs its texts is made at once, the page's of `shown`."""
     folders = turns.answer_folders()
-    part = Part([], Writers(), PageTurns(len(shown)), [], [])
+    rows = []
+    writers = Writers()
+    page = PageTurns(len(shown))
     for stem in stems:
         turn = read_turn(stem, _find_answer(stem, folders), left_out)
-        part.rows.append(turn.row)
-        part.writers.add(turn)
+        rows.append(turn.row)
+        writers.add(turn)
         if turn.row.challenger_chars and stem in shown:
-            part.page.add(*turn_data(turn))
-        if turn.mended_by:
-            part.torn.append((stem, turn.mended_by, turn.row.why))
-        if not limit:
-            part.quarantined += sort_into_bucket(turn)
-    return part
+            page.add(*turn_data(turn))
+        if to_buckets:
+            sort_into_bucket(turn)
+    return rows, writers, page
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
@@ -198,11 +182,8 @@ def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
 # ---------------------------------------------------------------------------------------- buckets
 
 
-def export_to(bucket: str, turn: Turn) -> Iterator[Path]:
-    """Copy a turn's answer into a bucket, with score, metrics and reason.
-
-    Give where a foreign file lies now that stood in its way.
-    """
+def export_to(bucket: str, turn: Turn) -> None:
+    """Copy a turn's answer into a bucket, with score, metrics and reason."""
     row = turn.row
     reason = f"Held back from final/: {row.unfit}. {row.reason}" if row.held_back else row.reason
     judged = {"score": row.score, "metrics": row.metrics, "reason": reason}
@@ -212,7 +193,7 @@ def export_to(bucket: str, turn: Turn) -> Iterator[Path]:
         if path.read_bytes() == copy:
             return
         if not is_bucket_copy(path):
-            yield files.quarantine(path)
+            row.aside = files.quarantine(path)
     files.write_bytes(path, copy, durable=False)
 
 
@@ -222,35 +203,33 @@ export_defeat = partial(export_to, "defeat")  # the rest of what was judged
 EXPORTS = {"final": export_final, "refined": export_refined, "defeat": export_defeat}
 
 
-def sort_into_bucket(turn: Turn) -> list[Path]:
-    """Put a turn into its bucket and take it out of the others; return as `export_to` does.
+def sort_into_bucket(turn: Turn) -> None:
+    """Put a turn into its bucket and take it out of the others.
 
     In this order: a kill leaves it in two, for the next run to fix, and never in none. A copy whose
     answer is gone or torn stays: it may be the last.
     """
     row = turn.row
-    quarantined = list(EXPORTS[row.bucket](turn)) if row.bucket else []
+    if row.bucket:
+        EXPORTS[row.bucket](turn)
     for name in BUCKETS:
         path = f"{name}/{row.stem}.json"
         is_there = name != row.bucket and turn.answer and os.path.exists(path)
         if is_there and is_bucket_copy(Path(path)):
             os.unlink(path)
-    return quarantined
 
 
 def is_bucket_copy(path: Path) -> bool:
     """Tell whether a file is a copy that this stage wrote, by what it holds."""
-    try:
-        files.read_json(path, (*turns.ANSWER_KEYS, "score", "metrics", "reason"))
-    except (BadFile, OSError):
-        return False
-    return True
+    with suppress(BadFile, OSError):
+        return bool(files.read_json(path, (*turns.ANSWER_KEYS, "score", "metrics", "reason")))
+    return False
 
 
 # ------------------------------------------------------------------------------------------ tally
 
 
-def show_tally(facts: Facts, quarantined: list[Path], tally: Tally) -> int:
+def show_tally(facts: Facts, tally: Tally) -> int:
     """Print what was done and what to run next; return the exit code."""
     tally.done = len(facts.parsed)
     for status, step in facts.next_step.items():
@@ -265,8 +244,8 @@ def show_tally(facts: Facts, quarantined: list[Path], tally: Tally) -> int:
         filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
         lines.append("buckets " + ", ".join(filled))
         lines.append("export  " + export_text(facts.export).replace("\n", "\n          "))
-    for path in quarantined:
-        lines.append(f"aside   {path} was in the way and is not ours")
+    aside = [row.aside for row in facts.rows if row.aside]
+    lines += [f"aside   {path} was in the way and is not ours" for path in aside]
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
     lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
     if facts.drop:

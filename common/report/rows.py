@@ -20,7 +20,6 @@ from common.report.markdown import Markdown, shown, written
 from common.turns import OPPONENT, SIDES, Status, bucket, chat_digest, read_answer, read_score
 
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
-COMMAND_CHARS = 200  # of the command that a row keeps
 
 
 @dataclass(eq=False, slots=True)
@@ -32,6 +31,8 @@ class Row:
     status: Status = Status.NO_ANSWER
     bucket: str | None = None
     why: str = ""  # why it is in that bucket, or has that status
+    mended_by: str = ""  # the stage that makes its torn file again
+    aside: Path | None = None  # where a foreign file lies that stood in its bucket's way
     # Of the answer:
     instance_id: str = ""
     repo: str = ""
@@ -42,7 +43,7 @@ class Row:
     prompt_tokens: int = 0
     tokens_from: str = ""  # "usage": what the provider said; "guess": CHARS_PER_TOKEN
     style: str = ""  # what kind of action the challenger takes
-    command: str = ""  # what the challenger would run, cut
+    command: str = ""  # what the challenger would run, its first 200 characters
     step: int = 0  # 1 = the first reply of its trajectory
     # By audited side each hit's kind; those of a "chosen" challenger, which are no leaks, apart.
     leaks: dict[str, list[str]] = field(default_factory=dict)
@@ -104,7 +105,6 @@ class Turn(NamedTuple):
     answer: dict | None = None  # None: there is none, or it is torn
     score: dict | None = None  # None: not judged, or before its texts changed
     verdicts: Sequence[dict] = ()  # all on file: of older texts, settings and panels, too
-    mended_by: str = ""  # the stage that makes its torn file again; row.why says what is wrong
 
 
 def read_turn(stem: str, path: Path | None, left_out: LeftOut) -> Turn:
@@ -115,7 +115,6 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut) -> Turn:
     answer = None
     score = None
     verdicts = []
-    mended_by = ""
     try:
         answer = read_answer(path)
         if answer["challenger"]:
@@ -128,7 +127,7 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut) -> Turn:
     except BadFile as bad:
         row.status = Status.BROKEN
         row.why = str(bad)
-        mended_by = "validate.py" if answer else "king.py"
+        row.mended_by = "validate.py" if answer else "king.py"
     if answer:
         enter_answer(row, answer, left_out)
     if score:
@@ -146,7 +145,7 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut) -> Turn:
     if row.excluded and row.status not in (Status.PARSED, Status.BROKEN):
         row.status = Status.EXCLUDED
         row.why = row.excluded
-    return Turn(row, answer, score, verdicts, mended_by)
+    return Turn(row, answer, score, verdicts)
 
 
 def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
@@ -182,7 +181,7 @@ def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
         fence = fence_of(messages)
         row.doubt = {side: count_doubt(answer[key]) for key, side in SIDES.items()}
         row.style = action_style(challenger, fence)
-        row.command = " ; ".join(bash_blocks(challenger, fence))[:COMMAND_CHARS]
+        row.command = " ; ".join(bash_blocks(challenger, fence))[:200]
         row.protocol_problem = protocol_problem(challenger, messages) or ""
 
 
