@@ -38,13 +38,12 @@ from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.config import Config, load_config
 from common.files import BadFile, UserError, natural_key
-from common.report.advice import drop_words
 from common.report.card import CARD, dataset_card, stated_licence
 from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
 from common.report.left_out import LeftOut, fail_torn, huge_pr_page, read_left_out
 from common.report.outputs import in_processes, written_anew
-from common.report.report_page import Facts, page_lines, report_page
+from common.report.report_page import Facts, drop_words, page_lines, report_page
 from common.report.rows import Row, Turn, read_turn, turns_csv
 from common.report.turns_page import MOST_TURNS, Page, PageTurns, turn_data
 from common.report.writers import Writers

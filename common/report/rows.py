@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from common.audit.doubt import count_doubt
-from common.audit.protocol import bash_blocks, fence_of, protocol_problem
+from common.audit.protocol import fence_of, protocol_problem
 from common.audit.styles import action_style
 from common.config import METRICS
 from common.files import BadFile, digest
@@ -43,7 +43,6 @@ class Row:
     prompt_tokens: int = 0
     tokens_from: str = ""  # "usage": what the provider said; "guess": CHARS_PER_TOKEN
     style: str = ""  # what kind of action the challenger takes
-    command: str = ""  # what the challenger would run, its first 200 characters
     step: int = 0  # 1 = the first reply of its trajectory
     # By audited side each hit's kind; those of a "chosen" challenger, which are no leaks, apart.
     leaks: dict[str, list[str]] = field(default_factory=dict)
@@ -178,10 +177,8 @@ def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
         if hits is not None:
             row.leaks[name] = [str(hit.get("kind")) for hit in hits]
     if challenger:
-        fence = fence_of(messages)
         row.doubt = {side: count_doubt(answer[key]) for key, side in SIDES.items()}
-        row.style = action_style(challenger, fence)
-        row.command = " ; ".join(bash_blocks(challenger, fence))[:200]
+        row.style = action_style(challenger, fence_of(messages))
         row.protocol_problem = protocol_problem(challenger, messages) or ""
 
 
