@@ -332,8 +332,6 @@ def test_validation_never_takes_the_last_repo_of_train(tmp_path, repos):
 
 def test_a_kill_leaves_nothing_half_written_beside_the_training_files(tmp_path):
     make_run(tmp_path, [FINAL] * 150, instances=150)
-    (tmp_path / "export").mkdir()
-    (tmp_path / "export/.sft-train.jsonl.tmp").write_text("{")  # of an older version
     process = start("report.py", cwd=tmp_path)
     while process.poll() is None and not list(tmp_path.glob("report/.sft-train*.tmp")):
         time.sleep(0.001)

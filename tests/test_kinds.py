@@ -189,8 +189,10 @@ def test_kinds_come_out_as_planted(tmp_path):
     assert hits == {"chosen"} and not any(int(row["leak_hits"]) for row in rows)
     assert all(row["king_doubt"] and row["challenger_doubt"] for row in rows)
     card = read(tmp_path / "export/README.md")
-    assert "that a look at the task's hidden PR record chose" in card
-    assert "in 100 words of THOUGHT" in card
+    assert (
+        "that a look at the task's hidden PR record chose" in card
+        and "in 100 words of THOUGHT" in card
+    )
     sft = [json.loads(line) for line in read(tmp_path / "export/sft-train.jsonl").splitlines()]
     distinct = {row["stem"]: int(row["candidates_distinct"]) for row in rows}
     assert sft and all(row["candidates_distinct"] == distinct[row["stem"]] for row in sft)
