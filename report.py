@@ -30,6 +30,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
 import gc
 import os
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -37,19 +38,23 @@ from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.config import Config, load_config
 from common.files import BadFile, UserError, natural_key
-from common.report.advice import drop_words
 from common.report.card import CARD, dataset_card, stated_licence
 from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
-from common.report.left_out import fail_torn, huge_pr_page, read_left_out
-from common.report.outputs import put, written_anew
-from common.report.report_page import Facts, page_lines, report_page
-from common.report.rows import Turn, read_turn, turns_csv
-from common.report.turns_page import Page
+from common.report.left_out import LeftOut, fail_torn, huge_pr_page, read_left_out
+from common.report.outputs import in_processes, written_anew
+from common.report.report_page import Facts, drop_words, page_lines, report_page
+from common.report.rows import Row, Turn, read_turn, turns_csv
+from common.report.turns_page import MOST_TURNS, Page, PageTurns, turn_data
 from common.report.writers import Writers
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
+
+# Of each process that reads: what it hands on at once, the fewest that pay for it, how many.
+TURNS_A_PART = 50
+TURNS_A_PROCESS = 250
+MOST_PROCESSES = 4
 
 
 def main() -> int:
@@ -64,9 +69,9 @@ def main() -> int:
     stems = find_stems(flags.limit)
     folders = ["report"] if flags.limit else ["report", *BUCKETS]
     with files.lock_folders([Path(folder) for folder in folders], "report"):
-        page = Page(len(stems))
-        quarantined: list[Path] = []  # where foreign files lie that stood in the way
-        facts = read_run(stems, config, flags.limit, tally, page, quarantined)
+        facts, page = read_run(stems, config, flags.limit, tally)
+        judges = list(facts.duel["judges"])
+        made = {}
         fates = {}
         licence_is_stated = True
         if not flags.limit:
@@ -76,18 +81,18 @@ def main() -> int:
             export_training(facts.rows, facts.export)
             fates = facts.export.fates
             licence_is_stated = stated_licence()["license"] != "unknown"
-            card = files.clean_text(dataset_card(facts)).encode()
-            with written_anew(CARD) as file:
-                file.write(card)
-        judges = list(facts.duel["judges"])
-        put("report/turns.csv", turns_csv(facts.rows, judges, fates))
-        put("report/hugePR.md", huge_pr_page(facts.left_out, facts.rows))
-        put("report/report.md", report_page(facts, licence_is_stated))
+            made[CARD] = dataset_card(facts)
         title = f"Challenger against {facts.opponent}: {facts.verdict}"
-        lines = page_lines(facts, page.left_out)
-        put("report/turns.html", page.html(title, lines, judges, fates))
+        unshown = sum(row.challenger_chars > 0 for row in facts.rows[MOST_TURNS:])
+        made["report/turns.csv"] = turns_csv(facts.rows, judges, fates)
+        made["report/hugePR.md"] = huge_pr_page(facts.left_out, facts.rows)
+        made["report/report.md"] = report_page(facts, licence_is_stated)
+        made["report/turns.html"] = page.html(title, page_lines(facts, unshown), judges, fates)
+        for path, text in made.items():
+            with written_anew(path) as file:
+                file.write(files.clean_text(text).encode())
         tally.write_failed("report")
-    return show_tally(facts, quarantined, tally)
+    return show_tally(facts, tally)
 
 
 # ------------------------------------------------------------------------------------------ turns
@@ -96,30 +101,20 @@ def main() -> int:
 def find_stems(limit: int | None) -> list[str]:
     """Return every answered or scored turn; the first `limit` of the scored ones."""
     scored = [path.stem for path in files.turn_files("score")]
+    if not scored:
+        raise UserError("score/ holds no judged turn: run python validate.py, then this again.")
     answered = set()
     for folder in turns.answer_folders():
         answered |= {path.stem for path in files.turn_files(folder)}
-    if not scored:
-        raise UserError("score/ holds no judged turn: run python validate.py, then this again.")
     if not answered:
         raise UserError("answer_*/ hold no turn: put them back, or run python king.py.")
-    if limit:
-        return scored[:limit]
-    return sorted(answered.union(scored), key=natural_key)
+    return scored[:limit] if limit else sorted(answered.union(scored), key=natural_key)
 
 
 def read_run(
-    stems: list[str],
-    config: Config,
-    limit: int | None,
-    tally: Tally,
-    page: Page,
-    quarantined: list[Path],
-) -> Facts:
-    """Read all that this stage speaks of, each turn once: what needs its texts is written at once.
-
-    Torn files are failures of the tally.
-    """
+    stems: list[str], config: Config, limit: int | None, tally: Tally
+) -> tuple[Facts, Page]:
+    """Read all that this stage speaks of. What is torn is a failure of the tally."""
     duel = {}
     plan = {}
     try:
@@ -131,31 +126,54 @@ def read_run(
     except BadFile as bad:
         fail_torn(tally, "_plan", "prompt.py", bad)
     left_out = read_left_out(plan, config, tally)
-    folders = turns.answer_folders()
     rows = []
     writers = Writers()
+    page = Page()
+    shown = set(stems[:MOST_TURNS])
+    read = partial(read_turns, shown=shown, left_out=left_out, to_buckets=not limit)
+    parts = [stems[at : at + TURNS_A_PART] for at in range(0, len(stems), TURNS_A_PART)]
+    processes = min(MOST_PROCESSES, os.cpu_count() or 1, len(stems) // TURNS_A_PROCESS)
     gc.disable()  # what is read holds no cycles: to look for some costs a tenth of the time
-    progress = Progress(len(stems), "reading")
-    for stem in stems:
-        turn = read_turn(stem, _find_answer(stem, folders), left_out, tally)
-        rows.append(turn.row)
-        writers.add(turn)
-        page.add_turn(turn)
-        if not limit:
-            quarantined += sort_into_bucket(turn)
-        progress.update(failed=len(tally.failed))
-    progress.close()
+    with in_processes(read, parts, processes) as results:
+        progress = Progress(len(stems), "reading")
+        for part_rows, part_writers, part_page in results:
+            rows += part_rows
+            writers.update(part_writers)
+            page.update(part_page)
+            for row in part_rows:
+                if row.mended_by:
+                    fail_torn(tally, row.stem, row.mended_by, row.why)
+            progress.update(len(part_rows), failed=len(tally.failed))
+        progress.close()
     gc.enable()
     labels = read_labels()
     agreement = compare_labels(labels, rows) if labels else None
     torn = {row["mended_by"] for row in tally.failed}
-    return Facts(rows, writers, left_out, duel, plan, config, limit, agreement, torn)
+    return Facts(rows, writers, left_out, duel, plan, config, limit, agreement, torn), page
+
+
+def read_turns(
+    stems: list[str], shown: set[str], left_out: LeftOut, to_buckets: bool
+) -> tuple[list[Row], Writers, PageTurns]:
+    """Read some turns, each once: what needs its texts is made at once, the page's of `shown`."""
+    folders = turns.answer_folders()
+    rows = []
+    writers = Writers()
+    page = PageTurns(len(shown))
+    for stem in stems:
+        turn = read_turn(stem, _find_answer(stem, folders), left_out)
+        rows.append(turn.row)
+        writers.add(turn)
+        if turn.row.challenger_chars and stem in shown:
+            page.add(*turn_data(turn))
+        if to_buckets:
+            sort_into_bucket(turn)
+    return rows, writers, page
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
     """Return the answer file of a turn; of several folders see `first_filled`."""
-    folders = turns.answer_folders() if folders is None else folders
-    paths = [folder / f"{stem}.json" for folder in folders]
+    paths = [folder / f"{stem}.json" for folder in folders or turns.answer_folders()]
     paths = [path for path in paths if path.is_file()]
     return turns.first_filled(paths) if paths else None
 
@@ -163,17 +181,19 @@ def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
 # ---------------------------------------------------------------------------------------- buckets
 
 
-def export_to(bucket: str, turn: Turn) -> list[Path]:
-    """Copy a turn's answer into a bucket, with score, metrics and reason.
-
-    Return where a foreign file lies now that stood in its way.
-    """
+def export_to(bucket: str, turn: Turn) -> None:
+    """Copy a turn's answer into a bucket, with score, metrics and reason."""
     row = turn.row
     reason = f"Held back from final/: {row.unfit}. {row.reason}" if row.held_back else row.reason
     judged = {"score": row.score, "metrics": row.metrics, "reason": reason}
     copy = files.json_bytes({**turn.answer, **judged})
-    quarantined = put(Path(bucket, f"{row.stem}.json"), copy, is_ours=is_bucket_copy)
-    return [quarantined] if quarantined else []
+    path = Path(bucket, f"{row.stem}.json")
+    if path.exists():
+        if path.read_bytes() == copy:
+            return
+        if not is_bucket_copy(path):
+            row.aside = files.quarantine(path)
+    files.write_bytes(path, copy, durable=False)
 
 
 export_final = partial(export_to, "final")  # what the panel reliably prefers
@@ -182,35 +202,33 @@ export_defeat = partial(export_to, "defeat")  # the rest of what was judged
 EXPORTS = {"final": export_final, "refined": export_refined, "defeat": export_defeat}
 
 
-def sort_into_bucket(turn: Turn) -> list[Path]:
-    """Put a turn into its bucket and take it out of the others; return as `export_to` does.
+def sort_into_bucket(turn: Turn) -> None:
+    """Put a turn into its bucket and take it out of the others.
 
     In this order: a kill leaves it in two, for the next run to fix, and never in none. A copy whose
     answer is gone or torn stays: it may be the last.
     """
     row = turn.row
-    quarantined = EXPORTS[row.bucket](turn) if row.bucket else []
+    if row.bucket:
+        EXPORTS[row.bucket](turn)
     for name in BUCKETS:
         path = f"{name}/{row.stem}.json"
         is_there = name != row.bucket and turn.answer and os.path.exists(path)
         if is_there and is_bucket_copy(Path(path)):
             os.unlink(path)
-    return quarantined
 
 
 def is_bucket_copy(path: Path) -> bool:
     """Tell whether a file is a copy that this stage wrote, by what it holds."""
-    try:
-        files.read_json(path, (*turns.ANSWER_KEYS, "score", "metrics", "reason"))
-    except (BadFile, OSError):
-        return False
-    return True
+    with suppress(BadFile, OSError):
+        return bool(files.read_json(path, (*turns.ANSWER_KEYS, "score", "metrics", "reason")))
+    return False
 
 
 # ------------------------------------------------------------------------------------------ tally
 
 
-def show_tally(facts: Facts, quarantined: list[Path], tally: Tally) -> int:
+def show_tally(facts: Facts, tally: Tally) -> int:
     """Print what was done and what to run next; return the exit code."""
     tally.done = len(facts.parsed)
     for status, step in facts.next_step.items():
@@ -225,8 +243,8 @@ def show_tally(facts: Facts, quarantined: list[Path], tally: Tally) -> int:
         filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
         lines.append("buckets " + ", ".join(filled))
         lines.append("export  " + export_text(facts.export).replace("\n", "\n          "))
-    for path in quarantined:
-        lines.append(f"aside   {path} was in the way and is not ours")
+    aside = [row.aside for row in facts.rows if row.aside]
+    lines += [f"aside   {path} was in the way and is not ours" for path in aside]
     lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
     lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
     if facts.drop:

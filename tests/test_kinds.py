@@ -66,8 +66,9 @@ def test_challengers_that_doubt_less_than_half_as_much_are_a_point(tmp_path, hed
     run_report(tmp_path)
     page = read(tmp_path / "report/report.md")
     assert ("**The challengers doubt little**" in page) == is_told
-    interval = ", 90 % interval over instances" if hedges else ". Nothing"
-    assert f"challenger to king **{hedges / 4:.2f}**{interval}" in page and "(–)" not in page
+    interval = r" \(.*\)\*\*, 90 % interval over instances" if hedges else r"\*\*\. Nothing"
+    assert re.search(rf"challenger to king \*\*{hedges / 4:.2f}{interval}", page)
+    assert "(–)" not in page
     assert "king 3.1" in page and "Two kinds" not in page
     assert "in 100 words of THOUGHT" in read(tmp_path / "export/README.md")
     assert {row["king_doubt"] for row in read_csv(tmp_path)} == {"3.12"}
@@ -188,7 +189,10 @@ def test_kinds_come_out_as_planted(tmp_path):
     assert hits == {"chosen"} and not any(int(row["leak_hits"]) for row in rows)
     assert all(row["king_doubt"] and row["challenger_doubt"] for row in rows)
     card = read(tmp_path / "export/README.md")
-    assert "that a look at the task's hidden PR record chose" in card and "hedges in 100" in card
+    assert (
+        "that a look at the task's hidden PR record chose" in card
+        and "in 100 words of THOUGHT" in card
+    )
     sft = [json.loads(line) for line in read(tmp_path / "export/sft-train.jsonl").splitlines()]
     distinct = {row["stem"]: int(row["candidates_distinct"]) for row in rows}
     assert sft and all(row["candidates_distinct"] == distinct[row["stem"]] for row in sft)

@@ -73,14 +73,12 @@ def test_each_value_has_one_way_to_be_written(value, form, as_written):
 def page(tmp_path, monkeypatch):
     """A function that fills in a template given as text."""
     monkeypatch.setattr(markdown, "__file__", str(tmp_path / "markdown.py"))
-    markdown._templates.cache_clear()
 
     def fill_in(text: str, **figures) -> str:
         (tmp_path / "page.md").write_text(text, encoding="utf-8")
         return fill("page.md", **figures)
 
-    yield fill_in
-    markdown._templates.cache_clear()
+    return fill_in
 
 
 def test_a_template_writes_every_value_and_stops_at_a_name_that_is_missing(page):

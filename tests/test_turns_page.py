@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from common.cli import Tally
 from common.config import METRICS
 from common.report.labels import label_sha
 from common.report.left_out import LeftOut
@@ -36,7 +35,7 @@ def test_what_the_page_is_told_of_a_turn(tmp_path, monkeypatch):
     texts = []
     for stem in stems:
         path = Path("answer_0", f"{stem}.json")
-        entry, of_turn = turn_data(read_turn(stem, path, LeftOut(200_000), Tally("report.py")))
+        entry, of_turn = turn_data(read_turn(stem, path, LeftOut(200_000)))
         entries.append(entry)
         texts.append(of_turn)
     replies = texts[0]["replies"]

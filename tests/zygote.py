@@ -33,7 +33,6 @@ PRELOAD = (
     "dotenv",
     "duckdb",
     "jinja2",
-    "pandas",
     "unidiff",
     "filelock",
     "httpcore2",

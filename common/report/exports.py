@@ -49,7 +49,6 @@ META = (
     "by_judge",
 )  # fmt: skip
 
-
 # The tool of mini-swe-agent 2, word for word: what its student is shown.
 _TAKES = {
     "type": "object",
@@ -107,7 +106,6 @@ def with_margin(tokens: int) -> int:
 
 
 def file_name(config: str, split: str) -> str:
-    """Return the name of a training file in export/."""
     return f"{config}-{split}.jsonl"
 
 
@@ -127,10 +125,15 @@ def export_training(rows: list[Row], export: Export) -> None:
         training_files = {}
         for split in SPLITS:
             for config in (*CONFIGS, "distill"):  # what is not asked for is removed
-                anew = written_anew(Path("export", file_name(config, split)))
-                training_files[config, split] = stack.enter_context(anew)
+                name = file_name(config, split)
+                training_files[name] = stack.enter_context(written_anew(Path("export", name)))
         for instance, turns in groupby(fit, key=lambda row: row.instance_id):
-            record = privileged_context(instance, export)
+            record = ""  # as ch.py shows it
+            try:
+                if export.max_patch_chars is not None:
+                    record = hidden_record(read_record(instance), export.max_patch_chars)
+            except (UserError, BadFile):  # hugePR.md names it
+                pass
             taken = []
             for row in turns:
                 answer = read_answer(row.path)
@@ -144,8 +147,9 @@ def export_training(rows: list[Row], export: Export) -> None:
                 export.fates[row.stem] = split
                 export.rows[split].append(row)
                 for config, line in training_rows(answer, row, record).items():
-                    training_files[config, split].write(json_line(line))
-                    export.lines[file_name(config, split)] += 1
+                    name = file_name(config, split)
+                    training_files[name].write(json_line(line))
+                    export.lines[name] += 1
                 if record:
                     tokens = row.total_tokens + round(len(record) / CHARS_PER_TOKEN)
                     export.teacher_tokens = max(export.teacher_tokens, tokens)
@@ -192,16 +196,6 @@ def validation_repos(repos: set[str], export: Export) -> set[str]:
 def repo_hash(repo: str) -> float:
     """Return a number from 0 to 1 that the repo's name alone decides."""
     return int.from_bytes(hashlib.sha256(repo.lower().encode()).digest()[:8], "big") / 2**64
-
-
-def privileged_context(instance_id: str, export: Export) -> str:
-    """Return the PR record as ch.py shows it; "" where it is not asked for or cannot be read."""
-    if export.max_patch_chars is None:
-        return ""
-    try:
-        return hidden_record(read_record(instance_id), export.max_patch_chars)
-    except (UserError, BadFile):  # hugePR.md names it
-        return ""
 
 
 def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:

@@ -44,8 +44,7 @@ class LeftOut:
 
 def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     """Read from plan, prompts and records what prompt.py and king.py passed over."""
-    max_record_chars = config.generate.max_record_chars
-    left_out = LeftOut(max_record_chars)
+    left_out = LeftOut(config.generate.max_record_chars)
     for name in turns.SAMPLING_LISTS:
         left_out.sampling += dicts(plan.get(name))
     for path in turn_files("prompt"):
@@ -55,7 +54,7 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
             fail_torn(tally, path.stem, "prompt.py", bad)
             continue
         for order, prompt in enumerate(prompts, 1):
-            instance = str(prompt["instance_id"] or "")
+            instance = prompt["instance_id"]
             left_out.instances[f"{path.stem}_{order}"] = instance
             left_out.repos.setdefault(instance, str(prompt.get("repo") or ""))
     prompts_of = Counter(left_out.instances.values())
@@ -67,7 +66,7 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
             left_out.rows.append({**row, "why": str(bad).split("\n")[0]})
             continue
         left_out.licences[instance] = str(record.get("license") or "")
-        row["why"] = turns.exclusion_reason(record, max_record_chars)
+        row["why"] = turns.exclusion_reason(record, left_out.max_record_chars)
         left_out.excluded[instance] = row["why"] or ""
         if row["why"]:
             row["record_chars"] = turns.record_chars(record)
@@ -77,10 +76,10 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     return left_out
 
 
-def fail_torn(tally: Tally, item: str, stage: str, bad: Exception) -> None:
+def fail_torn(tally: Tally, item: str, stage: str, what: object) -> None:
     """Count a torn or foreign file as failed; `stage` is the script that makes it again."""
     kind = f"torn or foreign file, mended by python {stage}"
-    tally.fail(item, kind, str(bad), lasting=True, mended_by=stage)
+    tally.fail(item, kind, str(what), lasting=True, mended_by=stage)
 
 
 def dicts(value: object) -> list[dict]:
@@ -91,11 +90,12 @@ def dicts(value: object) -> list[dict]:
 def huge_pr_page(left_out: LeftOut, rows: list) -> str:
     """Return hugePR.md; sizes are in characters."""
     late = [row for row in rows if row.excluded]
-    figures = {
-        "left_out": left_out,
-        "out": left_out.unanswered(rows),
-        "late": late,
-        "judged": sum(row.bucket is not None for row in late),
-        "answers": Counter(row.instance_id for row in rows if row.path),
-    }
-    return fill("hugePR.md", **figures) + "\n"
+    page = fill(
+        "hugePR.md",
+        left_out=left_out,
+        out=left_out.unanswered(rows),
+        late=late,
+        judged=sum(row.bucket is not None for row in late),
+        answers=Counter(row.instance_id for row in rows if row.path),
+    )
+    return f"{page}\n"

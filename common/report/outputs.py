@@ -1,51 +1,30 @@
-"""Files that are made from other files: written where they differ, else left alone.
-
-None is synced to disk: the next run compares it with its sources, and makes it again.
-"""
+"""How report.py writes what it makes anew, and reads in several processes at once."""
 
 from __future__ import annotations
 
 import filecmp
+import multiprocessing
 import os
-import shutil
+import signal
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
-from common.files import clean_text, quarantine, write_bytes
-
-
-def put(
-    path: Path | str, content: str | bytes, is_ours: Callable[[Path], bool] | None = None
-) -> Path | None:
-    """Write `content` unless it is there.
-
-    Where another file is there and `is_ours` denies it, rename that, and return its new path.
-    """
-    path = Path(path)
-    data = clean_text(content).encode("utf-8") if isinstance(content, str) else content
-    quarantined = None
-    if path.exists():
-        if path.read_bytes() == data:
-            return None
-        if is_ours and not is_ours(path):
-            quarantined = quarantine(path)
-    write_bytes(path, data, durable=False)
-    return quarantined
+from common.files import write_bytes
+from common.start import ENDING
 
 
 @contextmanager
-def written_anew(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write into, which replaces `path` at the end; an empty one removes it.
+def written_anew(path: Path | str) -> Iterator[BinaryIO]:
+    """Give a file to write into, which replaces `path` where it differs; an empty one removes it.
 
     Until then it lies in report/, whose lock removes what a kill left: a folder that is uploaded
-    must hold nothing half written.
+    must hold nothing half written. It is not synced: the next run makes it again.
     """
+    path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path("report", f".{path.name}.report.{os.getpid()}.tmp")
-    beside = path.with_name(f".{path.name}.tmp")  # older versions wrote here
-    beside.unlink(missing_ok=True)
     try:
         with open(temporary, "wb") as file:
             yield file
@@ -55,7 +34,57 @@ def written_anew(path: Path) -> Iterator[BinaryIO]:
             try:
                 os.replace(temporary, path)
             except OSError:  # it lies on another disk
-                shutil.copyfile(temporary, beside)
-                os.replace(beside, path)
+                write_bytes(path, temporary.read_bytes(), durable=False)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def in_processes(work: Callable, items: list, processes: int) -> Iterator[Iterator]:
+    """Give work(item) of each item, in order, made by forked processes; below two by this one.
+
+    Each sends through a pipe of its own and so is never far ahead, and ends when none reads it.
+    """
+    if processes < 2:
+        yield map(work, items)
+        return
+
+    def send(reader, writer, share: list) -> None:
+        reader.close()
+        with suppress(BrokenPipeError):
+            for item in share:
+                try:
+                    result = work(item)
+                except Exception as error:  # for this process to say
+                    result = error
+                writer.send(result)
+
+    def receive():
+        for number in range(len(items)):
+            try:
+                result = readers[number % processes].recv()
+            except EOFError:
+                raise OSError("a process of this run was killed") from None
+            if isinstance(result, Exception):
+                raise result
+            yield result
+
+    fork = multiprocessing.get_context("fork")
+    readers = []
+    workers = []
+    try:
+        signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # for good in those that are forked
+        for first in range(processes):
+            reader, writer = fork.Pipe(duplex=False)
+            share = items[first::processes]
+            workers.append(fork.Process(target=send, args=(reader, writer, share)))
+            workers[-1].start()
+            writer.close()
+            readers.append(reader)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
+        yield receive()
+    finally:
+        for reader in readers:
+            reader.close()
+        for worker in workers:
+            worker.join()

@@ -2,49 +2,56 @@
 
 from __future__ import annotations
 
-import json
 import math
-from collections import Counter, defaultdict
+import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
-from statistics import fmean
 
 import numpy as np
 
-from common.config import METRICS, Config
-from common.duel.record import LOOKS
+from common.cli import STAGES, steps_from
+from common.config import METRICS, Config, Duel
+from common.duel.record import FEWEST_READABLE, LOOKS
+from common.duel.statistics import bootstrap_bounds, rate_ratio
 from common.duel.verdicts import READING
-from common.files import natural_key
-from common.report.advice import (
-    NEXT_STEP,
-    NOT_DECIDED,
-    lengths_differ,
-    next_steps,
-    points,
-    useless_judges,
-    verdict_words,
-    waiting_prompts,
-)
 from common.report.exports import Export, export_text
-from common.report.kinds import LITTLE_DOUBT, compare_kinds, doubt
-from common.report.labels import wilson
+from common.report.labels import share_of
 from common.report.left_out import LeftOut, dicts
-from common.report.markdown import Markdown, fill
-from common.report.rows import Row
+from common.report.markdown import NOTHING, Markdown, fill, written
+from common.report.rows import Row, per_hundred
 from common.report.turns_page import MOST_TURNS
 from common.report.writers import Writers
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
 
-ENOUGH_LABELS = 60  # the page's own batch: its share of final/ is then known to some 10 points
-TURNS_TO_READ = 3
-TURNS_SHOWN = 5  # of the most disputed
+# What fixes a turn of each status, in the order in which the stages are to be run.
+NEXT_STEP = {
+    Status.NO_ANSWER: "put the answer back, or delete its score",
+    Status.BROKEN: "the stage of its folder: king.py or validate.py",
+    Status.NO_CHALLENGER: "python ch.py",
+    Status.NOT_JUDGED: "python validate.py",
+    Status.UNFINISHED: "python validate.py",
+    Status.STALE: "python validate.py",
+    Status.PARSE_FAIL: "python validate.py --retry-failed",
+}
+VERDICT_WORDS = {True: "accepted", False: "not accepted", None: "too few to tell"}
+NOT_DECIDED = "not decided"  # as the duel says where no verdict could be read
+# What is read of score/_duel.json here, and of each of its judges. Older versions lack some.
+DUEL_FIGURES = "accepted why mean_score interval alpha instances agreement kept_again second_look"
+DUEL_TABLES = "turns metrics judges leave_one_out config"
+JUDGE_FIGURES = "score parse_rate position_consistency pull equal_share"
 
-# What is read of score/_duel.json here. Older versions lack some.
-DUEL_KEYS = (
-    "accepted", "why", "mean_score", "interval", "alpha", "lcb_by_repo", "instances", "turns",
-    "agreement", "kept_again", "equal_length", "second_look",
-)  # fmt: skip
-DUEL_TABLES = ("judges", "leave_one_out", "config")
+# When a point is raised. Chosen to speak up early: a point asks for a look, no more.
+FEW_INSTANCES = 20  # below, intervals over resampled instances are rough
+LOW_PARSE_RATE = 0.95
+STEADY = 0.5  # GPT-4 in MT-Bench: 0.65; a coin among three calls: 0.33
+STRONG_BIAS = 0.15  # in one order alone, this accepts most duels between equals
+# Such a judge gives a turn 45 to 55 points on average: of three, the two others then have to give
+# it 92.5 for the 80 of final/.
+MOSTLY_DRAWS = 0.9
+# Simulated panels of alpha 0.48, 0.31 and 0.15 keep 2, 4 and 9 % of turns that are not worth it.
+LOW_AGREEMENT = 0.4
+LITTLE_DOUBT = 0.5  # hedges of challengers to a king's
 
 
 @dataclass
@@ -68,184 +75,203 @@ class Facts:
         self.statuses = Counter(row.status for row in self.rows)
         buckets = Counter(row.bucket for row in self.parsed)
         self.buckets = {name: buckets[name] for name in BUCKETS}
-        self.shares = {name: buckets[name] / (len(self.parsed) or 1) for name in BUCKETS}
         self.mode = (self.parsed or self.rows)[0].mode
         self.opponent = SIDES[OPPONENT[self.mode]]
+
+        # The verdict.
         self.has_duel = bool(self.duel)
-        self.stale = stale_reason(self) if self.has_duel and not self.limit else ""
-        known = {key: value for key, value in self.duel.items() if value is not None}
-        self.duel = {**dict.fromkeys(DUEL_KEYS), **dict.fromkeys(DUEL_TABLES, {}), **known}
-        self.generator = self.duel["config"].get("generator")
+        self.duel = {**dict.fromkeys(DUEL_FIGURES.split()), **self.duel}
+        self.duel |= {name: self.duel.get(name) or {} for name in DUEL_TABLES.split()}
+        for judge in self.duel["judges"].values():
+            for name in JUDGE_FIGURES.split():
+                judge[name] = math.nan if judge.get(name) is None else judge[name]
         self.verdict = verdict_words(self.duel) if self.has_duel else "no verdict yet"
-        if self.verdict == NOT_DECIDED:  # what older versions made of it are no figures
-            self.duel["why"] = f"{NOT_DECIDED}: no verdict could be read"
-            self.duel |= dict.fromkeys(("accepted", "mean_score", "interval", "lcb_by_repo"))
-            self.duel["leave_one_out"] = {}
-        self.drop = useless_judges(self)
+        self.stale = stale_reason(self) if self.has_duel and not self.limit else ""
+        rates = {name: judge["parse_rate"] for name, judge in self.duel["judges"].items()}
+        self.drop = {name: rate for name, rate in rates.items() if rate < FEWEST_READABLE}
+
+        # What to run next: lines from the first stage that lacks something to the last.
         self.next_step = dict(NEXT_STEP)
         if self.drop:
             self.next_step[Status.PARSE_FAIL] = "change the panel, then python validate.py"
-        self.waiting = waiting_prompts(self)
-        self.steps = next_steps(self)
-        self.sample = {}
-        for name in ("dataset", "revision", "seed"):
-            value = self.plan.get(name)
-            self.sample[name] = "not known" if value in (None, "") else str(value)
-        path = self.sample["dataset"]
-        local = path.startswith((".", "/", "~")) or path.count("/") > 1 or "*" in path
-        if local or Path(path).exists():  # its folders are nobody's business
-            self.sample["dataset"] = f"local files {Path(path).name}"
+        settled = self.left_out.stems() | {row.stem for row in self.rows if row.path}
+        prompts = [] if self.limit else self.left_out.instances
+        self.waiting = [stem for stem in prompts if stem not in settled]  # for their king
+        to_run = {step for status, step in self.next_step.items() if self.statuses[status]}
+        lacking = self.torn | {name for name in STAGES if f"python {name}" in to_run}
+        if self.waiting:
+            lacking.add("king.py")
+        if self.stale or self.drop or not self.has_duel:
+            lacking.add("validate.py")
+        steps = steps_from(min(lacking, key=STAGES.index)).splitlines() if lacking else []
+        self.steps = [Markdown(step) for step in steps]
+
+        # The sample, and what lies in its replies.
+        self.dataset = str(self.plan.get("dataset") or NOTHING)
+        is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.dataset)
+        if self.dataset != NOTHING and (not is_hub_id or Path(self.dataset).exists()):
+            self.dataset = f"local files {Path(self.dataset).name}"  # not its folders' names
         benchmarks = self.plan.get("benchmarks")
         self.benchmarks = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
         self.unchecked = [of for of in self.benchmarks if of.get("state") != "checked"]
-        sides = ("challenger", "chosen", "king")
-        self.audits = {side: leak_audit(self.rows, side) for side in sides}
-        self.kinds = Counter(row.made for row in self.rows if row.challenger_chars)
-        self.compared = compare_kinds(self.rows, self.config.duel)
+        self.audits = {}  # by side
+        for side in ("challenger", "chosen", "king"):
+            audited = [row.leaks[side] for row in self.rows if side in row.leaks]
+            kinds = Counter()
+            for hits in audited:
+                kinds.update(sorted(set(hits)))
+            found = share_of(sum(map(bool, audited)), len(audited))
+            self.audits[side] = {"audited": len(audited), "kinds": kinds, **found}
+        look = {"turns": 0, "read": 0, **(self.duel["second_look"] or {})}
+        named = look.get("named") or {}  # by the reader's test
+        self.look = {
+            **look,
+            "challenger": share_of(named.get("challenger", 0), look["read"]),
+            # Who cannot have leaked: his rate is the test's false alarm.
+            "opponent": share_of(named.get(OPPONENT[self.mode], 0), look["read"]),
+            "calls": self.writers.bills[LOOKS[READING], ""]["replies"],  # readable or not
+            "kept_before": sum(row.score >= FINAL_MIN for row in self.parsed),
+        }
         self.doubt = doubt(self.rows, self.config.duel.alpha)
-        to_king = (self.doubt or {}).get("to_king") or {}
-        self.little_doubt = to_king if to_king.get("ratio", 1) < LITTLE_DOUBT else None
-        self.reader = readers_test(self)
-        # Calls of the reader's test, whether or not its answers could be read.
-        self.reader_calls = self.writers.bills[LOOKS[READING], ""]["replies"]
+        self.kinds = Counter(row.made for row in self.rows if row.challenger_chars)
+        self.compared = compare_kinds(self.parsed, self.config.duel)
+
+
+def verdict_words(duel: dict) -> str:
+    """Return a verdict, of the panel or of a part of it, in words."""
+    if str(duel.get("why")).startswith(NOT_DECIDED):
+        return NOT_DECIDED
+    return VERDICT_WORDS[duel.get("accepted")]
 
 
 def stale_reason(facts: Facts) -> str:
     """Return why score/_duel.json is of other scores, or settings, than lie here; or ""."""
     duel = facts.duel
-    turns = duel["turns"] or {}
-    then = duel.get("config") or {}
-    panel = facts.config.judge.models
-    sampling = {model: facts.config.judge_call(model).sampling() for model in panel}
-    for what, of_duel, here in (
-        ("DUEL_MODE", True, all(row.mode == duel["mode"] for row in facts.judged)),
-        ("number of parsed turns", turns.get("parsed", 0), len(facts.judged)),
-        ("panel in chain.toml", then.get("judges"), sampling),
-        ("[duel] in chain.toml", then.get("duel"), vars(facts.config.duel)),
-    ):
-        if of_duel is not None and of_duel != here:
-            return f"it is of another {what}"
+    config = facts.config
+    gate = vars(config.duel)
+    panel = {model: config.judge_call(model).sampling() for model in config.judge.models}
+    mean = duel["mean_score"]
+    here = np.mean([row.score for row in facts.judged]) if facts.judged else math.nan
     # A parse-fail's readable verdicts are in its mean, and not in ours.
-    mean = duel.get("mean_score")
-    here = mean_score([row.score for row in facts.judged])
-    if mean is not None and not facts.statuses[Status.PARSE_FAIL] and abs(mean - here) > 0.01:
-        return f"it gives a mean score of {mean:.2f}, here it is {here:.2f}"
-    return ""
+    can_tell = mean is not None and not facts.statuses[Status.PARSE_FAIL]
+    is_of_another = {
+        "DUEL_MODE": any(row.mode != duel["mode"] for row in facts.judged),
+        "number of parsed turns": duel["turns"].get("parsed", 0) != len(facts.judged),
+        "panel in chain.toml": duel["config"].get("judges", panel) != panel,
+        "[duel] in chain.toml": duel["config"].get("duel", gate) != gate,
+        f"mean score (here it is {here:.2f})": can_tell and abs(mean - here) > 0.01,
+    }
+    return next((f"it is of another {what}" for what, holds in is_of_another.items() if holds), "")
 
 
-def mean_score(scores: list[float]) -> float:
-    return fmean(scores) if scores else math.nan
+def drop_words(facts: Facts) -> str:
+    """Return what to do about the judges of facts.drop, in a line for a terminal."""
+    if len(facts.drop) == len(facts.duel["judges"]):
+        return "hardly any answer could be read: change [judge] models in chain.toml"
+    names = ", ".join(facts.drop)
+    return f"hardly read: drop {names} from [judge] models in chain.toml, which costs nothing"
 
 
-def metric_mean(rows: list[Row], metric: str) -> float:
-    return mean_score([row.metrics[metric] for row in rows if row.metrics.get(metric) is not None])
-
-
-def leak_audit(rows: list[Row], side: str) -> dict | None:
-    """Count one side's replies that were audited, those with a hit, and these by kind of leak."""
-    audited = [set(row.leaks[side]) for row in rows if side in row.leaks]
-    if not audited:
+def doubt(rows: list[Row], alpha: float) -> dict | None:
+    """Return hedges a hundred words of THOUGHT by side, and challengers' over kings'."""
+    rows = [row for row in rows if row.doubt]
+    if not rows:
         return None
-    kinds = Counter(kind for hits in audited for kind in sorted(hits))
-    hit = sum(bool(hits) for hits in audited)
-    return {"audited": len(audited), "hit": hit, "share": hit / len(audited), "kinds": kinds}
+    counts = {side: np.array([row.doubt[side] for row in rows], float) for side in SIDES.values()}
+    both = np.hstack([counts["challenger"], counts["king"]])
+    found = rate_ratio(both, [row.instance_id for row in rows], alpha) or {}
+    ratio = found.get("ratio", math.nan)
+    rates = {side: per_hundred(*of_side.sum(axis=0)) for side, of_side in counts.items()}
+    return {"rates": rates, "ratio": ratio, "to_king": bounded(ratio, found.get("interval"), ".2f")}
 
 
-def readers_test(facts: Facts) -> dict | None:
-    """Return whom the reader's test named, with 90 % intervals; None where it was not run.
-
-    The opponent cannot have leaked: his rate is the test's false alarm.
-    """
-    look = facts.duel["second_look"] or {}
-    read = look.get("read")
-    if not read:
-        return None
-    found = {"model": look["reader"], "turns": read}
-    for name, side in (("challenger", "challenger"), ("opponent", OPPONENT[facts.mode])):
-        named = look["named"].get(side) or 0
-        found[name] = {"named": named, "share": named / read, "interval": wilson(named, read)}
-    return found
-
-
-def page_lines(facts: Facts, turns_left_out: int) -> list[str]:
-    """Return what turns.html says of the run."""
-    lines = [str(facts.duel["why"])] if facts.has_duel else []
-    lines.append(", ".join(f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS))
-    if turns_left_out:
-        more = f"turns.csv lists {turns_left_out:,} more"
-        lines.append(f"Here are the first {MOST_TURNS:,} turns; {more}.")
-    return lines
+def compare_kinds(rows: list[Row], duel: Duel) -> dict[str, dict]:
+    """Return what each kind of challenger came to, intervals over instances; {} for one kind."""
+    kinds = sorted({row.made for row in rows}, reverse=True)
+    if len(kinds) < 2:
+        return {}
+    compared = {}
+    for kind in kinds:
+        turns = [row for row in rows if row.made == kind]
+        side = "chosen" if kind == "chosen" else "challenger"
+        values = []
+        for row in turns:
+            leaks = bool(row.leaks[side]) if side in row.leaks else math.nan
+            values.append((row.bucket == "final", row.score, leaks))
+        instances = [row.instance_id for row in turns]
+        settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
+        bounds = bootstrap_bounds(np.array(values, float), instances, **settings)
+        figures = {"turns": len(turns), "doubt": doubt(turns, duel.alpha)}
+        for name, form, of in zip(("kept", "score", "leaks"), ("%", ".1f", "%"), bounds):
+            figures[name] = bounded(of.mean, [of.lower, of.upper], form)
+        compared[kind] = figures
+    return compared
 
 
-# -------------------------------------------------------------------------------------- report.md
+def bounded(value: float, interval: list[float] | None, form: str) -> Markdown:
+    """Return a figure with its interval, where it has one, in brackets."""
+    figure = written(value, form)
+    limits = written(interval, form)
+    return figure if limits == NOTHING else Markdown(f"{figure} ({limits})")
+
+
+def points(facts: Facts) -> dict:
+    """Return whether to trust the run and what to change: of each point what it is raised by."""
+    duel = facts.duel
+    doubtful = {}
+    for name, judge in duel["judges"].items():
+        read = judge["parse_rate"]
+        steady = judge["position_consistency"]
+        bias = judge["pull"]
+        draws = judge["equal_share"]
+        shown = "second" if bias > 0 else "first"
+        reasons = {
+            f"unreadable: {read:.0%} of its answers could be read": read < LOW_PARSE_RATE,
+            f"unsteady: {steady:.0%} of its calls were the same in both orders": steady < STEADY,
+            f"drawn to the reply shown {shown}: position bias {bias:+.2f}": abs(bias) > STRONG_BIAS,
+            f'nearly always undecided: {draws:.0%} of its calls are "equal"': draws >= MOSTLY_DRAWS,
+        }
+        doubtful[name] = "; ".join(words for words, holds in reasons.items() if holds)
+    deciding = {}
+    for name, without in duel["leave_one_out"].items():
+        if without.get("accepted") != duel["accepted"]:
+            deciding[name] = verdict_words(without)
+    alpha = (duel["agreement"] or {}).get("value")
+    instances = duel["instances"] or len({row.instance_id for row in facts.judged})
+    final = [row for row in facts.parsed if row.bucket == "final"]
+    return {
+        "doubtful": {name: reasons for name, reasons in doubtful.items() if reasons},
+        "deciding": deciding,
+        "low_agreement": alpha is not None and alpha < LOW_AGREEMENT,
+        "few_instances": instances if instances < FEW_INSTANCES else 0,
+        "no_benchmarks": not facts.benchmarks,
+        "unchecked": facts.unchecked,
+        "leaking": [row for row in final if row.leaks.get("challenger")],
+        "held_back": [row for row in facts.judged if row.held_back],
+        "far_apart": facts.labels["differences"] if facts.labels else [],
+        "little_doubt": bool(facts.doubt) and facts.doubt["ratio"] < LITTLE_DOUBT,
+    }
 
 
 def report_page(facts: Facts, licence_is_stated: bool) -> str:
     """Return report.md, for a reader in a hurry."""
-    export = facts.export if facts.export and facts.export.all_rows else None
-    labels = facts.labels["labels"] if facts.labels else 0
-    apart = [row for row in facts.parsed if row.spread]
-    disputed = sorted(apart, key=lambda row: (-row.spread, natural_key(row.stem)))
-    worst = sorted(facts.judged, key=lambda row: row.deciding_score)
     listed = facts.rows[:MOST_TURNS]
-    is_usable = facts.duel["accepted"] is not False and facts.verdict != NOT_DECIDED
-    not_done = []
-    if facts.waiting:
-        no_king = {"status": "no king", "turns": len(facts.waiting), "example": facts.waiting[0]}
-        not_done.append({**no_king, "why": None, "step": "python king.py"})
-    for status, step in facts.next_step.items():
-        rows = [row for row in facts.rows if row.status == status]
-        if rows:
-            first = {"example": rows[0].link, "why": rows[0].why or None}
-            not_done.append({"status": status, "turns": len(rows), "step": step, **first})
     text = fill(
         "report.md",
         facts=facts,
         duel=facts.duel,
-        statuses=Status,
+        points=points(facts),
         final_min=FINAL_MIN,
         defeat_min=DEFEAT_MIN,
         metrics=METRICS,
         verdict_words=verdict_words,
         why=str(facts.duel["why"] or "").removeprefix(f"{facts.verdict}: "),
-        is_usable=is_usable,
-        to_label=bool(facts.parsed) and labels < ENOUGH_LABELS,
-        to_license=bool(export) and not licence_is_stated,
-        train_length=export.fitting_length if export and not facts.steps else None,
+        licence_is_stated=licence_is_stated,
         export=export_text(facts.export) if facts.export else "",
         histogram=histogram([row.deciding_score for row in facts.parsed]),
-        answered=sum(row.path is not None for row in facts.rows),
-        others=Counter(str(row.status) for row in facts.rows if row.status != Status.PARSED),
-        look=second_look(facts),
-        points=points(facts),
-        by_length=facts.duel["equal_length"] if lengths_differ(facts) else None,
-        spent=facts.writers.spent(list(facts.duel["judges"]) or facts.config.judge.models),
-        metric_means={metric: metric_mean(facts.parsed, metric) for metric in METRICS},
-        disputed=disputed[:TURNS_SHOWN],
-        to_read=[row.link for row in disputed[:TURNS_TO_READ]],
-        worst=[row.link for row in worst[:TURNS_TO_READ]],
         listed=sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
-        more=len(facts.rows) - len(listed),
-        not_done=not_done,
-        failures=stage_failures(),
-        out=facts.left_out.unanswered(facts.rows),
     )
     return f"{text}\n"
-
-
-def second_look(facts: Facts) -> dict | None:
-    """Return what the second look changed of what is kept; None without one."""
-    look = facts.duel["second_look"] or {}
-    if not look.get("turns") and not look.get("read"):
-        return None
-    before = [row.score for row in facts.parsed if row.score >= FINAL_MIN]
-    fit = [row for row in facts.parsed if row.bucket == "final" or row.held_back]
-    after = [row.deciding_score for row in fit]
-    return {
-        **look,
-        "before": {"turns": len(before), "mean": mean_score(before)},
-        "after": {"turns": len(after), "mean": mean_score(after)},
-    }
 
 
 def histogram(scores: list[float]) -> Markdown:
@@ -261,16 +287,9 @@ def histogram(scores: list[float]) -> Markdown:
     return Markdown("\n".join([*lines, "```"]))
 
 
-def stage_failures() -> list[dict]:
-    """Return what each earlier stage's last run failed at, by kind, with an example."""
-    failures = defaultdict(list)
-    for folder in ("prompt", "answer_*", "score"):
-        for path in sorted(Path().glob(f"{folder}/_failed*.jsonl")):
-            for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-                try:
-                    item = json.loads(line)
-                    names = {name: str(item[name]) for name in ("stage", "kind", "item", "reason")}
-                except (ValueError, KeyError, TypeError):
-                    continue  # a list of another program
-                failures[names["stage"], names["kind"]].append(names)
-    return [{**items[0], "count": len(items)} for _, items in sorted(failures.items())]
+def page_lines(facts: Facts, turns_left_out: int) -> list[str]:
+    """Return what turns.html says of the run."""
+    why = [str(facts.duel["why"])] if facts.has_duel else []
+    buckets = ", ".join(f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS)
+    more = f"Here are the first {MOST_TURNS:,} turns; turns.csv lists {turns_left_out:,} more."
+    return [*why, buckets, *([more] if turns_left_out else [])]

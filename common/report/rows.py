@@ -4,23 +4,21 @@ from __future__ import annotations
 
 import csv
 import io
-import unicodedata
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from common.audit.protocol import bash_blocks, fence_of, protocol_problem
+from common.audit.protocol import fence_of, protocol_problem
 from common.audit.styles import action_style, count_doubt
-from common.cli import Tally
 from common.config import METRICS
 from common.files import BadFile, digest
 from common.report.labels import label_sha
-from common.report.left_out import LeftOut, fail_torn
+from common.report.left_out import LeftOut
 from common.report.markdown import Markdown, shown, written
 from common.turns import OPPONENT, SIDES, Status, bucket, chat_digest, read_answer, read_score
 
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
-COMMAND_CHARS = 200  # of the command that a row keeps
 
 
 @dataclass(eq=False, slots=True)
@@ -32,6 +30,8 @@ class Row:
     status: Status = Status.NO_ANSWER
     bucket: str | None = None
     why: str = ""  # why it is in that bucket, or has that status
+    mended_by: str = ""  # the stage that makes its torn file again
+    aside: Path | None = None  # where a foreign file lies that stood in its bucket's way
     # Of the answer:
     instance_id: str = ""
     repo: str = ""
@@ -42,7 +42,6 @@ class Row:
     prompt_tokens: int = 0
     tokens_from: str = ""  # "usage": what the provider said; "guess": CHARS_PER_TOKEN
     style: str = ""  # what kind of action the challenger takes
-    command: str = ""  # what the challenger would run, cut
     step: int = 0  # 1 = the first reply of its trajectory
     # By audited side each hit's kind; those of a "chosen" challenger, which are no leaks, apart.
     leaks: dict[str, list[str]] = field(default_factory=dict)
@@ -66,7 +65,6 @@ class Row:
 
     @property
     def deciding_score(self) -> float:
-        """The score that its bucket rests on."""
         return self.score if self.score_confirmed is None else self.score_confirmed
 
     @property
@@ -102,59 +100,54 @@ class Turn(NamedTuple):
     """One turn as it was read. Its answer and its score are kept no longer than needed."""
 
     row: Row
-    answer: dict | None  # None: there is none, or it is torn
-    score: dict | None  # None: not judged, or before its texts changed
-    verdicts: list[dict]  # all on file: of older texts, settings and panels, too
+    answer: dict | None = None  # None: there is none, or it is torn
+    score: dict | None = None  # None: not judged, or before its texts changed
+    verdicts: Sequence[dict] = ()  # all on file: of older texts, settings and panels, too
 
 
-def read_turn(stem: str, path: Path | None, left_out: LeftOut, tally: Tally) -> Turn:
+def read_turn(stem: str, path: Path | None, left_out: LeftOut) -> Turn:
     """Read one turn; what is missing, torn or out of date is said in its row's status and why."""
     if path is None:
-        why = f"score/{stem}.json has no answer in any answer_*/"
-        return Turn(Row(stem, why=why), None, None, [])
+        return Turn(Row(stem, why=f"score/{stem}.json has no answer in any answer_*/"))
+    row = Row(stem, path, Status.NOT_JUDGED)
     answer = None
     score = None
     verdicts = []
-    status = Status.NOT_JUDGED
-    why = ""
-    fixed_by = "king.py"
     try:
         answer = read_answer(path)
-        fixed_by = "validate.py"
         if answer["challenger"]:
             score = read_score(Path("score", f"{stem}.json"))
             verdicts = [*score["verdicts"], *score.get("on_other_metrics", [])]
         else:
-            status = Status.NO_CHALLENGER
+            row.status = Status.NO_CHALLENGER
     except FileNotFoundError:
         pass
     except BadFile as bad:
-        status = Status.BROKEN
-        why = str(bad)
-        fail_torn(tally, stem, fixed_by, bad)
-    if answer is None:
-        return Turn(Row(stem, path, status, why=why), None, None, [])
-    figures = answer_figures(answer, left_out)
+        row.status = Status.BROKEN
+        row.why = str(bad)
+        row.mended_by = "validate.py" if answer else "king.py"
+    if answer:
+        enter_answer(row, answer, left_out)
     if score:
-        changed = changed_texts(answer, score)
-        figures["mode"] = score["mode"]
+        row.mode = score["mode"]
+        sha = {"chat": chat_digest(answer["messages"])}
+        for side in ("challenger", OPPONENT[row.mode]):
+            sha[side] = digest(answer[side])
+        changed = [name for name in sha if score["sha"][name] != sha[name]]
         if changed:
             score = None
-            status = Status.STALE
-            why = f"judged before its {' and '.join(changed)} changed"
+            row.status = Status.STALE
+            row.why = f"judged before its {' and '.join(changed)} changed"
         else:
-            status = Status(score["status"])
-            unfit = figures["excluded"] or figures["protocol_problem"]
-            figures |= score_figures(answer, score, unfit)
-    if figures["excluded"] and status not in (Status.PARSED, Status.BROKEN):
-        status = Status.EXCLUDED
-        figures["why"] = figures["excluded"]
-    row = Row(stem, path, **{"status": status, "why": why, **figures})
+            enter_score(row, answer, score)
+    if row.excluded and row.status not in (Status.PARSED, Status.BROKEN):
+        row.status = Status.EXCLUDED
+        row.why = row.excluded
     return Turn(row, answer, score, verdicts)
 
 
-def answer_figures(answer: dict, left_out: LeftOut) -> dict:
-    """Return what a row has of an answer.
+def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
+    """Enter what a row has of an answer.
 
     The chat's tokens are the king's, whose prompt was the chat alone; the challenger's held the
     record too.
@@ -162,41 +155,30 @@ def answer_figures(answer: dict, left_out: LeftOut) -> dict:
     messages = answer["messages"]
     challenger = answer["challenger"]
     meta = answer["meta"]
-    instance = answer["instance_id"]
-    chars = sum(len(message["content"]) for message in messages)
+    row.instance_id = answer["instance_id"]
+    # An answer may not name its repo, though its prompt does.
+    row.repo = str(meta.get("repo") or left_out.repos.get(row.instance_id) or row.instance_id)
+    row.license = left_out.licences.get(row.instance_id, "")
+    row.excluded = left_out.why_excluded(row.instance_id)
+    row.challenger_chars = len(challenger)
+    row.prompt_chars = sum(len(message["content"]) for message in messages)
     usage = meta["king"].get("usage")
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     has_usage = type(tokens) is int and tokens > 0
-    leaks = {}
-    for side in ("king", "challenger"):
+    row.prompt_tokens = tokens if has_usage else round(row.prompt_chars / CHARS_PER_TOKEN)
+    row.tokens_from = "usage" if has_usage else "guess"
+    row.step = 1 + sum(message["role"] == "assistant" for message in messages)
+    row.made = str(meta["challenger"].get("made") or "informed")
+    row.candidates_distinct = meta["challenger"].get("candidates_distinct") or 0
+    kind = "chosen" if row.made == "chosen" else "challenger"
+    for side, name in (("king", "king"), ("challenger", kind)):
         hits = leak_hits(meta[side])
         if hits is not None:
-            leaks[side] = [str(hit.get("kind")) for hit in hits]
-    made = str(meta["challenger"].get("made") or "informed")
-    if made == "chosen" and "challenger" in leaks:
-        leaks["chosen"] = leaks.pop("challenger")
-    figures = {
-        "made": made,
-        "candidates_distinct": meta["challenger"].get("candidates_distinct") or 0,
-        "instance_id": instance,
-        # An answer may not name its repo, though its prompt does.
-        "repo": str(meta.get("repo") or "") or left_out.repos.get(instance) or instance,
-        "license": left_out.licences.get(instance, ""),
-        "excluded": left_out.why_excluded(instance),
-        "challenger_chars": len(challenger),
-        "prompt_chars": chars,
-        "prompt_tokens": tokens if has_usage else round(chars / CHARS_PER_TOKEN),
-        "tokens_from": "usage" if has_usage else "guess",
-        "step": 1 + sum(message["role"] == "assistant" for message in messages),
-        "leaks": leaks,
-    }
+            row.leaks[name] = [str(hit.get("kind")) for hit in hits]
     if challenger:
-        figures["doubt"] = {side: count_doubt(answer[key]) for key, side in SIDES.items()}
-        fence = fence_of(messages)
-        figures["style"] = action_style(challenger, fence)
-        figures["command"] = " ; ".join(bash_blocks(challenger, fence))[:COMMAND_CHARS]
-        figures["protocol_problem"] = protocol_problem(challenger, messages) or ""
-    return figures
+        row.doubt = {side: count_doubt(answer[key]) for key, side in SIDES.items()}
+        row.style = action_style(challenger, fence_of(messages))
+        row.protocol_problem = protocol_problem(challenger, messages) or ""
 
 
 def leak_hits(meta: dict) -> list[dict] | None:
@@ -208,68 +190,53 @@ def leak_hits(meta: dict) -> list[dict] | None:
     return [hit for hit in hits if isinstance(hit, dict)]
 
 
-def changed_texts(answer: dict, score: dict) -> list[str]:
-    """Return which of the texts that were judged are not those of the answer."""
-    sides = ("challenger", OPPONENT[score["mode"]])
-    sha = {
-        "chat": chat_digest(answer["messages"]),
-        **{side: digest(answer[side]) for side in sides},
-    }
-    return [name for name in sha if score["sha"][name] != sha[name]]
-
-
-def score_figures(answer: dict, score: dict, unfit: str) -> dict:
-    """Return what a row has of the score of its present texts; `unfit` as in the row."""
-    opponent = answer[OPPONENT[score["mode"]]]
+def enter_score(row: Row, answer: dict, score: dict) -> None:
+    """Enter what a row has of the score of its present texts."""
+    opponent = answer[OPPONENT[row.mode]]
     refused = answer["meta"]["challenger"].get("refused")
     audit = f"the audit refuses it: {refused}" if refused else ""
-    unfit = unfit or audit or score.get("held_back") or ""
-    if_fit, _ = bucket({**score, "held_back": ""})
-    placed, why = bucket(score, unfit)
-    return {
-        "bucket": placed,
-        "why": why,
-        "unfit": unfit,
-        "held_back": placed != if_fit,
-        "score": score["score"] if placed else None,
-        "score_confirmed": score.get("score_confirmed") if placed else None,
-        "points": score["points"],
-        "max_points": score["max_points"],
-        "metrics": score["metrics"] or {},
-        "by_judge": score["by_judge"],
-        "reason": score["reason"] or "",
-        "opponent_chars": len(opponent),
-        "label_sha": label_sha(opponent, answer["challenger"]),
-    }
+    row.unfit = row.excluded or row.protocol_problem or audit or score.get("held_back") or ""
+    row.status = Status(score["status"])
+    row.bucket, row.why = bucket(score, row.unfit)
+    if row.bucket:
+        row.score = score["score"]
+        row.score_confirmed = score.get("score_confirmed")
+        row.held_back = row.bucket != bucket({**score, "held_back": ""})[0]
+    row.points = score["points"]
+    row.max_points = score["max_points"]
+    row.metrics = score["metrics"] or {}
+    row.by_judge = score["by_judge"]
+    row.reason = score["reason"] or ""
+    row.opponent_chars = len(opponent)
+    row.label_sha = label_sha(opponent, answer["challenger"])
 
 
-# --------------------------------------------------------------------------------------------- csv
-
-_COLUMNS = (
+# What a spreadsheet runs as a formula; to some of them these signs of other widths are the same.
+FORMULA_STARTS = tuple("=+-@\t\r\n⁺₊⁼₌﬩﹢﹣﹦﹫＋－＝＠")
+COLUMNS = (
     "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
     "style", "step", "prompt_chars", "prompt_tokens", "tokens_from", "spread", "protocol_problem",
     "why", "points", "max_points", "reason", "made", "candidates_distinct",
 )  # fmt: skip
-_FORMULA_STARTS = tuple("=+-@\t\r\n")
 
 
 def turns_csv(rows: list[Row], judges: list[str], fates: dict[str, str]) -> str:
     """Return turns.csv, a line for each row; `fates` say what export/ made of each."""
     text = io.StringIO()
     table = csv.writer(text, lineterminator="\n")
-    names = [f"judge {judge}" for judge in judges]
-    names += [f"{side}_doubt" for side in SIDES.values()]
-    last = ("leak_hits", "chosen_leak_hits", "king_leak_hits", "export")
-    table.writerow(map(_csv_cell, (*_COLUMNS, "file", *METRICS, *names, *last)))
     for row in rows:
-        cells = [getattr(row, name) for name in _COLUMNS]
-        cells.append(row.path.as_posix() if row.path else "")
-        cells += [row.metrics.get(metric) for metric in METRICS]
-        cells += [row.by_judge.get(judge) for judge in judges]
-        cells += [per_hundred(*row.doubt.get(side, (0, 0))) for side in SIDES.values()]
-        cells += [len(row.leaks.get(side, [])) for side in ("challenger", "chosen", "king")]
-        cells.append(fates.get(row.stem, ""))
-        table.writerow(map(_csv_cell, cells))
+        cells = {name: getattr(row, name) for name in COLUMNS}
+        cells["file"] = row.path.as_posix() if row.path else ""
+        cells |= {metric: row.metrics.get(metric) for metric in METRICS}
+        cells |= {f"judge {judge}": row.by_judge.get(judge) for judge in judges}
+        for side in SIDES.values():
+            cells[f"{side}_doubt"] = per_hundred(*row.doubt.get(side, (0, 0)))
+        for side, name in (("challenger", ""), ("chosen", "chosen_"), ("king", "king_")):
+            cells[f"{name}leak_hits"] = len(row.leaks.get(side, ()))
+        cells["export"] = fates.get(row.stem, "")
+        if row is rows[0]:
+            table.writerow(map(csv_cell, cells))
+        table.writerow(map(csv_cell, cells.values()))
     return text.getvalue()
 
 
@@ -278,12 +245,11 @@ def per_hundred(hedges: int, words: int) -> float | None:
     return 100 * hedges / words if words else None
 
 
-def _csv_cell(value: object) -> object:
-    """Return a cell. What a spreadsheet would run as a formula starts with an apostrophe."""
+def csv_cell(value: object) -> object:
+    """Return a cell; what would be run as a formula starts with an apostrophe."""
     if isinstance(value, float):
         return f"{value:.2f}"
     if not isinstance(value, str):
         return value
     text = str(value).replace("\0", "")
-    first = unicodedata.normalize("NFKC", text[:1])  # a full-width = is one to some of them
-    return "'" + text if first in _FORMULA_STARTS else text
+    return f"'{text}" if text.startswith(FORMULA_STARTS) else text

@@ -30,7 +30,6 @@ SHOWN_CHARS = 500  # at least, of the two messages that stand open: the task, th
 MESSAGE_CHARS = 150  # at least, of each other message of a chat
 TEXT_CHARS = 20_000  # of a reply, and of all else
 GZIP = 16 + zlib.MAX_WBITS  # zlib's name for the format
-NO_TAGS = {ord(character): f"\\u{ord(character):04x}" for character in "<>&"}
 
 # What the page's list has of a row, under the row's own names.
 ENTRY = (
@@ -47,103 +46,14 @@ OBEYED = re.compile(
 )
 ASCII = bytes(range(128))
 # How ASCII's stand in JSON, where `\\b` in a text looks like one, too: then each text is looked at.
-ASCII_OBEYED = (b"\\u00", b"\\b", b"\\f", b"\\r", b"\x7f")
-
-
-class Page:
-    """turns.html in the making: turns are added as they are read, and packed at once."""
-
-    def __init__(self, turns: int):
-        """`turns` is how many there are at most."""
-        self.chat_chars = ALL_CHAT_CHARS // max(1, turns)
-        self.entries: list[dict] = []
-        self.calls: Counter = Counter()  # by (judge, order, what it said of the challenger)
-        self.left_out = 0  # turns beyond MOST_TURNS
-        self._packer = zlib.compressobj(level=4, wbits=GZIP)
-        self._packed: list[bytes] = []
-
-    def add_turn(self, turn: Turn) -> None:
-        """Add a turn that has both replies; of more than MOST_TURNS only count it."""
-        if not turn.row.challenger_chars:
-            return
-        if len(self.entries) == MOST_TURNS:
-            self.left_out += 1
-        else:
-            self.add(*turn_data(turn))
-
-    def add(self, entry: dict, texts: dict) -> None:
-        """Add what `turn_data` returns."""
-        self.entries.append(entry)
-        users = [at for at, (role, _) in enumerate(texts["chat"]) if role == "user"]
-        chat = []
-        for at, (role, text) in enumerate(texts["chat"]):
-            chars = max(MESSAGE_CHARS, self.chat_chars // 2 // len(texts["chat"]))
-            if at in (users[0], users[-1]):
-                chars = max(SHOWN_CHARS, self.chat_chars // 4)
-            chat.append([role, shortened(text, min(TEXT_CHARS, chars))])
-        replies = {side: shortened(text) for side, text in texts["replies"].items()}
-        texts = {**texts, "replies": replies, "chat": chat}
-        self._packed.append(self._packer.compress(visible_json(texts) + b"\n"))
-        for verdict in texts["verdicts"]:
-            if verdict["look"] == 1 and verdict["calls"]:
-                challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
-                for call in verdict["calls"]:
-                    word = {0: "draw", challenger: "win"}.get(call, "loss")
-                    self.calls[verdict["judge"], verdict["order"], word] += 1
-
-    def html(self, title: str, facts: list[str], judges: list[str], fates: dict[str, str]) -> str:
-        """Return the page, once; `fates` say what export/ made of each turn."""
-        from jinja2 import Environment, FileSystemLoader, StrictUndefined
-        from markupsafe import Markup
-
-        for entry in self.entries:
-            entry["exported"] = fates.get(entry["stem"], "")
-        data = visible_json({"metrics": METRICS, "turns": self.entries})
-        texts = b"".join([*self._packed, self._packer.flush()])
-        style = (HERE / "turns.css").read_text(encoding="utf-8")
-        script = (HERE / "labels.js").read_text(encoding="utf-8")
-        script += (HERE / "turns.js").read_text(encoding="utf-8")
-        loader = FileSystemLoader(HERE)
-        templates = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
-        return templates.get_template("turns.html").render(
-            title=visible(title),
-            about=visible(facts),
-            charts=[self.score_chart(), self.verdict_chart(judges)],
-            script_hash=source_hash(script),
-            style_hash=source_hash(style),
-            style=Markup(style),
-            script=Markup(script),
-            data=Markup(data.decode().translate(NO_TAGS)),
-            texts=base64.b64encode(texts).decode("ascii"),
-        )
-
-    def score_chart(self) -> dict:
-        """Return a histogram of the scores, each bar divided by bucket."""
-        scored = [entry for entry in self.entries if entry["bucket"]]
-        counts = Counter((min(int(entry["score"] / 10), 9), entry["bucket"]) for entry in scored)
-        bars = []
-        for tens in range(9, -1, -1):
-            label = f"{10 * tens}–{10 * tens + 10}"
-            bars.append((label, {name: counts[tens, name] for name in BUCKETS}))
-        return chart("Number of turns, by score and bucket", bars)
-
-    def verdict_chart(self, judges: list[str]) -> dict:
-        """Return the challenger's wins, draws and losses in the first look, by judge and order."""
-        bars = []
-        for judge in judges:
-            bars.append((visible(judge), {}))
-            for order, place in zip(ORDERS, ("1st", "2nd")):
-                words = ("win", "draw", "loss")
-                bars.append((place, {word: self.calls[judge, order, word] for word in words}))
-        title = "Number of calls that the challenger won, drew and lost, by judge: it was shown"
-        title += " first (1st) or second (2nd)"
-        return chart(title, bars)
+ASCII_OBEYED = re.compile(rb"\\[bfru]")
 
 
 def turn_data(turn: Turn) -> tuple[dict, dict]:
     """Return what the page's list needs of a turn, and the texts that its reader sees."""
-    row, answer, score, _ = turn
-    score = score or {}
+    row = turn.row
+    answer = turn.answer
+    score = turn.score or {}
     key = OPPONENT[row.mode]
     opponent = SIDES[key]
     replies = {opponent: answer[key], "challenger": answer["challenger"]}
@@ -151,14 +61,14 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
         opponent: protocol_problem(answer[key], answer["messages"]) or "",
         "challenger": row.protocol_problem,
     }
-    leaks = {side: list(leak_hits(answer["meta"].get(side, {})) or []) for side in replies}
+    leaks = {side: leak_hits(answer["meta"].get(side, {})) or [] for side in replies}
     for side, quote in (score.get("reader") or {}).items():
         found = {"kind": "reader's test", "text": quote, "why": "the chat does not explain it"}
         leaks.setdefault(SIDES[side], []).append(found)
     counted = {*score.get("counted", []), *score.get("counted_confirmed", [])}
     verdicts = []
     for verdict in score.get("verdicts", []):
-        # Older versions did not name the verdicts that a score rests on.
+        # A score that validate.py has not made anew names none of those that it rests on.
         if verdict["look"] <= 2 and ("counted" not in score or verdict["key"] in counted):
             shown = {name: verdict[name] for name in ("judge", "order", "look")}
             shown["reason"] = shortened(verdict["reason"])
@@ -189,6 +99,103 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
     return entry, texts
 
 
+class PageTurns:
+    """Some turns as the page shows them."""
+
+    def __init__(self, turns: int):
+        """`turns` is how many the whole page has at most."""
+        self.chat_chars = ALL_CHAT_CHARS // max(1, turns)
+        self.entries: list[dict] = []
+        self.texts: list[bytes] = []  # JSON, a turn each
+        self.calls: Counter = Counter()  # by (judge, order, what it said of the challenger)
+
+    def add(self, entry: dict, texts: dict) -> None:
+        """Add what `turn_data` returns, the chat the shorter the more turns there are."""
+        self.entries.append(entry)
+        users = [at for at, (role, _) in enumerate(texts["chat"]) if role == "user"]
+        open_chars = max(SHOWN_CHARS, self.chat_chars // 4)
+        other_chars = max(MESSAGE_CHARS, self.chat_chars // 2 // len(texts["chat"]))
+        chat = []
+        for at, (role, text) in enumerate(texts["chat"]):
+            chars = open_chars if at in (users[0], users[-1]) else other_chars
+            chat.append([role, shortened(text, min(TEXT_CHARS, chars))])
+        replies = {side: shortened(text) for side, text in texts["replies"].items()}
+        self.texts.append(visible_json({**texts, "replies": replies, "chat": chat}))
+        for verdict in texts["verdicts"]:
+            if verdict["look"] == 1 and verdict["calls"]:
+                challenger = 1 + ORDERS.index(verdict["order"])  # its place in this order
+                for call, word in ((0, "draw"), (challenger, "win"), (3 - challenger, "loss")):
+                    said = verdict["calls"].count(call)
+                    self.calls[verdict["judge"], verdict["order"], word] += said
+
+
+class Page:
+    """turns.html in the making: turns are packed as they come."""
+
+    def __init__(self):
+        self.entries: list[dict] = []
+        self.calls: Counter = Counter()
+        self._packer = zlib.compressobj(level=1, wbits=GZIP)
+        self._packed: list[bytes] = []
+
+    def update(self, turns: PageTurns) -> None:
+        """Add turns."""
+        self.entries += turns.entries
+        self.calls.update(turns.calls)
+        self._packed += [self._packer.compress(text + b"\n") for text in turns.texts]
+
+    def html(self, title: str, facts: list[str], judges: list[str], fates: dict[str, str]) -> str:
+        """Return the page, once; `fates` say what export/ made of each turn."""
+        from jinja2 import Environment, FileSystemLoader, StrictUndefined
+        from markupsafe import Markup
+
+        for entry in self.entries:
+            entry["exported"] = fates.get(entry["stem"], "")
+        data = visible_json({"metrics": METRICS, "turns": self.entries}).decode()
+        for sign in "<>&":
+            data = data.replace(sign, f"\\u{ord(sign):04x}")
+        texts = b"".join([*self._packed, self._packer.flush()])
+        style = (HERE / "turns.css").read_text(encoding="utf-8")
+        script = (HERE / "labels.js").read_text(encoding="utf-8")
+        script += (HERE / "turns.js").read_text(encoding="utf-8")
+        hashes = {}
+        for name, source in (("style_hash", style), ("script_hash", script)):
+            digest = hashlib.sha256(source.encode("utf-8")).digest()
+            hashes[name] = f"sha256-{base64.b64encode(digest).decode('ascii')}"
+        loader = FileSystemLoader(HERE)
+        templates = Environment(loader=loader, undefined=StrictUndefined, autoescape=True)
+        return templates.get_template("turns.html").render(
+            title=visible(title),
+            about=visible(facts),
+            charts=self.charts(judges),
+            style=Markup(style),
+            script=Markup(script),
+            data=Markup(data),
+            texts=base64.b64encode(texts).decode("ascii"),
+            **hashes,
+        )
+
+    def charts(self, judges: list[str]) -> dict[str, list[tuple[str, dict[str, int]]]]:
+        """Return by title the bars of each chart: label, and counts by name; none: a heading."""
+        scored = [entry for entry in self.entries if entry["bucket"]]
+        counts = Counter((min(int(entry["score"] / 10), 9), entry["bucket"]) for entry in scored)
+        by_score = []
+        for tens in range(9, -1, -1):
+            parts = {name: counts[tens, name] for name in BUCKETS}
+            by_score.append((f"{10 * tens}–{10 * tens + 10}", parts))
+        by_judge = []
+        for judge in judges:
+            by_judge.append((visible(judge), {}))
+            for order, place in zip(ORDERS, ("1st", "2nd")):
+                parts = {word: self.calls[judge, order, word] for word in ("win", "draw", "loss")}
+                by_judge.append((place, parts))
+        title = "Number of calls that the challenger won, drew and lost, by judge: it was shown"
+        return {
+            "Number of turns, by score and bucket": by_score,
+            f"{title} first (1st) or second (2nd)": by_judge,
+        }
+
+
 def shortened(text: str, chars: int = TEXT_CHARS) -> str:
     """Return a text; of one that is longer than `chars` its start and its end."""
     if len(text) <= chars:
@@ -203,7 +210,8 @@ def visible_json(value: object) -> bytes:
     with suppress(PydanticSerializationError):  # half a character
         data = to_json(value)
         others = data.translate(None, delete=ASCII).decode()
-        if not any(mark in data for mark in ASCII_OBEYED) and not OBEYED.search(others):
+        is_plain = b"\x7f" not in data and not ASCII_OBEYED.search(data)
+        if is_plain and not OBEYED.search(others):
             return data  # most of them: to look at each text takes ten times as long
     return to_json(visible(value))
 
@@ -217,36 +225,3 @@ def visible(value):
     if isinstance(value, dict):
         return {visible(key): visible(item) for key, item in value.items()}
     return value
-
-
-def source_hash(text: str) -> str:
-    """Return the policy's name of an inline script or style."""
-    digest = hashlib.sha256(text.encode("utf-8")).digest()
-    return f"sha256-{base64.b64encode(digest).decode('ascii')}"
-
-
-def chart(title: str, bars: list[tuple[str, dict[str, int]]]) -> dict:
-    """Return what turns.html draws: bars under one another, each divided by name.
-
-    A bar without counts is a heading. What a part is too narrow to hold stands after its bar.
-    Colours are in turns.css, by name.
-    """
-    longest = max((sum(counts.values()) for _, counts in bars), default=0) or 1
-    drawn = []
-    for label, counts in bars:
-        parts = []
-        labels = []
-        outside = []
-        x = 48.0
-        for name, count in counts.items():
-            width = 236 * count / longest
-            words = f"{name} {count}"
-            parts.append({"name": name, "words": words, "x": x, "width": width})
-            if width > 8 * len(words):
-                labels.append({"words": words, "x": x + 4})
-            elif count:
-                outside.append(words)
-            x += width
-        labels.append({"words": ", ".join(outside), "x": x + 4})
-        drawn.append({"label": label, "parts": parts, "labels": labels})
-    return {"title": title, "bars": drawn}

@@ -25,32 +25,37 @@ class Writers:
         meta = turn.answer["meta"] if turn.answer else {}
         for side in ("king", "challenger"):
             if meta.get(side):
-                self.charge(side, "", meta[side])
-                self._note(side, str(meta[side].get("model")), meta[side])
+                self.charge(side, "", meta[side], str(meta[side].get("model")))
         for paid in dicts([*dicts(meta.get("retired")), meta.get("choosing")]):
             self.charge("challenger", "", paid)
         for verdict in turn.verdicts:
             judge = verdict["judge"]
-            self._note("judge", judge, verdict)
             if verdict["look"] == FIRST_LOOK:
-                self.charge("judge", judge, verdict)
+                self.charge("judge", judge, verdict, judge)
             else:
                 self.charge(LOOKS.get(verdict["look"], NOTHING), "", verdict)
+                self.answered["judge", judge].add(str(verdict.get("model_answered") or judge))
 
-    def charge(self, role: str, name: str, meta: dict) -> None:
-        """Add what one reply took, of all its tries, as far as it was told."""
-        bill = self.bills[role, name]
+    def charge(self, role: str, judge: str, reply: dict, asked: str = "") -> None:
+        """Add what one reply took, of all its tries, and who answered for the model `asked`."""
+        bill = self.bills[role, judge]
         bill["replies"] += 1
-        usage = meta.get("usage_all_tries") or meta.get("usage")
+        usage = reply.get("usage_all_tries") or reply.get("usage")
         for kind in ("prompt_tokens", "completion_tokens"):
             if isinstance(usage, dict) and isinstance(usage.get(kind), int):
                 bill[kind] += usage[kind]
-        if isinstance(meta.get("cost_usd"), (int, float)):
-            bill["usd"] += meta["cost_usd"]
+        if isinstance(reply.get("cost_usd"), (int, float)):
+            bill["usd"] += reply["cost_usd"]
             bill["priced"] += 1
+        if asked:
+            self.answered[role, asked].add(str(reply.get("model_answered") or asked))
 
-    def _note(self, role: str, asked: str, meta: dict) -> None:
-        self.answered[role, asked].add(str(meta.get("model_answered") or asked))
+    def update(self, others: Writers) -> None:
+        """Add what others have read."""
+        for name, bill in others.bills.items():
+            self.bills[name].update(bill)
+        for name, models in others.answered.items():
+            self.answered[name] |= models
 
     def named(self, role: str) -> dict[str, str]:
         """Return the models that were asked, each with who else answered in its name."""
