@@ -372,7 +372,7 @@ def main() -> int:
                 "Run python king.py, then python ch.py, then this again."
             )
         waiting = table["stem"][table["waiting"]].tolist()
-        todo = tally.others_first(waiting, SCORE, flags.shard)[: flags.limit]
+        todo = waiting[: flags.limit]
         if flags.dry_run:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)

@@ -11,14 +11,12 @@ import sys
 from pathlib import Path
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end a stage
-_REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 
 
 def begin() -> None:
     """Leave at once with 130 on a signal, with 2 and one line where a package is missing.
 
-    Each script calls this before its other imports: nothing has been begun then. `cli.run` lets
-    signals raise KeyboardInterrupt in `main`.
+    Nothing has been begun then. `cli.run` lets signals raise KeyboardInterrupt in `main`.
     """
     # A descriptor that was closed (`>&-`) would become that of the next file or socket.
     while (spare := os.open(os.devnull, os.O_RDWR)) < 3:
@@ -53,5 +51,8 @@ def handle_signals(handler) -> None:
 
 def install_words(missing: ModuleNotFoundError) -> str:
     """Return what to run where a package is missing."""
-    install = f"{sys.executable} -m pip install -r {_REQUIREMENTS}"
-    return f"the package {missing.name} is not installed. Run: {install}"
+    listed = Path(__file__).resolve().parent.parent / "requirements.txt"
+    return (
+        f"the package {missing.name} is not installed. "
+        f"Run: {sys.executable} -m pip install -r {listed}"
+    )

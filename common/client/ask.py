@@ -40,7 +40,6 @@ _CUT_OFF = (
 _TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
 _MANY_CUTS = 3  # in a run: fewer may be any bad line's
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
-_ITEMS_OF_A_SECOND_TRIAL = 3  # after a run that left a model: chosen
 _CHARS_KEPT = 400  # of a refused reply
 _ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
 
@@ -249,9 +248,6 @@ def run_turns(
     seconds, what they bring is saved. Return 0, or the exit code, its reason told on stderr.
     """
     llm.run.say = progress.say
-    llm.run.failed_before = bool(tally.failed_before)
-    if any(cli.NOTHING_USABLE in kind for kind in tally.failed_before):
-        llm.run.items_of_a_trial = _ITEMS_OF_A_SECOND_TRIAL
     try:
         asyncio.run(_Turns(llm, iter(turns), work, name, progress, tally).run(width))
     finally:
