@@ -172,7 +172,7 @@ class Tally:
         path = Path(folder, f"_failed{part}.jsonl")
         mark = f'"stage": {json.dumps(self.stage)},'
         try:
-            lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+            lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
             lines = [line for line in lines if mark not in line]
             lines += map(json.dumps, self.failed)
             if lines:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from io import StringIO
 from urllib.parse import urlsplit
 
 from common.config import (
@@ -87,8 +86,8 @@ def check_way_out(url: str) -> None:
         # The HTTP client takes socks5 as it is made, but cannot speak it; others it refuses then.
         is_passed_by = kind.startswith("socks5") and proxy_bypass_environment(urlsplit(url).netloc)
         if kind not in ("http", "https") and not is_passed_by:
-            names = (f"{scheme}_proxy", f"{scheme}_proxy".upper())
-            name = next(name for name in names if name in os.environ)
+            name = f"{scheme}_proxy"
+            name = name if name in os.environ else name.upper()
             words = "such a proxy cannot be used. Unset it, or name an http:// one"
             raise UserError(f"{name} = {kind}://...: {words}.")
 
@@ -100,8 +99,9 @@ def environment_values() -> dict[str, str]:
     if path is not None:
         from dotenv import dotenv_values  # here, because many machines have no .env
 
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-        if "\0" in text or "\ufffd" in text:
-            raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
-        values = dotenv_values(stream=StringIO(text))
+        try:
+            values = dotenv_values(path, encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            words = "not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8."
+            raise UserError(f"{path}: {words}") from None
     return {name: (value or "").strip() for name, value in {**values, **os.environ}.items()}

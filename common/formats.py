@@ -34,6 +34,7 @@ class Prompt(TypedDict):
 class Answer(Prompt):
     king: str | None  # older versions wrote null for "not yet"
     challenger: str | None
+    meta: NotRequired[dict[str, Any] | None]
 
 
 class Verdict(TypedDict):
@@ -46,9 +47,6 @@ class Verdict(TypedDict):
     usage: dict[str, int] | None
     usage_all_tries: NotRequired[dict[str, int] | None]
     cost_usd: FiniteFloat | None
-
-
-Digested = Literal["chat", "king", "challenger", "assistant"]
 
 
 class Score(TypedDict):
@@ -64,7 +62,7 @@ class Score(TypedDict):
     metrics: dict[str, FiniteFloat | None] | None
     by_judge: dict[str, FiniteFloat | None]
     reason: str | None
-    sha: Annotated[dict[Digested, str], Field(min_length=4)]
+    sha: Annotated[dict[str, str], Field(min_length=4)]  # of the chat and of each side
     verdicts: list[Verdict]
     on_other_metrics: NotRequired[list[Verdict]]  # than today's
 

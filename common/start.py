@@ -1,7 +1,4 @@
-"""The first moments of a script, before its imports, which take a second: signals, packages.
-
-Nothing but the standard library is imported here, so that a missing package can be told.
-"""
+"""The first moments of a script, by the standard library alone: signals, missing packages."""
 
 from __future__ import annotations
 
@@ -14,10 +11,7 @@ ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end 
 
 
 def begin() -> None:
-    """Leave at once with 130 on a signal, with 2 and one line where a package is missing.
-
-    Nothing has been begun then. `cli.run` lets signals raise KeyboardInterrupt in `main`.
-    """
+    """Leave at once on a signal, and in a line where a package is missing; later see `cli.run`."""
     # A descriptor that was closed (`>&-`) would become that of the next file or socket.
     while (spare := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
@@ -52,7 +46,5 @@ def handle_signals(handler) -> None:
 def install_words(missing: ModuleNotFoundError) -> str:
     """Return what to run where a package is missing."""
     listed = Path(__file__).resolve().parent.parent / "requirements.txt"
-    return (
-        f"the package {missing.name} is not installed. "
-        f"Run: {sys.executable} -m pip install -r {listed}"
-    )
+    install = f"{sys.executable} -m pip install -r {listed}"
+    return f"the package {missing.name} is not installed. Run: {install}"

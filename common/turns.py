@@ -11,6 +11,7 @@ has to run first. Paths are relative to the current directory.
 
 from __future__ import annotations
 
+import os
 from contextlib import suppress
 from enum import Enum
 from itertools import chain
@@ -65,7 +66,7 @@ class Status(str, Enum):
         return self.value
 
 
-# ----------------------------------------------------------------- plan, duel, prompts and records
+# ----------------------------------------------------------------------- plan, prompts and records
 
 _PROMPTS = TypeAdapter(Annotated[list[Prompt], Field(max_length=PROMPTS_PER_FILE)])
 RECORD_KEYS = (
@@ -76,21 +77,8 @@ RECORD_KEYS = (
 
 def read_plan(folder: Path | str) -> dict | None:
     """Return a folder's _plan.json, None without one. Raises BadFile."""
-    with suppress(FileNotFoundError):
-        return read_json(Path(folder, "_plan.json"), ("seed",))
-    return None
-
-
-def read_duel() -> dict | None:
-    """Return score/_duel.json, None without one. Raises BadFile."""
-    path = Path("score", "_duel.json")
-    with suppress(FileNotFoundError):
-        duel = read_json(path, ("mode", "accepted", "why", "turns"))
-        for key in ("turns", "judges", "config", "metrics", "leave_one_out", "without_generator"):
-            if not isinstance(duel.get(key) or {}, dict):
-                raise BadFile(path, f"key {key!r}: expected an object")
-        return duel
-    return None
+    path = Path(folder, "_plan.json")
+    return read_json(path, ("seed",)) if path.exists() else None
 
 
 def read_prompts(path: Path) -> list[dict]:
@@ -176,10 +164,10 @@ def answer_folders() -> list[Path]:
 
 
 def answer_files(shard: tuple[int, int] | None = None) -> dict[str, Path]:
-    """Return the answer file of each stem in natural order; `shard` as in `in_shard`."""
+    """Return the answer file of each stem in natural order; of shard (I, N) by a hash of stems."""
     found: dict[str, list[Path]] = {}
     for path in chain.from_iterable(map(files.turn_files, answer_folders())):
-        if in_shard(path.stem, shard):
+        if shard is None or crc32(os.fsencode(path.stem)) % shard[1] == shard[0]:
             found.setdefault(path.stem, []).append(path)
     return {stem: first_filled(found[stem]) for stem in sorted(found, key=natural_key)}
 
@@ -212,11 +200,6 @@ def set_aside(bad: BadFile, what_next: str, write: bool = True) -> None:
     print(f"{bad}{where}; {what_next}")
 
 
-def in_shard(stem: str, shard: tuple[int, int] | None) -> bool:
-    """Tell whether shard (I, N) holds this turn, by a hash of its stem."""
-    return shard is None or crc32(stem.encode("utf-8", "surrogateescape")) % shard[1] == shard[0]
-
-
 def chat_digest(messages: list[dict]) -> str:
     """Return a digest of a chat: every role and content."""
     return digest(*(message[key] for message in messages for key in ("role", "content")))
@@ -224,7 +207,7 @@ def chat_digest(messages: list[dict]) -> str:
 
 def text_digests(answer: dict) -> dict[str, str]:
     """Return a digest of the chat and of each reply, as score files keep them in `sha`."""
-    sides = {side: digest(answer[side] or "") for side in SIDES}
+    sides = {side: digest(answer[side]) for side in SIDES}
     return {"chat": chat_digest(answer["messages"]), **sides}
 
 
@@ -272,6 +255,18 @@ def read_score(path: Path) -> dict:
         else:
             score.setdefault("on_other_metrics", []).append(verdict)
     return score
+
+
+def read_duel() -> dict | None:
+    """Return score/_duel.json, None without one. Raises BadFile."""
+    path = Path("score", "_duel.json")
+    if not path.exists():
+        return None
+    duel = read_json(path, ("mode", "accepted", "why", "turns"))
+    for key in ("turns", "judges", "config", "metrics", "leave_one_out", "without_generator"):
+        if not isinstance(duel.get(key) or {}, dict):
+            raise BadFile(path, f"key {key!r}: expected an object")
+    return duel
 
 
 def half_points(verdict: dict) -> list[int]:
