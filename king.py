@@ -111,7 +111,7 @@ def main() -> int:
             raise UserError(f"{source}/ holds no {content}.\nRun python prompt.py first.")
 
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
-    ours = [folder] if flags.shard else {folder, *turns.answer_folders()}
+    ours = [folder] if flags.shard else sorted({folder, *turns.answer_folders()})
     with lock_folders([] if flags.dry_run else ["prompt", *ours], "king", flags.shard):
         answered = find_answered(tally, write=not flags.dry_run)
         pending = find_pending(answered, shard, call.max_record_chars, tally)[: flags.limit]

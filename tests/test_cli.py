@@ -70,6 +70,7 @@ def test_each_stage_and_each_shard_keeps_its_own_list_of_failed_items(tmp_path):
     rows = [json.loads(line) for line in (tmp_path / "_failed.jsonl").read_text().splitlines()]
     assert [(row["item"], row["stage"]) for row in rows] == [("a", "king.py"), ("b", "ch.py")]
     shard.write_failed(tmp_path, (1, 2))
+    assert len(list(tmp_path.iterdir())) == 2
     Tally("ch.py").write_failed(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["_failed.jsonl"]
     Tally("king.py").write_failed(tmp_path)
