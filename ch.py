@@ -275,7 +275,7 @@ def main() -> int:
     lock = nullcontext() if flags.dry_run else lock_folders(held, "ch", flags.shard)
     with lock:
         pending = find_pending(files, generate, flags.redo_refused, not flags.dry_run, tally)
-        pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
+        pending = pending[: flags.limit]
         if flags.dry_run:
             prompts = (p for stem in pending for p in prompts_ahead(files[stem], generate))
             calls = ((generate, prompt_chars(prompt)) for prompt in prompts)

@@ -143,7 +143,7 @@ def main() -> int:
             locks.enter_context(lock_folders(ours, "king"))
         answered = find_answered(tally, write=not flags.dry_run)
         pending = find_pending(answered, shard, call.max_record_chars, tally)
-        pending = tally.others_first(pending, folder)[: flags.limit]
+        pending = pending[: flags.limit]
         if flags.dry_run:
             calls = ((call, prompt_chars(prompt_of(stem)["messages"])) for stem in pending)
             return dry_run(environment, calls, tally.skipped, own_replies("king"), flags.batch)

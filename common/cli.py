@@ -172,7 +172,6 @@ class Tally:
         self.waiting = 0  # items that a batch is to bring
         self.left = 0  # items that a run which was stopped did not get to
         self.stopped = False  # by something that the user has to change first
-        self.failed_before: list[str] = []  # the kinds of what the last run failed at
         self._all_lasting = True  # every failed item would fail again
         self._started = time.monotonic()
 
@@ -185,21 +184,19 @@ class Tally:
         self.failed.append(row)
         self._all_lasting &= lasting
 
-    def others_first(self, items: list[str], folder: Path | str, shard=None) -> list[str]:
-        """Return the items with those last that this stage's last run in the folder failed at."""
-        _, rows = _failed_list(folder, shard)
-        rows = [row for row in rows if row.get("stage") == self.stage]
-        self.failed_before = [str(row.get("kind")) for row in rows]
-        failed = {str(row.get("item")) for row in rows}
-        return sorted(items, key=lambda item: item in failed)
-
     def write_failed(self, folder: Path | str, shard=None) -> None:
         """Replace this stage's rows in the folder's list of failed items; no row, no list.
 
         Shards that share a folder keep a list each; a run of the whole removes those.
         """
-        path, rows = _failed_list(folder, shard)
-        rows = [row for row in rows if row.get("stage") != self.stage] + self.failed
+        name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
+        path = Path(folder, name)
+        try:
+            rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            rows = [row for row in rows if row["stage"] != self.stage]
+        except (OSError, ValueError, RecursionError, TypeError, KeyError):
+            rows = []
+        rows += self.failed
         try:
             if rows:
                 write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode("ascii"))
@@ -245,14 +242,3 @@ class Tally:
         if next_command:
             print("  next    " + next_command.replace("\n", "\n          "))
         return code or (EXIT_SOME_FAILED if self.failed else EXIT_DONE)
-
-
-def _failed_list(folder: Path | str, shard) -> tuple[Path, list[dict]]:
-    """Return where a folder's failed items are listed, and the rows that stand there."""
-    name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
-    path = Path(folder, name)
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, RecursionError):
-        rows = []
-    return path, [row for row in rows if isinstance(row, dict)]
