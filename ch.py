@@ -27,7 +27,6 @@ if __name__ == "__main__":  # before the other imports, which take a second
     begin()
 
 from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
 
 from common import turns
@@ -249,10 +248,8 @@ def main() -> int:
     if not held or not (files or flags.shard):
         raise UserError("no answers here: answer_*/ hold no turn. Run king.py first.")
 
-    lock = nullcontext() if flags.dry_run else lock_folders(held, "ch", flags.shard)
-    with lock:
-        pending = find_pending(files, generate, flags, tally)
-        pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
+    with lock_folders([] if flags.dry_run else held, "ch", flags.shard):
+        pending = find_pending(files, generate, flags, tally)[: flags.limit]
         if flags.dry_run:
             prompts = (p for stem in pending for p in prompts_ahead(files[stem], generate))
             calls = ((generate, prompt_chars(prompt)) for prompt in prompts)

@@ -371,8 +371,7 @@ def main() -> int:
                 "no turn in answer_*/ has both its replies.\n"
                 "Run python king.py, then python ch.py, then this again."
             )
-        waiting = table["stem"][table["waiting"]].tolist()
-        todo = tally.others_first(waiting, SCORE, flags.shard)[: flags.limit]
+        todo = table["stem"][table["waiting"]].tolist()[: flags.limit]
         if flags.dry_run:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
