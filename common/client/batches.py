@@ -9,19 +9,23 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from contextlib import suppress
 from dataclasses import replace
 
-from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED, clock, disk_words
+from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, clock
 from common.client import batch_files, faults
-from common.client.batch_files import BATCH, ENDED, UNSENT, WRITTEN, change, path_of
+from common.client.batch_files import ENDED, UNSENT, WRITTEN, Requests, change, path_of
 from common.client.faults import Fault
-from common.client.run import Halted, Run
+from common.client.run import Run
 from common.config import CallSettings
-from common.files import ItemFailed, digest, json_bytes
+from common.files import ItemFailed, digest, json_bytes, write_bytes
 
 _NO_BATCHES = (400, 404, 405, 501)  # statuses
+_NO_BATCHES_HERE = (
+    "It seems to take no batches. With --batch-files the files are written for an engine of your "
+    "own; without either flag the calls go out live."
+)
 _ODD_LINES = ("torn", "double", "unknown")
 
 
@@ -36,111 +40,90 @@ class Batches:
         self.asks_nothing_live = flags.batch or flags.batch_files
         self._run = run
         self._sends = flags.batch
-        self._status = UNSENT if self._sends else WRITTEN
         self._stage = stage
         self._shard = "{}_of_{}".format(*flags.shard) if flags.shard else ""
         self._collecting: asyncio.Future | None = None
-        self._apis: dict = {}  # BatchApi by provider
-        self._results: dict[str, batch_files.Result] = {}
+        self._clients: dict = {}  # openai.AsyncOpenAI by provider
+        self._entries: list[dict] = []  # of the request files that are there
         self._told: set[str] = set()  # files that an earlier run has collected
-        self._under_way: set[str] = set()
-        self._waiting: list[dict] = []  # entries that are not back
-        self._unsent: list[dict] = []
-        self._open: dict[tuple, batch_files.Requests] = {}  # by provider and model
+        # By custom_id: the entry, and where in its results the line stands, None without one.
+        self._results: dict[str, tuple[dict, int | None]] = {}
+        self._noted: defaultdict[tuple, list[Requests]] = defaultdict(list)  # by provider, model
+        self._stop = (EXIT_DONE, "")  # the gravest reason why not all is sent, with its exit code
         self._counts: Counter = Counter()
 
     # ------------------------------------------------------------------------------ one request
 
-    async def answer(
-        self, connection, call: CallSettings, messages: list, max_tokens: int, who: str, tried: int
-    ):
+    async def answer(self, connection, call: CallSettings, messages, max_tokens, who, tried):
         """Return (failed tries, None), or as second (completion, tries, dollars or None) from file.
 
         `who` tells this asking from another in the same words, `tried` counts the tries before.
-        Raises Waiting, ItemFailed when all tries have failed, or Halted.
+        Raises Waiting, or ItemFailed when all tries have failed.
         """
-        from common.client.wire import batch_body  # takes a second
+        from common.client.wire import request_body  # takes a second
 
         self._collecting = self._collecting or asyncio.ensure_future(self._collect())
         await asyncio.shield(self._collecting)
-        if not (self.asks_nothing_live or self._results or self._under_way):
+        if not (self.asks_nothing_live or self._results):
             return 0, None
-        body = batch_body(call, messages, max_tokens)
-        number = tried
-        fault = None
+        whole = call.model_copy(update={"stream": False})
+        body = request_body(whole, messages, max_tokens)
+        failed = 0
         while True:
-            number += 1
+            number = tried + failed + 1
             custom_id = digest(call.provider, who, str(number), body.decode())
-            result = self._results.get(custom_id)
-            if result is None:
+            if custom_id not in self._results:
                 break
+            entry, place = self._results[custom_id]
+            if entry["status"] not in ENDED:
+                raise Waiting("under way in a batch")
             try:
-                completion = self._read(result)
-            except Fault as failed:
-                fault = self._bear(failed, result, connection)
+                completion = self._read(entry, place)
+            except Fault as found:
+                failed += 1
+                detail = self._run.masked(found.detail)[:400]
+                fault = replace(found, kind=self._run.masked(found.kind), detail=detail)
+                self._run.spending.calls[fault.kind] += 1
+                # A live call asks it anew: perhaps an engine with a smaller context refused it.
+                if fault.category == "item" and self.asks_nothing_live:
+                    raise ItemFailed(fault.kind, str(fault), lasting=True) from None
                 continue
+            completion.batch = entry["file"]
             cost = None  # of an engine of one's own
-            if result.entry["batch_id"]:
+            if entry["batch_id"]:
                 cost = (await connection.listing(call.model)).cost_usd(completion.usage)
                 cost = cost and cost * connection.endpoint.batch_price
             self._run.count_reply(call, completion, cost)
             self._counts["collected"] += 1
-            return number - tried, (completion, number - tried, cost)
-        if custom_id in self._under_way:
-            raise Waiting("under way in a batch")
+            return failed, (completion, failed + 1, cost)
         if not self.asks_nothing_live:
-            return number - tried - 1, None
+            return failed, None
         if number > call.bad_reply_tries:
             detail = f"failed in {number - 1} batches: {fault}; without --batch it is asked live"
             raise ItemFailed(f"provider: {fault.kind}", detail)
-        self._under_way.add(custom_id)
         await self._note(connection, call, messages, max_tokens, custom_id, body)
         raise Waiting("noted for a batch")
 
-    def is_news(self, file: str) -> bool:
-        """Tell whether a reply came by wire, or from a batch that no run has collected before."""
-        return file not in self._told
-
-    def _read(self, result: batch_files.Result):
-        """Return the completion in a result. Raises Fault."""
+    def _read(self, entry: dict, place: int | None):
+        """Return the completion of a line of results. Raises Fault."""
         from common.client.wire import read_completion
 
-        if result.file is None:
-            words = result.entry["words"] or f"batch/{result.entry['file']}"
-            raise Fault("transient", f"no result, batch {result.entry['status']}", words)
-        result.file.seek(result.place)
-        row = faults.parse_json(result.file.readline())
-        response = row.get("response") or {}
-        body = response.get("body", response)  # Fireworks: the reply itself is the response
-        if not result.good:
-            error = {"error": row.get("error") or body or "no reply"}
-            words = faults.provider_words(json_bytes(error))
-            status = response.get("status_code")
-            if type(status) is int and 300 <= status < 1000:
-                raise faults.sort_status(status, words)
-            raise faults.sort_error_body(error, json_bytes(error))
-        completion = read_completion(body.encode() if isinstance(body, str) else json_bytes(body))
-        completion.batch = result.entry["file"]
-        return completion
-
-    def _bear(self, fault: Fault, result: batch_files.Result, connection) -> Fault:
-        """Return a fault that used up its try. Raises ItemFailed, or Halted at settings at fault.
-
-        A live call asks anew what was refused: perhaps an engine with a smaller context did it.
-        What refuses a whole batch ends the run that collects it; the next one sends it anew.
-        """
-        kind, detail = self._run.masked(fault.kind), self._run.masked(fault.detail)[:400]
-        fault = replace(fault, kind=kind, detail=detail)
-        self._run.spending.calls[fault.kind] += 1
-        if fault.category == "item" and self.asks_nothing_live:
-            raise ItemFailed(fault.kind, str(fault), lasting=True)
-        entry = result.entry
-        is_shared = fault.category in ("configuration", "cap")
-        if is_shared and entry["is_new"] and not entry["good"]:
-            advice = fault.advice_at(connection.endpoint)
-            self._run.halt(EXIT_STOPPED, f"batch/{entry['file']}: {fault}\n{advice}")
-            raise Halted()
-        return fault
+        if place is None:
+            words = entry["words"] or f"batch/{entry['file']}"
+            raise Fault("transient", f"no result, batch {entry['status']}", words)
+        with open(path_of(entry, ".out"), "rb") as file:
+            file.seek(place)
+            row = faults.parse_json(file.readline())
+        response = row.get("response")
+        response = response if isinstance(response, dict) else {}
+        status = response.get("status_code")
+        body = response.get("body")
+        if status == 200 and not row.get("error"):
+            return read_completion(json_bytes(body))
+        error = {"error": row.get("error") or body or "no reply"}
+        if type(status) is int and 300 <= status < 1000:
+            raise faults.sort_status(status, faults.provider_words(json_bytes(error)))
+        raise faults.sort_error_body(error, json_bytes(error))
 
     async def _note(self, connection, call, messages, max_tokens, custom_id, body) -> None:
         """Write a request into its model's file. Raises Waiting beyond --max-cost."""
@@ -151,64 +134,90 @@ class Batches:
             at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
             at_most_usd *= connection.endpoint.batch_price
             if not await budget.reserve(at_most_usd):
-                self._counts["beyond budget"] += 1
+                words = f"{budget}, as the most that the batches can cost"
+                words += ".\nRun the same line again to go on."
+                self._stop = max(self._stop, (EXIT_SOME_FAILED, words))
                 raise Waiting("beyond --max-cost")
             budget.settle(at_most_usd, at_most_usd)
-        key = (call.provider, call.model)
-        if key not in self._open or not self._open[key].add(custom_id, body, at_most_usd):
-            if key in self._open:
-                self._unsent.append(self._open[key].close(self._status))
-            self._open[key] = batch_files.Requests(
-                stage=self._stage,
-                shard=self._shard,
-                provider=call.provider,
-                base_url=connection.endpoint.base_url,
-                model=call.model,
-            )
-            self._open[key].add(custom_id, body, at_most_usd)
+        files = self._noted[call.provider, call.model]
+        if not files or not files[-1].add(custom_id, body, at_most_usd):
+            whose = {"stage": self._stage, "shard": self._shard, "provider": call.provider}
+            where = connection.endpoint.base_url
+            files.append(Requests(**whose, base_url=where, model=call.model))
+            files[-1].add(custom_id, body, at_most_usd)
+            self._entries.append(files[-1].entry)
+        self._results[custom_id] = (files[-1].entry, None)
+
+    def is_news(self, file: str) -> bool:
+        """Tell whether a reply came by wire, or from a batch that no run has collected before."""
+        return file not in self._told
 
     # ----------------------------------------------------------------------------- all of a stage
 
     async def _collect(self) -> None:
         """Ask after what is under way, fetch what has ended, find all results on file."""
-        if not BATCH.is_dir():
-            return
-        for entry in batch_files.entries_of(self._stage):
-            entry["is_new"] = entry["status"] not in ENDED
-            if entry["is_new"] and (entry["batch_id"] or entry["input_file_id"]):
-                try:
-                    await self._follow(entry)
-                except Fault as fault:
-                    path = path_of(entry["file"])
-                    words = self._run.masked(str(fault))[:400]
-                    self._run.say(
-                        f"{path} could not be asked after: {words}\nIts requests wait. If it is "
-                        "gone for good, remove that file: they are asked anew, and paid anew."
-                    )
-            if entry["status"] == WRITTEN and path_of(entry["file"], ".out").exists():
-                change(entry, status=batch_files.ANSWERED)
-            is_ours = self._shard in ("", entry["shard"])
+        for entry in batch_files.read_state().values():
+            path = path_of(entry)
+            if entry["stage"] != self._stage or not path.exists():  # the user has removed it
+                continue
             if entry["status"] in ENDED:
-                self._told |= set() if entry["is_new"] else {entry["file"]}
-                self._results.update(batch_files.find_results(entry, self._counts))
-            elif entry["status"] == UNSENT and not entry["input_file_id"] and is_ours:
-                path_of(entry["file"]).unlink()  # noted anew, within this run's --max-cost
-            else:
-                self._under_way |= batch_files.custom_ids(entry)
-                self._waiting.append(entry)
+                self._told.add(entry["file"])
+            elif entry["input_file_id"]:
+                await self._follow(entry)
+            is_sent = entry["status"] != UNSENT or entry["input_file_id"]
+            if not is_sent and self._shard in ("", entry["shard"]):
+                path.unlink()  # noted anew, within this run's --max-cost
+                continue
+            if entry["status"] == WRITTEN and path_of(entry, ".out").exists():
+                change(entry, status=batch_files.ANSWERED)
+            self._entries.append(entry)
+            places = batch_files.find_results(entry, self._counts)
+            self._results |= {custom_id: (entry, place) for custom_id, place in places.items()}
 
     async def _follow(self, entry: dict) -> None:
         """Bring an entry up to date with its batch; fetch the results of one that has ended."""
+        from common.client.wire import fault_behind
+
         endpoint = self._run.environment.providers.get(entry["provider"])
-        if endpoint is None or endpoint.base_url != entry["base_url"]:
-            raise Fault("transient", f"it is at {entry['base_url']}, where this run asks nothing")
-        state = await self._api(entry["provider"]).follow(entry, path_of(entry["file"], ".out"))
-        if state is None:  # a run ended between upload and start
-            change(entry, input_file_id="")
+        state = {"input_file_id": ""}  # of one that was never started
+        try:
+            if endpoint is None or endpoint.base_url != entry["base_url"]:
+                raise Fault(
+                    "transient", f"it is at {entry['base_url']}, where this run asks nothing"
+                )
+            client = self._client(entry["provider"])
+            if entry["batch_id"]:
+                batch = await client.batches.retrieve(entry["batch_id"])
+                state = self._state_of(batch)
+            else:  # a run ended before it heard of its batch
+                async for batch in client.batches.list(limit=100):
+                    mark = (batch.metadata or {}).get("mark")
+                    if mark == entry["mark"] or batch.input_file_id == entry["input_file_id"]:
+                        state = self._state_of(batch)
+                        break
+            if state.get("status") in ENDED:
+                files = [batch.output_file_id, batch.error_file_id]
+                parts = [(await client.files.content(file)).content for file in files if file]
+                if not parts and state["status"] == "completed":
+                    raise ValueError("completed, but it names no file of results yet")
+                write_bytes(path_of(entry, ".out"), self._run.masked_bytes(b"\n".join(parts)))
+        except Exception as error:  # nothing that a provider answers may end the run
+            words = self._run.masked(str(fault_behind(error)))[:400]
+            self._run.say(
+                f"{path_of(entry)} could not be asked after: {words}\nIts requests wait. If it is "
+                "gone for good, remove that file: they are asked anew, and paid anew."
+            )
             return
-        if state["words"]:
-            self._run.say(f"batch/{entry['file']} {state['status']}: {state['words']}")
+        if state.get("words"):
+            self._run.say(f"{path_of(entry)} {state['status']}: {state['words']}")
         change(entry, **state)
+
+    def _state_of(self, batch) -> dict:
+        """Return what the state holds of a batch. Raises AttributeError for what is none."""
+        problems = getattr(batch.errors, "data", None) or []
+        words = "; ".join(str(getattr(problem, "message", problem)) for problem in problems[:3])
+        words = self._run.masked(words)[:400]
+        return {"batch_id": batch.id.strip(), "status": batch.status.lower(), "words": words}
 
     async def close(self) -> None:
         """Send what was noted, unless the run is over or ends meanwhile."""
@@ -218,83 +227,92 @@ class Batches:
             over.add_done_callback(lambda _: sending.cancel())
             with suppress(asyncio.CancelledError):
                 await sending
-        for api in self._apis.values():
-            await api.close()
+        for client in self._clients.values():
+            await client.close()
 
     async def _send(self) -> None:
-        """Finish the request files, send each, start its batch; then halt for what went wrong."""
-        stops = []
-        if self._counts["beyond budget"]:
-            words = f"{self._run.budget}, as the most that the batches can cost"
-            stops.append((EXIT_SOME_FAILED, f"{words}.\nRun the same line again to go on."))
-        try:
-            for (provider, model), requests in self._open.items():
-                if not self._run.models[provider, model].gone:
-                    self._unsent.append(requests.close(self._status))
-            refused_by = set()
-            for entry in self._unsent:
-                if self._sends and entry["provider"] not in refused_by:
-                    try:
-                        await self._start(entry)
-                    except Fault as fault:
-                        refused_by.add(entry["provider"])
-                        stops.append(self._why_not_sent(fault, entry))
-                if path_of(entry["file"]).exists():
-                    self._waiting.append(entry)
-        except OSError as error:
-            stops.append((EXIT_STOPPED, disk_words(error)))
-        for code, words in sorted(stops, reverse=True):  # the gravest one is told
-            self._run.halt(code, words)
+        """Finish the request files, send each; then halt for what went wrong."""
+        refused_by = set()
+        for (provider, model), files in self._noted.items():
+            for requests in files:
+                if self._run.models[provider, model].gone:
+                    continue
+                requests.close(UNSENT if self._sends else WRITTEN)
+                if self._sends and provider not in refused_by:
+                    stop = await self._start(requests.entry)
+                    if stop:
+                        refused_by.add(provider)
+                        self._stop = max(self._stop, stop)
+        if self._stop[0] != EXIT_DONE:
+            self._run.halt(*self._stop)
 
-    async def _start(self, entry: dict) -> None:
-        """Upload a request file and start its batch, each step in the state. Raises Fault."""
-        api = self._api(entry["provider"])
-        try:
-            file_id = await api.upload(path_of(entry["file"]))
-            change(entry, input_file_id=file_id)
-            state = await api.start(file_id, entry["mark"])
-        except Fault as fault:
-            if fault.status in _NO_BATCHES:  # nothing is under way: live calls may ask
-                path_of(entry["file"]).unlink()
-            raise
-        change(entry, **state, since=time.time())
+    async def _start(self, entry: dict) -> tuple[int, str] | None:
+        """Upload a request file and start its batch, each step in the state.
 
-    def _why_not_sent(self, fault: Fault, entry: dict) -> tuple[int, str]:
-        """Return exit code and words."""
+        Return None, or exit code and words where that failed.
+        """
+        from common.client.wire import fault_behind
+
+        client = self._client(entry["provider"])
+        path = path_of(entry)
+        try:
+            with open(path, "rb") as file:
+                upload = (path.name, file, "application/jsonl")
+                uploaded = await client.files.create(file=upload, purpose="batch")
+            change(entry, input_file_id=uploaded.id.strip())
+            # It is tried once: a start whose answer is lost may be one.
+            batch = await client.with_options(max_retries=0).batches.create(
+                input_file_id=entry["input_file_id"],
+                endpoint="/v1/chat/completions",
+                completion_window="24h",
+                metadata={"mark": entry["mark"]},
+            )
+            change(entry, **self._state_of(batch), since=time.time())
+            return None
+        except Exception as error:
+            fault = fault_behind(error)
         endpoint = self._run.environment.providers[entry["provider"]]
         words = f"{endpoint.base_url}: {self._run.masked(str(fault))[:400]}"
         if fault.status in _NO_BATCHES:
-            return EXIT_STOPPED, (
-                f"{words}: it seems to take no batches.\nWith --batch-files the files are written "
-                "for an engine of your own; without either flag the calls go out live."
-            )
+            path.unlink()  # nothing is under way: live calls may ask
+            return EXIT_STOPPED, f"{words}\n{_NO_BATCHES_HERE}"
         if fault.category == "configuration":
             return EXIT_STOPPED, f"{words}\n{fault.advice_at(endpoint)}"
         return EXIT_SOME_FAILED, f"{words}\nRun the same line again: it sends them then."
 
-    def _api(self, provider: str):
-        """Return the batches of a provider."""
-        from common.client.batch_api import BatchApi  # takes a second
+    def _client(self, provider: str):
+        """Return the SDK's client for a provider."""
+        import openai  # takes a second
 
-        if provider not in self._apis:
-            self._apis[provider] = BatchApi(self._run.environment.providers[provider], self._run)
-        return self._apis[provider]
+        if provider not in self._clients:
+            endpoint = self._run.environment.providers[provider]
+            # The environment may name an organization at another provider.
+            nobody = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+            self._clients[provider] = openai.AsyncOpenAI(
+                api_key=endpoint.api_key or "none",
+                base_url=endpoint.base_url,
+                default_headers=nobody,
+                http_client=openai.DefaultAioHttpClient(follow_redirects=False),
+            )
+        return self._clients[provider]
 
     def lines(self) -> list[str]:
         """Return the lines of the tally."""
         lines = []
         if self._counts["collected"]:
             lines.append(f"batch   {self._counts['collected']:,} of the replies came from batches")
-        for entry in self._waiting:
-            words = f"{path_of(entry['file'])}: {entry['requests']:,} requests"
+        for entry in self._entries:
+            if entry["status"] in ENDED or not path_of(entry).exists():
+                continue
+            words = f"{path_of(entry)}: {entry['requests']:,} requests"
             if entry["at_most_usd"] is not None:
                 words += f", at most ${entry['at_most_usd']:.2f}"
             words += f", {entry['status']} for {clock(time.time() - entry['since'])}"
             if entry["status"] == WRITTEN:
-                results = path_of(entry["file"], ".out")
+                results = path_of(entry, ".out")
                 words += f"; put the results into {results}, or remove the requests to ask anew"
             lines.append(f"batch   {words}")
-        if any(self._counts[kind] for kind in _ODD_LINES):
-            odd = ", ".join(f"{self._counts[kind]:,} {kind}" for kind in _ODD_LINES)
-            lines.append(f"batch   lines of results that were left: {odd}")
+        odd = [f"{self._counts[kind]:,} {kind}" for kind in _ODD_LINES if self._counts[kind]]
+        if odd:
+            lines.append(f"batch   lines of results that were left: {', '.join(odd)}")
         return lines

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from common.config import CallSettings
 from common.files import UserError
@@ -16,7 +16,6 @@ CHARS_PER_TOKEN = 3.5
 LEAST_BYTES_PER_TOKEN = 2
 _MOST_REPLIES = 3  # that begin alike: fewer tell nothing of a server
 _LOOK_AGAIN_S = 0.05  # for room in the budget
-_CONTEXT_KEYS = ("context_length", "max_model_len", "context_window")
 
 
 def prompt_chars(messages: list[dict]) -> int:
@@ -26,17 +25,24 @@ def prompt_chars(messages: list[dict]) -> int:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a provider's list says of a model: dollars a token and its context, or None."""
+    """What a provider's list says of a model: dollars a token, or None."""
 
     prompt_price: float | None = None
     completion_price: float | None = None
     cached_price: float | None = None
-    context_tokens: int | None = None
 
     @property
     def has_prices(self) -> bool:
         """Tell whether a call can be priced."""
         return self.prompt_price is not None and self.completion_price is not None
+
+    def priced(self, prices: dict | None) -> Listing:
+        """Return the listing with the prices of chain.toml (dollars a million tokens), if any."""
+        if not prices:
+            return self
+        prompt_price = prices["prompt"] / 1_000_000
+        completion_price = prices["completion"] / 1_000_000
+        return Listing(prompt_price, completion_price)
 
     def cost_usd(self, usage: dict) -> float | None:
         """Return what a reply with this usage costs; None without a price or a usage report."""
@@ -60,14 +66,6 @@ class Listing:
         return prompt + max_tokens * self.completion_price
 
 
-def priced(listing: Listing, prices: dict | None) -> Listing:
-    """Return a listing with the prices of chain.toml (dollars a million tokens), if any."""
-    if not prices:
-        return listing
-    prompt, completion = prices["prompt"] / 1_000_000, prices["completion"] / 1_000_000
-    return replace(listing, prompt_price=prompt, completion_price=completion, cached_price=None)
-
-
 def read_listings(document: object) -> dict[str, Listing]:
     """Return the models of a provider's list by id; an odd entry is passed over."""
     items = document.get("data") if isinstance(document, dict) else document
@@ -76,15 +74,11 @@ def read_listings(document: object) -> dict[str, Listing]:
         if not isinstance(item, dict) or not isinstance(item.get("id"), str):
             continue
         pricing = item.get("pricing")
-        if not isinstance(pricing, dict):
-            pricing = {}
-        counts = [item.get(key) for key in _CONTEXT_KEYS]
-        listings[item["id"]] = Listing(
-            prompt_price=_dollars(pricing.get("prompt")),
-            completion_price=_dollars(pricing.get("completion")),
-            cached_price=_dollars(pricing.get("input_cache_read")),
-            context_tokens=next((one for one in counts if type(one) is int and one > 0), None),
-        )
+        prices = []
+        for key in ("prompt", "completion", "input_cache_read"):
+            price = pricing.get(key) if isinstance(pricing, dict) else None
+            prices.append(_dollars(price))
+        listings[item["id"]] = Listing(*prices)
     return listings
 
 
@@ -124,17 +118,16 @@ class Spending:
         """Return the lines of the tally: none when nothing was asked."""
         if not self.calls:
             return []
-        by_kind = self.tokens
-        tokens = (
-            f"{by_kind['prompt_tokens']:,} in ({by_kind['cached_tokens']:,} cached), "
-            f"{by_kind['completion_tokens']:,} out ({by_kind['reasoning_tokens']:,} reasoning)"
-        )
-        if not by_kind:
-            tokens = "not told by the server"
+        outcomes = [f"{count:,} {outcome}" for outcome, count in self.calls.most_common()]
+        tokens = "not told by the server"
+        if self.tokens:
+            tokens = "{prompt_tokens:,} in ({cached_tokens:,} cached), ".format_map(self.tokens)
+            tokens += "{completion_tokens:,} out ({reasoning_tokens:,} reasoning)".format_map(
+                self.tokens
+            )
         cost = f"${self.cost_usd:.4f}"
         if self.unpriced_calls:
             cost += f" plus {self.unpriced_calls:,} replies of unknown price"
-        outcomes = [f"{count:,} {outcome}" for outcome, count in self.calls.most_common()]
         lines = [
             f"calls   {sum(self.calls.values()):,}: {', '.join(outcomes)}",
             f"tokens  {tokens}",
@@ -144,8 +137,9 @@ class Spending:
             lines.append(f"answer  asked for {asked}, answered by {answered!r}: {count:,} times")
         for model, marks in self.marks.items():
             mark, count = marks.most_common(1)[0]
-            if mark and count > sum(marks.values()) / 2 and count >= _MOST_REPLIES:
-                words = f"{count:,} of {sum(marks.values()):,} replies of {model} begin with {mark}"
+            replies = sum(marks.values())
+            if mark and count > replies / 2 and count >= _MOST_REPLIES:
+                words = f"{count:,} of {replies:,} replies of {model} begin with {mark}"
                 lines.append(f"note    {words}: its server's reasoning parser is off")
         return lines
 

@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from contextlib import suppress
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
-from common.client.costs import CHARS_PER_TOKEN, Listing, priced
+from common.client.costs import CHARS_PER_TOKEN, Listing
 from common.client.faults import Fault
 from common.client.run import Run
 from common.config import CallSettings
@@ -19,18 +19,6 @@ from common.turns import answer_files, read_answer, read_score
 _COMPLETION_TOKENS = 3000  # a thinking model's usual reply to one turn; a guess until one is there
 
 
-@dataclass
-class _Ahead:
-    """The calls ahead to one model, and the length of its replies so far, all tries counted."""
-
-    call: CallSettings
-    calls: int = 0
-    chars: int = 0
-    longest: int = 0
-    replies: int = 0
-    reply_tokens: int = 0
-
-
 def dry_run(
     environment: Environment,
     planned: Iterable[tuple[CallSettings, int]],
@@ -38,90 +26,72 @@ def dry_run(
     replies: Iterable[tuple[str, dict]],
     batch: bool = False,
 ) -> int:
-    """Print what is ahead; return the exit code.
+    """Print what is ahead; return the exit code. Asks for the providers' free lists alone.
 
     `planned` holds (settings, prompt characters) of each call, `passed_over` how many items are
     left out by reason, `replies` (model, what its file says) of those that are there already: they
-    tell how long replies are; `batch`: at the price of batches. Asks the providers only for their
-    free lists of models.
+    tell how long replies are; `batch`: at the price of batches.
     """
     for reason, count in passed_over.most_common():
         if count:
             print(f"  passed over {count:>6}  {reason}")
-    models: dict[str, _Ahead] = {}
-    for call, chars in planned:
-        ahead = models.setdefault(call.model, _Ahead(call))
-        ahead.calls += 1
-        ahead.chars += chars
-        ahead.longest = max(ahead.longest, chars)
-    if not models:
+    calls = {}
+    counts = Counter()
+    chars = Counter()
+    for call, prompt_chars in planned:
+        calls[call.model] = call
+        counts[call.model] += 1
+        chars[call.model] += prompt_chars
+    if not calls:
         print("dry run: nothing to ask; a run would send no call.")
         return EXIT_DONE
+    lengths = {model: [] for model in calls}  # of its replies so far, all tries counted
     for model, meta in replies:
         usage = meta.get("usage_all_tries") or meta.get("usage") or {}
-        if model in models and usage.get("completion_tokens"):
-            models[model].replies += 1
-            models[model].reply_tokens += usage["completion_tokens"]
+        if model in calls and usage.get("completion_tokens"):
+            lengths[model].append(usage["completion_tokens"])
 
-    lists, code = asyncio.run(_fetch_lists(environment, models))
+    providers = {call.provider for call in calls.values()}
+    lists, code = asyncio.run(_fetch_lists(environment, providers))
     print("dry run: no call was sent. Ahead, if every first reply is good:")
-    costs = []
-    for ahead in models.values():
-        provider = ahead.call.provider
-        share = environment.providers[provider].batch_price if batch else 1
-        costs.append(_print_calls(ahead, lists[provider], share))
-    if len(models) > 1:
-        unpriced = sum(a.calls for a, cost in zip(models.values(), costs) if cost is None)
+    total_usd = 0.0
+    unpriced = 0
+    for model, call in calls.items():
+        listings = lists[call.provider]
+        reply_tokens = min(call.max_tokens, _COMPLETION_TOKENS)
+        basis = f"a guess of {reply_tokens:,} a reply"
+        if so_far := lengths[model]:
+            reply_tokens = sum(so_far) / len(so_far)
+            basis = f"{reply_tokens:,.0f} a reply, as the {len(so_far):,} so far"
+        prompt = round(chars[model] / CHARS_PER_TOKEN)
+        completion = round(counts[model] * reply_tokens)
+        usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
+        cost = listings.get(model, Listing()).priced(call.prices).cost_usd(usage)
+        share = environment.providers[call.provider].batch_price if batch else 1
+        price = "price unknown" if cost is None else f"about ${share * cost:.2f}"
+        if share < 1:
+            price += f", as a batch at {share:.0%} of the list"
+        print(
+            f"  {model}: {counts[model]:,} calls, about {prompt:,} tokens in, "
+            f"{completion:,} out ({basis}), {price}"
+        )
+        if listings and model not in listings:
+            print("    not on the provider's model list: is the id right?")
+        total_usd += share * (cost or 0)
+        unpriced += counts[model] if cost is None else 0
+    if len(calls) > 1:
         unknown = f" and {unpriced:,} calls of unknown price" if unpriced else ""
-        total = sum(cost for cost in costs if cost is not None)
-        calls = sum(ahead.calls for ahead in models.values())
-        print(f"  all: {calls:,} calls, about ${total:.2f}{unknown}")
+        print(f"  all: {sum(counts.values()):,} calls, about ${total_usd:.2f}{unknown}")
     return code
 
 
-def _print_calls(ahead: _Ahead, listings: dict[str, Listing], share: float) -> float | None:
-    """Print the calls to one model at a share of the list price; return their cost if known."""
-    call = ahead.call
-    reply = min(call.max_tokens, _COMPLETION_TOKENS)
-    basis = f"a guess of {reply:,} a reply"
-    if ahead.replies:
-        reply = ahead.reply_tokens / ahead.replies
-        basis = f"{reply:,.0f} a reply, as the {ahead.replies:,} so far"
-    prompt = round(ahead.chars / CHARS_PER_TOKEN)
-    completion = round(ahead.calls * reply)
-    listing = priced(listings.get(call.model, Listing()), call.prices)
-    usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
-    cost = listing.cost_usd(usage)
-    cost = None if cost is None else share * cost
-    price = "price unknown" if cost is None else f"about ${cost:.2f}"
-    if share < 1:
-        price += f", as a batch at {share:.0%} of the list"
-    print(
-        f"  {call.model}: {ahead.calls:,} calls, about {prompt:,} tokens in, "
-        f"{completion:,} out ({basis}), {price}"
-    )
-    if listings and call.model not in listings:
-        print("    not on the provider's model list: is the id right?")
-    if listing.context_tokens:
-        longest = int(ahead.longest / CHARS_PER_TOKEN)
-        too_long = longest + call.max_tokens > listing.context_tokens
-        print(
-            f"    longest prompt about {longest:,} tokens + max_tokens {call.max_tokens:,} of "
-            f"{listing.context_tokens:,} context tokens"
-            f"{': TOO LONG, such calls will be refused' if too_long else ''}"
-        )
-    return cost
-
-
-async def _fetch_lists(
-    environment: Environment, models: dict[str, _Ahead]
-) -> tuple[dict[str, dict[str, Listing]], int]:
+async def _fetch_lists(environment: Environment, providers: set[str]) -> tuple[dict, int]:
     """Return each provider's models by id, and an exit code; say why a list cannot be had."""
     from common.client.wire import Connection  # takes a second
 
     lists = {}
     code = EXIT_DONE
-    for name in sorted({ahead.call.provider for ahead in models.values()}):
+    for name in sorted(providers):
         endpoint = environment.providers[name]
         connection = Connection(endpoint)
         lists[name] = {}
@@ -133,33 +103,22 @@ async def _fetch_lists(
             if fault.category != "transient" and fault.status not in (404, 405):
                 print(f"  {fault.advice_at(endpoint)}")
                 code = EXIT_STOPPED
-            elif fault.reached:
-                print("  The model list cannot be had, so prices are unknown.")
-            else:
+            elif not fault.reached:
                 print(f"  It does not answer. Check {endpoint.url_place}, or start it.")
                 code = code or EXIT_SOME_FAILED
-        finally:
-            await connection.close()
+        await connection.close()
     return lists, code
 
 
 def own_replies(side: str) -> Iterator[tuple[str, dict]]:
-    """Yield (model, what the file says of it) of each reply of one side that is there."""
+    """Yield (model, what the file says of it) of each reply of a side, or verdict of "judge"."""
+    if side == "judge":
+        for path in turn_files("score"):
+            with suppress(BadFile):
+                yield from ((found["judge"], found) for found in read_score(path)["verdicts"])
+        return
     for path in answer_files(None).values():
-        try:
+        with suppress(BadFile):
             meta = read_answer(path)["meta"][side]
-        except BadFile:
-            continue
-        if meta.get("model") and "candidates" not in meta:  # whose usage is of many calls
-            yield meta["model"], meta
-
-
-def own_verdicts() -> Iterator[tuple[str, dict]]:
-    """Yield (judge, verdict) of each verdict on file."""
-    for path in turn_files("score"):
-        try:
-            verdicts = read_score(path)["verdicts"]
-        except BadFile:
-            continue
-        for verdict in verdicts:
-            yield verdict["judge"], verdict
+            if meta.get("model") and "candidates" not in meta:  # whose usage is of many calls
+                yield meta["model"], meta

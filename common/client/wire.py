@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -21,7 +21,7 @@ import openai
 from pydantic_core import PydanticSerializationError, to_json
 
 from common.client import faults
-from common.client.costs import Listing, priced, read_listings
+from common.client.costs import Listing, read_listings
 from common.client.faults import Fault
 from common.config import CallSettings
 from common.environment import Endpoint
@@ -30,11 +30,8 @@ from common.files import printable
 _CONNECT_S = 15
 _LIST_AGAIN_S = 30  # each time some replies wait for it
 _LIST_S = 4  # the first finished reply waits for the prices: less than the grace of an interrupt
-# A server that never ends must not fill the memory.
-_MAX_BODY_BYTES = 64 * 2**20
-_MAX_ERROR_BYTES = 64 * 2**10
+_MAX_BODY_BYTES = 64 * 2**20  # a server that never ends must not fill the memory
 _MAX_HEADER_BYTES = 16 * 2**10  # of one header; aiohttp takes 8,190, some gateways send more
-_INVOCATION_HEADERS = ("x-chutes-invocationid", "x-request-id")
 _NEVER_REACHED = (
     aiohttp.ClientConnectorError,
     aiohttp.ConnectionTimeoutError,
@@ -60,7 +57,7 @@ class Completion:
     batch: str = ""  # the request file that it comes from
 
 
-def request_body(call: CallSettings, messages: list[dict], max_tokens: int) -> dict:
+def request_body(call: CallSettings, messages: list[dict], max_tokens: int) -> bytes:
     """Return the body of a chat request."""
     body = {"model": call.model, "messages": messages, **call.sampling()}
     del body["max_tokens"]
@@ -68,40 +65,11 @@ def request_body(call: CallSettings, messages: list[dict], max_tokens: int) -> d
     if call.stream:
         body["stream"] = True
         body["stream_options"] = {"include_usage": True}
-    return {name: value for name, value in body.items() if name not in call.omit}
-
-
-def batch_body(call: CallSettings, messages: list[dict], max_tokens: int) -> bytes:
-    """Return the body of a chat request in a batch: as a live one, whole."""
-    body = request_body(call, messages, max_tokens)
-    for name in ("stream", "stream_options"):
-        body.pop(name, None)
-    return _body_bytes(body)
-
-
-def _body_bytes(body: dict) -> bytes:
+    body = {name: value for name, value in body.items() if name not in call.omit}
     try:
         return to_json(body)
     except PydanticSerializationError:  # a lone surrogate in a chat
         return json.dumps(body, ensure_ascii=False).encode("utf-8", "replace")
-
-
-def _new_client(endpoint: Endpoint) -> httpx2.AsyncClient:
-    """Return an HTTP client with the key of a provider, and without any connection yet."""
-    key = endpoint.api_key or "none"
-    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
-    # No redirects: prompt and key go nowhere else; a POST may become a GET.
-    client = openai.DefaultAioHttpClient(headers=headers, follow_redirects=False)
-    for transport in (client._transport, *client._mounts.values()):  # direct, by proxies
-        if transport is not None:
-            transport.client = partial(_new_session, transport)
-    return client
-
-
-def _new_session(transport) -> aiohttp.ClientSession:
-    # 0: as many as are asked for, not aiohttp's own hundred for all models together.
-    connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=20, ssl=transport.ssl_context)
-    return aiohttp.ClientSession(connector=connector, max_field_size=_MAX_HEADER_BYTES)
 
 
 class Connection:
@@ -110,21 +78,21 @@ class Connection:
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
         self.prices: dict[str, dict] = {}  # of chain.toml, by model: they go over the list's
-        self._listings: asyncio.Future | None = None  # a table, or the fault in its place
+        self._list: asyncio.Task | None = None  # the last that was asked for
         self._list_again_at_s = 0.0
         self._chat_url = httpx2.URL(f"{endpoint.base_url}/chat/completions")
         self._http = _new_client(endpoint)
 
     async def close(self) -> None:
         """Close all sockets."""
-        if self._listings is not None:
-            self._listings.cancel()
+        if self._list is not None:
+            self._list.cancel()
         await self._http.aclose()
 
     async def models(self) -> dict[str, Listing]:
         """Return the models of the provider's free list by id. Raises Fault."""
         request = self._http.build_request("GET", f"{self.endpoint.base_url}/models")
-        body, _ = await self._fetch(request, _LIST_S)
+        body, _ = await _fetch(self._http, request, _LIST_S)
         try:
             return read_listings(faults.parse_json(body))
         except ValueError:
@@ -137,89 +105,72 @@ class Connection:
         `needed`: again at once, and raises Fault.
         """
         now_s = asyncio.get_running_loop().time()
-        asked = self._listings
-        lost = asked and asked.done() and not isinstance(asked.result(), dict)
-        if asked is None or (lost and (needed or now_s > self._list_again_at_s)):
+        lost = self._list and self._list.done() and self._list.exception()
+        is_transient = lost and lost.category == "transient"
+        if self._list is None or (is_transient and (needed or now_s > self._list_again_at_s)):
             self._list_again_at_s = now_s + _LIST_AGAIN_S
-            self._listings = asyncio.ensure_future(self._models_or_fault())
-        if not self._listings.done():
-            await asyncio.shield(self._listings)
+            self._list = asyncio.ensure_future(self.models())
+        if not self._list.done():
+            await asyncio.wait([self._list])
         prices = self.prices.get(model)
-        listings = self._listings.result()
-        if isinstance(listings, dict):
-            return priced(listings.get(model, Listing()), prices)
-        if needed and not prices:
-            raise listings
-        return priced(Listing(), prices)
+        fault = self._list.exception()
+        if fault is None:
+            return self._list.result().get(model, Listing()).priced(prices)
+        if needed and not prices and fault.category == "transient":
+            raise fault
+        return Listing().priced(prices)
 
-    async def _models_or_fault(self) -> dict[str, Listing] | Fault:
-        try:
-            return await self.models()
-        except Fault as fault:
-            return fault if fault.category == "transient" else {}
+    async def complete(self, call, messages, max_tokens, alive, fresh=False) -> Completion:
+        """Return a completion from one attempt. Raises Fault.
 
-    async def complete(
-        self,
-        call: CallSettings,
-        messages: list[dict],
-        max_tokens: int,
-        alive: Callable[[int], None],
-        fresh: bool = False,
-    ) -> Completion:
-        """Return a completion from one attempt; call `alive` when words arrive. Raises Fault.
-
-        `fresh`: over a connection of its own, which nothing before can have broken.
+        `alive(bytes)` is called when words arrive; `fresh`: over a connection of its own, which
+        nothing before can have broken.
         """
         # Now: llama-cpp-python ends a running stream for whatever comes next.
         await self.listing(call.model)
-        body, headers = await self._post(call, messages, max_tokens, alive, fresh)
-        if call.stream and not body.strip():
-            # It answers so when a prompt is too long, and closes; without a stream it says why.
-            whole = call.model_copy(update={"stream": False})
-            body, headers = await self._post(whole, messages, max_tokens, alive, fresh=True)
-        completion = read_completion(body)
-        for name in _INVOCATION_HEADERS:
-            if headers.get(name):
-                completion.invocation_id = headers[name][:_NAME_CHARS]
-                break
-        return completion
-
-    async def _post(self, call, messages, max_tokens, alive, fresh):
-        """Return body and headers of the answer to a chat request. Raises Fault."""
         # Without a stream, silence is how a reply is made.
         silence_s = call.stall_s if call.stream else call.timeout_s
         request = self._http.build_request(
             "POST",
             self._chat_url,
-            content=_body_bytes(request_body(call, messages, max_tokens)),
+            content=request_body(call, messages, max_tokens),
             timeout=httpx2.Timeout(None, connect=_CONNECT_S, read=silence_s),
         )
-        if not fresh:
-            return await self._fetch(request, call.timeout_s, alive)
-        async with _new_client(self.endpoint) as client:
-            return await self._fetch(request, call.timeout_s, alive, client)
+        async with _new_client(self.endpoint) if fresh else nullcontext(self._http) as client:
+            body, headers = await _fetch(client, request, call.timeout_s, alive)
+        if call.stream and not body.strip():
+            # It answers so when a prompt is too long, and closes; without a stream it says why.
+            whole = call.model_copy(update={"stream": False})
+            return await self.complete(whole, messages, max_tokens, alive, fresh=True)
+        completion = read_completion(body)
+        named = headers.get("x-chutes-invocationid") or headers.get("x-request-id") or ""
+        completion.invocation_id = named[:_NAME_CHARS] or completion.invocation_id
+        return completion
 
-    async def _fetch(
-        self, request: httpx2.Request, total_s: float, alive=None, client=None
-    ) -> tuple[bytes, httpx2.Headers]:
-        """Return body and headers of what a request brings within `total_s`. Raises Fault."""
-        try:
-            receive = self._receive(client or self._http, request, alive)
-            return await asyncio.wait_for(receive, total_s)
-        except asyncio.TimeoutError:
-            detail = f"not finished after {total_s:g} s"
-            raise Fault("transient", "no whole reply in time", detail) from None
-        except Fault:
-            raise
-        except Exception as error:  # nothing that an attempt raises may end the run
-            raise fault_behind(error) from None
 
-    async def _receive(
-        self, client, request: httpx2.Request, alive: Callable[[int], None] | None
-    ) -> tuple[bytes, httpx2.Headers]:
+def _new_client(endpoint: Endpoint) -> httpx2.AsyncClient:
+    """Return an HTTP client with the key of a provider, and without any connection yet."""
+
+    def new_session(ssl_context) -> aiohttp.ClientSession:
+        # 0: as many as are asked for, not aiohttp's own hundred for all models together.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=20, ssl=ssl_context)
+        return aiohttp.ClientSession(connector=connector, max_field_size=_MAX_HEADER_BYTES)
+
+    key = endpoint.api_key or "none"
+    headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
+    # No redirects: prompt and key go nowhere else; a POST may become a GET.
+    client = openai.DefaultAioHttpClient(headers=headers, follow_redirects=False)
+    for transport in (client._transport, *client._mounts.values()):  # direct, by proxies
+        if transport is not None:
+            transport.client = partial(new_session, transport.ssl_context)
+    return client
+
+
+async def _fetch(client, request, total_s: float, alive=None) -> tuple[bytes, httpx2.Headers]:
+    """Return body and headers of what a request brings within `total_s`. Raises Fault."""
+
+    async def receive() -> tuple[httpx2.Response, bytes]:
         response = await client.send(request, stream=True)
-        status = response.status_code
-        limit = _MAX_BODY_BYTES if status < 300 else _MAX_ERROR_BYTES
         body = bytearray()
         try:
             async for part in response.aiter_bytes():
@@ -227,23 +178,37 @@ class Connection:
                 # Words of a reply, not a comment that keeps the connection open.
                 if alive and b'"delta"' in part:
                     alive(len(part))
-                if len(body) > limit:
+                if len(body) > _MAX_BODY_BYTES:
                     break
         except (httpx2.NetworkError, httpx2.ProtocolError):
-            if body or status >= 300:
+            if body or response.status_code >= 300:
                 raise  # else the connection was closed without a word: an empty stream
         finally:
             await response.aclose()
-        if status < 300:
-            return bytes(body), response.headers
-        words = faults.provider_words(bytes(body))
-        if status < 400:
-            words = printable(f"to {response.headers.get('location')}")
-        raise faults.sort_status(status, words, response.headers)
+        return response, bytes(body)
+
+    try:
+        response, body = await asyncio.wait_for(receive(), total_s)
+    except asyncio.TimeoutError:
+        detail = f"not finished after {total_s:g} s"
+        raise Fault("transient", "no whole reply in time", detail) from None
+    except Exception as error:  # nothing that an attempt raises may end the run
+        raise fault_behind(error) from None
+    if response.status_code < 300:
+        return body, response.headers
+    words = faults.provider_words(body)
+    if response.status_code < 400:
+        words = printable(f"to {response.headers.get('location')}")
+    raise faults.sort_status(response.status_code, words, response.headers)
 
 
 def fault_behind(error: BaseException | None) -> Fault:
-    """Return the fault behind what an attempt has raised, by all that led to it."""
+    """Return the fault behind what an attempt or the SDK has raised, by all that led to it."""
+    if isinstance(error, Fault):
+        return error
+    if isinstance(error, openai.APIStatusError):
+        words = faults.provider_words(error.response.content)
+        return faults.sort_status(error.status_code, words, error.response.headers)
     causes = []
     while error is not None:
         causes.append(error)
@@ -261,22 +226,12 @@ def fault_behind(error: BaseException | None) -> Fault:
 
 
 def read_completion(body: bytes) -> Completion:
-    """Read a reply in either form, whatever was asked for. Raises Fault."""
-    try:
-        return _read_events(body)
-    except Fault:
-        raise
-    except Exception as error:  # whatever a server sends is a fault of this call alone
-        detail = f"{type(error).__name__} in {faults.provider_words(body)}"
-        raise Fault("transient", "malformed reply", detail) from None
+    """Read a reply in either form, whatever was asked for. Raises Fault.
 
-
-def _read_events(body: bytes) -> Completion:
-    """Read server-sent events, or one JSON document, which is the only event then.
-
-    Only `content` is the answer: what comes as `reasoning_content` or `reasoning` is passed over.
-    A fault in mid-stream may come as a `data:` event or, on Chutes, as a bare JSON line without
-    `data:`, after which the stream just ends: a reply without a finish_reason is never a reply.
+    It is server-sent events, or one JSON document, which is the only event then. Only `content` is
+    the answer: what comes as `reasoning_content` or `reasoning` is passed over. A fault in
+    mid-stream may come as a `data:` event or, on Chutes, as a bare JSON line without `data:`, after
+    which the stream just ends: a reply without a finish_reason is never a reply.
     """
     body = body.removeprefix(b"\xef\xbb\xbf").strip()
     if body.startswith(b"<"):
@@ -284,35 +239,18 @@ def _read_events(body: bytes) -> Completion:
         raise Fault("transient", kind, faults.provider_words(body), advice=faults.CHECK_ADDRESS)
     completion = Completion()
     pieces = []
-    for line in [body] if body.startswith(b"{") else body.splitlines():
-        if not line.startswith((b"data:", b"{")):
-            continue  # a comment that keeps the connection open, an event name, or an empty line
-        line = line.removeprefix(b"data:").strip()
-        if line in (b"", b"[DONE]"):
-            continue
-        event = faults.parse_json(line)
-        completion.model = _name(event.get("model")) or completion.model
-        completion.invocation_id = _name(event.get("id")) or completion.invocation_id
-        usage = _usage(event.get("usage"))
-        completion.usage = usage or completion.usage
-        if not event.get("choices"):
-            fault = faults.sort_error_body(event, line)
-            if fault:
-                raise fault
-            continue
-        choice = event["choices"][0]
-        pieces.append("")
-        if choice.get("index") in (0, None):  # another index is another reply
-            said = choice.get("delta") or choice.get("message") or {}
-            pieces.append(_text(said.get("content")))
-            for name in _REASONING_FIELDS:
-                if said.get(name):
-                    completion.reasoning_field = name
-                    completion.reasoning_bytes += len(str(said[name]).encode("utf-8", "replace"))
-            reason = _name(choice.get("finish_reason"))
-            completion.finish_reason = reason or completion.finish_reason
-            # Moonshot's place for it.
-            completion.usage = usage or _usage(choice.get("usage")) or completion.usage
+    try:
+        for line in [body] if body.startswith(b"{") else body.splitlines():
+            if not line.startswith((b"data:", b"{")):
+                continue  # a comment that keeps the connection open, an event name, or nothing
+            line = line.removeprefix(b"data:").strip()
+            if line not in (b"", b"[DONE]"):
+                _read_event(line, completion, pieces)
+    except Fault:
+        raise
+    except Exception as error:  # whatever a server sends is a fault of this call alone
+        detail = f"{type(error).__name__} in {faults.provider_words(body)}"
+        raise Fault("transient", "malformed reply", detail) from None
     if not pieces:
         raise Fault("transient", "no choices in the reply", faults.provider_words(body))
     completion.content = "".join(pieces)
@@ -323,38 +261,57 @@ def _read_events(body: bytes) -> Completion:
     return completion
 
 
+def _read_event(line: bytes, completion: Completion, pieces: list[str]) -> None:
+    """Add what an event says to a completion, its words to `pieces`. Raises Fault."""
+    event = faults.parse_json(line)
+    usage = _usage(event.get("usage"))
+    choice = {}
+    if event.get("choices"):
+        choice = event["choices"][0]
+        pieces.append("")
+    elif fault := faults.sort_error_body(event, line):
+        raise fault
+    if choice.get("index") not in (0, None):  # another reply
+        choice = {}
+    said = choice.get("delta") or choice.get("message") or {}
+    content = said.get("content")
+    if isinstance(content, list):  # typed parts
+        content = "".join(part["text"] for part in content if part.get("type") == "text")
+    if isinstance(content, str):
+        pieces.append(content)
+    for name in _REASONING_FIELDS:
+        if said.get(name):
+            completion.reasoning_field = name
+            completion.reasoning_bytes += len(str(said[name]).encode("utf-8", "replace"))
+    # Moonshot's place for it is the choice.
+    completion.usage = usage or _usage(choice.get("usage")) or completion.usage
+    completion.model = _name(event.get("model")) or completion.model
+    completion.invocation_id = _name(event.get("id")) or completion.invocation_id
+    completion.finish_reason = _name(choice.get("finish_reason")) or completion.finish_reason
+
+
 def _name(given: object) -> str:
     """Return a short text of the server's, such as a model's name."""
     return printable(given[:_NAME_CHARS]) if isinstance(given, str) else ""
 
 
-def _text(content: object) -> str:
-    """Return content as text: a string, or the text parts of a list of typed parts."""
-    if isinstance(content, list):
-        parts = [part.get("text") for part in content if part.get("type") == "text"]
-        return "".join(_text(part) for part in parts)
-    return content if isinstance(content, str) else ""
-
-
 def _usage(given: object) -> dict:
-    """Return the token counts of a reply, whatever their names; {} when they are not told."""
-    prompt = _count(given, "prompt_tokens")
-    completion = _count(given, "completion_tokens")
-    if prompt is None or completion is None:
+    """Return the token counts of a reply; {} when they are not told. No odd figure costs it."""
+    if not isinstance(given, dict):
         return {}
-    reasoning = _count(given.get("completion_tokens_details"), "reasoning_tokens")
-    cached = _count(given.get("prompt_tokens_details"), "cached_tokens") or 0
-    if cached > prompt:  # Anthropic's way, which some gateways pass on: those read anew alone
-        prompt += cached
-    return {
-        "prompt_tokens": prompt,
-        "completion_tokens": completion,
-        "reasoning_tokens": reasoning or _count(given, "reasoning_tokens") or 0,
-        "cached_tokens": cached,
-    }
-
-
-def _count(table: object, name: str) -> int | None:
-    """Return a count of tokens; None for an odd figure, which must never cost the reply."""
-    value = table.get(name) if isinstance(table, dict) else None
-    return value if type(value) is int and 0 <= value < _MOST_TOKENS else None
+    told = dict(given)
+    for part in ("prompt_tokens_details", "completion_tokens_details"):
+        if isinstance(given.get(part), dict):
+            told |= given[part]
+    names = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
+    usage = dict.fromkeys(names, 0)
+    for name in names:
+        count = told.get(name)
+        if type(count) is int and 0 <= count < _MOST_TOKENS:
+            usage[name] = count
+        elif name in names[:2]:
+            return {}
+    if usage["cached_tokens"] > usage["prompt_tokens"]:
+        # Anthropic's way, which some gateways pass on: the prompt's are those read anew alone.
+        usage["prompt_tokens"] += usage["cached_tokens"]
+    return usage
