@@ -22,8 +22,7 @@ from common.files import read_json, write_json
 BATCH = Path("batch")
 UNSENT = "not sent"  # being written, or its run ended before it was sent
 WRITTEN = "written"  # for whoever takes it
-ANSWERED = "results on file"  # of what nobody sent
-ENDED = ("completed", "failed", "expired", "cancelled", ANSWERED)
+ENDED = ("completed", "failed", "expired", "cancelled")
 _MOST_LINES = 50_000
 _MOST_BYTES = 90 * 10**6  # OpenAI takes 200 MB, others 100
 _LINE = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":%b}\n'
@@ -33,17 +32,13 @@ _ID_PLACE = slice(14, 78)  # in such a line
 class Requests:
     """A request file that is being written, and its entry."""
 
-    def __init__(self, **entry: str):
-        """Open a file under a new name; `entry`: stage, shard, provider, base_url, model."""
+    def __init__(self, stage: str, shard: str, provider: str, base_url: str, model: str):
+        """Open a file under a new name."""
+        entry = {"stage": stage, "shard": shard, "provider": provider, "base_url": base_url}
+        entry |= {"model": model, "requests": 0, "at_most_usd": 0.0, "mark": uuid4().hex}
+        entry |= {"input_file_id": "", "batch_id": "", "words": ""}
+        entry |= {"status": UNSENT, "since": time.time()}
         BATCH.mkdir(exist_ok=True)
-        entry |= {"mark": uuid4().hex, "status": UNSENT, "since": time.time()}
-        entry |= {
-            "requests": 0,
-            "at_most_usd": 0.0,
-            "input_file_id": "",
-            "batch_id": "",
-            "words": "",
-        }
         change(entry)
         self.entry = entry
         self._file = open(path_of(entry), "wb")  # noqa: SIM115  # until it is closed
@@ -60,7 +55,6 @@ class Requests:
         return True
 
     def close(self, status: str) -> None:
-        """Finish the file."""
         with self._file as file:
             file.flush()
             os.fsync(file.fileno())

@@ -14,8 +14,18 @@ from contextlib import suppress
 from dataclasses import replace
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, clock
-from common.client import batch_files, faults
-from common.client.batch_files import ENDED, UNSENT, WRITTEN, Requests, change, path_of
+from common.client import faults
+from common.client.batch_files import (
+    ENDED,
+    UNSENT,
+    WRITTEN,
+    Requests,
+    change,
+    find_results,
+    path_of,
+    read_state,
+)
+from common.client.costs import Listing
 from common.client.faults import Fault
 from common.client.run import Run
 from common.config import CallSettings
@@ -79,16 +89,14 @@ class Batches:
                 raise Waiting("under way in a batch")
             try:
                 completion = self._read(entry, place)
-            except Fault as found:
-                failed += 1
-                detail = self._run.masked(found.detail)[:400]
-                fault = replace(found, kind=self._run.masked(found.kind), detail=detail)
+            except Fault as error:
+                fault = self._fault_behind(error)
                 self._run.spending.calls[fault.kind] += 1
                 # A live call asks it anew: perhaps an engine with a smaller context refused it.
                 if fault.category == "item" and self.asks_nothing_live:
                     raise ItemFailed(fault.kind, str(fault), lasting=True) from None
+                failed += 1
                 continue
-            completion.batch = entry["file"]
             cost = None  # of an engine of one's own
             if entry["batch_id"]:
                 cost = (await connection.listing(call.model)).cost_usd(completion.usage)
@@ -101,11 +109,28 @@ class Batches:
         if number > call.bad_reply_tries:
             detail = f"failed in {number - 1} batches: {fault}; without --batch it is asked live"
             raise ItemFailed(f"provider: {fault.kind}", detail)
-        await self._note(connection, call, messages, max_tokens, custom_id, body)
+
+        at_most_usd = None
+        budget = self._run.budget
+        listing = await connection.listing(call.model) if self._sends else Listing()
+        if listing.has_prices or (self._sends and budget.is_limited):
+            at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
+            at_most_usd *= connection.endpoint.batch_price
+            if not await budget.reserve(at_most_usd):
+                words = f"{budget}, as the most that the batches can cost"
+                self._halt_later(EXIT_SOME_FAILED, words, "Run the same line again to go on.")
+                raise Waiting("beyond --max-cost")
+            budget.settle(at_most_usd, at_most_usd)
+        files = self._noted[call.provider, call.model]
+        if not files or not files[-1].add(custom_id, body, at_most_usd):
+            endpoint = (call.provider, connection.endpoint.base_url)
+            files.append(Requests(self._stage, self._shard, *endpoint, call.model))
+            files[-1].add(custom_id, body, at_most_usd)
+            self._entries.append(files[-1].entry)
+        self._results[custom_id] = (files[-1].entry, None)
         raise Waiting("noted for a batch")
 
     def _read(self, entry: dict, place: int | None):
-        """Return the completion of a line of results. Raises Fault."""
         from common.client.wire import read_completion
 
         if place is None:
@@ -117,36 +142,15 @@ class Batches:
         response = row.get("response")
         response = response if isinstance(response, dict) else {}
         status = response.get("status_code")
-        body = response.get("body")
+        body = json_bytes(response.get("body"))
         if status == 200 and not row.get("error"):
-            return read_completion(json_bytes(body))
-        error = {"error": row.get("error") or body or "no reply"}
+            completion = read_completion(body)
+            completion.batch = entry["file"]
+            return completion
+        error = {"error": row.get("error") or response.get("body") or "no reply"}
         if type(status) is int and 300 <= status < 1000:
             raise faults.sort_status(status, faults.provider_words(json_bytes(error)))
         raise faults.sort_error_body(error, json_bytes(error))
-
-    async def _note(self, connection, call, messages, max_tokens, custom_id, body) -> None:
-        """Write a request into its model's file. Raises Waiting beyond --max-cost."""
-        at_most_usd = None
-        budget = self._run.budget
-        listing = await connection.listing(call.model) if self._sends else None
-        if self._sends and (budget.is_limited or listing.has_prices):
-            at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
-            at_most_usd *= connection.endpoint.batch_price
-            if not await budget.reserve(at_most_usd):
-                words = f"{budget}, as the most that the batches can cost"
-                words += ".\nRun the same line again to go on."
-                self._stop = max(self._stop, (EXIT_SOME_FAILED, words))
-                raise Waiting("beyond --max-cost")
-            budget.settle(at_most_usd, at_most_usd)
-        files = self._noted[call.provider, call.model]
-        if not files or not files[-1].add(custom_id, body, at_most_usd):
-            whose = {"stage": self._stage, "shard": self._shard, "provider": call.provider}
-            where = connection.endpoint.base_url
-            files.append(Requests(**whose, base_url=where, model=call.model))
-            files[-1].add(custom_id, body, at_most_usd)
-            self._entries.append(files[-1].entry)
-        self._results[custom_id] = (files[-1].entry, None)
 
     def is_news(self, file: str) -> bool:
         """Tell whether a reply came by wire, or from a batch that no run has collected before."""
@@ -156,7 +160,7 @@ class Batches:
 
     async def _collect(self) -> None:
         """Ask after what is under way, fetch what has ended, find all results on file."""
-        for entry in batch_files.read_state().values():
+        for entry in read_state().values():
             path = path_of(entry)
             if entry["stage"] != self._stage or not path.exists():  # the user has removed it
                 continue
@@ -169,15 +173,13 @@ class Batches:
                 path.unlink()  # noted anew, within this run's --max-cost
                 continue
             if entry["status"] == WRITTEN and path_of(entry, ".out").exists():
-                change(entry, status=batch_files.ANSWERED)
+                change(entry, status="completed")
             self._entries.append(entry)
-            places = batch_files.find_results(entry, self._counts)
+            places = find_results(entry, self._counts)
             self._results |= {custom_id: (entry, place) for custom_id, place in places.items()}
 
     async def _follow(self, entry: dict) -> None:
         """Bring an entry up to date with its batch; fetch the results of one that has ended."""
-        from common.client.wire import fault_behind
-
         endpoint = self._run.environment.providers.get(entry["provider"])
         state = {"input_file_id": ""}  # of one that was never started
         try:
@@ -202,10 +204,10 @@ class Batches:
                     raise ValueError("completed, but it names no file of results yet")
                 write_bytes(path_of(entry, ".out"), self._run.masked_bytes(b"\n".join(parts)))
         except Exception as error:  # nothing that a provider answers may end the run
-            words = self._run.masked(str(fault_behind(error)))[:400]
             self._run.say(
-                f"{path_of(entry)} could not be asked after: {words}\nIts requests wait. If it is "
-                "gone for good, remove that file: they are asked anew, and paid anew."
+                f"{path_of(entry)} could not be asked after: {self._fault_behind(error)}\nIts "
+                "requests wait. If it is gone for good, remove that file: they are asked anew, and "
+                "paid anew."
             )
             return
         if state.get("words"):
@@ -231,28 +233,18 @@ class Batches:
             await client.close()
 
     async def _send(self) -> None:
-        """Finish the request files, send each; then halt for what went wrong."""
-        refused_by = set()
         for (provider, model), files in self._noted.items():
+            if self._run.models[provider, model].gone:
+                continue
             for requests in files:
-                if self._run.models[provider, model].gone:
-                    continue
                 requests.close(UNSENT if self._sends else WRITTEN)
-                if self._sends and provider not in refused_by:
-                    stop = await self._start(requests.entry)
-                    if stop:
-                        refused_by.add(provider)
-                        self._stop = max(self._stop, stop)
+                if self._sends:
+                    await self._start(requests.entry)
         if self._stop[0] != EXIT_DONE:
             self._run.halt(*self._stop)
 
-    async def _start(self, entry: dict) -> tuple[int, str] | None:
-        """Upload a request file and start its batch, each step in the state.
-
-        Return None, or exit code and words where that failed.
-        """
-        from common.client.wire import fault_behind
-
+    async def _start(self, entry: dict) -> None:
+        """Upload a request file and start its batch, each step in the state."""
         client = self._client(entry["provider"])
         path = path_of(entry)
         try:
@@ -268,20 +260,29 @@ class Batches:
                 metadata={"mark": entry["mark"]},
             )
             change(entry, **self._state_of(batch), since=time.time())
-            return None
         except Exception as error:
-            fault = fault_behind(error)
-        endpoint = self._run.environment.providers[entry["provider"]]
-        words = f"{endpoint.base_url}: {self._run.masked(str(fault))[:400]}"
-        if fault.status in _NO_BATCHES:
-            path.unlink()  # nothing is under way: live calls may ask
-            return EXIT_STOPPED, f"{words}\n{_NO_BATCHES_HERE}"
-        if fault.category == "configuration":
-            return EXIT_STOPPED, f"{words}\n{fault.advice_at(endpoint)}"
-        return EXIT_SOME_FAILED, f"{words}\nRun the same line again: it sends them then."
+            fault = self._fault_behind(error)
+            endpoint = self._run.environment.providers[entry["provider"]]
+            code = EXIT_STOPPED
+            advice = fault.advice_at(endpoint)
+            if fault.status in _NO_BATCHES:
+                path.unlink()  # nothing is under way: live calls may ask
+                advice = _NO_BATCHES_HERE
+            elif fault.category != "configuration":
+                code = EXIT_SOME_FAILED
+                advice = "Run the same line again: it sends them then."
+            self._halt_later(code, f"{endpoint.base_url}: {fault}", advice)
+
+    def _halt_later(self, code: int, words: str, advice: str) -> None:
+        self._stop = max(self._stop, (code, f"{words}\n{advice}"))
+
+    def _fault_behind(self, error: Exception) -> Fault:
+        from common.client.wire import fault_behind
+
+        fault = fault_behind(error)
+        return replace(fault, detail=self._run.masked(fault.detail)[:400])
 
     def _client(self, provider: str):
-        """Return the SDK's client for a provider."""
         import openai  # takes a second
 
         if provider not in self._clients:

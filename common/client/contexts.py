@@ -13,7 +13,7 @@ from common.files import ItemFailed
 _CHARS_OF_A_TOKEN = 4.5
 _TOKENS_OF_A_WORD = 0.9
 _WORD = re.compile(r"[^\s!-/:-@\[-^`{-~]{1,12}")
-_OTHER_LENGTH = 2  # times as long as another chat with the same count, the largest that was told
+_OTHER_LENGTH = 2  # times as long as another chat of the same count, the largest that was told
 _SHORT = 1000  # tokens: no context is so small that it cuts fewer
 _FULL_SHARE = 0.95  # of max_tokens: servers count the end of a reply or not, some a few tokens less
 _ADVICE = "Give the server a larger one (Ollama: OLLAMA_CONTEXT_LENGTH; llama.cpp: n_ctx)."
@@ -23,7 +23,7 @@ class Contexts:
     """What is known of the contexts of a run's models."""
 
     def __init__(self):
-        # By model: the most prompt tokens told, and the fewest characters of a chat with so many.
+        # By model: the most prompt tokens told, and less the fewest characters of such a chat.
         self._largest: dict[str, tuple[int, int]] = {}
 
     def lack(self, model: str, messages: list, completion, was_cut: int) -> ItemFailed | None:
@@ -32,22 +32,20 @@ class Contexts:
         By the usage of a reply the prompt was cut, or the reply before its max_tokens: `was_cut`,
         0 for a reply that came to its own end.
         """
-        chars = prompt_chars(messages)
         told = completion.usage.get("prompt_tokens")
         if told:
             came = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
-            most, shortest = self._largest.get(model, (0, chars))
-            if told >= most:
-                shortest = min(chars, shortest) if told == most else chars
-                self._largest[model] = (told, shortest)
-            is_same = told >= most and chars > _OTHER_LENGTH * shortest
+            chars = prompt_chars(messages)
+            largest, fewer = max((told, -chars), self._largest.get(model, (0, 0)))
+            self._largest[model] = (largest, fewer)
+            is_same = told == largest and chars > _OTHER_LENGTH * -fewer
             least = 0
             if told < chars / _CHARS_OF_A_TOKEN:
                 words = sum(len(_WORD.findall(message["content"])) for message in messages)
                 least = int(_TOKENS_OF_A_WORD * words)
             if max(told, least) >= _SHORT and (told < least or is_same):
                 kind = "the server cut the prompt (its context; Ollama: num_ctx)"
-                why = f"at least {least:,}" if told < least else "as of one half as long"
+                why = f"which make {least:,} or more" if told < least else "as of half as many"
                 detail = f"it counts {told:,} prompt tokens of {chars:,} characters, {why}"
                 return ItemFailed(kind, f"{kind}: {detail}. {_ADVICE}", lasting=True)
         else:  # llama.cpp's server tells none in streams: no token is shorter than a byte

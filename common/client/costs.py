@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import Counter, defaultdict
+from contextlib import suppress
 from dataclasses import dataclass
 
 from common.config import CallSettings
@@ -25,7 +26,7 @@ def prompt_chars(messages: list[dict]) -> int:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a provider's list says of a model: dollars a token, or None."""
+    """What a provider's list says of a model: dollars a token, None where it names no price."""
 
     prompt_price: float | None = None
     completion_price: float | None = None
@@ -33,16 +34,13 @@ class Listing:
 
     @property
     def has_prices(self) -> bool:
-        """Tell whether a call can be priced."""
         return self.prompt_price is not None and self.completion_price is not None
 
     def priced(self, prices: dict | None) -> Listing:
         """Return the listing with the prices of chain.toml (dollars a million tokens), if any."""
         if not prices:
             return self
-        prompt_price = prices["prompt"] / 1_000_000
-        completion_price = prices["completion"] / 1_000_000
-        return Listing(prompt_price, completion_price)
+        return Listing(prices["prompt"] / 1_000_000, prices["completion"] / 1_000_000)
 
     def cost_usd(self, usage: dict) -> float | None:
         """Return what a reply with this usage costs; None without a price or a usage report."""
@@ -68,17 +66,13 @@ class Listing:
 
 def read_listings(document: object) -> dict[str, Listing]:
     """Return the models of a provider's list by id; an odd entry is passed over."""
-    items = document.get("data") if isinstance(document, dict) else document
+    models = document.get("data") if isinstance(document, dict) else document
     listings = {}
-    for item in items if isinstance(items, list) else []:
-        if not isinstance(item, dict) or not isinstance(item.get("id"), str):
-            continue
-        pricing = item.get("pricing")
-        prices = []
-        for key in ("prompt", "completion", "input_cache_read"):
-            price = pricing.get(key) if isinstance(pricing, dict) else None
-            prices.append(_dollars(price))
-        listings[item["id"]] = Listing(*prices)
+    for model in models if isinstance(models, list) else []:
+        with suppress(AttributeError, KeyError, TypeError):
+            pricing = model.get("pricing") or {}
+            keys = ("prompt", "completion", "input_cache_read")
+            listings[model["id"]] = Listing(*(_dollars(pricing.get(key)) for key in keys))
     return listings
 
 
@@ -87,11 +81,9 @@ def _dollars(price: object) -> float | None:
 
     Chutes lists numbers a million tokens, OpenRouter texts a token.
     """
-    if type(price) not in (int, float, str):
-        return None
     try:
-        dollars = float(price) if isinstance(price, str) else float(price) / 1_000_000
-    except (ValueError, OverflowError):
+        dollars = float(price) if isinstance(price, str) else price / 1_000_000
+    except (TypeError, ValueError, OverflowError):
         return None
     return dollars if math.isfinite(dollars) and dollars >= 0 else None
 
@@ -119,27 +111,24 @@ class Spending:
         if not self.calls:
             return []
         outcomes = [f"{count:,} {outcome}" for outcome, count in self.calls.most_common()]
-        tokens = "not told by the server"
-        if self.tokens:
-            tokens = "{prompt_tokens:,} in ({cached_tokens:,} cached), ".format_map(self.tokens)
-            tokens += "{completion_tokens:,} out ({reasoning_tokens:,} reasoning)".format_map(
-                self.tokens
-            )
-        cost = f"${self.cost_usd:.4f}"
-        if self.unpriced_calls:
-            cost += f" plus {self.unpriced_calls:,} replies of unknown price"
+        count = self.tokens
+        tokens = (
+            f"{count['prompt_tokens']:,} in ({count['cached_tokens']:,} cached), "
+            f"{count['completion_tokens']:,} out ({count['reasoning_tokens']:,} reasoning)"
+        )
+        unpriced = f" plus {self.unpriced_calls:,} replies of unknown price"
         lines = [
             f"calls   {sum(self.calls.values()):,}: {', '.join(outcomes)}",
-            f"tokens  {tokens}",
-            f"cost    {cost}",
+            f"tokens  {tokens if count else 'not told by the server'}",
+            f"cost    ${self.cost_usd:.4f}{unpriced if self.unpriced_calls else ''}",
         ]
-        for (asked, answered), count in self.answered.most_common():
-            lines.append(f"answer  asked for {asked}, answered by {answered!r}: {count:,} times")
+        for (asked, answered), replies in self.answered.most_common():
+            lines.append(f"answer  asked for {asked}, answered by {answered!r}: {replies:,} times")
         for model, marks in self.marks.items():
-            mark, count = marks.most_common(1)[0]
+            mark, alike = marks.most_common(1)[0]
             replies = sum(marks.values())
-            if mark and count > replies / 2 and count >= _MOST_REPLIES:
-                words = f"{count:,} of {replies:,} replies of {model} begin with {mark}"
+            if mark and alike > replies / 2 and alike >= _MOST_REPLIES:
+                words = f"{alike:,} of {replies:,} replies of {model} begin with {mark}"
                 lines.append(f"note    {words}: its server's reasoning parser is off")
         return lines
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import suppress
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
 from common.client.costs import CHARS_PER_TOKEN, Listing
 from common.client.faults import Fault
 from common.client.run import Run
-from common.config import CallSettings
 from common.environment import Environment
 from common.files import BadFile, turn_files
 from common.turns import answer_files, read_answer, read_score
@@ -19,22 +18,15 @@ from common.turns import answer_files, read_answer, read_score
 _COMPLETION_TOKENS = 3000  # a thinking model's usual reply to one turn; a guess until one is there
 
 
-def dry_run(
-    environment: Environment,
-    planned: Iterable[tuple[CallSettings, int]],
-    passed_over: Counter,
-    replies: Iterable[tuple[str, dict]],
-    batch: bool = False,
-) -> int:
-    """Print what is ahead; return the exit code. Asks for the providers' free lists alone.
+def dry_run(environment: Environment, planned, passed_over: Counter, replies, batch=False) -> int:
+    """Print what is ahead; return the exit code. Asks the providers for their free lists alone.
 
-    `planned` holds (settings, prompt characters) of each call, `passed_over` how many items are
-    left out by reason, `replies` (model, what its file says) of those that are there already: they
-    tell how long replies are; `batch`: at the price of batches.
+    `planned` yields (settings, prompt characters) of each call, `replies` (model, what its file
+    says) of those that are there already: they tell how long replies are. `passed_over` counts the
+    items that are left out by reason; `batch`: at the price of batches.
     """
     for reason, count in passed_over.most_common():
-        if count:
-            print(f"  passed over {count:>6}  {reason}")
+        print(f"  passed over {count:>6}  {reason}")
     calls = {}
     counts = Counter()
     chars = Counter()
@@ -45,58 +37,54 @@ def dry_run(
     if not calls:
         print("dry run: nothing to ask; a run would send no call.")
         return EXIT_DONE
-    lengths = {model: [] for model in calls}  # of its replies so far, all tries counted
+    lengths = {model: [] for model in calls}  # of the replies so far, all tries counted
     for model, meta in replies:
         usage = meta.get("usage_all_tries") or meta.get("usage") or {}
         if model in calls and usage.get("completion_tokens"):
             lengths[model].append(usage["completion_tokens"])
 
-    providers = {call.provider for call in calls.values()}
+    providers = sorted({call.provider for call in calls.values()})
     lists, code = asyncio.run(_fetch_lists(environment, providers))
     print("dry run: no call was sent. Ahead, if every first reply is good:")
     total_usd = 0.0
     unpriced = 0
     for model, call in calls.items():
-        listings = lists[call.provider]
-        reply_tokens = min(call.max_tokens, _COMPLETION_TOKENS)
-        basis = f"a guess of {reply_tokens:,} a reply"
-        if so_far := lengths[model]:
-            reply_tokens = sum(so_far) / len(so_far)
-            basis = f"{reply_tokens:,.0f} a reply, as the {len(so_far):,} so far"
+        reply = min(call.max_tokens, _COMPLETION_TOKENS)
+        basis = f"a guess of {reply:,} a reply"
+        if lengths[model]:
+            reply = sum(lengths[model]) / len(lengths[model])
+            basis = f"{reply:,.0f} a reply, as the {len(lengths[model]):,} so far"
         prompt = round(chars[model] / CHARS_PER_TOKEN)
-        completion = round(counts[model] * reply_tokens)
+        completion = round(counts[model] * reply)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
+        listings = lists[call.provider]
         cost = listings.get(model, Listing()).priced(call.prices).cost_usd(usage)
         share = environment.providers[call.provider].batch_price if batch else 1
         price = "price unknown" if cost is None else f"about ${share * cost:.2f}"
-        if share < 1:
-            price += f", as a batch at {share:.0%} of the list"
-        print(
-            f"  {model}: {counts[model]:,} calls, about {prompt:,} tokens in, "
-            f"{completion:,} out ({basis}), {price}"
-        )
+        price += f", as a batch at {share:.0%} of the list" if share < 1 else ""
+        tokens = f"about {prompt:,} tokens in, {completion:,} out ({basis})"
+        print(f"  {model}: {counts[model]:,} calls, {tokens}, {price}")
         if listings and model not in listings:
             print("    not on the provider's model list: is the id right?")
         total_usd += share * (cost or 0)
-        unpriced += counts[model] if cost is None else 0
+        unpriced += counts[model] * (cost is None)
     if len(calls) > 1:
         unknown = f" and {unpriced:,} calls of unknown price" if unpriced else ""
         print(f"  all: {sum(counts.values()):,} calls, about ${total_usd:.2f}{unknown}")
     return code
 
 
-async def _fetch_lists(environment: Environment, providers: set[str]) -> tuple[dict, int]:
+async def _fetch_lists(environment: Environment, providers: list[str]) -> tuple[dict, int]:
     """Return each provider's models by id, and an exit code; say why a list cannot be had."""
     from common.client.wire import Connection  # takes a second
 
-    lists = {}
+    lists = {provider: {} for provider in providers}
     code = EXIT_DONE
-    for name in sorted(providers):
-        endpoint = environment.providers[name]
+    for provider in providers:
+        endpoint = environment.providers[provider]
         connection = Connection(endpoint)
-        lists[name] = {}
         try:
-            lists[name] = await connection.models()
+            lists[provider] = await connection.models()
         except Fault as fault:
             print(f"  {endpoint.base_url}: {Run(environment).masked(str(fault))[:400]}")
             # A server may have no such list (404): that is no fault of the settings.
@@ -111,14 +99,12 @@ async def _fetch_lists(environment: Environment, providers: set[str]) -> tuple[d
 
 
 def own_replies(side: str) -> Iterator[tuple[str, dict]]:
-    """Yield (model, what the file says of it) of each reply of a side, or verdict of "judge"."""
-    if side == "judge":
-        for path in turn_files("score"):
-            with suppress(BadFile):
-                yield from ((found["judge"], found) for found in read_score(path)["verdicts"])
-        return
-    for path in answer_files(None).values():
+    """Yield (model, what its file says) of each reply of a side, or of each verdict ("judge")."""
+    for path in turn_files("score") if side == "judge" else answer_files().values():
         with suppress(BadFile):
+            if side == "judge":
+                yield from ((verdict["judge"], verdict) for verdict in read_score(path)["verdicts"])
+                continue
             meta = read_answer(path)["meta"][side]
-            if meta.get("model") and "candidates" not in meta:  # whose usage is of many calls
-                yield meta["model"], meta
+            if "candidates" not in meta:  # whose usage is of many calls
+                yield meta.get("model"), meta
