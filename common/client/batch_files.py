@@ -29,36 +29,33 @@ _LINE = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":
 _ID_PLACE = slice(14, 78)  # in such a line
 
 
-class Requests:
-    """A request file that is being written, and its entry."""
+def new_file(stage: str, shard: str, provider: str, base_url: str, model: str) -> dict:
+    """Return the entry of a request file under a new name."""
+    entry = {"stage": stage, "shard": shard, "provider": provider, "base_url": base_url}
+    entry |= {"model": model, "requests": 0, "at_most_usd": 0.0, "input_file_id": ""}
+    entry |= {"mark": uuid4().hex, "batch_id": "", "status": UNSENT, "since": time.time()}
+    BATCH.mkdir(exist_ok=True)
+    change(entry)
+    return entry
 
-    def __init__(self, stage: str, shard: str, provider: str, base_url: str, model: str):
-        """Open a file under a new name."""
-        entry = {"stage": stage, "shard": shard, "provider": provider, "base_url": base_url}
-        entry |= {"model": model, "requests": 0, "at_most_usd": 0.0, "mark": uuid4().hex}
-        entry |= {"input_file_id": "", "batch_id": "", "words": ""}
-        entry |= {"status": UNSENT, "since": time.time()}
-        BATCH.mkdir(exist_ok=True)
-        change(entry)
-        self.entry = entry
-        self._file = open(path_of(entry), "wb")  # noqa: SIM115  # until it is closed
 
-    def add(self, custom_id: str, body: bytes, at_most_usd: float | None) -> bool:
-        """Write a request; return False where the file is full."""
-        line = _LINE % (custom_id.encode(), body)
-        entry = self.entry
-        if entry["requests"] == _MOST_LINES or self._file.tell() + len(line) > _MOST_BYTES:
+def add_request(entry: dict, custom_id: str, body: bytes, at_most_usd: float) -> bool:
+    """Write a request into a file; return False where that is full."""
+    line = _LINE % (custom_id.encode(), body)
+    with open(path_of(entry), "ab") as file:
+        if entry["requests"] == _MOST_LINES or file.tell() + len(line) > _MOST_BYTES:
             return False
-        self._file.write(line)
-        entry["requests"] += 1
-        entry["at_most_usd"] = None if at_most_usd is None else entry["at_most_usd"] + at_most_usd
-        return True
+        file.write(line)
+    entry["requests"] += 1
+    entry["at_most_usd"] += at_most_usd
+    return True
 
-    def close(self, status: str) -> None:
-        with self._file as file:
-            file.flush()
-            os.fsync(file.fileno())
-        change(self.entry, status=status)
+
+def finish_file(entry: dict, status: str) -> None:
+    """Let the disk have all of a request file."""
+    with open(path_of(entry), "rb") as file:
+        os.fsync(file.fileno())
+    change(entry, status=status)
 
 
 def path_of(entry: dict, kind: str = "") -> Path:

@@ -14,29 +14,20 @@ from contextlib import suppress
 from dataclasses import replace
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, clock
-from common.client import faults
-from common.client.batch_files import (
-    ENDED,
-    UNSENT,
-    WRITTEN,
-    Requests,
-    change,
-    find_results,
-    path_of,
-    read_state,
-)
+from common.client import batch_files, faults
+from common.client.batch_files import ENDED, UNSENT, WRITTEN, add_request, change, path_of
 from common.client.costs import Listing
 from common.client.faults import Fault
 from common.client.run import Run
 from common.config import CallSettings
+from common.environment import Endpoint
 from common.files import ItemFailed, digest, json_bytes, write_bytes
 
 _NO_BATCHES = (400, 404, 405, 501)  # statuses
-_NO_BATCHES_HERE = (
+_WITHOUT_BATCHES = (
     "It seems to take no batches. With --batch-files the files are written for an engine of your "
     "own; without either flag the calls go out live."
 )
-_ODD_LINES = ("torn", "double", "unknown")
 
 
 class Waiting(ItemFailed):
@@ -53,16 +44,18 @@ class Batches:
         self._stage = stage
         self._shard = "{}_of_{}".format(*flags.shard) if flags.shard else ""
         self._collecting: asyncio.Future | None = None
-        self._clients: dict = {}  # openai.AsyncOpenAI by provider
-        self._entries: list[dict] = []  # of the request files that are there
-        self._told: set[str] = set()  # files that an earlier run has collected
+        self._waiting: list[dict] = []  # entries of the files that are not back
         # By custom_id: the entry, and where in its results the line stands, None without one.
         self._results: dict[str, tuple[dict, int | None]] = {}
-        self._noted: defaultdict[tuple, list[Requests]] = defaultdict(list)  # by provider, model
+        self._told: set[str] = set()  # files that an earlier run has collected
+        self._collected = 0  # replies
+        self._odd: Counter = Counter()  # lines of results that were left
+        self._noted: defaultdict[tuple, list[dict]] = defaultdict(list)  # by provider and model
         self._stop = (EXIT_DONE, "")  # the gravest reason why not all is sent, with its exit code
-        self._counts: Counter = Counter()
 
-    # ------------------------------------------------------------------------------ one request
+    def is_news(self, file: str) -> bool:
+        """Tell whether a reply came by wire, or from a batch that no run has collected before."""
+        return file not in self._told
 
     async def answer(self, connection, call: CallSettings, messages, max_tokens, who, tried):
         """Return (failed tries, None), or as second (completion, tries, dollars or None) from file.
@@ -76,8 +69,7 @@ class Batches:
         await asyncio.shield(self._collecting)
         if not (self.asks_nothing_live or self._results):
             return 0, None
-        whole = call.model_copy(update={"stream": False})
-        body = request_body(whole, messages, max_tokens)
+        body = request_body(call.model_copy(update={"stream": False}), messages, max_tokens)
         failed = 0
         while True:
             number = tried + failed + 1
@@ -102,7 +94,7 @@ class Batches:
                 cost = (await connection.listing(call.model)).cost_usd(completion.usage)
                 cost = cost and cost * connection.endpoint.batch_price
             self._run.count_reply(call, completion, cost)
-            self._counts["collected"] += 1
+            self._collected += 1
             return failed, (completion, failed + 1, cost)
         if not self.asks_nothing_live:
             return failed, None
@@ -110,41 +102,40 @@ class Batches:
             detail = f"failed in {number - 1} batches: {fault}; without --batch it is asked live"
             raise ItemFailed(f"provider: {fault.kind}", detail)
 
-        at_most_usd = None
+        # It is noted for the next batch, within --max-cost.
+        at_most_usd = 0.0
         budget = self._run.budget
         listing = await connection.listing(call.model) if self._sends else Listing()
         if listing.has_prices or (self._sends and budget.is_limited):
             at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
             at_most_usd *= connection.endpoint.batch_price
             if not await budget.reserve(at_most_usd):
-                words = f"{budget}, as the most that the batches can cost"
-                self._halt_later(EXIT_SOME_FAILED, words, "Run the same line again to go on.")
+                words = (
+                    f"{budget}, as the most that the batches can cost.\nRun the same line again."
+                )
+                self._stop = max(self._stop, (EXIT_SOME_FAILED, words))
                 raise Waiting("beyond --max-cost")
             budget.settle(at_most_usd, at_most_usd)
         files = self._noted[call.provider, call.model]
-        if not files or not files[-1].add(custom_id, body, at_most_usd):
-            endpoint = (call.provider, connection.endpoint.base_url)
-            files.append(Requests(self._stage, self._shard, *endpoint, call.model))
-            files[-1].add(custom_id, body, at_most_usd)
-            self._entries.append(files[-1].entry)
-        self._results[custom_id] = (files[-1].entry, None)
+        if not files or not add_request(files[-1], custom_id, body, at_most_usd):
+            where = (call.provider, connection.endpoint.base_url, call.model)
+            files.append(batch_files.new_file(self._stage, self._shard, *where))
+            add_request(files[-1], custom_id, body, at_most_usd)
+        self._results[custom_id] = (files[-1], None)
         raise Waiting("noted for a batch")
 
     def _read(self, entry: dict, place: int | None):
         from common.client.wire import read_completion
 
         if place is None:
-            words = entry["words"] or f"batch/{entry['file']}"
-            raise Fault("transient", f"no result, batch {entry['status']}", words)
+            raise Fault("transient", f"no result, batch {entry['status']}", str(path_of(entry)))
         with open(path_of(entry, ".out"), "rb") as file:
             file.seek(place)
             row = faults.parse_json(file.readline())
-        response = row.get("response")
-        response = response if isinstance(response, dict) else {}
+        response = row.get("response") if isinstance(row.get("response"), dict) else {}
         status = response.get("status_code")
-        body = json_bytes(response.get("body"))
         if status == 200 and not row.get("error"):
-            completion = read_completion(body)
+            completion = read_completion(json_bytes(response.get("body")))
             completion.batch = entry["file"]
             return completion
         error = {"error": row.get("error") or response.get("body") or "no reply"}
@@ -152,17 +143,10 @@ class Batches:
             raise faults.sort_status(status, faults.provider_words(json_bytes(error)))
         raise faults.sort_error_body(error, json_bytes(error))
 
-    def is_news(self, file: str) -> bool:
-        """Tell whether a reply came by wire, or from a batch that no run has collected before."""
-        return file not in self._told
-
-    # ----------------------------------------------------------------------------- all of a stage
-
     async def _collect(self) -> None:
         """Ask after what is under way, fetch what has ended, find all results on file."""
-        for entry in read_state().values():
-            path = path_of(entry)
-            if entry["stage"] != self._stage or not path.exists():  # the user has removed it
+        for entry in batch_files.read_state().values():
+            if entry["stage"] != self._stage or not path_of(entry).exists():  # removed by the user
                 continue
             if entry["status"] in ENDED:
                 self._told.add(entry["file"])
@@ -170,12 +154,13 @@ class Batches:
                 await self._follow(entry)
             is_sent = entry["status"] != UNSENT or entry["input_file_id"]
             if not is_sent and self._shard in ("", entry["shard"]):
-                path.unlink()  # noted anew, within this run's --max-cost
+                path_of(entry).unlink()  # noted anew, within this run's --max-cost
                 continue
             if entry["status"] == WRITTEN and path_of(entry, ".out").exists():
                 change(entry, status="completed")
-            self._entries.append(entry)
-            places = find_results(entry, self._counts)
+            if entry["status"] not in ENDED:
+                self._waiting.append(entry)
+            places = batch_files.find_results(entry, self._odd)
             self._results |= {custom_id: (entry, place) for custom_id, place in places.items()}
 
     async def _follow(self, entry: dict) -> None:
@@ -184,42 +169,34 @@ class Batches:
         state = {"input_file_id": ""}  # of one that was never started
         try:
             if endpoint is None or endpoint.base_url != entry["base_url"]:
-                raise Fault(
-                    "transient", f"it is at {entry['base_url']}, where this run asks nothing"
-                )
-            client = self._client(entry["provider"])
-            if entry["batch_id"]:
-                batch = await client.batches.retrieve(entry["batch_id"])
-                state = self._state_of(batch)
-            else:  # a run ended before it heard of its batch
-                async for batch in client.batches.list(limit=100):
-                    mark = (batch.metadata or {}).get("mark")
-                    if mark == entry["mark"] or batch.input_file_id == entry["input_file_id"]:
-                        state = self._state_of(batch)
-                        break
-            if state.get("status") in ENDED:
-                files = [batch.output_file_id, batch.error_file_id]
-                parts = [(await client.files.content(file)).content for file in files if file]
-                if not parts and state["status"] == "completed":
-                    raise ValueError("completed, but it names no file of results yet")
-                write_bytes(path_of(entry, ".out"), self._run.masked_bytes(b"\n".join(parts)))
+                raise ValueError(f"it is at {entry['base_url']}, where this run asks nothing")
+            async with _sdk(endpoint) as client:
+                if entry["batch_id"]:
+                    batch = await client.batches.retrieve(entry["batch_id"])
+                    state = {"status": batch.status.lower()}
+                else:  # a run ended before it heard of its batch
+                    async for batch in client.batches.list(limit=100):
+                        mark = (batch.metadata or {}).get("mark")
+                        if mark == entry["mark"] or batch.input_file_id == entry["input_file_id"]:
+                            state = {"batch_id": batch.id, "status": batch.status.lower()}
+                            break
+                if state.get("status") in ENDED:
+                    if batch.errors and batch.errors.data:
+                        words = self._run.masked(str(batch.errors.data[0].message))[:400]
+                        self._run.say(f"{path_of(entry)} {state['status']}: {words}")
+                    files = filter(None, (batch.output_file_id, batch.error_file_id))
+                    parts = [(await client.files.content(file)).content for file in files]
+                    if not parts and state["status"] == "completed":
+                        raise ValueError("completed, but it names no file of results yet")
+                    results = self._run.masked_bytes(b"\n".join(parts))
+                    write_bytes(path_of(entry, ".out"), results)
+            change(entry, **state)
         except Exception as error:  # nothing that a provider answers may end the run
             self._run.say(
                 f"{path_of(entry)} could not be asked after: {self._fault_behind(error)}\nIts "
                 "requests wait. If it is gone for good, remove that file: they are asked anew, and "
                 "paid anew."
             )
-            return
-        if state.get("words"):
-            self._run.say(f"{path_of(entry)} {state['status']}: {state['words']}")
-        change(entry, **state)
-
-    def _state_of(self, batch) -> dict:
-        """Return what the state holds of a batch. Raises AttributeError for what is none."""
-        problems = getattr(batch.errors, "data", None) or []
-        words = "; ".join(str(getattr(problem, "message", problem)) for problem in problems[:3])
-        words = self._run.masked(words)[:400]
-        return {"batch_id": batch.id.strip(), "status": batch.status.lower(), "words": words}
 
     async def close(self) -> None:
         """Send what was noted, unless the run is over or ends meanwhile."""
@@ -229,52 +206,50 @@ class Batches:
             over.add_done_callback(lambda _: sending.cancel())
             with suppress(asyncio.CancelledError):
                 await sending
-        for client in self._clients.values():
-            await client.close()
 
     async def _send(self) -> None:
         for (provider, model), files in self._noted.items():
             if self._run.models[provider, model].gone:
                 continue
-            for requests in files:
-                requests.close(UNSENT if self._sends else WRITTEN)
+            for entry in files:
+                batch_files.finish_file(entry, UNSENT if self._sends else WRITTEN)
                 if self._sends:
-                    await self._start(requests.entry)
+                    await self._start(entry)
+                if path_of(entry).exists():
+                    self._waiting.append(entry)
         if self._stop[0] != EXIT_DONE:
             self._run.halt(*self._stop)
 
     async def _start(self, entry: dict) -> None:
         """Upload a request file and start its batch, each step in the state."""
-        client = self._client(entry["provider"])
+        endpoint = self._run.environment.providers[entry["provider"]]
         path = path_of(entry)
         try:
-            with open(path, "rb") as file:
-                upload = (path.name, file, "application/jsonl")
-                uploaded = await client.files.create(file=upload, purpose="batch")
-            change(entry, input_file_id=uploaded.id.strip())
-            # It is tried once: a start whose answer is lost may be one.
-            batch = await client.with_options(max_retries=0).batches.create(
-                input_file_id=entry["input_file_id"],
-                endpoint="/v1/chat/completions",
-                completion_window="24h",
-                metadata={"mark": entry["mark"]},
-            )
-            change(entry, **self._state_of(batch), since=time.time())
+            async with _sdk(endpoint) as client:
+                with open(path, "rb") as file:
+                    upload = (path.name, file, "application/jsonl")
+                    uploaded = await client.files.create(file=upload, purpose="batch")
+                change(entry, input_file_id=uploaded.id.strip())
+                # It is tried once: a start whose answer is lost may be one.
+                batch = await client.with_options(max_retries=0).batches.create(
+                    input_file_id=entry["input_file_id"],
+                    endpoint="/v1/chat/completions",
+                    completion_window="24h",
+                    metadata={"mark": entry["mark"]},
+                )
+                status = batch.status.lower()
+                change(entry, batch_id=batch.id, status=status, since=time.time())
         except Exception as error:
             fault = self._fault_behind(error)
-            endpoint = self._run.environment.providers[entry["provider"]]
             code = EXIT_STOPPED
             advice = fault.advice_at(endpoint)
             if fault.status in _NO_BATCHES:
                 path.unlink()  # nothing is under way: live calls may ask
-                advice = _NO_BATCHES_HERE
+                advice = _WITHOUT_BATCHES
             elif fault.category != "configuration":
                 code = EXIT_SOME_FAILED
                 advice = "Run the same line again: it sends them then."
-            self._halt_later(code, f"{endpoint.base_url}: {fault}", advice)
-
-    def _halt_later(self, code: int, words: str, advice: str) -> None:
-        self._stop = max(self._stop, (code, f"{words}\n{advice}"))
+            self._stop = max(self._stop, (code, f"{endpoint.base_url}: {fault}\n{advice}"))
 
     def _fault_behind(self, error: Exception) -> Fault:
         from common.client.wire import fault_behind
@@ -282,38 +257,34 @@ class Batches:
         fault = fault_behind(error)
         return replace(fault, detail=self._run.masked(fault.detail)[:400])
 
-    def _client(self, provider: str):
-        import openai  # takes a second
-
-        if provider not in self._clients:
-            endpoint = self._run.environment.providers[provider]
-            # The environment may name an organization at another provider.
-            nobody = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
-            self._clients[provider] = openai.AsyncOpenAI(
-                api_key=endpoint.api_key or "none",
-                base_url=endpoint.base_url,
-                default_headers=nobody,
-                http_client=openai.DefaultAioHttpClient(follow_redirects=False),
-            )
-        return self._clients[provider]
-
     def lines(self) -> list[str]:
         """Return the lines of the tally."""
         lines = []
-        if self._counts["collected"]:
-            lines.append(f"batch   {self._counts['collected']:,} of the replies came from batches")
-        for entry in self._entries:
-            if entry["status"] in ENDED or not path_of(entry).exists():
-                continue
+        if self._collected:
+            lines.append(f"batch   {self._collected:,} of the replies came from batches")
+        for entry in self._waiting:
             words = f"{path_of(entry)}: {entry['requests']:,} requests"
-            if entry["at_most_usd"] is not None:
+            if entry["at_most_usd"]:
                 words += f", at most ${entry['at_most_usd']:.2f}"
             words += f", {entry['status']} for {clock(time.time() - entry['since'])}"
             if entry["status"] == WRITTEN:
                 results = path_of(entry, ".out")
                 words += f"; put the results into {results}, or remove the requests to ask anew"
             lines.append(f"batch   {words}")
-        odd = [f"{self._counts[kind]:,} {kind}" for kind in _ODD_LINES if self._counts[kind]]
-        if odd:
-            lines.append(f"batch   lines of results that were left: {', '.join(odd)}")
+        if self._odd:
+            odd = ", ".join(f"{count:,} {kind}" for kind, count in self._odd.items())
+            lines.append(f"batch   lines of results that were left: {odd}")
         return lines
+
+
+def _sdk(endpoint: Endpoint):
+    import openai  # takes a second
+
+    # The environment may name an organization at another provider.
+    nobody = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+    return openai.AsyncOpenAI(
+        api_key=endpoint.api_key or "none",
+        base_url=endpoint.base_url,
+        default_headers=nobody,
+        http_client=openai.DefaultAioHttpClient(follow_redirects=False),
+    )
