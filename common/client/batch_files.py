@@ -9,7 +9,6 @@ _state.json                                an entry for each request file: who w
 from __future__ import annotations
 
 import fcntl
-import os
 import re
 import time
 from collections import Counter
@@ -49,13 +48,6 @@ def add_request(entry: dict, custom_id: str, body: bytes, at_most_usd: float) ->
     entry["requests"] += 1
     entry["at_most_usd"] += at_most_usd
     return True
-
-
-def finish_file(entry: dict, status: str) -> None:
-    """Let the disk have all of a request file."""
-    with open(path_of(entry), "rb") as file:
-        os.fsync(file.fileno())
-    change(entry, status=status)
 
 
 def path_of(entry: dict, kind: str = "") -> Path:

@@ -8,6 +8,7 @@ line that failed, or that never came back, has used up its try. The files: batch
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
@@ -106,7 +107,7 @@ class Batches:
         at_most_usd = 0.0
         budget = self._run.budget
         listing = await connection.listing(call.model) if self._sends else Listing()
-        if listing.has_prices or (self._sends and budget.is_limited):
+        if listing.prompt_price is not None or (self._sends and budget.is_limited):
             at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
             at_most_usd *= connection.endpoint.batch_price
             if not await budget.reserve(at_most_usd):
@@ -138,10 +139,8 @@ class Batches:
             completion = read_completion(json_bytes(response.get("body")))
             completion.batch = entry["file"]
             return completion
-        error = {"error": row.get("error") or response.get("body") or "no reply"}
-        if type(status) is int and 300 <= status < 1000:
-            raise faults.sort_status(status, faults.provider_words(json_bytes(error)))
-        raise faults.sort_error_body(error, json_bytes(error))
+        words = faults.provider_words(json_bytes(row.get("error") or response.get("body")))
+        raise faults.sort_status(status if status in range(300, 1000) else 500, words)
 
     async def _collect(self) -> None:
         """Ask after what is under way, fetch what has ended, find all results on file."""
@@ -212,9 +211,12 @@ class Batches:
             if self._run.models[provider, model].gone:
                 continue
             for entry in files:
-                batch_files.finish_file(entry, UNSENT if self._sends else WRITTEN)
+                with open(path_of(entry), "rb") as file:
+                    os.fsync(file.fileno())
                 if self._sends:
                     await self._start(entry)
+                else:
+                    change(entry, status=WRITTEN)
                 if path_of(entry).exists():
                     self._waiting.append(entry)
         if self._stop[0] != EXIT_DONE:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -21,30 +21,30 @@ _COMPLETION_TOKENS = 3000  # a thinking model's usual reply to one turn; a guess
 def dry_run(environment: Environment, planned, passed_over: Counter, replies, batch=False) -> int:
     """Print what is ahead; return the exit code. Asks the providers for their free lists alone.
 
-    `planned` yields (settings, prompt characters) of each call, `replies` (model, what its file
-    says) of those that are there already: they tell how long replies are. `passed_over` counts the
-    items that are left out by reason; `batch`: at the price of batches.
+    `planned` yields (settings, prompt characters) of each call, `passed_over` counts items by why,
+    `replies` yields (model, what its file says) of those on file; `batch`: at the batch price.
     """
     for reason, count in passed_over.most_common():
         print(f"  passed over {count:>6}  {reason}")
     calls = {}
-    counts = Counter()
-    chars = Counter()
-    for call, prompt_chars in planned:
+    prompts = defaultdict(list)  # by model, in characters
+    lengths = defaultdict(list)  # of the replies so far, in tokens of all tries
+    for call, chars in planned:
         calls[call.model] = call
-        counts[call.model] += 1
-        chars[call.model] += prompt_chars
+        prompts[call.model].append(chars)
     if not calls:
         print("dry run: nothing to ask; a run would send no call.")
         return EXIT_DONE
-    lengths = {model: [] for model in calls}  # of the replies so far, all tries counted
     for model, meta in replies:
         usage = meta.get("usage_all_tries") or meta.get("usage") or {}
-        if model in calls and usage.get("completion_tokens"):
+        if usage.get("completion_tokens"):
             lengths[model].append(usage["completion_tokens"])
 
-    providers = sorted({call.provider for call in calls.values()})
-    lists, code = asyncio.run(_fetch_lists(environment, providers))
+    lists = {}
+    codes = []
+    for provider in sorted({call.provider for call in calls.values()}):
+        lists[provider], code = asyncio.run(_fetch_list(environment, provider))
+        codes.append(code)
     print("dry run: no call was sent. Ahead, if every first reply is good:")
     total_usd = 0.0
     unpriced = 0
@@ -54,8 +54,9 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
         if lengths[model]:
             reply = sum(lengths[model]) / len(lengths[model])
             basis = f"{reply:,.0f} a reply, as the {len(lengths[model]):,} so far"
-        prompt = round(chars[model] / CHARS_PER_TOKEN)
-        completion = round(counts[model] * reply)
+        count = len(prompts[model])
+        prompt = round(sum(prompts[model]) / CHARS_PER_TOKEN)
+        completion = round(count * reply)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
         listings = lists[call.provider]
         cost = listings.get(model, Listing()).priced(call.prices).cost_usd(usage)
@@ -63,39 +64,38 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
         price = "price unknown" if cost is None else f"about ${share * cost:.2f}"
         price += f", as a batch at {share:.0%} of the list" if share < 1 else ""
         tokens = f"about {prompt:,} tokens in, {completion:,} out ({basis})"
-        print(f"  {model}: {counts[model]:,} calls, {tokens}, {price}")
+        print(f"  {model}: {count:,} calls, {tokens}, {price}")
         if listings and model not in listings:
             print("    not on the provider's model list: is the id right?")
         total_usd += share * (cost or 0)
-        unpriced += counts[model] * (cost is None)
+        unpriced += count * (cost is None)
     if len(calls) > 1:
         unknown = f" and {unpriced:,} calls of unknown price" if unpriced else ""
-        print(f"  all: {sum(counts.values()):,} calls, about ${total_usd:.2f}{unknown}")
-    return code
+        count = sum(map(len, prompts.values()))
+        print(f"  all: {count:,} calls, about ${total_usd:.2f}{unknown}")
+    return max(codes)
 
 
-async def _fetch_lists(environment: Environment, providers: list[str]) -> tuple[dict, int]:
-    """Return each provider's models by id, and an exit code; say why a list cannot be had."""
+async def _fetch_list(environment: Environment, provider: str) -> tuple[dict, int]:
+    """Return a provider's models by id, and an exit code; say why the list cannot be had."""
     from common.client.wire import Connection  # takes a second
 
-    lists = {provider: {} for provider in providers}
-    code = EXIT_DONE
-    for provider in providers:
-        endpoint = environment.providers[provider]
-        connection = Connection(endpoint)
-        try:
-            lists[provider] = await connection.models()
-        except Fault as fault:
-            print(f"  {endpoint.base_url}: {Run(environment).masked(str(fault))[:400]}")
-            # A server may have no such list (404): that is no fault of the settings.
-            if fault.category != "transient" and fault.status not in (404, 405):
-                print(f"  {fault.advice_at(endpoint)}")
-                code = EXIT_STOPPED
-            elif not fault.reached:
-                print(f"  It does not answer. Check {endpoint.url_place}, or start it.")
-                code = code or EXIT_SOME_FAILED
+    endpoint = environment.providers[provider]
+    connection = Connection(endpoint)
+    try:
+        return await connection.models(), EXIT_DONE
+    except Fault as fault:
+        print(f"  {endpoint.base_url}: {Run(environment).masked(str(fault))[:400]}")
+        # A server may have no such list (404): that is no fault of the settings.
+        if fault.category != "transient" and fault.status not in (404, 405):
+            print(f"  {fault.advice_at(endpoint)}")
+            return {}, EXIT_STOPPED
+        if fault.reached:
+            return {}, EXIT_DONE
+        print(f"  It does not answer. Check {endpoint.url_place}, or start it.")
+        return {}, EXIT_SOME_FAILED
+    finally:
         await connection.close()
-    return lists, code
 
 
 def own_replies(side: str) -> Iterator[tuple[str, dict]]:

@@ -1,9 +1,8 @@
 """One HTTP attempt: send a request over the openai SDK's own HTTP client, read what comes back.
 
 The SDK's layers above that client cost more than the call itself: building a request 0.4 ms of CPU
-(in all 0.65 against 0.25 ms a call of 31 KB), typed chunks 140 to 170 microseconds an event.
-
-Importing this module takes a second (openai): import it only once there is something to ask.
+(in all 0.65 against 0.25 ms a call of 31 KB), typed chunks 140 to 170 microseconds an event. It
+takes a second to import: import this module only once there is something to ask.
 """
 
 from __future__ import annotations
@@ -12,7 +11,6 @@ import asyncio
 import json
 from contextlib import nullcontext
 from dataclasses import dataclass, field
-from functools import partial
 
 import aiohttp
 import httpx2
@@ -30,7 +28,7 @@ _CONNECT_S = 15
 _LIST_AGAIN_S = 30  # each time some replies wait for it
 _LIST_S = 4  # the first finished reply waits for the prices: less than the grace of an interrupt
 _MOST_BYTES = 64 * 2**20  # a server that never ends must not fill the memory
-_MAX_HEADER_BYTES = 16 * 2**10  # of one header; aiohttp takes 8,190, some gateways send more
+_HEADER_BYTES = 16 * 2**10  # of one header; aiohttp takes 8,190, some gateways send more
 _NAME_CHARS = 200  # of what a server calls its model or a call
 _MOST_TOKENS = 10**9  # a larger count is no count
 _REASONING_FIELDS = ("reasoning_content", "reasoning")
@@ -76,8 +74,7 @@ class Connection:
     async def listing(self, model: str, needed: bool = False) -> Listing:
         """Return what the list says of a model, an empty listing where it does not tell.
 
-        The list is fetched when first asked for, and again now and then where it could not be had;
-        `needed`: again at once, and raises Fault.
+        A list that could not be had is fetched again now and then; `needed`: at once, or Fault.
         """
         now_s = asyncio.get_running_loop().time()
         lost = self._list and self._list.done() and self._list.exception()
@@ -138,18 +135,14 @@ def request_body(call: CallSettings, messages: list[dict], max_tokens: int) -> b
 
 def _new_client(endpoint: Endpoint) -> httpx2.AsyncClient:
     """Return an HTTP client with the key of a provider, and without any connection yet."""
-
-    def new_session(ssl_context) -> aiohttp.ClientSession:
-        # 0: as many as are asked for, not aiohttp's own hundred for all models together.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=20, ssl=ssl_context)
-        return aiohttp.ClientSession(connector=connector, max_field_size=_MAX_HEADER_BYTES)
-
     key = endpoint.api_key or "none"
     headers = {"Authorization": f"Bearer {key}", "Content-Type": "application/json"}
     # No redirects: prompt and key go nowhere else; a POST may become a GET.
     client = openai.DefaultAioHttpClient(headers=headers, follow_redirects=False)
     for transport in filter(None, (client._transport, *client._mounts.values())):  # of proxies
-        transport.client = partial(new_session, transport.ssl_context)
+        # 0: as many as are asked for, not aiohttp's own hundred for all models together.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=20, ssl=transport.ssl_context)
+        transport.client = aiohttp.ClientSession(connector=connector, max_field_size=_HEADER_BYTES)
     return client
 
 
@@ -199,8 +192,8 @@ def fault_behind(error: Exception) -> Fault:
     causes = [error]
     while cause := causes[-1].__cause__ or causes[-1].__context__:
         causes.append(cause)
-    said = [str(cause) for cause in causes if str(cause)]
-    detail = printable(said[-1] if said else type(causes[-1]).__name__)
+    said = [str(cause) for cause in causes if str(cause)] or [type(causes[-1]).__name__]
+    detail = printable(said[-1])
     kinds = {kind for cause in causes for kind in type(cause).__mro__}
     if aiohttp.SocketTimeoutError in kinds:
         return Fault("transient", "stalled", detail)
@@ -209,15 +202,11 @@ def fault_behind(error: Exception) -> Fault:
     return Fault("transient", "connection broken", detail)
 
 
-# ------------------------------------------------------------------------- reading what came back
-
-
 def read_completion(body: bytes) -> Completion:
-    """Read a reply in either form, whatever was asked for. Raises Fault.
+    """Read a reply: server-sent events, or one JSON document, the only event then. Raises Fault.
 
-    It is server-sent events, or one JSON document, which is the only event then. A fault in
-    mid-stream may come as a `data:` event or, on Chutes, as a bare JSON line without `data:`, after
-    which the stream just ends: a reply without a finish_reason is never a reply.
+    A fault in mid-stream may come as an event or, on Chutes, as a bare JSON line without `data:`,
+    after which the stream just ends: without a finish_reason it is no reply.
     """
     body = body.removeprefix(b"\xef\xbb\xbf").strip()
     if body.startswith(b"<"):
