@@ -8,6 +8,7 @@ line that failed, or that never came back, has used up its try. The files: batch
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import time
 from collections import Counter, defaultdict
@@ -71,10 +72,9 @@ class Batches:
         if not (self.asks_nothing_live or self._results):
             return 0, None
         body = request_body(call.model_copy(update={"stream": False}), messages, max_tokens)
-        failed = 0
-        while True:
-            number = tried + failed + 1
+        for number in itertools.count(tried + 1):
             custom_id = digest(call.provider, who, str(number), body.decode())
+            failed = number - tried - 1
             if custom_id not in self._results:
                 break
             entry, place = self._results[custom_id]
@@ -88,7 +88,6 @@ class Batches:
                 # A live call asks it anew: perhaps an engine with a smaller context refused it.
                 if fault.category == "item" and self.asks_nothing_live:
                     raise ItemFailed(fault.kind, str(fault), lasting=True) from None
-                failed += 1
                 continue
             cost = None  # of an engine of one's own
             if entry["batch_id"]:

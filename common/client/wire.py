@@ -28,10 +28,10 @@ _CONNECT_S = 15
 _LIST_AGAIN_S = 30  # each time some replies wait for it
 _LIST_S = 4  # the first finished reply waits for the prices: less than the grace of an interrupt
 _MOST_BYTES = 64 * 2**20  # a server that never ends must not fill the memory
+_MOST_ERROR_BYTES = 64 * 2**10
 _HEADER_BYTES = 16 * 2**10  # of one header; aiohttp takes 8,190, some gateways send more
 _NAME_CHARS = 200  # of what a server calls its model or a call
 _MOST_TOKENS = 10**9  # a larger count is no count
-_REASONING_FIELDS = ("reasoning_content", "reasoning")
 
 
 @dataclass
@@ -151,6 +151,7 @@ async def _fetch(client, request, total_s: float, alive=None) -> tuple[bytes, ht
 
     async def receive() -> tuple[httpx2.Response, bytes]:
         response = await client.send(request, stream=True)
+        most_bytes = _MOST_BYTES if response.status_code < 300 else _MOST_ERROR_BYTES
         body = bytearray()
         try:
             async for part in response.aiter_bytes():
@@ -158,7 +159,7 @@ async def _fetch(client, request, total_s: float, alive=None) -> tuple[bytes, ht
                 # Words of a reply, not a comment that keeps the connection open.
                 if alive and b'"delta"' in part:
                     alive(len(part))
-                if len(body) > _MOST_BYTES:
+                if len(body) > most_bytes:
                     break
         except (httpx2.NetworkError, httpx2.ProtocolError):
             if body or response.status_code >= 300:
@@ -252,7 +253,7 @@ def _read_event(line: bytes, completion: Completion, pieces: list[str]) -> None:
         content = "".join(part["text"] for part in content if part.get("type") == "text")
     if isinstance(content, str):
         pieces.append(content)
-    for name in _REASONING_FIELDS:
+    for name in ("reasoning_content", "reasoning"):
         if said.get(name):
             completion.reasoning_field = name
             completion.reasoning_bytes += len(str(said[name]).encode("utf-8", "replace"))
