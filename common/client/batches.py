@@ -154,8 +154,8 @@ class Batches:
             if not is_sent and self._shard in ("", entry["shard"]):
                 path_of(entry).unlink()  # noted anew, within this run's --max-cost
                 continue
-            if entry["status"] == WRITTEN and path_of(entry, ".out").exists():
-                change(entry, status="completed")
+            if entry["status"] not in ENDED and path_of(entry, ".out").exists():
+                change(entry, status="completed")  # elsewhere
             if entry["status"] not in ENDED:
                 self._waiting.append(entry)
             places = batch_files.find_results(entry, self._odd)

@@ -28,7 +28,8 @@ _QUOTED = re.compile(
 )
 _JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"', re.S)  # with raw line ends, too
 _CLOSING_LINE = re.compile(r"^</[\w:]*(?:think|thought)[\w:]*>$", re.M | re.I)
-_BEFORE_A_MARK_AMID_A_SENTENCE = re.compile(r"[^\s.!?…][ \t]+\Z|[(\[{'“‘«*]\Z")
+_AMID_A_SENTENCE = re.compile(r"[^\s.!?…][ \t]+\Z|[(\[{'“‘«*]\Z")
+_BARE_COMMAND = re.compile(r"```[^\n]*(?:\n(?!\s*\{)|\Z)")  # a code block that holds no object
 # How an answer begins that is whole without the pair before it, whatever that is called.
 _WHOLE_ANSWERS = ("THOUGHT", "{", "```json")
 _MOST_PAIRS = 8  # one after the other; no model is known to make more than two
@@ -38,11 +39,8 @@ def visible_text(content: str) -> str:
     """Return the answer without the reasoning at its head: "" where no answer follows it."""
     text = content.strip()
     for _ in range(_MOST_PAIRS):
-        marks = _marks(text)
-        head, closing = _pair_at_head(marks)
+        marks, head, closing = _marks(text)
         if head:
-            if not closing and _is_reasoning(head):
-                closing = _CLOSING_LINE.search(text)  # a draft's block may have stayed open
             answer = text[closing.end() :].strip() if closing else ""
             is_sure = _is_reasoning(head) or answer.startswith(_WHOLE_ANSWERS)
         else:
@@ -52,12 +50,9 @@ def visible_text(content: str) -> str:
             answer = text[closing.end() :].lstrip(" \t\r")
             is_sure = answer[:1] in ("", "\n", "{", "`") or answer[:1].isupper()
             answer = answer.strip()
-        # A code block alone, which is no judge's object, may go with the thought before it, if that
-        # is not in <think>.
-        is_bare = answer.startswith("```") and not answer.partition("\n")[2].lstrip().startswith(
-            "{"
-        )
-        if not is_sure or (is_bare and not (head and "think" in head["name"].lower())):
+        # The thought of a bare command may stand between such marks, but never in <think>.
+        is_thinking = head and "think" in head["name"].lower()
+        if not is_sure or (_BARE_COMMAND.match(answer) and not is_thinking):
             return text
         text = answer
     return text
@@ -68,32 +63,31 @@ def reasoning_left(text: str) -> str:
 
     A pair of another name counts at the head; of a pair amid a sentence the first decides.
     """
-    marks = _marks(text.strip())
-    head, closing = _pair_at_head(marks)
+    marks, head, closing = _marks(text.strip())
     if closing:
         return head[0]
     first = next(filter(_is_reasoning, marks), None)
     return "" if first is None or _is_amid_a_sentence(first) else first[0]
 
 
-def _marks(text: str) -> list[re.Match]:
-    """Return the marks outside code blocks, inline code and quotes."""
+def _marks(text: str) -> tuple[list[re.Match], re.Match | None, re.Match | None]:
+    """Return the marks outside code and quotes, the one that opens the text, the one that ends it.
+
+    None where no mark opens the text, or none ends what that opens.
+    """
     if not _MARK.search(text):
-        return []
+        return [], None, None
     quoted = _JSON_TEXT if text.startswith("{") else _QUOTED
-    return list(_MARK.finditer(quoted.sub(lambda found: " " * len(found[0]), text)))
-
-
-def _pair_at_head(marks: list[re.Match]) -> tuple[re.Match | None, re.Match | None]:
-    """Return the mark that opens a text and the one that closes it, None where there is none."""
+    marks = list(_MARK.finditer(quoted.sub(lambda found: " " * len(found[0]), text)))
     if not marks or marks[0].start() > 0 or _closes(marks[0]):
-        return None, None
+        return marks, None, None
     head = marks[0]
     for mark in filter(_closes, marks):
         is_same = mark["name"].lower() == head["name"].lower()
         if is_same or (_is_reasoning(mark) and _is_reasoning(head)):
-            return head, mark
-    return head, None
+            return marks, head, mark
+    # A draft's block may have stayed open.
+    return marks, head, _CLOSING_LINE.search(text) if _is_reasoning(head) else None
 
 
 def _closes(mark: re.Match) -> bool:
@@ -108,4 +102,4 @@ def _is_reasoning(mark: re.Match) -> bool:
 
 def _is_amid_a_sentence(mark: re.Match) -> bool:
     before = mark.string[max(0, mark.start() - 200) : mark.start()]  # all is slow for a flood
-    return bool(_BEFORE_A_MARK_AMID_A_SENTENCE.search(before))
+    return bool(_AMID_A_SENTENCE.search(before))

@@ -92,10 +92,9 @@ class Connection:
         return listings.get(model, Listing()).priced(prices)
 
     async def complete(self, call, messages, max_tokens, alive, fresh=False) -> Completion:
-        """Return a completion from one attempt. Raises Fault.
+        """Return a completion from one attempt; call `alive(bytes)` when words come. Raises Fault.
 
-        `alive(bytes)` is called when words arrive; `fresh`: over a connection of its own, which
-        nothing before can have broken.
+        `fresh`: over a connection of its own, which nothing before can have broken.
         """
         # Now: llama-cpp-python ends a running stream for whatever comes next.
         await self.listing(call.model)
@@ -217,10 +216,9 @@ def read_completion(body: bytes) -> Completion:
     pieces = []
     try:
         for line in [body] if body.startswith(b"{") else body.splitlines():
-            if line.startswith((b"data:", b"{")):  # no comment, no event's name
-                line = line.removeprefix(b"data:").strip()
-                if line not in (b"", b"[DONE]"):
-                    _read_event(line, completion, pieces)
+            line = line.removeprefix(b"data:").strip()
+            if line.startswith(b"{"):  # no comment, no event's name, no [DONE]
+                _read_event(line, completion, pieces)
     except Fault:
         raise
     except Exception as error:  # whatever a server sends is a fault of this call alone
