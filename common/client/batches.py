@@ -110,9 +110,7 @@ class Batches:
             at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
             at_most_usd *= connection.endpoint.batch_price
             if not await budget.reserve(at_most_usd):
-                words = (
-                    f"{budget}, as the most that the batches can cost.\nRun the same line again."
-                )
+                words = f"{budget}, as the most that batches can cost.\nRun the same line again."
                 self._stop = max(self._stop, (EXIT_SOME_FAILED, words))
                 raise Waiting("beyond --max-cost")
             budget.settle(at_most_usd, at_most_usd)

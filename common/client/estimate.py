@@ -49,12 +49,12 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
     total_usd = 0.0
     unpriced = 0
     for model, call in calls.items():
+        count = len(prompts[model])
         reply = min(call.max_tokens, _COMPLETION_TOKENS)
         basis = f"a guess of {reply:,} a reply"
         if lengths[model]:
             reply = sum(lengths[model]) / len(lengths[model])
             basis = f"{reply:,.0f} a reply, as the {len(lengths[model]):,} so far"
-        count = len(prompts[model])
         prompt = round(sum(prompts[model]) / CHARS_PER_TOKEN)
         completion = round(count * reply)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
