@@ -165,7 +165,8 @@ class Batches:
         state = {"input_file_id": ""}  # of one that was never started
         try:
             if endpoint is None or endpoint.base_url != entry["base_url"]:
-                raise ValueError(f"it is at {entry['base_url']}, where this run asks nothing")
+                words = f"it is at {entry['base_url']}, where this run asks nothing"
+                raise Fault("transient", words)
             async with _sdk(endpoint) as client:
                 if entry["batch_id"]:
                     batch = await client.batches.retrieve(entry["batch_id"])
