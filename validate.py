@@ -43,7 +43,7 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.batches import Waiting
 from common.client.costs import prompt_chars
-from common.client.estimate import dry_run, own_verdicts
+from common.client.estimate import dry_run, own_replies
 from common.config import METRICS, CallSettings, Config, Duel, load_config
 from common.duel import reader, record
 from common.duel.statistics import bootstrap_bounds, whole_deltas
@@ -375,7 +375,7 @@ def main() -> int:
         if flags.dry_run:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
-            code = dry_run(environment, calls, tally.skipped, own_verdicts(), flags.batch)
+            code = dry_run(environment, calls, tally.skipped, own_replies("judge"), flags.batch)
             if flags.confirm:
                 print("  These are the most: the reader sees only what then reaches final/.")
             return code

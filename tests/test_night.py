@@ -329,7 +329,7 @@ def test_a_dry_run_goes_by_the_replies_so_far(tmp_path):
     usage = {"prompt_tokens": 100, "completion_tokens": 777}
     with Server(lambda body: Reply(REPLY, usage=usage), key=KEY) as server:
         dry = stage("king.py", "--dry-run", cwd=tmp_path, server=server)
-        assert "a guess of 3,000 a reply" in dry.stdout and "262,144" in dry.stdout
+        assert "a guess of 3,000 a reply" in dry.stdout
         assert "6 calls" in dry.stdout and "$" in dry.stdout
         assert server.chats == [] and answers(tmp_path) == {}
         assert stage("king.py", "--limit", "2", cwd=tmp_path, server=server).returncode == 0

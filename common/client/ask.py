@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 from common import cli, start
 from common.client.batches import Batches, Waiting
-from common.client.contexts import Contexts
+from common.client.costs import Contexts
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
 from common.client.run import Halted, Run
