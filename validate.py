@@ -34,6 +34,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from copy import copy
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -44,14 +45,25 @@ from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.batches import Waiting
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_verdicts
-from common.config import METRICS, CallSettings, Config, Duel, load_config
+from common.config import METRICS, CallSettings, Config, load_config
 from common.duel import reader, record
 from common.duel.statistics import bootstrap_bounds, whole_deltas
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
-from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, looks_of
+from common.duel.verdicts import (
+    FIRST_LOOK,
+    READING,
+    SCORE,
+    SECOND_LOOK,
+    Panel,
+    Question,
+    Turn,
+    load_turn,
+)
 from common.environment import load_environment
 from common.files import BadFile, ItemFailed, UserError, lock_folders, write_json
 from common.turns import UNREAD, answer_files, hidden_record, read_score, record_of, why_excluded
+
+LOOKS = {False: (FIRST_LOOK,), True: (SECOND_LOOK, READING)}  # of a run, by --confirm
 
 # ------------------------------------------------------------------------------------- the rubric
 
@@ -103,7 +115,17 @@ def fixed_prompt() -> str:
     return json.dumps(judge_messages([{"role": "user", "content": "chat"}], "first", "second"))
 
 
-# ------------------------------------------------------------------------------ reading a verdict
+def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
+    """Return the messages of one question. Raises ItemFailed where the PR record is missing."""
+    messages = turn.answer["messages"]
+    replies = turn.replies
+    if question.order == "challenger-second":
+        replies = replies[::-1]
+    if question.look != READING:
+        return judge_messages(messages, *replies)
+    pr = record_of(turn.answer["instance_id"])
+    shown = hidden_record(pr, panel.config.generate.max_patch_chars)
+    return reader.reader_messages(messages, shown, *replies)
 
 
 def parse_verdict(text: str) -> dict | None:
@@ -114,16 +136,14 @@ def parse_verdict(text: str) -> dict | None:
     rubric's example given back is no verdict.
     """
     answer = reader.read_object(text, METRICS)
-    if answer is None:
+    if answer is None or not {str(answer[metric]) for metric in METRICS} <= {"0", "1", "2"}:
         return None
-    calls = [str(answer[metric]) for metric in METRICS]
-    if not set(calls) <= {"0", "1", "2"}:
-        return None
+    calls = {metric: int(answer[metric]) for metric in METRICS}
     reason = answer.get("reason")
     reason = reason if isinstance(reason, str) else ""
-    if set(calls) == {"0"} and reason.strip(" .…<>[]'\"").lower() == "a sentence":
-        return None  # the rubric's own example
-    return {**dict(zip(METRICS, map(int, calls))), "reason": reason}
+    if not any(calls.values()) and reason.strip(" .…<>[]'\"").lower() == "a sentence":
+        return None
+    return {**calls, "reason": reason}
 
 
 # ----------------------------------------------------------------------------------------- asking
@@ -141,7 +161,7 @@ def survey(
     table = record.new_table(len(answers), len(panel.names))
     bills = defaultdict(Counter)
     count = 0
-    excluded: dict[str, str | None] = {}  # by instance, why
+    excluded = cache(why_excluded)
     progress = Progress(len(answers), "reading")
     for stem, path in answers.items():
         progress.update()
@@ -149,26 +169,37 @@ def survey(
         if turn is None:
             continue
         instance = turn.answer["instance_id"]
-        if instance not in excluded:
-            most_chars = panel.config.generate.max_record_chars
-            excluded[instance] = why_excluded(instance, most_chars)
-        if excluded[instance]:
-            tally.skipped[excluded[instance]] += 1
+        if reason := excluded(instance, panel.config.generate.max_record_chars):
+            tally.skipped[reason] += 1
             continue
         score = panel.score_record(turn)
         if (turn.saved or score["parsed"]) and score != turn.saved and not flags.dry_run:
             write_json(turn.path, score)
         row = table[count]
         count += 1
-        record.enter_turn(row, turn)
+        row["stem"] = stem
+        row["instance"] = instance
+        row["identical"] = turn.identical
         row["waiting"] = any(
-            panel.pending(turn, score, look, flags.retry_failed) for look in looks_of(flags.confirm)
+            panel.pending(turn, score, look, flags.retry_failed) for look in LOOKS[flags.confirm]
         )
         if not row["waiting"]:
             record.enter_score(row, score, panel.names, bills)
             tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
     progress.close()
     return table[:count], bills
+
+
+def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int]]:
+    """Yield (judge's settings, prompt characters) of each call ahead at most."""
+    for turn in turns:
+        score = panel.score_record(turn)
+        for look in LOOKS[flags.confirm]:
+            for question in panel.pending(turn, score, look, flags.retry_failed):
+                # The second look may bring the turn to final/, where the reader sees it.
+                score = {**score, "points": score["max_points"], "held_back": ""}
+                with suppress(ItemFailed):  # the run itself fails this turn and says why
+                    yield question.call, prompt_chars(prompt_of(turn, panel, question))
 
 
 async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
@@ -189,21 +220,19 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
                 failures.append(failure.with_traceback(None))  # which holds the prompt
                 continue
             turn.verdicts.append(verdict)
-            if "batch" in verdict:
-                continue  # it is on file: saved with the others, below
-            async with saving:
-                await llm.save(turn.path, panel.score_record(turn))
+            if "batch" not in verdict:  # which is on file: saved with the others, below
+                async with saving:
+                    await llm.save(turn.path, panel.score_record(turn))
 
-    for look in looks_of(flags.confirm):
+    for look in LOOKS[flags.confirm]:
         score = panel.score_record(turn)
         questions = panel.pending(turn, score, look, flags.retry_failed)
-        known = len(turn.verdicts)
         by_judge = groupby(questions, key=lambda question: question.call.model)
         work = [ask_in_order(list(group)) for _, group in by_judge]
         for fault in await asyncio.gather(*work, return_exceptions=True):
             if fault is not None:  # it ends the run, now that nothing more is under way
                 raise fault
-        if any("batch" in verdict for verdict in turn.verdicts[known:]):
+        if any("batch" in verdict for verdict in turn.verdicts):
             await llm.save(turn.path, panel.score_record(turn))
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Waiting))
@@ -234,8 +263,6 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
         named.kind = f"judge {judge}: {failure.kind}"
         raise named from None
     reason = calls.pop("reason", "") if calls else ""
-    meta = dict(reply.meta)
-    del meta["model"]
     return {
         "key": key,
         "judge": judge,
@@ -245,36 +272,8 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
         "calls": calls,
         "reason": reason,
         "text": reply.text,
-        **meta,
+        **{name: value for name, value in reply.meta.items() if name != "model"},
     }
-
-
-def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
-    """Return the messages of one question. Raises ItemFailed where the PR record is missing."""
-    messages = turn.answer["messages"]
-    replies = turn.replies
-    if question.order == "challenger-second":
-        replies = replies[::-1]
-    if question.look != READING:
-        return judge_messages(messages, *replies)
-    pr = record_of(turn.answer["instance_id"])
-    shown = hidden_record(pr, panel.config.generate.max_patch_chars)
-    return reader.reader_messages(messages, shown, *replies)
-
-
-def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int]]:
-    """Yield (judge's settings, prompt characters) of each call ahead at most."""
-    for turn in turns:
-        score = panel.score_record(turn)
-        questions = []
-        for look in looks_of(flags.confirm):
-            if questions:  # of the second look, which may bring the turn to final/
-                questions += panel.missing(turn, look, flags.retry_failed)
-            else:
-                questions = panel.pending(turn, score, look, flags.retry_failed)
-        for question in questions:
-            with suppress(ItemFailed):  # the run itself fails this turn and says why
-                yield question.call, prompt_chars(prompt_of(turn, panel, question))
 
 
 # --------------------------------------------------------------------------------------- the gate
@@ -289,58 +288,50 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
     level 1 - 2 alpha; None where not known. accepted: True, False, or None where nothing could be
     read or too few are judged to tell.
     """
-    panels = {"": table["points"]}
+    duel = config.duel
+    share = duel.min_valid_turn_frac
+    panels = {"": table["points"]}  # half-points (turns, judges, orders, metrics)
     for judge, name in enumerate(names if len(names) > 1 else []):
         panels[name] = np.delete(table["points"], judge, axis=1)
-    units = {name: whole_deltas(points) for name, points in panels.items()}
-    deltas = np.stack([deltas for deltas, _ in units.values()], axis=1)  # (turns, panels)
-    duel = config.duel
-    settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
-    bounds = bootstrap_bounds(deltas, table["instance"], **settings)
-    bounds_by_repo = bootstrap_bounds(deltas, table["repo"], **settings)
-
+    units = [whole_deltas(points) for points in panels.values()]
+    deltas = np.stack([of_panel for of_panel, _ in units], axis=1)
+    bounds = bootstrap_bounds(
+        deltas, table["instance"], alpha=duel.alpha, resamples=duel.resamples, seed=duel.seed
+    )
     verdicts = {}
-    for name, bound, by_repo in zip(panels, bounds, bounds_by_repo):
-        deltas, even = units[name]
+    for (name, points), (deltas, even), bound in zip(panels.items(), units, bounds):
         counted = ~np.isnan(deltas)
         turns = int(counted.sum())
         instances = len(set(table["instance"][counted]))
-        asked = panels[name][~table["identical"]]
-        parsed = (asked >= 0).all(axis=(1, 2, 3))
-        figures = dict.fromkeys(("margin", "mean_score", "lcb", "lcb_by_repo", "se", "interval"))
-        figures |= {"instances": instances, "turns_counted": turns}
-        figures["parsed_frac"] = float(parsed.mean()) if len(asked) else float(len(table) > 0)
-        accepted = None
-        least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
-        why = f"too few to tell: {instances} instances are judged, {least} are needed"
+        asked = points[~table["identical"]]
+        readable = (asked >= 0).all(axis=(1, 2, 3))
+        parsed = float(readable.mean()) if len(asked) else float(len(table) > 0)
+        found = dict.fromkeys(("accepted", "why", "margin", "mean_score", "lcb", "se", "interval"))
+        found |= {"instances": instances, "turns_counted": turns, "parsed_frac": parsed}
+        verdicts[name] = found
         if (asked == UNREAD).any() and not (asked >= 0).any():
-            why = "not decided: no verdict could be read"
-        elif turns:
+            found["why"] = "not decided: no verdict could be read"
+            continue
+        if turns:
             margin = 100 * float(deltas[counted].sum()) / (even * turns)
-            figures |= {"margin": margin, "mean_score": 50 + margin / 2}
-            if instances >= duel.min_instances and math.isfinite(bound.lower):
-                lcb, upper, error = (50 * units / even for units in bound[1:])
-                figures |= {"lcb": lcb, "se": error, "interval": [50 + lcb, 50 + upper]}
-                if math.isfinite(by_repo.lower):
-                    figures["lcb_by_repo"] = 50 * by_repo.lower / even
-                accepted, why = weigh(margin, lcb, figures["parsed_frac"], duel)
-        verdicts[name] = {"accepted": accepted, "why": why, **figures}
+            found |= {"margin": margin, "mean_score": 50 + margin / 2}
+        if instances < duel.min_instances or math.isinf(bound.lower):
+            least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
+            why = f"too few to tell: {instances} instances are judged, {least} are needed"
+            found["why"] = why
+            continue
+        lcb, upper, error = (50 * whole / even for whole in bound[1:])
+        demands = [
+            (margin >= duel.win_margin, f"margin {margin:+.2f} (at least {duel.win_margin:g}"),
+            (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50"),
+            (parsed >= share, f"parsed share {parsed:.1%} (at least {share:.1%}"),
+        ]
+        accepted = all(holds for holds, _ in demands)
+        words = [f"{words} asked for)" for holds, words in demands if holds == accepted]
+        found["accepted"] = accepted
+        found["why"] = ("accepted: " if accepted else "not accepted: ") + ", ".join(words)
+        found |= {"lcb": lcb, "se": error, "interval": [50 + lcb, 50 + upper]}
     return verdicts
-
-
-def weigh(margin: float, lcb: float, parsed_frac: float, duel: Duel) -> tuple[bool, str]:
-    """Return whether all three demands of [duel] hold, and why: those that fail, or all."""
-    wanted = duel.win_margin
-    least = duel.min_valid_turn_frac
-    demands = [
-        (margin >= wanted, f"margin {margin:+.2f} (at least {wanted:g} asked for)"),
-        (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"),
-        (parsed_frac >= least, f"parsed share {parsed_frac:.1%} (at least {least:.1%} asked for)"),
-    ]
-    failed = [words for holds, words in demands if not holds]
-    if failed:
-        return False, f"not accepted: {', '.join(failed)}"
-    return True, f"accepted: {', '.join(words for _, words in demands)}"
 
 
 # ------------------------------------------------------------------------------------------- main
@@ -361,6 +352,7 @@ def main() -> int:
     judges = panel.confirm if flags.confirm else panel.judges
     environment = load_environment(config, judges)
     mode = environment.duel_mode
+    stage = "confirm" if flags.confirm else "validate"
     tally = Tally("validate.py")
     answers = answer_files(flags.shard)
     lock = nullcontext() if flags.dry_run else lock_folders([SCORE], "validate", flags.shard)
@@ -382,7 +374,7 @@ def main() -> int:
             return code
 
         # Step 1: ask for the verdicts that are missing.
-        llm = LLM(environment, flags, "confirm" if flags.confirm else "validate")
+        llm = LLM(environment, flags, stage)
 
         async def judge(stem: str) -> None:
             turn = load_turn(stem, answers[stem], mode, tally, write=True)
@@ -390,22 +382,22 @@ def main() -> int:
                 await judge_turn(llm, turn, panel, flags)
 
         width = max(flags.concurrency or call.concurrency for call in judges)
-        progress = Progress(len(todo), "confirm" if flags.confirm else "validate")
+        progress = Progress(len(todo), stage)
         code = run_turns(llm, todo, judge, width=width, progress=progress, tally=tally)
         lines = [f"output  {SCORE}/"]
 
         # Step 2: make the duel from what lies in score/.
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
             for row in table:
-                if row["waiting"]:
-                    with suppress(FileNotFoundError, BadFile):  # it stays unfinished
+                with suppress(FileNotFoundError, BadFile):  # it stays unfinished
+                    if row["waiting"]:
                         score = read_score(SCORE / f"{row['stem']}.json")
                         record.enter_score(row, score, panel.names, bills)
             duel = record.make_duel(table, bills, gate(table, panel.names, config), panel, mode)
             write_json(SCORE / "_duel.json", duel)
-            # Before the same line again, its user has a judge to change.
-            tally.stopped |= bool(record.unreadable_judges(duel))
-            lines = [*record.summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
+            lines, unreadable = record.summary(duel)
+            lines += [*unreadable, f"output  {SCORE}/ and {SCORE}/_duel.json"]
+            tally.stopped |= bool(unreadable)  # before the same line again, a judge must change
             if duel["parse_rate"] == 0:
                 code = code or EXIT_SOME_FAILED
         tally.write_failed(SCORE, flags.shard)
