@@ -30,10 +30,9 @@ if __name__ == "__main__":  # before the other imports, which take a second
 import asyncio
 import json
 import math
-from collections import Counter, defaultdict
+from collections import defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
-from copy import copy
 from functools import cache
 from itertools import groupby
 from pathlib import Path
@@ -49,21 +48,10 @@ from common.config import METRICS, CallSettings, Config, load_config
 from common.duel import reader, record
 from common.duel.statistics import bootstrap_bounds, whole_deltas
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
-from common.duel.verdicts import (
-    FIRST_LOOK,
-    READING,
-    SCORE,
-    SECOND_LOOK,
-    Panel,
-    Question,
-    Turn,
-    load_turn,
-)
+from common.duel.verdicts import LOOKS_OF, READING, SCORE, Panel, Question, Turn, load_turn
 from common.environment import load_environment
 from common.files import BadFile, ItemFailed, UserError, lock_folders, write_json
 from common.turns import UNREAD, answer_files, hidden_record, read_score, record_of, why_excluded
-
-LOOKS = {False: (FIRST_LOOK,), True: (SECOND_LOOK, READING)}  # of a run, by --confirm
 
 # ------------------------------------------------------------------------------------- the rubric
 
@@ -118,9 +106,7 @@ def fixed_prompt() -> str:
 def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
     """Return the messages of one question. Raises ItemFailed where the PR record is missing."""
     messages = turn.answer["messages"]
-    replies = turn.replies
-    if question.order == "challenger-second":
-        replies = replies[::-1]
+    replies = turn.replies if question.order == "challenger-first" else turn.replies[::-1]
     if question.look != READING:
         return judge_messages(messages, *replies)
     pr = record_of(turn.answer["instance_id"])
@@ -154,12 +140,11 @@ def survey(
 ) -> tuple[np.ndarray, dict]:
     """Return a table of the turns that have both replies, and what their verdicts have cost.
 
-    Every score file is brought up to date on the way: which verdicts count may have changed. The
-    score of a turn that still waits for verdicts is left out: it is entered after the run. Turns
-    of instances that were excluded after they had been answered are passed over.
+    Every score file is brought up to date on the way: which verdicts count may have changed. What
+    still waits for verdicts is entered after the run; what was excluded meanwhile is passed over.
     """
     table = record.new_table(len(answers), len(panel.names))
-    bills = defaultdict(Counter)
+    bills = defaultdict(list)
     count = 0
     excluded = cache(why_excluded)
     progress = Progress(len(answers), "reading")
@@ -181,7 +166,7 @@ def survey(
         row["instance"] = instance
         row["identical"] = turn.identical
         row["waiting"] = any(
-            panel.pending(turn, score, look, flags.retry_failed) for look in LOOKS[flags.confirm]
+            panel.pending(turn, score, look, flags.retry_failed) for look in LOOKS_OF[flags.confirm]
         )
         if not row["waiting"]:
             record.enter_score(row, score, panel.names, bills)
@@ -194,7 +179,7 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
     """Yield (judge's settings, prompt characters) of each call ahead at most."""
     for turn in turns:
         score = panel.score_record(turn)
-        for look in LOOKS[flags.confirm]:
+        for look in LOOKS_OF[flags.confirm]:
             for question in panel.pending(turn, score, look, flags.retry_failed):
                 # The second look may bring the turn to final/, where the reader sees it.
                 score = {**score, "points": score["max_points"], "held_back": ""}
@@ -203,11 +188,10 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
 
 
 async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
-    """Ask for what the turn still needs and save each verdict as it comes.
+    """Ask for what the turn still needs, save each verdict as it comes; ItemFailed if one does not.
 
-    Raises ItemFailed when one did not come: the others are kept, the turn stays unfinished. The
-    judges are asked side by side, the orders of one judge one after the other: rules and chat, the
-    long part of both prompts, are then in the provider's prefix cache when the second comes.
+    The judges are asked side by side, the orders of one judge one after the other: rules and chat,
+    the long part of both prompts, are then in the provider's prefix cache when the second comes.
     """
     saving = asyncio.Lock()
     failures: list[ItemFailed] = []
@@ -224,7 +208,7 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
                 async with saving:
                     await llm.save(turn.path, panel.score_record(turn))
 
-    for look in LOOKS[flags.confirm]:
+    for look in LOOKS_OF[flags.confirm]:
         score = panel.score_record(turn)
         questions = panel.pending(turn, score, look, flags.retry_failed)
         by_judge = groupby(questions, key=lambda question: question.call.model)
@@ -259,9 +243,8 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
     except Waiting:
         raise
     except ItemFailed as failure:
-        named = copy(failure)  # several may share it
-        named.kind = f"judge {judge}: {failure.kind}"
-        raise named from None
+        kind = f"judge {judge}: {failure.kind}"
+        raise ItemFailed(kind, failure.detail, lasting=failure.lasting) from None
     reason = calls.pop("reason", "") if calls else ""
     return {
         "key": key,
@@ -282,11 +265,10 @@ async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> d
 def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]:
     """Return the duel's verdict by the whole panel (""), and by that without each judge (its name).
 
-    Counted are the turns of which all calls of the panel returned; an outage is never a score. The
-    figures are in score points: margin is challenger minus king (who has 100 minus the
-    challenger's), lcb how far above an even 50 the mean surely lies, interval the mean score's at
-    level 1 - 2 alpha; None where not known. accepted: True, False, or None where nothing could be
-    read or too few are judged to tell.
+    Counted are the turns of which all calls of the panel returned; an outage is never a score. In
+    score points: margin is challenger minus king (who has 100 minus the challenger's), lcb how far
+    above an even 50 the mean surely lies, interval the mean score's at level 1 - 2 alpha. accepted
+    is None where nothing could be read or too few are judged to tell.
     """
     duel = config.duel
     share = duel.min_valid_turn_frac
@@ -317,8 +299,8 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
             found |= {"margin": margin, "mean_score": 50 + margin / 2}
         if instances < duel.min_instances or math.isinf(bound.lower):
             least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
-            why = f"too few to tell: {instances} instances are judged, {least} are needed"
-            found["why"] = why
+            judged = f"{instances} instances are judged, {least} are needed"
+            found["why"] = f"too few to tell: {judged}"
             continue
         lcb, upper, error = (50 * whole / even for whole in bound[1:])
         demands = [
@@ -344,10 +326,8 @@ def main() -> int:
     flags = flags.parse_args()
     config = load_config()
     if flags.confirm and not config.confirm.models:
-        raise UserError(
-            "--confirm needs judges of its own. Write into chain.toml:\n"
-            '[confirm]\nmodels = ["maker/model", "maker/model", "maker/model"]'
-        )
+        example = 'models = ["maker/model", "maker/model", "maker/model"]'
+        raise UserError(f"--confirm needs judges. Write into chain.toml:\n[confirm]\n{example}")
     panel = Panel(config, fixed_prompt())
     judges = panel.confirm if flags.confirm else panel.judges
     environment = load_environment(config, judges)
@@ -355,14 +335,11 @@ def main() -> int:
     stage = "confirm" if flags.confirm else "validate"
     tally = Tally("validate.py")
     answers = answer_files(flags.shard)
-    lock = nullcontext() if flags.dry_run else lock_folders([SCORE], "validate", flags.shard)
-    with lock:
+    with nullcontext() if flags.dry_run else lock_folders([SCORE], "validate", flags.shard):
         table, bills = survey(answers, panel, mode, flags, tally)
         if not len(table) and not tally.failed and not flags.shard:
-            raise UserError(
-                "no turn in answer_*/ has both its replies.\n"
-                "Run python king.py, then python ch.py, then this again."
-            )
+            steps = "Run python king.py, then python ch.py, then this again."
+            raise UserError(f"no turn in answer_*/ has both its replies.\n{steps}")
         waiting = table["stem"][table["waiting"]].tolist()
         todo = tally.others_first(waiting, SCORE, flags.shard)[: flags.limit]
         if flags.dry_run:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections import Counter, defaultdict
+from collections import defaultdict
 
 import numpy as np
+import pytest
 
 from common.config import METRICS
 from common.duel.record import enter_score, new_table, spending
@@ -62,17 +63,17 @@ def test_bills_add_up_whatever_the_order():
         make_verdict("a/j", ORDERS[1], WON, key="2", cost_usd=0.000001),
         make_verdict("a/j", ORDERS[1], LOST, key="3", cost_usd=None, usage=None),
     ]
-    score = {"status": "parse-fail", "score": None, "counted": ["1", "2", "3"]}
-    there = defaultdict(Counter)
-    back = defaultdict(Counter)
+    score = {"score": None, "counted": ["1", "2", "3"]}
+    there = defaultdict(list)
+    back = defaultdict(list)
     (row,) = new_table(1, 1)
     enter_score(row, {**score, "verdicts": verdicts}, ["a/j"], there)
     enter_score(row, {**score, "verdicts": verdicts[::-1]}, ["a/j"], back)
     spent = spending(there[FIRST_LOOK, "a/j"])
     assert spent == spending(back[FIRST_LOOK, "a/j"])
     assert spent["calls"] == 3 and spent["parse_rate"] == 2 / 3
-    assert spent["cost_usd"] == 0.300001
-    nothing = spending(Counter())
+    assert spent["cost_usd"] == pytest.approx(0.300001)
+    nothing = spending([])
     assert (nothing["calls"], nothing["cost_usd"], nothing["parse_rate"]) == (0, None, None)
 
 
@@ -82,7 +83,7 @@ def test_bills_add_up_whatever_the_order():
 def test_rows_hold_what_counts_and_no_second_look():
     judges = ["a/one", "b/two"]
     table = new_table(2, len(judges))
-    bills = defaultdict(Counter)
+    bills = defaultdict(list)
     most = 2 * len(METRICS) * len(ORDERS) * len(judges)
     stem = "prompts_1_1_1"
     score = make_score(stem, make_answer(1), most - 1, judges)
@@ -92,7 +93,6 @@ def test_rows_hold_what_counts_and_no_second_look():
     score |= {"counted_confirmed": [again["key"]], "score_confirmed": 33.0}
     enter_score(table[0], score, judges, bills)
     assert [int(points.sum()) for points in table["points"]] == [most - 1, most // 2 * MISSING]
-    assert [str(status) for status in table["status"]] == ["parsed", "unfinished"]
     assert table["score"][0] == score["score"] and table["score_confirmed"][0] == 33
-    assert bills[FIRST_LOOK, "a/one"]["calls"] == 2, "one of other settings is of no account"
-    assert bills[SECOND_LOOK, "z/other"]["calls"] == 1
+    assert len(bills[FIRST_LOOK, "a/one"]) == 2, "one of other settings is of no account"
+    assert len(bills[SECOND_LOOK, "z/other"]) == 1

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections import Counter
+import math
 
 import numpy as np
 
 from common.config import METRICS
 from common.duel import statistics
 from common.duel.verdicts import FIRST_LOOK, READING, SECOND_LOOK, Panel
-from common.turns import OPPONENT, ORDERS, SIDES, Status, half_points
+from common.turns import OPPONENT, ORDERS, SIDES, half_points
 
 USAGE = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
 # Of a judge's answers; with fewer it would be asked again mostly in vain, and empties final/.
@@ -20,27 +20,26 @@ LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader'
 def new_table(turns: int, judges: int) -> np.ndarray:
     """Return a table with a row for each turn, none judged yet.
 
-    waiting: something of it is still to be asked for. score_confirmed: NaN without a second look.
-    named: by the reader's test, a dict of sides, None without one. points: half-points, of each
-    turn (judges, orders, metrics).
+    waiting: for something to be asked. score_confirmed: NaN without a second look. named: by the
+    reader's test, a dict of sides, None without one. points: half-points of each turn (judges,
+    orders, metrics).
     """
-    columns = [(name, object) for name in ("stem", "instance", "status", "named")]
+    columns = [(name, object) for name in ("stem", "instance", "named")]
     columns += [(name, bool) for name in ("identical", "waiting")]
     columns += [(name, float) for name in ("score", "score_confirmed")]
     columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
     table = np.zeros(turns, columns)
-    table[["instance", "status", "named"]] = ("", Status.UNFINISHED, None)
+    table[["instance", "named"]] = ("", None)
     table["score_confirmed"] = np.nan
     table["points"] = statistics.MISSING
     return table
 
 
-def enter_score(row: np.void, score: dict, names: list[str], bills: dict[tuple, Counter]) -> None:
-    """Enter a turn's score file into its row, and what its verdicts that count cost into `bills`.
+def enter_score(row: np.void, score: dict, names: list[str], bills: dict[tuple, list]) -> None:
+    """Enter a turn's score file into its row, and its verdicts that count into `bills`.
 
-    bills: by (look, judge), for each look and judge a Counter.
+    bills: by (look, judge), of each verdict whether it was readable, its dollars, its USAGE.
     """
-    row["status"] = score["status"]
     row["score"] = score["score"]
     row["score_confirmed"] = score.get("score_confirmed")
     row["named"] = score.get("reader")
@@ -55,53 +54,47 @@ def enter_score(row: np.void, score: dict, names: list[str], bills: dict[tuple, 
             continue  # of other texts, settings or another panel
         if look == FIRST_LOOK:
             points[names.index(judge), ORDERS.index(verdict["order"])] = half_points(verdict)
-        bill = bills[look, judge]
-        bill["calls"] += 1
-        bill["readable"] += verdict["calls"] is not None
-        bill["priced"] += verdict["cost_usd"] is not None
-        bill["usd"] += verdict["cost_usd"] or 0
         usage = verdict.get("usage_all_tries") or verdict["usage"] or {}
-        for name in USAGE:
-            bill[name] += usage.get(name) or 0
+        tokens = [usage.get(name) or 0 for name in USAGE]
+        bills[look, judge].append([verdict["calls"] is not None, verdict["cost_usd"], *tokens])
 
 
-def spending(bill: Counter) -> dict:
+def spending(bill: list[list]) -> dict:
     """Return calls, parse rate, usage and dollars; dollars are null when no price is known."""
+    readable, dollars, *tokens = list(zip(*bill)) or [()] * (2 + len(USAGE))
+    known = [cost for cost in dollars if cost is not None]
     return {
-        "calls": bill["calls"],
-        "parse_rate": bill["readable"] / bill["calls"] if bill["calls"] else None,
-        "usage": {name: bill[name] for name in USAGE},
-        # A last bit of the sum would depend on which turns were judged already.
-        "cost_usd": round(bill["usd"], 9) if bill["priced"] else None,
+        "calls": len(bill),
+        "parse_rate": sum(readable) / len(bill) if bill else None,
+        "usage": {name: sum(of_name) for name, of_name in zip(USAGE, tokens)},
+        "cost_usd": math.fsum(known) if known else None,  # exact in whatever order
     }
 
 
 def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode: int) -> dict:
-    """Return the content of score/_duel.json.
-
-    verdicts: the gate's, of the whole panel by "", of that without a judge by the judge's name.
-    """
-    turns = {"answered": len(table)}
-    for status in (Status.PARSED, Status.PARSE_FAIL, Status.UNFINISHED):
-        count = int((table["status"] == status.value).sum())
-        turns[status.value.replace("-", "_")] = count
-    turns["identical"] = int(table["identical"].sum())
-    without = {name: verdict for name, verdict in verdicts.items() if name}
-    unfinished = f"; {turns['unfinished']} turns are unfinished" if turns["unfinished"] else ""
-
-    points = table["points"]  # (turns, judges, orders, metrics)
+    """Return the content of score/_duel.json; `verdicts` are the gate's."""
+    points = table["points"]
     asked = points[~table["identical"]]
     counted = points[(points != statistics.MISSING).all(axis=(1, 2, 3))]  # as in the gate
     parsed = points[(points >= 0).all(axis=(1, 2, 3))]
+    turns = {
+        "answered": len(table),
+        "parsed": len(parsed),
+        "parse_fail": len(counted) - len(parsed),
+        "unfinished": len(table) - len(counted),
+        "identical": int(table["identical"].sum()),
+    }
+    unfinished = f"; {turns['unfinished']} turns are unfinished" if turns["unfinished"] else ""
+    without = {name: verdict for name, verdict in verdicts.items() if name}
     metrics = {name: statistics.mean_score(counted[..., at]) for at, name in enumerate(METRICS)}
     judges = {}
     for place, name in enumerate(panel.names):
         score = statistics.mean_score(points[:, place])
         cost = spending(bills[FIRST_LOOK, name])
         judges[name] = {"score": score, **statistics.habits(asked[:, place]), **cost}
-    looks = {look: Counter() for look in LOOKS}
+    looks = {look: [] for look in LOOKS}
     for (look, _), bill in bills.items():
-        looks[look].update(bill)
+        looks[look] += bill
     second_look = None
     if panel.confirm:
         again = table[~np.isnan(table["score_confirmed"])]
@@ -144,10 +137,7 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
 
 
 def summary(duel: dict) -> tuple[list[str], list[str]]:
-    """Return the duel in a few lines, and one for each judge of whose answers most are unreadable.
-
-    The latter say what to do before the same line is run again.
-    """
+    """Return the duel in a few lines, and a line on each judge who has to be changed first."""
     unreadable = []
     drop = "Drop it from [judge] models in chain.toml, which costs nothing"
     if not duel["parse_rate"]:  # of all judges

@@ -49,13 +49,10 @@ def bootstrap_lcb(
     alike across repos.
     """
     deltas = np.asarray(deltas, float)
-    if deltas.ndim != 1 or not len(deltas) or len(deltas) != len(groups):
-        raise ValueError("bootstrap_lcb: expected a delta and a group for each of 1 or more turns")
-    if not np.isfinite(deltas).all():
-        raise ValueError("bootstrap_lcb: expected finite deltas")
-    (bounds,) = bootstrap_bounds(
-        deltas[:, None], groups, alpha=alpha, resamples=resamples, seed=seed
-    )
+    if not (deltas.ndim == 1 and 0 < len(deltas) == len(groups) and np.isfinite(deltas).all()):
+        raise ValueError("bootstrap_lcb: expected 1 or more finite deltas and a group for each")
+    settings = {"alpha": alpha, "resamples": resamples, "seed": seed}
+    (bounds,) = bootstrap_bounds(deltas[:, None], groups, **settings)
     return bounds.mean, bounds.lower, bounds.error
 
 
@@ -90,10 +87,7 @@ def bootstrap_bounds(
 
 
 def cluster_sums(values: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return of each group its sum and count by column, and the robust error of a column's mean.
-
-    NaN counts nothing; the error is inf where only one group counts.
-    """
+    """Return by group and column sum and count but for NaN, and the error of each column's mean."""
     names, group = np.unique(groups, return_inverse=True)
     order = np.lexsort((*values.T, group))  # so that no last bit depends on the order of turns
     starts = np.searchsorted(group[order], np.arange(len(names)))
@@ -104,23 +98,22 @@ def cluster_sums(values: np.ndarray, groups) -> tuple[np.ndarray, np.ndarray, np
     with np.errstate(divide="ignore", invalid="ignore"):
         squares = ((sums - sizes * (sums.sum(axis=0) / turns)) ** 2).sum(axis=0)
         error = np.sqrt(count / (count - 1) * squares) / turns
-    return sums, sizes, np.where(count > 1, error, np.inf)
+    return sums, sizes, np.where(count > 1, error, np.inf)  # of one group it is not known
 
 
 def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
     """Return how far each turn is from even, in whole units, and how many units are 50 points.
 
-    A turn has the mean over its readable verdicts, one without any counts as lost: so unread
-    verdicts select nothing. NaN where a call has not returned. Whole, so that a bound of 0 is 0: a
-    unit is a half-point over the least common multiple of the counts of readable verdicts.
+    A turn has the mean over its readable verdicts, one without any is lost: so unread verdicts
+    select nothing. NaN where a call has not returned. A unit is a half-point over the least common
+    multiple of the counts of readable verdicts: whole, so that a bound of 0 is 0.
     """
     readable = (points >= 0).all(axis=3).sum(axis=(1, 2))  # verdicts of each turn
     won = np.where(points >= 0, points, 0).sum(axis=(1, 2, 3))
     above_even = won - len(METRICS) * readable  # an even verdict holds a half-point a metric
     multiple = math.lcm(*np.unique(readable[readable > 0]).tolist())
     even = len(METRICS) * multiple
-    deltas = above_even * (multiple // np.maximum(readable, 1))
-    deltas = np.where(readable > 0, deltas, -even)
+    deltas = np.where(readable, above_even * (multiple // np.maximum(readable, 1)), -even)
     has_returned = (points != MISSING).all(axis=(1, 2, 3))
     return np.where(has_returned, deltas, np.nan), even
 
@@ -153,9 +146,8 @@ def mean_score(points: np.ndarray) -> float | None:
 def habits(points: np.ndarray) -> dict:
     """Return what one judge is like; points: (turns, orders, metrics); None: nothing was read.
 
-    equal_share: of draws. position_consistency: share of calls that are the same in both orders.
-    pull: toward the reply shown second (+1) or first (-1), which over both orders a true preference
-    cannot cause.
+    position_consistency: share of calls that are the same in both orders. pull: toward the reply
+    shown second (+1) or first (-1), which over both orders a true preference cannot cause.
     """
     first, second = np.moveaxis(points, 1, 0)
     leanings = (second - first)[(first >= 0) & (second >= 0)]

@@ -22,6 +22,7 @@ SCORE = Path("score")
 FIRST_LOOK = 1
 SECOND_LOOK = 2
 READING = 3  # the reader's test: a finding, not a score
+LOOKS_OF = {False: (FIRST_LOOK,), True: (SECOND_LOOK, READING)}  # a run, by --confirm
 
 
 @dataclass
@@ -43,7 +44,7 @@ class Turn:
 def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Turn | None:
     """Return a turn with the verdicts on file, None for one that cannot be judged yet.
 
-    A torn answer fails in the tally; it and a torn score are set aside, with `write` off only told.
+    Torn files are set aside, with `write` off only told; a torn answer fails in the tally.
     """
     try:
         answer = turns.read_answer(path)
@@ -119,10 +120,7 @@ class Panel:
         return [on_file.get(question.key(turn)) for question in self.questions[look]]
 
     def pending(self, turn: Turn, score: dict, look: int, retry_failed: bool) -> list[Question]:
-        """List what to ask of a turn in this look, `retry_failed` also what could not be read.
-
-        score: the turn's `score_record`.
-        """
+        """List what to ask, `retry_failed` also what was not readable; score: `score_record`."""
         if look == FIRST_LOOK:
             settled = score["parsed"]
         elif turn.identical or turn.answer["meta"]["challenger"].get("refused"):
@@ -133,10 +131,9 @@ class Panel:
             settled = turns.bucket(score)[0] != "final"
         if settled:
             return []
+        wanted = "calls" if retry_failed else "key"  # calls are None where one was not readable
         found = zip(self.questions[look], self.look_up(turn, look))
-        if retry_failed:
-            return [question for question, verdict in found if not (verdict and verdict["calls"])]
-        return [question for question, verdict in found if not verdict]
+        return [question for question, verdict in found if not (verdict and verdict[wanted])]
 
     def score_record(self, turn: Turn) -> dict:
         """Return the content of score/<stem>.json."""
