@@ -30,7 +30,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 import asyncio
 import json
 import math
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
 from contextlib import nullcontext, suppress
 from functools import cache
@@ -117,9 +117,8 @@ def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
 def parse_verdict(text: str) -> dict | None:
     """Return the verdict in a judge's answer, None when there is any doubt.
 
-    A verdict is each metric as 0, 1 or 2, and "reason". It is read from a JSON object with a key
-    for each, exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`. The
-    rubric's example given back is no verdict.
+    A verdict is each metric as 0, 1 or 2, a number or a string, and "reason"; what is in doubt: see
+    `read_object`. The rubric's example given back is none.
     """
     answer = reader.read_object(text, METRICS)
     if answer is None or not {str(answer[metric]) for metric in METRICS} <= {"0", "1", "2"}:
@@ -144,7 +143,7 @@ def survey(
     still waits for verdicts is entered after the run; what was excluded meanwhile is passed over.
     """
     table = record.new_table(len(answers), len(panel.names))
-    bills = defaultdict(list)
+    bills = defaultdict(Counter)
     count = 0
     excluded = cache(why_excluded)
     progress = Progress(len(answers), "reading")
@@ -188,75 +187,72 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
 
 
 async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
-    """Ask for what the turn still needs, save each verdict as it comes; ItemFailed if one does not.
-
-    The judges are asked side by side, the orders of one judge one after the other: rules and chat,
-    the long part of both prompts, are then in the provider's prefix cache when the second comes.
-    """
+    """Ask the judges side by side for what the turn still needs. Raises ItemFailed, Waiting."""
     saving = asyncio.Lock()
-    failures: list[ItemFailed] = []
-
-    async def ask_in_order(questions: list[Question]) -> None:
-        for question in questions:
-            try:
-                verdict = await ask_judge(llm, turn, panel, question)
-            except ItemFailed as failure:
-                failures.append(failure.with_traceback(None))  # which holds the prompt
-                continue
-            turn.verdicts.append(verdict)
-            if "batch" not in verdict:  # which is on file: saved with the others, below
-                async with saving:
-                    await llm.save(turn.path, panel.score_record(turn))
-
     for look in LOOKS_OF[flags.confirm]:
-        score = panel.score_record(turn)
-        questions = panel.pending(turn, score, look, flags.retry_failed)
+        questions = panel.pending(turn, panel.score_record(turn), look, flags.retry_failed)
         by_judge = groupby(questions, key=lambda question: question.call.model)
-        work = [ask_in_order(list(group)) for _, group in by_judge]
-        for fault in await asyncio.gather(*work, return_exceptions=True):
-            if fault is not None:  # it ends the run, now that nothing more is under way
-                raise fault
+        work = [ask_judge(llm, turn, panel, list(group), saving) for _, group in by_judge]
+        failures = []
+        for outcome in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome  # it ends the run, now that nothing more is under way
+            failures += outcome
         if any("batch" in verdict for verdict in turn.verdicts):
             await llm.save(turn.path, panel.score_record(turn))
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Waiting))
 
 
-async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> dict:
-    """Ask one judge in one order; return the verdict, readable or not. Raises ItemFailed."""
-    judge = question.call.model
-    prompt = prompt_of(turn, panel, question)
-    key = question.key(turn)
-    asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
-    read = reader.parse_finding if question.look == READING else parse_verdict
+async def ask_judge(
+    llm: LLM, turn: Turn, panel: Panel, questions: list[Question], saving: asyncio.Lock
+) -> list[ItemFailed]:
+    """Ask one judge these questions, save each verdict, readable or not; return what failed.
+
+    One order after the other: rules and chat, the long part of both prompts, are then in the
+    provider's prefix cache when the second comes.
+    """
+    failures = []
+    read = reader.parse_finding if questions[0].look == READING else parse_verdict
 
     def problem(text: str) -> str | None:
         return None if read(text) else "not one JSON object with the calls that were asked for"
 
-    try:
+    for question in questions:
+        judge = question.call.model
+        key = question.key(turn)
+        asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
         who = f"{turn.stem} {key} {asked_before}"
-        reply = await llm.ask(question.call, prompt, problem, who=who)
-        calls = read(reply.text)
-    except NoAcceptableReply as failure:
-        reply = failure.last
-        calls = None
-    except Waiting:
-        raise
-    except ItemFailed as failure:
-        kind = f"judge {judge}: {failure.kind}"
-        raise ItemFailed(kind, failure.detail, lasting=failure.lasting) from None
-    reason = calls.pop("reason", "") if calls else ""
-    return {
-        "key": key,
-        "judge": judge,
-        "mode": turn.mode,
-        "look": question.look,
-        "order": question.order,
-        "calls": calls,
-        "reason": reason,
-        "text": reply.text,
-        **{name: value for name, value in reply.meta.items() if name != "model"},
-    }
+        try:
+            prompt = prompt_of(turn, panel, question)
+            reply = await llm.ask(question.call, prompt, problem, who=who)
+            calls = read(reply.text)
+        except NoAcceptableReply as failure:
+            reply = failure.last
+            calls = None
+        except Waiting as failure:
+            failures.append(failure)
+            continue
+        except ItemFailed as failure:
+            kind = f"judge {judge}: {failure.kind}"
+            failures.append(ItemFailed(kind, failure.detail, lasting=failure.lasting))
+            continue
+        verdict = {
+            "key": key,
+            "judge": judge,
+            "mode": turn.mode,
+            "look": question.look,
+            "order": question.order,
+            "calls": calls,
+            "reason": calls.pop("reason", "") if calls else "",
+            "text": reply.text,
+            **{name: value for name, value in reply.meta.items() if name != "model"},
+        }
+        turn.verdicts.append(verdict)
+        if "batch" not in verdict:  # which is on file: saved with the turn's others
+            async with saving:
+                await llm.save(turn.path, panel.score_record(turn))
+    return failures
 
 
 # --------------------------------------------------------------------------------------- the gate
@@ -290,7 +286,7 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
         parsed = float(readable.mean()) if len(asked) else float(len(table) > 0)
         found = dict.fromkeys(("accepted", "why", "margin", "mean_score", "lcb", "se", "interval"))
         found |= {"instances": instances, "turns_counted": turns, "parsed_frac": parsed}
-        verdicts[name] = found
+        verdicts[name] = found  # to which is added what can be told
         if (asked == UNREAD).any() and not (asked >= 0).any():
             found["why"] = "not decided: no verdict could be read"
             continue
@@ -314,9 +310,6 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
         found["why"] = ("accepted: " if accepted else "not accepted: ") + ", ".join(words)
         found |= {"lcb": lcb, "se": error, "interval": [50 + lcb, 50 + upper]}
     return verdicts
-
-
-# ------------------------------------------------------------------------------------------- main
 
 
 def main() -> int:
@@ -379,8 +372,7 @@ def main() -> int:
                 code = code or EXIT_SOME_FAILED
         tally.write_failed(SCORE, flags.shard)
     follow = steps_from("validate.py" if flags.shard else "report.py", flags.shard)
-    shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
-    return code or shown
+    return tally.show(*llm.usage_lines(), *lines, next_command=follow, code=code)
 
 
 if __name__ == "__main__":

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import math
+from collections import Counter
 
 import numpy as np
 
@@ -35,11 +35,8 @@ def new_table(turns: int, judges: int) -> np.ndarray:
     return table
 
 
-def enter_score(row: np.void, score: dict, names: list[str], bills: dict[tuple, list]) -> None:
-    """Enter a turn's score file into its row, and its verdicts that count into `bills`.
-
-    bills: by (look, judge), of each verdict whether it was readable, its dollars, its USAGE.
-    """
+def enter_score(row: np.void, score: dict, names: list[str], bills: dict[tuple, Counter]) -> None:
+    """Enter a turn's score file into its row, and the cost of what counts by (look, judge)."""
     row["score"] = score["score"]
     row["score_confirmed"] = score.get("score_confirmed")
     row["named"] = score.get("reader")
@@ -54,20 +51,25 @@ def enter_score(row: np.void, score: dict, names: list[str], bills: dict[tuple, 
             continue  # of other texts, settings or another panel
         if look == FIRST_LOOK:
             points[names.index(judge), ORDERS.index(verdict["order"])] = half_points(verdict)
+        bill = bills[look, judge]
+        bill["calls"] += 1
+        bill["readable"] += verdict["calls"] is not None
+        if verdict["cost_usd"] is not None:
+            bill["priced"] += 1
+            bill["usd"] += verdict["cost_usd"]
         usage = verdict.get("usage_all_tries") or verdict["usage"] or {}
-        tokens = [usage.get(name) or 0 for name in USAGE]
-        bills[look, judge].append([verdict["calls"] is not None, verdict["cost_usd"], *tokens])
+        for name in USAGE:
+            bill[name] += usage.get(name) or 0
 
 
-def spending(bill: list[list]) -> dict:
+def spending(bill: Counter) -> dict:
     """Return calls, parse rate, usage and dollars; dollars are null when no price is known."""
-    readable, dollars, *tokens = list(zip(*bill)) or [()] * (2 + len(USAGE))
-    known = [cost for cost in dollars if cost is not None]
     return {
-        "calls": len(bill),
-        "parse_rate": sum(readable) / len(bill) if bill else None,
-        "usage": {name: sum(of_name) for name, of_name in zip(USAGE, tokens)},
-        "cost_usd": math.fsum(known) if known else None,  # exact in whatever order
+        "calls": bill["calls"],
+        "parse_rate": bill["readable"] / bill["calls"] if bill["calls"] else None,
+        "usage": {name: bill[name] for name in USAGE},
+        # What a run judged is added last: without its last bits the sum is that of a rerun.
+        "cost_usd": round(bill["usd"], 9) if bill["priced"] else None,
     }
 
 
@@ -92,9 +94,9 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
         score = statistics.mean_score(points[:, place])
         cost = spending(bills[FIRST_LOOK, name])
         judges[name] = {"score": score, **statistics.habits(asked[:, place]), **cost}
-    looks = {look: [] for look in LOOKS}
+    looks = {look: Counter() for look in LOOKS}
     for (look, _), bill in bills.items():
-        looks[look] += bill
+        looks[look].update(bill)
     second_look = None
     if panel.confirm:
         again = table[~np.isnan(table["score_confirmed"])]

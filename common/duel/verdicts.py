@@ -57,10 +57,11 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
         if not answer[side]:
             tally.skipped[f"no {SIDES[side]} yet"] += 1
             return None
-    one, other = replies = tuple(answer[side] for side in sides)
+    replies = (answer[sides[0]], answer[sides[1]])
+    same = replies[0] == replies[1]
     sha = turns.text_digests(answer)
     text_key = "".join(sha[part] for part in ("chat", *sides))
-    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, one == other, sha, text_key)
+    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, same, sha, text_key)
     try:
         turn.saved = turns.read_score(turn.path)
         turn.verdicts = list(turn.saved["verdicts"])
