@@ -198,7 +198,7 @@ async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
             if isinstance(outcome, BaseException):
                 raise outcome  # it ends the run, now that nothing more is under way
             failures += outcome
-        if any("batch" in verdict for verdict in turn.verdicts):
+        if questions and any("batch" in verdict for verdict in turn.verdicts):
             await llm.save(turn.path, panel.score_record(turn))
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Waiting))
@@ -213,16 +213,16 @@ async def ask_judge(
     provider's prefix cache when the second comes.
     """
     failures = []
+    judge = questions[0].call.model
     read = reader.parse_finding if questions[0].look == READING else parse_verdict
 
     def problem(text: str) -> str | None:
         return None if read(text) else "not one JSON object with the calls that were asked for"
 
     for question in questions:
-        judge = question.call.model
         key = question.key(turn)
         asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
-        who = f"{turn.stem} {key} {asked_before}"
+        who = f"{turn.stem} {key} {asked_before}"  # tells this asking from another in its words
         try:
             prompt = prompt_of(turn, panel, question)
             reply = await llm.ask(question.call, prompt, problem, who=who)
@@ -230,12 +230,11 @@ async def ask_judge(
         except NoAcceptableReply as failure:
             reply = failure.last
             calls = None
-        except Waiting as failure:
-            failures.append(failure)
-            continue
         except ItemFailed as failure:
-            kind = f"judge {judge}: {failure.kind}"
-            failures.append(ItemFailed(kind, failure.detail, lasting=failure.lasting))
+            if not isinstance(failure, Waiting):
+                kind = f"judge {judge}: {failure.kind}"
+                failure = ItemFailed(kind, failure.detail, lasting=failure.lasting)
+            failures.append(failure.with_traceback(None))  # which holds the prompt
             continue
         verdict = {
             "key": key,

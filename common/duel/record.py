@@ -58,8 +58,8 @@ def enter_score(row: np.void, score: dict, names: list[str], bills: dict[tuple, 
             bill["priced"] += 1
             bill["usd"] += verdict["cost_usd"]
         usage = verdict.get("usage_all_tries") or verdict["usage"] or {}
-        for name in USAGE:
-            bill[name] += usage.get(name) or 0
+        for name, count in usage.items():
+            bill[name] += count
 
 
 def spending(bill: Counter) -> dict:
