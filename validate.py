@@ -134,9 +134,7 @@ def parse_verdict(text: str) -> dict | None:
 # ----------------------------------------------------------------------------------------- asking
 
 
-def survey(
-    answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tally
-) -> tuple[np.ndarray, dict]:
+def survey(answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tally) -> tuple:
     """Return a table of the turns that have both replies, and what their verdicts have cost.
 
     Every score file is brought up to date on the way: which verdicts count may have changed. What

@@ -22,7 +22,7 @@ SCORE = Path("score")
 FIRST_LOOK = 1
 SECOND_LOOK = 2
 READING = 3  # the reader's test: a finding, not a score
-LOOKS_OF = {False: (FIRST_LOOK,), True: (SECOND_LOOK, READING)}  # a run, by --confirm
+LOOKS_OF = {False: (FIRST_LOOK,), True: (SECOND_LOOK, READING)}  # of a run, by --confirm
 
 
 @dataclass
