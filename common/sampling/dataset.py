@@ -62,6 +62,8 @@ class Dataset:
             root, self.files = local_files(Path(name).expanduser(), kinds)
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
             self._source = root.joinpath
+            if revision and not revision.startswith("local-"):
+                raise UserError(f"{self.label} lies here and has no revisions: drop --revision.")
             if revision not in (None, self.revision):
                 raise self.changed()
             self.files |= {file: RUN_WEIGHT for file in self.files if file.lower().endswith(RUN)}
