@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -30,7 +30,6 @@ _WHOLE = """stop eos eos_token end_turn end_of_turn end_of_text stop_sequence
     complete completed""".split()
 _CUT_OFF = """length max_tokens max_output_tokens max_completion_tokens max_length model_length
     model_context_window_exceeded""".split()
-_TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
 _MANY_CUTS = 3  # in a run: fewer may be any bad line's
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _CHARS_KEPT = 400  # of a refused reply
@@ -187,12 +186,8 @@ class LLM:
 
 def _refusal(text: str, end: str, mark: str, completion) -> str | None:
     """Return why this is no whole reply, None where it is."""
-    if end in _CUT_OFF and not text:
-        return "empty: all of max_tokens went into reasoning"
     if end in _CUT_OFF:
-        return "cut off at max_tokens"
-    if end in _TOOL_CALLS:
-        return "a tool call instead of text"
+        return "cut off at max_tokens" if text else "empty: all of max_tokens went into reasoning"
     if end not in _WHOLE:
         return f"no end that is known to be good: finish_reason {completion.finish_reason[:60]!r}"
     if not text and mark:
@@ -204,38 +199,37 @@ def _refusal(text: str, end: str, mark: str, completion) -> str | None:
 
 def run_turns(
     llm: LLM,
-    turns: Iterable,
-    work: Callable[[object], Awaitable[None]],
+    stems: list[str],
+    work: Callable[[str], Awaitable[None]],
     *,
     width: int,
     progress: cli.Progress,
     tally: cli.Tally,
-    name: Callable[[object], str] = str,
 ) -> int:
-    """Do `work(turn)` for every turn, `width` at once, pulled from `turns` as they are needed.
+    """Do `work(stem)` for every turn, `width` at once; it saves its own results.
 
-    `work` saves its own results; ItemFailed fails that turn in `tally`. A halt (Ctrl-C,
-    configuration, outage, --max-cost) ends the run: no new calls, those in flight get a few
-    seconds, what they bring is saved. Return 0, or the exit code, its reason told on stderr.
+    ItemFailed fails that turn in `tally`. A halt (Ctrl-C, configuration, outage, --max-cost) ends
+    the run: no new calls, those in flight get a few seconds, what they bring is saved. Return 0, or
+    the exit code, its reason told on stderr.
     """
     run = llm.run
     run.say = progress.say
-    left = iter(turns)
+    left = iter(stems)
     errors_in_a_row: list[str] = []
 
     async def worker() -> None:
-        for turn in left:
+        for stem in left:
             if run.end:
                 return
             try:
-                await work(turn)
+                await work(stem)
                 tally.done += 1
                 errors_in_a_row.clear()
             except Waiting:
                 tally.waiting += 1
             except ItemFailed as failure:
                 more = {"replies": failure.replies} if failure.replies else {}
-                tally.fail(name(turn), failure.kind, failure.detail, failure.lasting, **more)
+                tally.fail(stem, failure.kind, failure.detail, failure.lasting, **more)
             except Halted:
                 return
             except (UserError, BadFile) as stop:
@@ -248,7 +242,7 @@ def run_turns(
                 words = run.masked(f"{type(error).__name__}: {error}")[:_CHARS_KEPT]
                 trace = run.masked("".join(traceback.format_exception(error)))
                 kind = f"error of this program: {type(error).__name__}"
-                tally.fail(name(turn), kind, words, traceback=trace)
+                tally.fail(stem, kind, words, traceback=trace)
                 errors_in_a_row.append(kind)
                 if errors_in_a_row[-_ALIKE:] == [kind] * _ALIKE:
                     words = f"{_ALIKE} turns in a row failed alike: {words}"

@@ -219,7 +219,7 @@ class Model:
         is_out = silent_s > patience_s and self._faults_in_a_row > 1
         is_lasting = now_s - tries.first_fault_s > call.outage_s / 4
         is_stuck = is_lasting and tries.faults >= _FAULTS_OF_AN_ITEM
-        why = ""
+        why = ""  # it is given up
         if fault.retry_after_s > call.retry_budget_s:
             why = f"it asks to come back in {fault.retry_after_s:.0f} s"
         elif is_out or (is_stuck and self._heard_s > tries.first_fault_s):
@@ -252,9 +252,9 @@ class Model:
         self.limiter.turn_away(self.gone)
 
     def note_reply(self, call: CallSettings, text: str, why: str, nth: int, is_cut: bool) -> None:
-        """Note an accepted reply, or by `why` the nth refused one of an item.
+        """Note a reply: accepted, or for `why` the nth refused one of an item.
 
-        A model that began with refused ones alone is left; a good one makes it free to fly.
+        One accepted reply sets the pace free; where none of the first is, the model is left.
         """
         if self._is_useful or self.gone:
             return

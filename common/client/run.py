@@ -42,8 +42,8 @@ class Run:
         self.disk_is_sound.set()
         self._refused: set[Path] = set()
         self._writes: set[asyncio.Future] = set()
-        keys = {endpoint.api_key for endpoint in environment.providers.values()} - {""}
-        self._keys = sorted(keys, key=len, reverse=True)
+        keys = {endpoint.api_key for endpoint in environment.providers.values()}
+        self._keys = sorted(keys - {""}, key=len, reverse=True)
 
     def halt(self, code: int, words: str) -> None:
         """Start no new call from now on; the first reason stands."""
