@@ -62,7 +62,7 @@ class Pace:
         self._took_s = 0.0  # how long it took
         self._refused_at = -math.inf
         self._calm = 0  # calls since then
-        self._faults_in_a_row = 0  # calls that were out together count as one
+        self._faults_in_a_row = 0  # refusals of calls that were out together count as one
         self._early_in_a_row = 0  # refusals so soon that a rate which is right has none
         self._believed_from = 2  # faults in a row that speak of a rate
         self._cut_share = 0.0  # of the last replies
