@@ -188,6 +188,8 @@ def _refusal(text: str, end: str, mark: str, completion) -> str | None:
     """Return why this is no whole reply, None where it is."""
     if end in _CUT_OFF:
         return "cut off at max_tokens" if text else "empty: all of max_tokens went into reasoning"
+    if end.startswith(("tool_", "function_call")):
+        return "a tool call instead of text"
     if end not in _WHOLE:
         return f"no end that is known to be good: finish_reason {completion.finish_reason[:60]!r}"
     if not text and mark:
