@@ -262,7 +262,6 @@ def main() -> int:
             llm,
             pending,
             lambda stem: fill(files[stem], llm, generate),
-            name=str,
             width=flags.concurrency or generate.concurrency,
             progress=Progress(len(pending), "challenger"),
             tally=tally,

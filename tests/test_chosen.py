@@ -21,6 +21,7 @@ from runner import KEY, QUICK, stage, start
 from writers import IS_CHOICE, choose, reply, shown_replies
 
 CHOSEN = {**QUICK, "challenger": "chosen", "bad_reply_tries": 2}
+HELLO = [{"role": "user", "content": "Hello"}]  # asked where one item is refused
 PRICES = (0.5e-6, 2.85e-6)  # dollars a token in and out, as the local server lists them
 
 
@@ -42,6 +43,8 @@ class Writer:
 
     def __call__(self, body: dict) -> Reply:
         messages = body["messages"]
+        if messages == HELLO:
+            return Reply("Hi")
         if IS_CHOICE in messages[0]["content"]:
             text = self.choice or choose(messages[1]["content"], lambda text: "BEST" in text)
         else:
@@ -184,11 +187,12 @@ def test_only_what_is_missing_is_asked_for_again(folder):
     seen: Counter = Counter()
 
     def third_fails(n, body):
-        seen[json.dumps(body)] += 1
+        seen[json.dumps(body)] += body["messages"] != HELLO
         return "400-context" if seen[json.dumps(body)] == 3 else None
 
     writer = Writer([*FOUR[:2], FOUR[3], FOUR[2]], choice='{"best": 9, "reason": ""}')
     _, asked = run(folder, writer, code=1, faults=third_fails)
+    asked = [body for body in asked if body["messages"] != HELLO]
     assert len(asked) == 12 and all(
         answer["challenger"] == "" for answer in answers(folder).values()
     )

@@ -1,7 +1,6 @@
 """What a stage needs to ask models: `LLM.ask` for one reply, `run_turns` for all its turns.
 
-A reply is kept only when it has come to its end and the stage accepts it (`_refusal`). How often
-and how fast a model is asked, and what a fault ends: model.py and pace.py.
+How often and how fast a model is asked, and what a fault ends: model.py and pace.py.
 """
 
 from __future__ import annotations
@@ -12,8 +11,7 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable
-from copy import copy
+from collections.abc import Awaitable, Callable
 from datetime import datetime, timezone
 from typing import NamedTuple
 
@@ -28,14 +26,10 @@ from common.environment import Environment
 from common.files import BadFile, ItemFailed, UserError, clean_text, printable
 
 # How a reply ends: OpenAI's word and its kin at other makers, in lower case.
-_WHOLE = (
-    "stop eos eos_token end_turn end_of_turn end_of_text stop_sequence complete completed".split()
-)
-_CUT_OFF = (
-    "length max_tokens max_output_tokens max_completion_tokens max_length model_length"
-    " model_context_window_exceeded"
-).split()
-_TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
+_WHOLE = """stop eos eos_token end_turn end_of_turn end_of_text stop_sequence
+    complete completed""".split()
+_CUT_OFF = """length max_tokens max_output_tokens max_completion_tokens max_length model_length
+    model_context_window_exceeded""".split()
 _MANY_CUTS = 3  # in a run: fewer may be any bad line's
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _CHARS_KEPT = 400  # of a refused reply
@@ -43,10 +37,9 @@ _ALIKE = 3  # errors of the program alike in a row: a fault of the program, not 
 
 
 class Reply(NamedTuple):
-    """A reply as it is kept: `text` without reasoning, and for the file what is known of it.
+    """A reply: `text` without reasoning, and for the file what is known of it.
 
-    In `meta`, `usage` is of this reply; `usage_all_tries`, `cost_usd` (None where no price is
-    known) and `tries` are of all that it took.
+    `usage` is of this reply; `usage_all_tries`, `cost_usd` (None: unknown), `tries` of all tries.
     """
 
     text: str
@@ -68,7 +61,7 @@ class LLM:
     def __init__(self, environment: Environment, flags, stage: str):
         self.run = Run(environment, flags.max_cost)
         self.run.batches = Batches(self.run, stage, flags)
-        self.save = self.run.saver.save  # async (path, value): files that hold paid replies
+        self.save = self.run.save
         self.concurrency = flags.concurrency
         self._connections = {}
         self._contexts = Contexts()
@@ -100,12 +93,9 @@ class LLM:
         for _ in range(call.bad_reply_tries):
             try:
                 reply = await model.complete(call, messages, max_tokens, who, tries)
-            except Waiting:
-                raise
             except ItemFailed as failure:
-                ours = copy(failure)  # several may share it
-                ours.replies = refused
-                raise ours from None
+                failure.replies = refused
+                raise
             completion, attempts, cost = reply
             end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
             is_cut = end in _CUT_OFF
@@ -170,12 +160,12 @@ class LLM:
             connection = self._connections[call.provider]
             connection.prices[call.model] = call.prices
             models[key] = Model(self.run, call, connection, self.concurrency or call.concurrency)
-            self.run.saver.patience_s = min(self.run.saver.patience_s, call.outage_s / 2)
+            self.run.disk_patience_s = min(self.run.disk_patience_s, call.outage_s / 2)
         return models[key]
 
     async def close(self) -> None:
         """Finish what is being saved, close all sockets."""
-        await self.run.saver.close()
+        await self.run.finish_writes()
         await self.run.batches.close()
         for connection in self._connections.values():
             await connection.close()
@@ -196,11 +186,9 @@ class LLM:
 
 def _refusal(text: str, end: str, mark: str, completion) -> str | None:
     """Return why this is no whole reply, None where it is."""
-    if end in _CUT_OFF and not text:
-        return "empty: all of max_tokens went into reasoning"
     if end in _CUT_OFF:
-        return "cut off at max_tokens"
-    if end in _TOOL_CALLS:
+        return "cut off at max_tokens" if text else "empty: all of max_tokens went into reasoning"
+    if end.startswith(("tool_", "function_call")):
         return "a tool call instead of text"
     if end not in _WHOLE:
         return f"no end that is known to be good: finish_reason {completion.finish_reason[:60]!r}"
@@ -211,71 +199,61 @@ def _refusal(text: str, end: str, mark: str, completion) -> str | None:
     return None if text else "empty"
 
 
-# ------------------------------------------------------------------------------ all turns of a run
-
-
 def run_turns(
     llm: LLM,
-    turns: Iterable,
-    work: Callable[[object], Awaitable[None]],
+    stems: list[str],
+    work: Callable[[str], Awaitable[None]],
     *,
     width: int,
     progress: cli.Progress,
     tally: cli.Tally,
-    name: Callable[[object], str] = str,
 ) -> int:
-    """Do `work(turn)` for every turn, `width` at once, pulled from `turns` as they are needed.
+    """Do `work(stem)` for every turn, `width` at once; it saves its own results.
 
-    `work` saves its own results; ItemFailed fails that turn in `tally`. A halt (Ctrl-C,
-    configuration, outage, --max-cost) ends the run: no new calls, those in flight get a few
-    seconds, what they bring is saved. Return 0, or the exit code, its reason told on stderr.
+    ItemFailed fails that turn in `tally`. A halt (Ctrl-C, configuration, outage, --max-cost) ends
+    the run: no new calls, those in flight get a few seconds, what they bring is saved. Return 0, or
+    the exit code, its reason told on stderr.
     """
     run = llm.run
     run.say = progress.say
-    left = iter(turns)
+    left = iter(stems)
     errors_in_a_row: list[str] = []
 
-    async def work_on(turn: object) -> None:
-        try:
-            await work(turn)
-            tally.done += 1
-            errors_in_a_row.clear()
-        except Waiting:
-            tally.waiting += 1
-        except ItemFailed as failure:
-            more = {"replies": failure.replies} if failure.replies else {}
-            tally.fail(name(turn), failure.kind, failure.detail, failure.lasting, **more)
-        except (Halted, UserError, BadFile, OSError, ModuleNotFoundError):
-            raise
-        except Exception as error:  # of this program: it fails its item, three alike end the run
-            words = run.masked(f"{type(error).__name__}: {error}")[:_CHARS_KEPT]
-            trace = run.masked("".join(traceback.format_exception(error)))
-            kind = f"error of this program: {type(error).__name__}"
-            tally.fail(name(turn), kind, words, traceback=trace)
-            errors_in_a_row.append(kind)
-            if errors_in_a_row[-_ALIKE:] == [kind] * _ALIKE:
-                words = f"{_ALIKE} turns in a row failed alike: {words}"
-                run.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")
-
     async def worker() -> None:
-        try:
-            for turn in left:
-                if run.end:
-                    return
-                await work_on(turn)
-                paces = [str(model.limiter.pace) for model in run.models.values()]
-                notes = {"failed": len(tally.failed), "at_once": "+".join(paces)}
-                if run.spending.cost_usd:
-                    notes = {"spent": f"${run.spending.cost_usd:.2f}", **notes}
-                progress.update(**notes)
-        except Halted:
-            pass
-        except (UserError, BadFile) as stop:
-            run.halt(cli.EXIT_STOPPED, str(stop))
-        except ModuleNotFoundError as missing:
-            run.halt(cli.EXIT_STOPPED, start.install_words(missing))
-        except OSError as error:
-            run.halt(cli.EXIT_STOPPED, cli.disk_words(error))
+        for stem in left:
+            if run.end:
+                return
+            try:
+                await work(stem)
+                tally.done += 1
+                errors_in_a_row.clear()
+            except Waiting:
+                tally.waiting += 1
+            except ItemFailed as failure:
+                more = {"replies": failure.replies} if failure.replies else {}
+                tally.fail(stem, failure.kind, failure.detail, failure.lasting, **more)
+            except Halted:
+                return
+            except (UserError, BadFile) as stop:
+                return run.halt(cli.EXIT_STOPPED, str(stop))
+            except OSError as error:
+                return run.halt(cli.EXIT_STOPPED, cli.disk_words(error))
+            except ModuleNotFoundError as missing:
+                return run.halt(cli.EXIT_STOPPED, start.install_words(missing))
+            except Exception as error:  # of this program: it fails its item, three alike the run
+                words = run.masked(f"{type(error).__name__}: {error}")[:_CHARS_KEPT]
+                trace = run.masked("".join(traceback.format_exception(error)))
+                kind = f"error of this program: {type(error).__name__}"
+                tally.fail(stem, kind, words, traceback=trace)
+                errors_in_a_row.append(kind)
+                if errors_in_a_row[-_ALIKE:] == [kind] * _ALIKE:
+                    words = f"{_ALIKE} turns in a row failed alike: {words}"
+                    run.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")
+            paces = [str(model.limiter.pace) for model in run.models.values()]
+            notes = {"failed": len(tally.failed), "at_once": "+".join(paces)}
+            if run.spending.cost_usd:
+                notes = {"spent": f"${run.spending.cost_usd:.2f}", **notes}
+            progress.update(**notes)
 
     try:
         asyncio.run(_run_workers(llm, worker, width))

@@ -19,9 +19,8 @@ _WORDS_READ = 4000  # characters of an error body that are looked at
 class Fault(Exception):
     """What went wrong with one attempt, as the table below sorts it; never changed afterwards.
 
-    category: "configuration" is most likely of every call and then stops the run with exit code 2,
-    "cap" with 1; "item" is most likely of this item and fails it; "transient" is tried again.
-    model.py judges, by a one-word chat where there is doubt.
+    category: "configuration" is most likely of every call, "cap" of each until it passes, "item"
+    of this item; "transient" is tried again. model.py says what follows.
     """
 
     category: str
@@ -43,8 +42,6 @@ class Fault(Exception):
             key=endpoint.key_place, url=endpoint.url_place, when=f", at {when[0]}" if when else ""
         )
 
-
-# --------------------------------------------------------------------------------- what servers say
 
 CHECK_ADDRESS = "Check {url}: an API's address mostly ends in /v1."
 _CHANGE_SETTINGS = (
@@ -103,13 +100,12 @@ _FAULTS = (
 def sort_status(status: int, words: str, headers=None) -> Fault:
     """Return the fault behind an HTTP status of 300 or more; `words` is what the provider said."""
     said = words.lower()
-    category, kind, advice = next(
-        what
-        for statuses, pattern, *what in _FAULTS
-        if status in statuses and re.search(pattern, said)
-    )
-    retry_after_s = _retry_after_s(headers or {})
-    return Fault(category, kind.format(status=status), words, advice, status, retry_after_s)
+    fitting = (row for row in _FAULTS if status in row[0] and re.search(row[1], said))
+    _, _, category, kind, advice = next(fitting)
+    # Nobody means more than some days; a date, which no provider here sends, is no number.
+    given = (headers or {}).get("retry-after", "")
+    wait_s = float(given) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", given) else 0.0
+    return Fault(category, kind.format(status=status), words, advice, status, wait_s)
 
 
 def sort_error_body(answer: dict, body: bytes) -> Fault | None:
@@ -156,10 +152,3 @@ def parse_json(body: bytes) -> object:
         return _LENIENT.decode(body.decode("utf-8-sig", "replace"))
     except RecursionError:
         raise ValueError("nested too deep") from None
-
-
-def _retry_after_s(headers) -> float:
-    """Return the seconds that a Retry-After header names, 0 without any."""
-    given = headers.get("retry-after", "")
-    # Nobody means more than some days; a date, which no provider here sends, is no number.
-    return float(given) if re.fullmatch(r"[0-9]{1,6}(\.[0-9]{1,6})?", given) else 0.0

@@ -1,17 +1,14 @@
-"""One model at one provider: its calls, and the retry policy for them.
+"""One model at one provider: its calls, and what a fault ends, by its kind in faults.py.
 
-What a fault ends, from what faults.py has sorted it as (`_bear`):
-
-- refused, for the settings (401, 403, 404, redirects ...) or for what an item holds (prompt too
-  long, content): words decide nothing, they may be the prompt's own. A one-word chat tells: refused
-  alike, and the run ends, exit 2; else this item fails.
-- no money (402): the run, exit 2; a cap of the subscription: exit 1.
+- configuration (401, 403, 404, redirects ...) and item (prompt too long, content, a setting): words
+  decide nothing, they may be the prompt's own. A one-word chat tells: refused alike, and the run
+  ends, exit 2; else this item fails. No money (402) ends the run unasked, a cap with exit 1.
 - transient (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried
   again after growing, jittered waits, at most `retry_budget_s` an item. An item that goes on
   failing while others and a one-word chat pass fails alone; nothing good for `outage_s`, and the
-  model is given up; no other model left, and the run ends, exit 1.
+  model is left; no other model left, and the run ends, exit 1.
 
-A model whose first replies are all refused by the stage is given up, too.
+A model whose first replies are all refused by the stage is left, too.
 """
 
 from __future__ import annotations
@@ -29,17 +26,16 @@ from common.client.run import Halted, Run
 from common.config import CallSettings
 from common.files import ItemFailed
 
-# Items, none with a good reply, that fail a model once each has had so many replies on the average:
-# a writer of which the audit takes one reply in four is left by mistake once in a thousand runs.
+# None good of ten items with 2.5 replies on the average: a writer of which the audit takes one
+# reply in four is left by mistake once in a thousand runs.
 _ITEMS_OF_A_TRIAL = 10
-_REPLIES_EACH = 2.5
+_REPLIES_OF_A_TRIAL = 25
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
-# An item is doubted after so many faults, over a quarter of `outage_s`: a provider that fails
-# one call in five strikes one item in 600 so often, and quick refusals may be a limit on the rate.
+# Over a quarter of `outage_s`: a provider that fails one call in five strikes one item in 600 so
+# often, and quick refusals may be a limit on the rate.
 _FAULTS_OF_AN_ITEM = 4
-# An address that never answered at all is a typo or a server that is down: no long wait.
-_NEVER_REACHED_S = 15.0
+_NEVER_REACHED_S = 15.0  # an address that never answered: a typo, or a server that is down
 _QUICK_S = 1.0  # a server's trouble that comes sooner is a refusal, as nginx's 503 is
 _NO_MONEY = (402, 429)  # where not transient: no chat would pass
 _HELLO = [{"role": "user", "content": "Hello"}]
@@ -78,12 +74,10 @@ class Model:
         self._refused_replies = 0  # of these
         self._faults_in_a_row = 0
         self._hello: asyncio.Future | None = None  # the last one-word chat
-        self._hello_passed_s = -math.inf
+        self._cleared_s = -math.inf  # when that showed that the items are at fault
         self._quiet_until_s = 0.0
 
-    async def complete(
-        self, call: CallSettings, messages: list[dict], max_tokens: int, who: str, tried: int
-    ):
+    async def complete(self, call: CallSettings, messages: list, max_tokens: int, who: str, tried):
         """Return (completion, attempts, dollars or None). Raises ItemFailed, Waiting, Halted."""
         self._raise_if_over()
         answer = self._run.batches.answer
@@ -94,7 +88,7 @@ class Model:
         in_front = False
         while True:
             tries.attempts += 1
-            await self._run.saver.sound.wait()
+            await self._run.disk_is_sound.wait()
             self._raise_if_over()
             ticket = await self.limiter.enter(first=in_front)
             try:
@@ -104,8 +98,7 @@ class Model:
             except Fault as fault:
                 # Before the place is given on, so that a bad key costs two calls.
                 pause_s = await self._bear(fault, call, tries, ticket)
-                # The first time it waits in front of the others, no more: an item that never
-                # passes is not to hold them up.
+                # Not for ever: an item that never passes is not to hold the others up.
                 in_front = fault.status == 429 or tries.attempts == 1
             finally:
                 self.limiter.leave()
@@ -147,9 +140,9 @@ class Model:
             self._raise_if_over()  # perhaps meanwhile
             fresh = messages is _HELLO
             completion = await self._connection.complete(call, messages, max_tokens, hear, fresh)
-            cost = (await self._connection.listing(call.model)).cost_usd(completion.usage)
-            # A reply whose price nobody tells counts as the worst case: the sum must hold.
-            settled = reserved if cost is None else cost
+            listing = await self._connection.listing(call.model)
+            cost = listing.cost_usd(completion.usage)
+            settled = reserved if cost is None else cost  # untold, it counts as the worst case
             run.count_reply(call, completion, cost)
             hear(0)
             self._is_proven = True
@@ -166,8 +159,6 @@ class Model:
         finally:
             run.budget.settle(reserved, settled)
 
-    # ------------------------------------------------------------------- what a fault stands for
-
     async def _bear(self, fault: Fault, call: CallSettings, tries: _Tries, ticket: Ticket) -> float:
         """Do what a fault asks for; return the seconds until the next try.
 
@@ -180,20 +171,18 @@ class Model:
         is_slow_down = fault.status == 429 or (fault.status >= 500 and took_s < _QUICK_S)
         self._run.spending.calls[fault.kind] += 1
         self._is_reached = self._is_reached or fault.reached
+        self._faults_in_a_row += is_transient
         if fault.status != 429:
             tries.faults += 1
             tries.first_fault_s = min(tries.first_fault_s, now_s)
-        if is_transient:
-            self._faults_in_a_row += 1
-            if is_slow_down:
-                pace.refused(now_s, ticket, fault.retry_after_s)
-            else:
-                is_cut = fault.kind in STREAM_CUT
-                pace.broke(now_s, ticket, self.limiter.in_flight if is_cut else 1)
-            if pace.next_at - now_s > _WAIT_WORTH_A_WORD_S and now_s > self._quiet_until_s:
-                self._quiet_until_s = pace.next_at
-                words = f"trying again in {pace.next_at - now_s:.0f} s"
-                self._run.say(f"{self._where}: {fault}; {words}")
+        if is_slow_down:
+            pace.refused(now_s, ticket, fault.retry_after_s)
+        elif is_transient:
+            pace.broke(now_s, ticket, self.limiter.in_flight if fault.kind in STREAM_CUT else 1)
+        if pace.next_at - now_s > _WAIT_WORTH_A_WORD_S and now_s > self._quiet_until_s:
+            self._quiet_until_s = pace.next_at
+            words = f"trying again in {pace.next_at - now_s:.0f} s"
+            self._run.say(f"{self._where}: {fault}; {words}")
 
         is_no_api = fault.advice == CHECK_ADDRESS and not self._is_proven  # a page of HTML
         shared = None
@@ -223,18 +212,24 @@ class Model:
         return pause_s
 
     async def _judge(self, fault: Fault, call: CallSettings, tries: _Tries) -> None:
-        """Give up the model or the item that a transient fault is the last straw of.
-
-        Raises ItemFailed, Halted then.
-        """
+        """Give up the model or the item at a fault too many. Raises ItemFailed, Halted then."""
         now_s = self._now_s()
         silent_s = now_s - self._heard_s
         patience_s = call.outage_s if self._is_reached else min(call.outage_s, _NEVER_REACHED_S)
-        why = ""
+        is_out = silent_s > patience_s and self._faults_in_a_row > 1
+        is_lasting = now_s - tries.first_fault_s > call.outage_s / 4
+        is_stuck = is_lasting and tries.faults >= _FAULTS_OF_AN_ITEM
+        why = ""  # it is given up
         if fault.retry_after_s > call.retry_budget_s:
             why = f"it asks to come back in {fault.retry_after_s:.0f} s"
-        elif silent_s > patience_s and self._faults_in_a_row > 1:
-            why = "" if await self._hello_passes(call) else f"nothing good for {silent_s:.0f} s"
+        elif is_out or (is_stuck and self._heard_s > tries.first_fault_s):
+            refused = await self._say_hello(call, min(call.max_tokens, _HELLO_TOKENS))
+            if refused is None or refused.category == "item":  # of its own
+                self._cleared_s = self._now_s()
+                self.limiter.pace.forget_refusals()
+                self.limiter.let_out()
+            elif is_out:
+                why = f"nothing good for {silent_s:.0f} s"
         if why:
             words = f"{self._where} does not answer: {why}; last: {fault}"
             advice = "What was finished is saved. Run the same line again when it is back."
@@ -242,14 +237,7 @@ class Model:
                 advice += f" Check {self._connection.endpoint.url_place}."
             self._leave("provider: a model does not answer", words, advice)
         self._raise_if_over()
-
-        since_s = tries.first_fault_s
-        is_lasting = now_s - since_s > call.outage_s / 4
-        hello_passed = self._hello_passed_s > since_s
-        if is_lasting and self._heard_s > since_s and tries.faults >= _FAULTS_OF_AN_ITEM:
-            hello_passed = hello_passed or await self._hello_passes(call)
-        self._raise_if_over()
-        if hello_passed and tries.faults > 1:
+        if self._cleared_s > tries.first_fault_s and tries.faults > 1:
             words = f"failed {tries.attempts} times while others pass: {fault}"
             raise ItemFailed(f"provider: {fault.kind}", words)
 
@@ -264,9 +252,9 @@ class Model:
         self.limiter.turn_away(self.gone)
 
     def note_reply(self, call: CallSettings, text: str, why: str, nth: int, is_cut: bool) -> None:
-        """Note an accepted reply, or by `why` the nth refused one of an item.
+        """Note a reply: accepted, or for `why` the nth refused one of an item.
 
-        A model that began with refused ones alone is left; a good one makes it free to fly.
+        One accepted reply sets the pace free; where none of the first is, the model is left.
         """
         if self._is_useful or self.gone:
             return
@@ -278,7 +266,7 @@ class Model:
         self._tried_items += nth == 1
         if not is_cut or nth == call.bad_reply_tries:  # else more tokens are yet to come
             self._refused_replies += nth if is_cut else 1
-        is_enough = self._refused_replies >= _REPLIES_EACH * _ITEMS_OF_A_TRIAL
+        is_enough = self._refused_replies >= _REPLIES_OF_A_TRIAL
         if is_enough and self._tried_items >= _ITEMS_OF_A_TRIAL:
             self.is_useless = True
             example = " ".join(f"{why}: {text}".split())[: _WORDS_SHOWN // 2]
@@ -287,25 +275,18 @@ class Model:
             advice = "Ask for another model in chain.toml, or change its settings there."
             self._leave(NOTHING_USABLE, words, advice)
 
-    # ------------------------------------------------------------------------- the one-word chat
-
-    async def _hello_passes(self, call: CallSettings) -> bool:
-        """Tell whether a one-word chat is answered, or refused for its own sake."""
-        fault = await self._say_hello(call, min(call.max_tokens, _HELLO_TOKENS))
-        return fault is None or fault.category == "item"
-
     async def _say_hello(self, call: CallSettings, max_tokens: int) -> Fault | None:
         """Return the fault of a one-word chat, None if it passes; one chat for all who ask."""
 
         async def say_it() -> Fault | None:
+            fault = None
             try:
                 await self._call(call, _HELLO, max_tokens)
-            except Fault as fault:
-                self._run.spending.calls[f"one-word probe: {fault.kind}"] += 1
-                return fault
-            self._run.spending.calls["one-word probe"] += 1
-            self._hello_passed_s = self._now_s()
-            return None
+            except Fault as refused:
+                fault = refused
+            outcome = f"one-word probe: {fault.kind}" if fault else "one-word probe"
+            self._run.spending.calls[outcome] += 1
+            return fault
 
         if self._hello is None or self._hello.done():
             self._hello = asyncio.ensure_future(say_it())

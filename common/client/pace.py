@@ -14,12 +14,13 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
+from copy import copy
 from typing import NamedTuple
 
 _FIRST_STEP = 15  # from one call to 16 at once after the first success, then 30, 60 ... more
 _CALM = 20  # calls without a refusal before more is tried: it costs one refusal in twenty
-# The first calls are not one burst, so that a refusal can stop the rest (60 a minute: 33 % refused
-# without it, not 10); closer as more are taken (400 at once: x 2.3 without, not 1.8).
+# No burst, so that a refusal can stop the rest (60 a minute: 33 % refused without it, not 10);
+# closer as more are taken (400 at once: x 2.3 without, not 1.8).
 _FIRST_DISTANCE_S = 0.004
 _FIRST_RATE = 2.0  # calls a second, when no more is known of a limit than that it is there
 _RISE = 0.06  # of the rate, a call
@@ -55,13 +56,13 @@ class Pace:
         self._top = top
         self._step = _FIRST_STEP
         self._patience = _CALM  # calls without a refusal until a larger size is tried
-        self._marks: deque[tuple] = deque(maxlen=8)  # (when, calls taken): the start, refusals
+        self._marks: deque[tuple] = deque()  # (when, calls taken) at refusals
         self._taken = 0
         self._home_at = 0.0  # the last whole reply
         self._took_s = 0.0  # how long it took
         self._refused_at = -math.inf
         self._calm = 0  # calls since then
-        self._faults_in_a_row = 0  # calls that were out together count as one
+        self._faults_in_a_row = 0  # refusals of calls that were out together count as one
         self._early_in_a_row = 0  # refusals so soon that a rate which is right has none
         self._believed_from = 2  # faults in a row that speak of a rate
         self._cut_share = 0.0  # of the last replies
@@ -80,8 +81,6 @@ class Pace:
 
     def sent(self, now: float, in_flight: int) -> Ticket:
         """Note a call that goes out; `in_flight` counts it."""
-        if not self._marks:
-            self._marks.append((now, 0))
         self._taken += 1
         self._calm += 1
         if in_flight == self.size == self._good and self._calm >= self._patience:
@@ -115,17 +114,25 @@ class Pace:
             self._narrow(now, max(self._good, ticket.level - 1))
             return
         self._faults_in_a_row += 1
+        if self.rate == math.inf and self._faults_in_a_row < self._believed_from:
+            self.next_at = max(self.next_at, now + _SETTLE_SHARE * self._took_s)
+            return
         if self.rate == math.inf:
-            if self._faults_in_a_row < self._believed_from:
-                self.next_at = max(self.next_at, now + _SETTLE_SHARE * self._took_s)
-                return
             self.rate = _FIRST_RATE
             self._faults_in_a_row = 1
             self._early_in_a_row = 0
-            self._marks.clear()
-            self._marks.append((now, self._taken))
+            self._marks = deque([(now, self._taken)], maxlen=8)
         elif self._faults_in_a_row == 1:
-            self._measure(now)
+            # By what was taken since the nearest refusal with enough calls after it.
+            enough = [mark for mark in self._marks if self._taken - mark[1] >= _CALM]
+            when, taken = enough[-1] if enough else self._marks[0]
+            measured = max(0.5, self._taken - taken) / max(now - when, 0.001)
+            self.rate = max(_DEEPEST_FALL * self.rate, min(self.rate, measured))
+            self._marks.append((now, self._taken))
+            self._early_in_a_row = self._early_in_a_row + 1 if self._calm < _CALM else 0
+            if self._early_in_a_row >= _FUTILE:
+                self._believed_from *= 2
+                self.forget_refusals()
         self._narrow(now, ticket.level - 1)
         pause_s = min(_LONGEST_PAUSE_S, 2 ** min(self._faults_in_a_row - 1, 10) / self.rate)
         self.next_at = max(self.next_at, now + pause_s)
@@ -150,6 +157,14 @@ class Pace:
             pause_s = min(_LONGEST_PAUSE_S, 2 ** min(self._faults_in_a_row - 3, 10))
             self.next_at = max(self.next_at, now + pause_s)
 
+    def forget_refusals(self) -> None:
+        """Drop what they have taught: they had another cause."""
+        self.rate = math.inf
+        self.next_at = 0.0
+        self._faults_in_a_row = 0
+        if not self._good:
+            self._widen()
+
     def _widen(self) -> None:
         self._good = self.size
         self.size = min(self._top, self.size + self._step)
@@ -161,20 +176,6 @@ class Pace:
         self._refused_at = now
         self._calm = 0
 
-    def _measure(self, now: float) -> None:
-        """Set the rate to what was taken since the nearest refusal with enough calls after it."""
-        enough = [mark for mark in self._marks if self._taken - mark[1] >= _CALM]
-        when, taken = enough[-1] if enough else self._marks[0]
-        measured = max(0.5, self._taken - taken) / max(now - when, 0.001)
-        self.rate = max(_DEEPEST_FALL * self.rate, min(self.rate, measured))
-        self._marks.append((now, self._taken))
-        self._early_in_a_row = self._early_in_a_row + 1 if self._calm < _CALM else 0
-        if self._early_in_a_row >= _FUTILE:
-            self._believed_from *= 2
-            self._faults_in_a_row = 0
-            self.rate = math.inf
-            self.next_at = 0.0
-
 
 class RateLimiter:
     """Lets calls out at the pace of a model."""
@@ -185,7 +186,7 @@ class RateLimiter:
         self._waiting: deque[asyncio.Future] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self, first: bool = False) -> Ticket:
+    async def enter(self, first: bool) -> Ticket:
         """Wait for a call's turn, in front of the others when `first`; leave() ends it.
 
         Only the end of the run may cancel it: the place of a call that was let out stays taken.
@@ -204,26 +205,26 @@ class RateLimiter:
         self.let_out()
 
     def turn_away(self, error: Exception) -> None:
-        """Wake everyone who waits with this error."""
+        """Wake everyone who waits with this error, each with one of his own."""
         while self._waiting:
             place = self._waiting.popleft()
             if not place.done():
-                place.set_exception(error)
+                place.set_exception(copy(error))
 
     def let_out(self) -> None:
         """Let out whoever may go now; come back when the next one may."""
         loop = asyncio.get_running_loop()
         while self._waiting:
-            if self._waiting[0].done():  # cancelled meanwhile
-                self._waiting.popleft()
-                continue
             now = loop.time()
             delay_s = self.pace.delay_s(now, self.in_flight)
-            if delay_s > 0:
+            if self._waiting[0].done():  # cancelled meanwhile
+                self._waiting.popleft()
+            elif delay_s == 0:
+                self.in_flight += 1
+                self._waiting.popleft().set_result(self.pace.sent(now, self.in_flight))
+            else:
                 if self._timer is not None:
                     self._timer.cancel()
                 if delay_s < math.inf:
                     self._timer = loop.call_later(delay_s, self.let_out)
                 return
-            self.in_flight += 1
-            self._waiting.popleft().set_result(self.pace.sent(now, self.in_flight))

@@ -30,7 +30,6 @@ class Run:
         self.environment = environment
         self.spending = Spending()
         self.budget = Budget(max_cost)
-        self.saver = Saver(self)
         self.batches = None  # batches.Batches
         self.say: Callable[[str], None] = print
         self.models: dict = {}  # model.Model by provider and name
@@ -38,8 +37,13 @@ class Run:
         self.end: tuple[int, str] | None = None  # exit code and reason, once it is over
         self.over = asyncio.Event()
         self.hurried = asyncio.Event()  # interrupted twice: nothing is waited for
-        keys = {endpoint.api_key for endpoint in environment.providers.values()} - {""}
-        self._keys = sorted(keys, key=len, reverse=True)
+        self.disk_patience_s = _DISK_PATIENCE_S
+        self.disk_is_sound = asyncio.Event()  # set while no write is refused
+        self.disk_is_sound.set()
+        self._refused: set[Path] = set()
+        self._writes: set[asyncio.Future] = set()
+        keys = {endpoint.api_key for endpoint in environment.providers.values()}
+        self._keys = sorted(keys - {""}, key=len, reverse=True)
 
     def halt(self, code: int, words: str) -> None:
         """Start no new call from now on; the first reason stands."""
@@ -79,29 +83,18 @@ class Run:
         if completion.model not in ("", call.model):
             self.spending.answered[call.model, completion.model] += 1
 
-
-class Saver:
-    """Writes files that hold paid replies; while one cannot be written, no new call starts."""
-
-    def __init__(self, run: Run):
-        self.patience_s = _DISK_PATIENCE_S
-        self.sound = asyncio.Event()  # set while nothing is refused
-        self.sound.set()
-        self._run = run
-        self._refused: set[Path] = set()
-        self._writes: set[asyncio.Future] = set()
-
     async def save(self, path: Path | str, value: object) -> None:
-        """Write `value` as JSON. Raises OSError when the disk refuses for too long.
+        """Write a file that holds paid replies, as JSON; no new call starts while that is refused.
 
-        Once begun it ends, also when who asked for it is cancelled.
+        Once begun it ends, also when who asked for it is cancelled. Raises OSError when the disk
+        refuses for too long.
         """
         write = asyncio.ensure_future(self._write(Path(path), json_bytes(value)))
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
         await asyncio.shield(write)
 
-    async def close(self) -> None:
+    async def finish_writes(self) -> None:
         """Wait for what is being written."""
         await asyncio.gather(*self._writes, return_exceptions=True)
 
@@ -114,16 +107,16 @@ class Saver:
                 except OSError as error:
                     error.filename = error.filename or str(path)
                     waited_s = time.monotonic() - began_s
-                    if self._run.hurried.is_set() or waited_s > self.patience_s:
-                        self.patience_s = 0.0  # what one waited for in vain, no other waits for
+                    if self.hurried.is_set() or waited_s > self.disk_patience_s:
+                        self.disk_patience_s = 0.0  # what one waited for in vain, no other does
                         raise
                     if not self._refused:
-                        words = f"no new calls, trying again for {self.patience_s:.0f} s"
-                        self._run.say(f"{cli.disk_words(error).splitlines()[0]}: {words}")
+                        words = f"no new calls, trying again for {self.disk_patience_s:.0f} s"
+                        self.say(f"{cli.disk_words(error).splitlines()[0]}: {words}")
                     self._refused.add(path)
-                    self.sound.clear()
+                    self.disk_is_sound.clear()
                 await asyncio.sleep(_DISK_PAUSE_S)
         finally:
             self._refused.discard(path)
             if not self._refused:
-                self.sound.set()
+                self.disk_is_sound.set()
