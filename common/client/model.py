@@ -40,6 +40,7 @@ _QUICK_S = 1.0  # a server's trouble that comes sooner is a refusal, as nginx's 
 _NO_MONEY = (402, 429)  # where not transient: no chat would pass
 _HELLO = [{"role": "user", "content": "Hello"}]
 _HELLO_TOKENS = 16  # enough for a sign of life
+_HELLO_HOLDS_S = 60.0  # one that passed speaks for the next refused items, too: each is paid
 _WAIT_WORTH_A_WORD_S = 5.0
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
 
@@ -74,6 +75,7 @@ class Model:
         self._refused_replies = 0  # of these
         self._faults_in_a_row = 0
         self._hello: asyncio.Future | None = None  # the last one-word chat
+        self._hello_passed_s = -math.inf
         self._cleared_s = -math.inf  # when that showed that the items are at fault
         self._quiet_until_s = 0.0
 
@@ -185,10 +187,11 @@ class Model:
             self._run.say(f"{self._where}: {fault}; {words}")
 
         is_no_api = fault.advice == CHECK_ADDRESS and not self._is_proven  # a page of HTML
+        is_known = fault.category == "item" and now_s - self._hello_passed_s < _HELLO_HOLDS_S
         shared = None
         if fault.category == "cap" or (not is_transient and fault.status in _NO_MONEY):
             shared = fault
-        elif is_no_api or not is_transient:
+        elif is_no_api or not (is_transient or is_known):
             refused = await self._say_hello(call, call.max_tokens)  # which may be what is refused
             if refused and (refused.status, refused.kind) == (fault.status, fault.kind):
                 shared = refused  # its words hold no prompt
@@ -282,6 +285,7 @@ class Model:
             fault = None
             try:
                 await self._call(call, _HELLO, max_tokens)
+                self._hello_passed_s = self._now_s()
             except Fault as refused:
                 fault = refused
             outcome = f"one-word probe: {fault.kind}" if fault else "one-word probe"
