@@ -45,7 +45,7 @@ from common.report.left_out import LeftOut, fail_torn, huge_pr_page, read_left_o
 from common.report.outputs import in_processes, written_anew
 from common.report.report_page import Facts, drop_words, page_lines, report_page
 from common.report.rows import Row, Turn, read_turn, turns_csv
-from common.report.turns_page import MOST_TURNS, Page, PageTurns, turn_data
+from common.report.turns_page import MOST_TURNS, Page, turn_data
 from common.report.writers import Writers
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
@@ -128,8 +128,8 @@ def read_run(
     left_out = read_left_out(plan, config, tally)
     rows = []
     writers = Writers()
-    page = Page()
     shown = set(stems[:MOST_TURNS])
+    page = Page(len(shown))
     read = partial(read_turns, shown=shown, left_out=left_out, to_buckets=not limit)
     parts = [stems[at : at + TURNS_A_PART] for at in range(0, len(stems), TURNS_A_PART)]
     processes = min(MOST_PROCESSES, os.cpu_count() or 1, len(stems) // TURNS_A_PROCESS)
@@ -154,12 +154,12 @@ def read_run(
 
 def read_turns(
     stems: list[str], shown: set[str], left_out: LeftOut, to_buckets: bool
-) -> tuple[list[Row], Writers, PageTurns]:
+) -> tuple[list[Row], Writers, Page]:
     """Read some turns, each once: what needs its texts is made at once, the page's of `shown`."""
     folders = turns.answer_folders()
     rows = []
     writers = Writers()
-    page = PageTurns(len(shown))
+    page = Page(len(shown))
     for stem in stems:
         turn = read_turn(stem, _find_answer(stem, folders), left_out)
         rows.append(turn.row)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
@@ -105,10 +105,6 @@ def with_margin(tokens: int) -> int:
     return LENGTH_STEP * -int(-tokens * LENGTH_MARGIN // LENGTH_STEP)
 
 
-def file_name(config: str, split: str) -> str:
-    return f"{config}-{split}.jsonl"
-
-
 def export_training(rows: list[Row], export: Export) -> None:
     """Write the training files, and note in `export` what they hold.
 
@@ -125,15 +121,13 @@ def export_training(rows: list[Row], export: Export) -> None:
         training_files = {}
         for split in SPLITS:
             for config in (*CONFIGS, "distill"):  # what is not asked for is removed
-                name = file_name(config, split)
+                name = f"{config}-{split}.jsonl"
                 training_files[name] = stack.enter_context(written_anew(Path("export", name)))
         for instance, turns in groupby(fit, key=lambda row: row.instance_id):
             record = ""  # as ch.py shows it
-            try:
-                if export.max_patch_chars is not None:
+            if export.max_patch_chars is not None:
+                with suppress(UserError, BadFile):  # hugePR.md names it
                     record = hidden_record(read_record(instance), export.max_patch_chars)
-            except (UserError, BadFile):  # hugePR.md names it
-                pass
             taken = []
             for row in turns:
                 answer = read_answer(row.path)
@@ -147,7 +141,7 @@ def export_training(rows: list[Row], export: Export) -> None:
                 export.fates[row.stem] = split
                 export.rows[split].append(row)
                 for config, line in training_rows(answer, row, record).items():
-                    name = file_name(config, split)
+                    name = f"{config}-{split}.jsonl"
                     training_files[name].write(json_line(line))
                     export.lines[name] += 1
                 if record:
@@ -183,19 +177,18 @@ def validation_repos(repos: set[str], export: Export) -> set[str]:
     empty it gets the repo with the lowest hash, until another's hash is lower; where train would,
     it keeps the one with the highest.
     """
-    held_out = {repo for repo in repos if 100 * repo_hash(repo) < VALIDATION_PERCENT}
+    hashes = {}  # from 0 to 1
+    for repo in repos:
+        digest = hashlib.sha256(repo.lower().encode()).digest()
+        hashes[repo] = int.from_bytes(digest[:8], "big") / 2**64
+    held_out = {repo for repo in repos if 100 * hashes[repo] < VALIDATION_PERCENT}
     if not held_out and len(repos) >= MIN_REPOS_TO_VALIDATE:
-        export.moved_repo = min(repos, key=repo_hash)
+        export.moved_repo = min(repos, key=hashes.get)
         held_out = {export.moved_repo}
     elif held_out and held_out == repos:
-        export.kept_repo = max(repos, key=repo_hash)
+        export.kept_repo = max(repos, key=hashes.get)
         held_out = repos - {export.kept_repo}
     return held_out
-
-
-def repo_hash(repo: str) -> float:
-    """Return a number from 0 to 1 that the repo's name alone decides."""
-    return int.from_bytes(hashlib.sha256(repo.lower().encode()).digest()[:8], "big") / 2**64
 
 
 def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:
@@ -216,17 +209,14 @@ def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:
     chat = [{"role": said["role"], "content": said["content"]} for said in answer["messages"]]
     chosen = {"role": "assistant", "content": answer["challenger"]}
     rejected = {"role": "assistant", "content": answer[opponent]}
-    preference = {
-        "prompt": chat, "chosen": [chosen], "rejected": [rejected],
-        "chosen_message": chosen, "rejected_message": rejected,
-        "margin": (2 * row.deciding_score - 100) / 100,
-    }  # fmt: skip
-    weighted = [{**said, "weight": 0} for said in chat]
-    weighted.append({**chosen, "weight": 1})
+    pair = {"chosen": [chosen], "rejected": [rejected]}
+    pair |= {"chosen_message": chosen, "rejected_message": rejected}
+    pair["margin"] = (2 * row.deciding_score - 100) / 100
+    weighted = [*({**said, "weight": 0} for said in chat), {**chosen, "weight": 1}]
     *history, reply = with_tool_calls([*chat, chosen])
     rows = {
         "sft": {"prompt": chat, "completion": [chosen], **about},
-        "dpo": {**preference, **about},
+        "dpo": {"prompt": chat, **pair, **about},
         "chat": {"messages": weighted, **about},
         "tools": {"prompt": history, "completion": [reply], "tools": [BASH_TOOL], **about},
     }
@@ -266,9 +256,10 @@ def with_tool_calls(chat: list[dict]) -> list[dict]:
 def json_line(value: dict) -> bytes:
     """Return `value` as one line of JSON in UTF-8."""
     try:
-        return to_json(value) + b"\n"
+        line = to_json(value)
     except PydanticSerializationError:  # a lone surrogate
-        return clean_text(json.dumps(value, ensure_ascii=False)).encode() + b"\n"
+        line = clean_text(json.dumps(value, ensure_ascii=False)).encode()
+    return line + b"\n"
 
 
 def export_text(export: Export) -> Markdown:

@@ -63,7 +63,7 @@ def in_processes(work: Callable, items: list, processes: int) -> Iterator[Iterat
         for number in range(len(items)):
             try:
                 result = readers[number % processes].recv()
-            except EOFError:
+            except (EOFError, OSError):
                 raise OSError("a process of this run was killed") from None
             if isinstance(result, Exception):
                 raise result
