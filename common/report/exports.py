@@ -50,15 +50,10 @@ META = (
 )  # fmt: skip
 
 # The tool of mini-swe-agent 2, word for word: what its student is shown.
-_TAKES = {
-    "type": "object",
-    "properties": {"command": {"type": "string", "description": "The bash command to execute"}},
-    "required": ["command"],
-}
-BASH_TOOL = {
-    "type": "function",
-    "function": {"name": "bash", "description": "Execute a bash command", "parameters": _TAKES},
-}
+_COMMAND = {"command": {"type": "string", "description": "The bash command to execute"}}
+_TAKES = {"type": "object", "properties": _COMMAND, "required": ["command"]}
+_BASH = {"name": "bash", "description": "Execute a bash command", "parameters": _TAKES}
+BASH_TOOL = {"type": "function", "function": _BASH}
 
 
 @dataclass
@@ -177,16 +172,17 @@ def validation_repos(repos: set[str], export: Export) -> set[str]:
     empty it gets the repo with the lowest hash, until another's hash is lower; where train would,
     it keeps the one with the highest.
     """
-    hashes = {}  # from 0 to 1
-    for repo in repos:
+
+    def by_hash(repo: str) -> float:
         digest = hashlib.sha256(repo.lower().encode()).digest()
-        hashes[repo] = int.from_bytes(digest[:8], "big") / 2**64
-    held_out = {repo for repo in repos if 100 * hashes[repo] < VALIDATION_PERCENT}
+        return int.from_bytes(digest[:8], "big") / 2**64  # from 0 to 1
+
+    held_out = {repo for repo in repos if 100 * by_hash(repo) < VALIDATION_PERCENT}
     if not held_out and len(repos) >= MIN_REPOS_TO_VALIDATE:
-        export.moved_repo = min(repos, key=hashes.get)
+        export.moved_repo = min(repos, key=by_hash)
         held_out = {export.moved_repo}
     elif held_out and held_out == repos:
-        export.kept_repo = max(repos, key=hashes.get)
+        export.kept_repo = max(repos, key=by_hash)
         held_out = repos - {export.kept_repo}
     return held_out
 
@@ -238,18 +234,20 @@ def with_tool_calls(chat: list[dict]) -> list[dict]:
     next_roles = [said["role"] for said in chat[1:]] + ["user"]
     for said, next_role in zip(chat, next_roles):
         role = "tool" if call_id else said["role"]
-        message = {"role": role, "content": said["content"], "tool_calls": []}
-        message["tool_call_id"] = call_id
+        content = said["content"]
+        calls = []
+        answered_id = call_id
         call_id = ""
-        is_answered = said["role"] == "assistant" and next_role == "user"
-        blocks = bash_blocks(said["content"], fence) if is_answered else []
+        is_answered = role == "assistant" and next_role == "user"
+        blocks = bash_blocks(content, fence) if is_answered else []
         if len(blocks) == 1:
             call_id = f"call{len(messages):05}"  # nine letters and digits, as Mistral's want it
             call = {"name": "bash", "arguments": {"command": blocks[0]}}
-            message["tool_calls"] = [{"id": call_id, "type": "function", "function": call}]
-            prose = [part.strip() for part in prose_parts(said["content"], fence)]
-            message["content"] = "\n\n".join(filter(None, prose))
-        messages.append(message)
+            calls = [{"id": call_id, "type": "function", "function": call}]
+            prose = [part.strip() for part in prose_parts(content, fence)]
+            content = "\n\n".join(filter(None, prose))
+        message = {"role": role, "content": content, "tool_calls": calls}
+        messages.append({**message, "tool_call_id": answered_id})
     return messages
 
 

@@ -37,8 +37,7 @@ class LeftOut:
     def why_excluded(self, instance: str) -> str:
         """Return why king.py would leave an instance out today; "" where it would not."""
         if instance not in self.excluded:
-            reason = turns.why_excluded(instance, self.max_record_chars)
-            self.excluded[instance] = reason or ""
+            self.excluded[instance] = turns.why_excluded(instance, self.max_record_chars) or ""
         return self.excluded[instance]
 
 
