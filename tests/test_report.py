@@ -255,7 +255,7 @@ def test_the_report_says_what_a_reader_in_a_hurry_needs(tmp_path):
         "## Next", "## Points to look at", "## What came out", "## The numbers", "## What it took",
     ]  # fmt: skip
     for said in (
-        "| turns | parsed 24 |",
+        "| turns | 24: parsed 24 |",
         "90 % interval",
         "by metric, 50 is level | correctness",
         f"**{mean_score:.1f}** of 100, 90 % interval",

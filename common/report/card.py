@@ -61,7 +61,7 @@ def stated_licence() -> dict:
     text = CARD.read_text(encoding="utf-8-sig", errors="replace") if CARD.exists() else ""
     try:
         front = yaml.safe_load(text.split("\n---")[0]) if text.startswith("---") else {}
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError) as error:  # the latter of an impossible date
         problem = f"cannot read its front matter ({str(error).splitlines()[0]})"
         raise BadFile(CARD, f"{problem}: mend its first lines, or delete the file") from None
     front = front if isinstance(front, dict) else {}

@@ -153,13 +153,13 @@ def stale_reason(facts: Facts) -> str:
     mean = duel["mean_score"]
     here = np.mean([row.score for row in facts.judged]) if facts.judged else math.nan
     # A parse-fail's readable verdicts are in its mean, and not in ours.
-    is_alike = mean is None or facts.statuses[Status.PARSE_FAIL]
+    can_tell = mean is not None and not facts.statuses[Status.PARSE_FAIL]
     is_of_another = {
         "DUEL_MODE": any(row.mode != duel["mode"] for row in facts.judged),
         "number of parsed turns": duel["turns"].get("parsed", 0) != len(facts.judged),
         "panel in chain.toml": duel["config"].get("judges", panel) != panel,
         "[duel] in chain.toml": duel["config"].get("duel", gate) != gate,
-        f"mean score (here it is {here:.2f})": not is_alike and abs(mean - here) > 0.01,
+        f"mean score (here it is {here:.2f})": can_tell and abs(mean - here) > 0.01,
     }
     return next((f"it is of another {what}" for what, holds in is_of_another.items() if holds), "")
 
