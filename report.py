@@ -42,7 +42,7 @@ from common.report.card import CARD, dataset_card, stated_licence
 from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
 from common.report.left_out import LeftOut, fail_torn, huge_pr_page, read_left_out
-from common.report.outputs import in_processes, written_anew
+from common.report.outputs import in_processes, processes_for, written_anew
 from common.report.report_page import Facts, drop_words, page_lines, report_page
 from common.report.rows import Row, Turn, read_turn, turns_csv
 from common.report.turns_page import MOST_TURNS, Page, turn_data
@@ -51,10 +51,7 @@ from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
 
-# Of each process that reads: what it hands on at once, the fewest that pay for it, how many.
-TURNS_A_PART = 50
-TURNS_A_PROCESS = 250
-MOST_PROCESSES = 4
+TURNS_A_PART = 50  # that a process reads before it hands them on
 
 
 def main() -> int:
@@ -132,9 +129,8 @@ def read_run(
     page = Page(len(shown))
     read = partial(read_turns, shown=shown, left_out=left_out, to_buckets=not limit)
     parts = [stems[at : at + TURNS_A_PART] for at in range(0, len(stems), TURNS_A_PART)]
-    processes = min(MOST_PROCESSES, os.cpu_count() or 1, len(stems) // TURNS_A_PROCESS)
     gc.disable()  # what is read holds no cycles: to look for some costs a tenth of the time
-    with in_processes(read, parts, processes) as results:
+    with in_processes(read, parts, processes_for(len(stems))) as results:
         progress = Progress(len(stems), "reading")
         for part_rows, part_writers, part_page in results:
             rows += part_rows

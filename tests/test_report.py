@@ -358,6 +358,7 @@ def test_a_large_run_says_where_the_rest_is(tmp_path, monkeypatch):
 @pytest.mark.parametrize("processes", [2, 3])
 def test_any_number_of_processes_writes_the_same(tmp_path, monkeypatch, processes):
     import report as script
+    from common.report import outputs
 
     chance = random.Random(4)
     stems = make_run(tmp_path, [chance.randrange(MOST + 1) for _ in range(40)], chars=100)
@@ -366,7 +367,7 @@ def test_any_number_of_processes_writes_the_same(tmp_path, monkeypatch, processe
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("sys.argv", ["report.py"])
     monkeypatch.setattr(script, "TURNS_A_PART", 3)
-    monkeypatch.setattr(script, "TURNS_A_PROCESS", 10)
+    monkeypatch.setattr(outputs, "TURNS_A_PROCESS", 3)
     made = []
     for count in (1, processes):
         monkeypatch.setattr(script.os, "cpu_count", lambda count=count: count)

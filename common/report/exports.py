@@ -13,6 +13,7 @@ import json
 from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from common.audit.protocol import bash_blocks, fence_of, prose_parts
 from common.audit.similarity import jaccard, word_triples
 from common.files import BadFile, UserError, clean_text, natural_key
 from common.report.markdown import Markdown, fill
-from common.report.outputs import written_anew
+from common.report.outputs import in_processes, processes_for, written_anew
 from common.report.rows import CHARS_PER_TOKEN, Row
 from common.turns import OPPONENT, SIDES, hidden_record, read_answer, read_record
 
@@ -112,38 +113,56 @@ def export_training(rows: list[Row], export: Export) -> None:
     for row in fit:
         places.setdefault(row.instance_id, len(places))
     fit.sort(key=lambda row: (places[row.instance_id], -row.deciding_score, natural_key(row.stem)))
+    instances = [list(group) for _, group in groupby(fit, key=lambda row: row.instance_id)]
+    work = partial(instance_lines, max_patch_chars=export.max_patch_chars)
     with ExitStack() as stack:
         training_files = {}
         for split in SPLITS:
             for config in (*CONFIGS, "distill"):  # what is not asked for is removed
                 name = f"{config}-{split}.jsonl"
                 training_files[name] = stack.enter_context(written_anew(Path("export", name)))
-        for instance, turns in groupby(fit, key=lambda row: row.instance_id):
-            record = ""  # as ch.py shows it
-            if export.max_patch_chars is not None:
-                with suppress(UserError, BadFile):  # hugePR.md names it
-                    record = hidden_record(read_record(instance), export.max_patch_chars)
-            taken = []
-            for row in turns:
-                answer = read_answer(row.path)
-                triples = word_triples(answer["challenger"])
-                if any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in taken):
+        made = stack.enter_context(in_processes(work, instances, processes_for(len(fit))))
+        for turns, (record_chars, lines_of_turns) in zip(instances, made):
+            for row, lines in zip(turns, lines_of_turns):
+                if not lines:
                     export.duplicates += 1
                     export.fates[row.stem] = "not exported: near-duplicate"
                     continue
-                taken.append(triples)
                 split = "validation" if row.repo in held_out else "train"
                 export.fates[row.stem] = split
                 export.rows[split].append(row)
-                for config, line in training_rows(answer, row, record).items():
+                for config, line in lines.items():
                     name = f"{config}-{split}.jsonl"
-                    training_files[name].write(json_line(line))
+                    training_files[name].write(line)
                     export.lines[name] += 1
-                if record:
-                    tokens = row.total_tokens + round(len(record) / CHARS_PER_TOKEN)
+                if record_chars:
+                    tokens = row.total_tokens + round(record_chars / CHARS_PER_TOKEN)
                     export.teacher_tokens = max(export.teacher_tokens, tokens)
                 elif export.max_patch_chars is not None:
                     export.no_record += 1
+
+
+def instance_lines(rows: list[Row], max_patch_chars: int | None) -> tuple[int, list[dict]]:
+    """Return the size of the record of these rows' instance, and each row's lines by configuration.
+
+    A near-duplicate of a row before it has none.
+    """
+    record = ""  # as ch.py shows it
+    if max_patch_chars is not None:
+        with suppress(UserError, BadFile):  # hugePR.md names it
+            record = hidden_record(read_record(rows[0].instance_id), max_patch_chars)
+    taken = []
+    lines = []
+    for row in rows:
+        answer = read_answer(row.path)
+        triples = word_triples(answer["challenger"])
+        if any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in taken):
+            lines.append({})
+            continue
+        taken.append(triples)
+        values = training_rows(answer, row, record)
+        lines.append({config: json_line(value) for config, value in values.items()})
+    return len(record), lines
 
 
 def fit_rows(rows: list[Row], export: Export) -> list[Row]:
