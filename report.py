@@ -141,7 +141,7 @@ def read_run(
                     fail_torn(tally, row.stem, row.mended_by, row.why)
             progress.update(len(part_rows), failed=len(tally.failed))
         progress.close()
-    gc.enable()
+    gc.freeze()
     labels = read_labels()
     agreement = compare_labels(labels, rows) if labels else None
     torn = {row["mended_by"] for row in tally.failed}
