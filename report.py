@@ -129,7 +129,7 @@ def read_run(
     page = Page(len(shown))
     read = partial(read_turns, shown=shown, left_out=left_out, to_buckets=not limit)
     parts = [stems[at : at + TURNS_A_PART] for at in range(0, len(stems), TURNS_A_PART)]
-    gc.disable()  # what is read holds no cycles: to look for some costs a tenth of the time
+    gc.disable()  # nothing here holds cycles: to look for some costs a tenth of the time
     with in_processes(read, parts, processes_for(len(stems))) as results:
         progress = Progress(len(stems), "reading")
         for part_rows, part_writers, part_page in results:
@@ -141,7 +141,7 @@ def read_run(
                     fail_torn(tally, row.stem, row.mended_by, row.why)
             progress.update(len(part_rows), failed=len(tally.failed))
         progress.close()
-    gc.freeze()
+    gc.freeze()  # nor are they looked for at the end
     labels = read_labels()
     agreement = compare_labels(labels, rows) if labels else None
     torn = {row["mended_by"] for row in tally.failed}
