@@ -27,7 +27,6 @@ if __name__ == "__main__":  # before the other imports, which take a second
     begin()
 
 from collections import Counter
-from contextlib import nullcontext
 from pathlib import Path
 
 from common import turns
@@ -46,8 +45,6 @@ from common.files import BadFile, ItemFailed, UserError, digest, lock_folders, w
 PROMPT_VERSION = "challenger-1"
 WITHOUT_RECORD = "challenger-1 without the record"  # [generate] show_record = false
 BLIND = (WITHOUT_RECORD, choice.PROMPT_VERSION)
-
-# --------------------------------------------------------------------------- the blind-agent rule
 
 BLIND_AGENT_RULE = """\
 THE BLIND-AGENT RULE
@@ -105,29 +102,20 @@ def challenger_messages(
     where the challenger is not to see it; `refused` says what was wrong with the reply before.
     """
     agent_turns = sum(message["role"] == "assistant" for message in messages)
-    phase = "middle"
-    if agent_turns < EARLY_TURNS:
-        phase = "early"
-    elif agent_turns >= LATE_TURNS:
-        phase = "late"
-    last = messages[-1]["content"]
+    phase = "early" if agent_turns < EARLY_TURNS else "middle"
+    phase = "late" if agent_turns >= LATE_TURNS else phase
+    last = messages[-1]
     shown = turns.hidden_record(record, max_patch_chars) if record else ""
-    mark = digest(shown, last)[:12]
-    parts = [
-        last,
-        f"[{mark}] What follows is no output and no part of the task's chat: "
-        "it is a briefing for you alone.",
-    ]
+    mark = f"[{digest(shown, last['content'])[:12]}]"
+    no_output = "What follows is no output and no part of the task's chat"
+    parts = [last["content"], f"{mark} {no_output}: it is a briefing for you alone."]
     if record:
-        parts.append(f"[{mark}] HIDDEN PR RECORD\n{shown}\n[{mark}] END OF HIDDEN PR RECORD")
+        parts.append(f"{mark} HIDDEN PR RECORD\n{shown}\n{mark} END OF HIDDEN PR RECORD")
     parts += [BLIND_AGENT_RULE, "YOUR NEXT MOVE\n" + NEXT_MOVE[phase]]
     parts.append(FORM.replace("```bash", "```" + fence_of(messages)))
     if refused:
         parts.append(f"An earlier reply of yours was refused: {refused}. Write another one.")
-    return [*messages[:-1], {"role": messages[-1]["role"], "content": "\n\n".join(parts)}]
-
-
-# ------------------------------------------------------------------------------------- one turn
+    return [*messages[:-1], {"role": last["role"], "content": "\n\n".join(parts)}]
 
 
 async def fill(path: Path, llm: LLM, generate: Generate) -> None:
@@ -137,6 +125,7 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
     """
     answer = turns.read_answer(path)
     messages = answer["messages"]
+    meta = answer["meta"]
     record = turns.record_of(answer["instance_id"])
     shown = record if generate.show_record else None
     chat = Chat(messages)
@@ -149,7 +138,8 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
         if refused:
             rejected["protocol"] += 1
             return f"protocol: {refused}"
-        kinds = kinds_of(find_leaks(text, chat, record)) if shown else []
+        hits = find_leaks(text, chat, record) if shown else []
+        kinds = sorted({hit["kind"] for hit in hits})
         rejected.update(kinds)
         refused = "; ".join(TOLD[kind] for kind in kinds)
         return f"leak ({', '.join(kinds)})" if kinds else None
@@ -157,7 +147,6 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
     def prompt(*_) -> list[dict]:
         return challenger_messages(messages, shown, generate.max_patch_chars, refused)
 
-    meta = answer["meta"]
     if generate.challenger == "chosen":
         hidden = turns.hidden_record(record, generate.max_patch_chars)
         text, how = await choice.choose_reply(path, answer, hidden, llm, generate)
@@ -186,16 +175,11 @@ def audit(answer: dict, chat: Chat, record: dict) -> None:
         hits = find_leaks(answer[side], chat, record)
         meta[side]["leaks"] = {"version": AUDIT_VERSION, "hits": hits}
     refused = protocol_problem(answer["challenger"], answer["messages"]) or ""
-    kinds = kinds_of(meta["challenger"]["leaks"]["hits"])
+    kinds = sorted({hit["kind"] for hit in hits})  # of the challenger's
     if kinds and meta["challenger"].get("prompt_version") not in BLIND:
         refused = f"leak ({', '.join(kinds)})"
     meta["challenger"]["refused"] = refused
     meta["audit"] = audit_mark(answer)
-
-
-def kinds_of(hits: list[dict]) -> list[str]:
-    """Return the kinds of these hits, each once, in alphabetic order."""
-    return sorted({hit["kind"] for hit in hits})
 
 
 def audit_mark(answer: dict) -> dict:
@@ -204,12 +188,7 @@ def audit_mark(answer: dict) -> dict:
     return {"version": AUDIT_VERSION, "sha": digest(sha["chat"], sha["king"], sha["challenger"])}
 
 
-# ---------------------------------------------------------------------------------- what is ahead
-
-
-def find_pending(
-    files: dict[str, Path], generate: Generate, redo_refused: bool, write: bool, tally: Tally
-) -> list[str]:
+def find_pending(files: dict[str, Path], generate: Generate, flags, tally: Tally) -> list[str]:
     """List the turns that need a challenger; audit again those whose audit is out of date.
 
     An instance that was excluded after its king was written gets none.
@@ -221,25 +200,22 @@ def find_pending(
             if not answer["king"]:
                 raise BadFile(path, "no king in it")
             if answer["challenger"] and answer["meta"].get("audit") != audit_mark(answer):
-                record = turns.record_of(answer["instance_id"])
-                audit(answer, Chat(answer["messages"]), record)
-                if write:
+                audit(answer, Chat(answer["messages"]), turns.record_of(answer["instance_id"]))
+                if not flags.dry_run:
                     write_json(path, answer)
             refused = answer["meta"]["challenger"].get("refused")
-            if not answer["challenger"] or (refused and redo_refused):
+            reason = "already filled"
+            if not answer["challenger"] or (refused and flags.redo_refused):
                 record = turns.record_of(answer["instance_id"])  # without one the turn fails here
                 reason = turns.exclusion_reason(record, generate.max_record_chars)
-                if reason:
-                    tally.skipped[reason] += 1
-                else:
-                    pending.append(stem)
             elif refused:
                 reason = "held back, the audit refuses the reply: --redo-refused asks again"
+            if reason:
                 tally.skipped[reason] += 1
             else:
-                tally.skipped["already filled"] += 1
+                pending.append(stem)
         except BadFile as bad:
-            turns.set_aside(bad, "king.py asks for it again", write)
+            turns.set_aside(bad, "king.py asks for it again", not flags.dry_run)
             tally.fail(stem, "torn answer file: run king.py again", str(bad))
         except ItemFailed as failure:
             tally.fail(stem, failure.kind, failure.detail)
@@ -251,12 +227,12 @@ def prompts_ahead(path: Path, generate: Generate) -> list[list[dict]]:
     answer = turns.read_answer(path)
     messages = answer["messages"]
     record = turns.record_of(answer["instance_id"]) if generate.show_record else None
+    briefed = challenger_messages(messages, record, generate.max_patch_chars)
     if generate.challenger == "informed":
-        return [challenger_messages(messages, record, generate.max_patch_chars)]
+        return [briefed]
     blind = [messages] * len(choice.missing_samples(answer["meta"], generate.candidates))
-    shown = turns.hidden_record(record, generate.max_patch_chars)
-    alike = [answer["king"]] * generate.candidates
-    return [*blind, choice.choice_messages(messages, shown, alike)]
+    replies = {"role": "user", "content": answer["king"] * generate.candidates}
+    return [*blind, [*briefed, replies]]  # the choice's prompt is as long as these
 
 
 def main() -> int:
@@ -272,16 +248,13 @@ def main() -> int:
     if not held or not (files or flags.shard):
         raise UserError("no answers here: answer_*/ hold no turn. Run king.py first.")
 
-    lock = nullcontext() if flags.dry_run else lock_folders(held, "ch", flags.shard)
-    with lock:
-        pending = find_pending(files, generate, flags.redo_refused, not flags.dry_run, tally)
-        pending = tally.others_first(pending, held[0], flags.shard)[: flags.limit]
+    with lock_folders([] if flags.dry_run else held, "ch", flags.shard):
+        pending = find_pending(files, generate, flags, tally)[: flags.limit]
         if flags.dry_run:
             prompts = (p for stem in pending for p in prompts_ahead(files[stem], generate))
             calls = ((generate, prompt_chars(prompt)) for prompt in prompts)
             # Blind replies are as long as kings.
-            alike = "king" if generate.challenger == "chosen" else "challenger"
-            replies = own_replies(alike)
+            replies = own_replies("king" if generate.challenger == "chosen" else "challenger")
             return dry_run(environment, calls, tally.skipped, replies, flags.batch)
 
         llm = LLM(environment, flags, "ch")

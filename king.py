@@ -19,7 +19,6 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
     begin()
 
-from contextlib import ExitStack
 from functools import lru_cache
 from pathlib import Path
 
@@ -27,7 +26,7 @@ from common import turns
 from common.audit.protocol import format_ok as format_ok  # this stage's check by its own name
 from common.audit.protocol import format_problem
 from common.cli import Progress, Tally, parser, run, steps_from
-from common.client.ask import LLM, Reply, run_turns
+from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
 from common.config import load_config
@@ -39,10 +38,7 @@ PROMPT_VERSION = "king-1: the chat as it is"
 
 
 def find_answered(tally: Tally, write: bool) -> dict[str, tuple]:
-    """Return (instance id, prompt's source) by stem of what lies in all answer_*/.
-
-    A torn file is set aside, with `write`, and asked for again.
-    """
+    """Return (instance id, prompt's source) by stem of all answers; torn files are set aside."""
     answered = {}
     for folder in turns.answer_folders():
         for path in turn_files(folder):
@@ -94,33 +90,12 @@ def find_pending(
     return pending
 
 
-@lru_cache(maxsize=1)
-def prompts_of(source: str) -> list[dict]:
-    """Return the prompts of one file, the last one that was asked for kept in memory."""
-    return turns.read_prompts(Path("prompt", f"{source}.json"))
-
-
 def prompt_of(stem: str) -> dict:
-    """Return a turn's prompt."""
     source, order = stem.rsplit("_", 1)
-    return prompts_of(source)[int(order) - 1]
+    return prompts_of(Path("prompt", f"{source}.json"))[int(order) - 1]
 
 
-def make_answer(prompt: dict, reply: Reply) -> dict:
-    """Return an answer file with the king's reply; ch.py fills the challenger."""
-    return {
-        "instance_id": prompt["instance_id"],
-        "king": reply.text,
-        "challenger": "",
-        "assistant": prompt["assistant"],
-        "messages": prompt["messages"],
-        "meta": {
-            "repo": prompt.get("repo"),
-            "source": prompt.get("source"),
-            "king": {"prompt_version": PROMPT_VERSION, **reply.meta},
-            "challenger": {},
-        },
-    }
+prompts_of = lru_cache(maxsize=1)(turns.read_prompts)  # one file at a time is in memory
 
 
 def main() -> int:
@@ -137,13 +112,9 @@ def main() -> int:
 
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
     ours = [folder] if flags.shard else sorted({folder, *turns.answer_folders()})
-    with ExitStack() as locks:
-        if not flags.dry_run:
-            locks.enter_context(lock_folders([Path("prompt")], "king", flags.shard))
-            locks.enter_context(lock_folders(ours, "king"))
+    with lock_folders([] if flags.dry_run else ["prompt", *ours], "king", flags.shard):
         answered = find_answered(tally, write=not flags.dry_run)
-        pending = find_pending(answered, shard, call.max_record_chars, tally)
-        pending = tally.others_first(pending, folder)[: flags.limit]
+        pending = find_pending(answered, shard, call.max_record_chars, tally)[: flags.limit]
         if flags.dry_run:
             calls = ((call, prompt_chars(prompt_of(stem)["messages"])) for stem in pending)
             return dry_run(environment, calls, tally.skipped, own_replies("king"), flags.batch)
@@ -153,16 +124,21 @@ def main() -> int:
         async def ask_king(stem: str) -> None:
             prompt = prompt_of(stem)
             reply = await llm.ask(call, prompt["messages"], format_problem, who=stem)
-            await llm.save(folder / f"{stem}.json", make_answer(prompt, reply))
+            meta = {"repo": prompt.get("repo"), "source": prompt.get("source")}
+            meta["king"] = {"prompt_version": PROMPT_VERSION, **reply.meta}
+            answer = {
+                "instance_id": prompt["instance_id"],
+                "king": reply.text,
+                "challenger": "",  # ch.py fills it
+                "assistant": prompt["assistant"],
+                "messages": prompt["messages"],
+                "meta": {**meta, "challenger": {}},
+            }
+            await llm.save(folder / f"{stem}.json", answer)
 
-        code = run_turns(
-            llm,
-            pending,
-            ask_king,
-            width=flags.concurrency or call.concurrency,
-            progress=Progress(len(pending), "king"),
-            tally=tally,
-        )
+        width = flags.concurrency or call.concurrency
+        progress = Progress(len(pending), "king")
+        code = run_turns(llm, pending, ask_king, width=width, progress=progress, tally=tally)
         tally.write_failed(folder)
     lines = [*llm.usage_lines(), f"output  {folder}/"]
     return tally.show(*lines, next_command=steps_from("ch.py", flags.shard), code=code)

@@ -14,17 +14,14 @@ Writes  prompt/prompts_<count>_<k>.json   at most 200 turns each: the chat and t
         prompt/_plan.json                 what was drawn from where, what was left out
         commit/<instance_id>.json         the PR record
 
-Instances of benchmarks are kept out: of those that --benchmarks names (Hub ids, or parquet, json,
-jsonl and csv files), for a dataset of the Hub by default of the best known. So are chats in which
-a look at git's history or at an installed copy has shown the fix already.
+Instances of benchmarks are kept out: of those that --benchmarks names (as --dataset does), for a
+dataset of the Hub by default of the best known. So are chats in which a look at git's history or at
+an installed copy has shown the fix already.
 
-Turns are drawn in windows. A window is one row group of one file, in an order spread over the
-whole split; it gives one turn of each of its instances, up to a number. When all row groups were
-drawn once, the next round begins. Only those byte ranges are read, at a pinned commit. The same
-flags give the same files, byte for byte, also after a kill; a rerun fills in what is missing.
+A window is one row group of one file, in an order spread over the whole split; it gives one turn of
+each of its instances, up to a number. When all row groups were drawn once, the next round begins.
+The same flags give the same files, also after a kill; a rerun fills in what is missing.
 """
-
-from __future__ import annotations
 
 if __name__ == "__main__":  # before the other imports, which take a second
     from common.start import begin
@@ -37,17 +34,17 @@ import math
 import os
 import random
 import sys
-from argparse import Namespace
 from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from common.audit.history import may_peek, shows_fix
-from common.cli import Progress, Tally, parser, run, steps_from, whole_number
-from common.files import ItemFailed, UserError, digest, lock_folders, write_json
+from common.cli import Tally, parser, run, steps_from, whole_number
+from common.files import ItemFailed, digest, lock_folders
 from common.sampling import sample
-from common.sampling.exclusions import Exclusions, read_benchmarks, read_names
-from common.sampling.sources import Records, read_chats, read_instances
+from common.sampling.chats import ROW_COLUMNS, read_chats, read_instances
+from common.sampling.dataset import Dataset
+from common.sampling.records import PR_COLUMNS, Records, read_benchmarks, why_left_out
 from common.turns import SAMPLING_LISTS
 
 DATASET = "AlienKevin/SWE-ZERO-12M-trajectories"
@@ -65,29 +62,23 @@ MOST_ROUNDS = 50  # of a small dataset, rounds that one reading of a row group s
 AT_ONCE = 4  # more gains little and nears the Hub's limit of 3,000 file requests in 5 minutes
 
 
-# ------------------------------------------------------------------------------- the sampling rule
-
-
 def shuffled(seed: str, items: list) -> list:
     """Return the items in an order that the seed alone decides."""
     return random.Random(seed).sample(items, len(items))
 
 
 def row_group_order(dataset, seed: int):
-    """Yield (file, number of a row group in the file's own shuffled order) for all row groups.
-
-    Files take turns in proportion to their weight. A footer is asked for when a file comes again.
-    """
+    """Yield (file, number of a row group in the file's own shuffled order) for all row groups."""
+    # Files take turns in proportion to their share. A file is opened when it comes again.
     chance = random.Random(f"{seed}/files")
-    sizes = {file: dataset.weight(file) for file in dataset.files}
-    queue = [(chance.random() / size, file, 0) for file, size in sizes.items() if size]
+    queue = [(chance.random() / size, file, 0) for file, size in dataset.files.items() if size]
     heapq.heapify(queue)
     while queue:
         position, file, number = heapq.heappop(queue)
-        if number and number >= len(dataset.row_groups(file)):
+        if number and number >= len(dataset.open(file).sizes):
             continue
         yield file, number
-        heapq.heappush(queue, (position + 1 / sizes[file], file, number + 1))
+        heapq.heappush(queue, (position + 1 / dataset.files[file], file, number + 1))
 
 
 class Sampler:
@@ -97,32 +88,37 @@ class Sampler:
     may be read ahead; which turns it takes depends on those before it, so they are taken in order.
     """
 
-    def __init__(self, args: Namespace, flags: dict, plan: dict | None):
-        self.args = args
-        self.plan, self.rows, prs = sample.open_datasets(flags, plan)
+    def __init__(self, flags: dict, plan: dict | None):
+        self.seed = flags["--seed"]
+        self.count = flags["--count"]
+        pins = plan or {"revision": flags["--revision"], "prs_revision": None}
+        self.dataset = Dataset("--dataset", flags["--dataset"], ROW_COLUMNS, pins["revision"])
+        prs = Dataset("--prs", flags["--prs"], PR_COLUMNS, pins["prs_revision"])
+        if not self.dataset.hub:
+            self.dataset.groups()  # what a file lacks is told before anything is drawn
+        self.plan = plan or sample.new_plan(flags, self.dataset, prs)
         self.pool = ThreadPoolExecutor(AT_ONCE)
         self.records = Records(prs, self.pool)
         marks = read_benchmarks(self.plan["benchmarks"]["lists"])
-        self.exclusions = Exclusions(flags, args.exclude, self.records, marks)
+        self.kept_out_by = (self.records, flags["--license"], marks)
         turns = sample.planned_turns(self.plan)
         self.chats = {turn["chat"] for turn in turns}  # digests of the chats taken: one a turn
         self.taken = Counter(turn["instance_id"] for turn in turns)
         self.left_out = set()  # what the plan's lists hold
         for kind in SAMPLING_LISTS:
-            for row in self.plan[kind]:
-                self.left_out.add((kind, row["instance_id"], row["reason"]))
+            self.left_out |= {(kind, row["instance_id"], row["reason"]) for row in self.plan[kind]}
 
     def draw(self, goal: int):
         """Yield the prompts of window after window until the plan holds `goal` turns, or all."""
         plan = self.plan
-        rounds = [1, self.args.per_instance or 1]
+        rounds = [1, 1]
         if plan["offsets"]:
             rounds = plan["offsets"][-1].get("rounds", rounds)  # an older version wrote none
         usual = LEAST_PER_WINDOW  # prompts of a window: as many are read at once as are needed
         while len(self.chats) < goal and not plan["exhausted"]:
             drawn = [window for window in plan["offsets"] if window.get("rounds") == rounds]
             gained = sum(len(window["turns"]) for window in drawn)
-            order = row_group_order(self.rows, self.args.seed)
+            order = row_group_order(self.dataset, self.seed)
             row_groups = itertools.islice(order, len(drawn), None)
             while len(self.chats) < goal:
                 at_once = min(AT_ONCE, math.ceil((goal - len(self.chats)) / usual))
@@ -135,125 +131,107 @@ class Sampler:
                         usual = max(1, len(prompts))
                         gained += len(prompts)
                         yield prompts
-            if len(self.chats) < goal:  # all row groups were drawn
+            if len(self.chats) < goal:  # all were drawn: as many rounds follow as are surely needed
                 most = max(self.taken.values(), default=0)
                 plan["exhausted"] = gained == 0 and rounds[1] > most
-                more = (self.args.count - len(self.chats)) // max(1, gained)
+                more = (self.count - len(self.chats)) // max(1, gained)
                 rounds = [rounds[1] + 1, rounds[1] + max(1, min(more, MOST_ROUNDS))]
 
     def read_window(self, row_group: tuple[str, int], rounds: list[int]) -> tuple:
-        """Return the window's entry for the plan, whom it leaves out, its draws and their chats.
-
-        A draw is (instance id, repo, round, rows that may give the turn).
-        """
+        """Return the window's entry for the plan, whom it leaves out, its draws and their chats."""
         file, number = row_group  # its number in the file's shuffled order
-        seed = f"{self.args.seed}/{file}"
-        sizes = self.rows.row_groups(file)
-        window = {"file": file, "row_group": None, "rounds": rounds, "passed_over": []}
+        seed = f"{self.seed}/{file}"
+        sizes = self.dataset.open(file).sizes
+        window = {"file": file, "row_group": None, "rounds": rounds, "passed_over": [], "turns": []}
         if number >= len(sizes):  # a file without rows
             return window, [], [], {}
-        group = shuffled(seed, list(range(len(sizes))))[number]
-        window["row_group"] = group
+        group = window["row_group"] = shuffled(seed, list(range(len(sizes))))[number]
+        found, broken = read_instances(self.dataset, file, group)
+        window["passed_over"] = [{"row": row, "reason": "no JSON object"} for row in broken]
         instances = {}
         left_out = []
-        for name, (repo, rows) in read_instances(self.rows, file, group).items():
+        for name, (repo, rows) in found.items():
             repo = self.records.repo_of(name, repo)
-            why = self.exclusions.why_left_out(name, repo)
+            why = why_left_out(name, *self.kept_out_by)
             if why:
                 left_out.append((name, repo, *why))
             else:
                 instances[name] = (repo, rows)
 
-        for row, reason in self.rows.broken.get((file, group), {}).items():
-            window["passed_over"].append({"row": row, "reason": reason})
         names = shuffled(f"{seed}/{group}", sorted(instances))
-        share = min(sizes[group] // ROWS_PER_TURN, self.args.count // LEAST_WINDOWS)
+        share = min(sizes[group] // ROWS_PER_TURN, self.count // LEAST_WINDOWS)
         per_round = min(max(LEAST_PER_WINDOW, share), len(names))
-        end = rounds[1] * per_round
-        if self.args.per_instance:
-            end = min(end, self.args.per_instance * len(names))
-        draws = []
-        for position in range((rounds[0] - 1) * per_round, end):
+        draws = []  # (instance id, repo, round, rows that may give the turn)
+        for position in range((rounds[0] - 1) * per_round, rounds[1] * per_round):
             earlier, nth = divmod(position, len(names))
-            name = names[nth]
-            repo, rows = instances[name]
-            rows = shuffled(f"{seed}/{name}", rows)
+            repo, rows = instances[names[nth]]
+            rows = shuffled(f"{seed}/{names[nth]}", rows)
             first = earlier % len(rows)
             rows = rows[first:] + rows[:first]
-            draws.append((name, repo, earlier + 1, rows[:SPARE_ROWS]))
+            draws.append((names[nth], repo, earlier + 1, rows[:SPARE_ROWS]))
         wanted = {row for *_, rows in draws for row in rows}
-        return window, left_out, draws, read_chats(self.rows, file, group, wanted)
+        return window, left_out, draws, read_chats(self.dataset, file, group, wanted)
 
     def take_window(self, window: dict, left_out: list, draws: list, chats: dict) -> list[dict]:
-        """Put a window into the plan; return its prompts."""
+        """Put a window into the plan: of each draw the first turn that fits and is new."""
         file = window["file"]
-        turns = []
         prompts = []
         passed_over = {}  # (row, reason), each once
         for name, repo, in_round, rows in draws:
-            if self.taken[name] < in_round and len(self.chats) < self.args.count:
-                chats_of_it = {row: chats[row] for row in rows}
-                turn = self.choose_turn(file, name, repo, chats_of_it, passed_over)
-                if turn:
-                    self.chats.add(turn["chat"])
+            if self.taken[name] >= in_round or len(self.chats) >= self.count:
+                continue
+            for row, turn, problem, shown in self.candidates(file, name, rows, chats):
+                if problem:
+                    passed_over[row, problem] = True
+                    if shown:
+                        reason = f"row {row} of {file}: {shown}"
+                        left_out.append((name, repo, "shows_fix", reason, []))
+                    continue
+                sha = sample.chat_digest(name, chats[row].messages[:turn])
+                if sha not in self.chats:
+                    reply = digest(chats[row].messages[turn]["content"])[:16]
+                    place = {"instance_id": name, "row": row, "turn": turn}
+                    window["turns"].append({**place, "chat": sha, "reply": reply})
+                    prompts.append(sample.make_prompt(file, place, repo, chats[row]))
+                    self.chats.add(sha)
                     self.taken[name] += 1
-                    turns.append(turn)
-                    prompts.append(sample.make_prompt(file, turn, repo, chats[turn["row"]]))
+                    break
         window["passed_over"] += [{"row": row, "reason": reason} for row, reason in passed_over]
-        window["turns"] = turns
-        for why in left_out:
-            self.leave_out(*why)
+        for name, repo, kind, reason, benchmarks in left_out:
+            name = name[:300]
+            if (kind, name, reason) not in self.left_out:
+                self.left_out.add((kind, name, reason))
+                self.plan[kind].append({"instance_id": name, "repo": repo, "reason": reason})
+                for benchmark in self.plan["benchmarks"]["lists"]:
+                    if benchmark["name"] in benchmarks:
+                        benchmark["overlaps"].append(name)
         self.plan["offsets"].append(window)
         return prompts
 
-    def choose_turn(self, file: str, name: str, repo: str, chats: dict, passed_over: dict):
-        """Return a turn of these rows that was not taken yet, as the plan keeps it, or None."""
-        for row, read in chats.items():
-            messages = read.messages if read else []
+    def candidates(self, file: str, name: str, rows: list[int], chats: dict):
+        """Yield (row, turn, why it is passed over, what shows the fix) of the turns of rows."""
+        for row in rows:
+            messages = chats[row].messages if chats[row] else []
             turns = next_turns(messages)
-            if not read:
-                passed_over[row, "malformed: messages is no list of role and content"] = True
+            if chats[row] is None:
+                yield row, None, "malformed: messages is no list of role and content", None
             elif not turns:
-                passed_over[row, "no assistant message right after a user message"] = True
-            for turn in shuffled(f"{self.args.seed}/{file}/{row}", turns):
-                chat = messages[:turn]
-                reply = messages[turn]["content"]
-                problem = read.unfit.get(turn) or reply_problem(reply)
-                if not problem and may_peek(chat):  # only then is the record read for it
-                    words = shows_fix(chat, self.records.read_one(name))
-                    if words:
-                        problem = "its chat shows the fix"
-                        reason = f"row {row} of {file}: {words}"
-                        self.leave_out(name, repo, "shows_fix", reason, [])
-                sha = sample.chat_digest(name, chat)
-                if problem:
-                    passed_over[row, problem] = True
-                elif sha not in self.chats:
-                    ids = {"instance_id": name, "row": row, "turn": turn}
-                    return {**ids, "chat": sha, "reply": digest(reply)[:16]}
-        return None
-
-    def leave_out(self, name: str, repo: str, kind: str, reason: str, benchmarks: list) -> None:
-        """Name an instance in one of the plan's lists, once for each reason."""
-        name = name[:300]
-        if (kind, name, reason) in self.left_out:
-            return
-        self.left_out.add((kind, name, reason))
-        self.plan[kind].append({"instance_id": name, "repo": repo, "reason": reason})
-        for benchmark in self.plan["benchmarks"]["lists"]:
-            if benchmark["name"] in benchmarks:
-                benchmark["overlaps"].append(name)
+                yield row, None, "no assistant message right after a user message", None
+            for turn in shuffled(f"{self.seed}/{file}/{row}", turns):
+                shown = None
+                problem = chats[row].unfit.get(turn) or reply_problem(messages[turn]["content"])
+                if not problem and may_peek(messages[:turn]):  # only then is the record read for it
+                    shown = shows_fix(messages[:turn], self.records.read_one(name))
+                    problem = shown and "its chat shows the fix"
+                yield row, turn, problem, shown
 
 
 def next_turns(messages: list[dict]) -> list[int]:
-    """Return the indices of the assistant messages that come right after a user message.
-
-    A tool's role or a missing text ends the search: no later chat is whole.
-    """
+    """Return the indices of the assistant messages that come right after a user message."""
     turns = []
     for index, message in enumerate(messages):
         if message["role"] not in ("system", "user", "assistant") or message["content"] is None:
-            break
+            break  # no later chat is whole
         if message["role"] == "assistant" and index and messages[index - 1]["role"] == "user":
             turns.append(index)
     return turns
@@ -267,61 +245,22 @@ def reply_problem(reply: str) -> str | None:
     return "reply cut off inside a code block" if fences % 2 else None
 
 
-# -------------------------------------------------------------------------------------------- main
-
-
-def fill(sampler: Sampler, goal: int, tally: Tally) -> None:
-    """Write what is missing of the first `goal` prompts and of their records."""
-    plan = sampler.plan
-    progress = Progress(goal, "prompts", "prompt")
-    files = sample.PromptFiles(plan, goal, tally, progress)
-    try:
-        files.fill_in(sampler.rows, sampler.records)
-        for prompts in sampler.draw(goal):
-            files.add(prompts)
-    finally:  # also of a run that is interrupted
-        files.write()
-        progress.close()
-    turns = sample.planned_turns(plan)[:goal]
-    if not turns:
-        raise UserError(f"{sampler.rows.label} gave no prompt: {sample.why_empty(plan)}.")
-    write_json(sample.PLAN, plan)  # the last windows may have given nothing
-    missing = sample.missing_records(turns)
-    progress = Progress(len(missing), "records", "record")
-    try:
-        for record in sampler.records.read(missing):
-            write_json(Path("commit", f"{record['instance_id']}.json"), record)
-            progress.update()
-    finally:
-        progress.close()
-
-
-def read_flags() -> Namespace:
-    """Return the command line."""
-    flags = parser(__doc__)
-    add = flags.add_argument
-    number = {"type": whole_number, "metavar": "N"}
-    add("--count", **number, default=COUNT, help="turns to sample (%(default)s)")
+def main() -> int:
+    """Bring prompt/ and commit/ to what the flags ask for; return the exit code."""
+    cli = parser(__doc__)
+    add = cli.add_argument
+    add("--count", type=whole_number, metavar="N", default=COUNT, help="turns (%(default)s)")
     add("--seed", type=int, default=0, help="another seed, another sample (%(default)s)")
     add("--dataset", default=DATASET, help="trajectories: Hub id, folder or glob (%(default)s)")
     add("--prs", default=PRS, help="PR records: Hub id, folder or glob (%(default)s)")
     add("--revision", help="commit, branch or tag of --dataset (its newest commit, then pinned)")
-    add("--per-instance", **number, help="turns of an instance, at most (1; more if all have one)")
-    add("--exclude", metavar="FILE", help="instance ids and repos to leave out, one a line")
     add("--benchmarks", metavar="LIST", help="ids or files of benchmarks to keep out, or none")
     add("--license", metavar="LIST", help="keep only records under these: mit,apache-2.0,...")
-    return flags.parse_args()
-
-
-def main() -> int:
-    """Bring prompt/ and commit/ to what the flags ask for; return the exit code."""
-    args = read_flags()
-    flags = {f"--{name.replace('_', '-')}": value for name, value in vars(args).items()}
-    flags["--exclude"] = sorted(read_names(args.exclude))
+    args = cli.parse_args()
+    flags = {f"--{name}": value for name, value in vars(args).items() if name != "limit"}
     flags["--license"] = sorted({*(args.license or "").lower().replace(" ", "").split(",")} - {""})
-    del flags["--limit"]
-    tally = Tally("prompt.py")
     goal = min(args.count, args.limit or args.count)
+    tally = Tally("prompt.py")
     lines = [f"output  prompt/prompts_{args.count}_*.json, {sample.PLAN}, commit/"]
     with lock_folders([Path("prompt"), Path("commit")], "prompt"):
         plan = sample.read_plan(flags)
@@ -329,9 +268,10 @@ def main() -> int:
             if plan and sample.is_whole(plan, goal):
                 tally.skipped["already there"] = min(goal, len(sample.planned_turns(plan)))
             else:
-                sampler = Sampler(args, flags, plan)
+                sampler = Sampler(flags, plan)
                 plan = sampler.plan
-                fill(sampler, goal, tally)
+                sources = (sampler.dataset, sampler.records)
+                sample.fill(plan, goal, *sources, sampler.draw(goal), tally)
             lines = sample.describe(plan) + lines
         except ItemFailed as outage:
             tally.fail("the rest", outage.kind, outage.detail)

@@ -32,8 +32,8 @@ import json
 import math
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator
-from contextlib import nullcontext, suppress
-from copy import copy
+from contextlib import suppress
+from functools import cache
 from itertools import groupby
 from pathlib import Path
 
@@ -43,12 +43,12 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run
 from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.batches import Waiting
 from common.client.costs import prompt_chars
-from common.client.estimate import dry_run, own_verdicts
-from common.config import METRICS, CallSettings, Config, Duel, load_config
+from common.client.estimate import dry_run, own_replies
+from common.config import METRICS, CallSettings, Config, load_config
 from common.duel import reader, record
 from common.duel.statistics import bootstrap_bounds, whole_deltas
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
-from common.duel.verdicts import READING, SCORE, Panel, Question, Turn, load_turn, looks_of
+from common.duel.verdicts import LOOKS_OF, READING, SCORE, Panel, Question, Turn, load_turn
 from common.environment import load_environment
 from common.files import BadFile, ItemFailed, UserError, lock_folders, write_json
 from common.turns import UNREAD, answer_files, hidden_record, read_score, record_of, why_excluded
@@ -103,45 +103,47 @@ def fixed_prompt() -> str:
     return json.dumps(judge_messages([{"role": "user", "content": "chat"}], "first", "second"))
 
 
-# ------------------------------------------------------------------------------ reading a verdict
+def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
+    """Return the messages of one question. Raises ItemFailed where the PR record is missing."""
+    messages = turn.answer["messages"]
+    replies = turn.replies if question.order == "challenger-first" else turn.replies[::-1]
+    if question.look != READING:
+        return judge_messages(messages, *replies)
+    pr = record_of(turn.answer["instance_id"])
+    shown = hidden_record(pr, panel.config.generate.max_patch_chars)
+    return reader.reader_messages(messages, shown, *replies)
 
 
 def parse_verdict(text: str) -> dict | None:
     """Return the verdict in a judge's answer, None when there is any doubt.
 
-    A verdict is each metric as 0, 1 or 2, and "reason". It is read from a JSON object with a key
-    for each, exactly 0, 1 or 2 as a number or a string; what is in doubt: see `read_object`. The
-    rubric's example given back is no verdict.
+    A verdict is each metric as 0, 1 or 2, a number or a string, and "reason"; what is in doubt: see
+    `read_object`. The rubric's example given back is none.
     """
     answer = reader.read_object(text, METRICS)
-    if answer is None:
+    if answer is None or not {str(answer[metric]) for metric in METRICS} <= {"0", "1", "2"}:
         return None
-    calls = [str(answer[metric]) for metric in METRICS]
-    if not set(calls) <= {"0", "1", "2"}:
-        return None
+    calls = {metric: int(answer[metric]) for metric in METRICS}
     reason = answer.get("reason")
     reason = reason if isinstance(reason, str) else ""
-    if set(calls) == {"0"} and reason.strip(" .…<>[]'\"").lower() == "a sentence":
-        return None  # the rubric's own example
-    return {**dict(zip(METRICS, map(int, calls))), "reason": reason}
+    if not any(calls.values()) and reason.strip(" .…<>[]'\"").lower() == "a sentence":
+        return None
+    return {**calls, "reason": reason}
 
 
 # ----------------------------------------------------------------------------------------- asking
 
 
-def survey(
-    answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tally
-) -> tuple[np.ndarray, dict]:
+def survey(answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tally) -> tuple:
     """Return a table of the turns that have both replies, and what their verdicts have cost.
 
-    Every score file is brought up to date on the way: which verdicts count may have changed. The
-    score of a turn that still waits for verdicts is left out: it is entered after the run. Turns
-    of instances that were excluded after they had been answered are passed over.
+    Every score file is brought up to date on the way: which verdicts count may have changed. What
+    still waits for verdicts is entered after the run; what was excluded meanwhile is passed over.
     """
     table = record.new_table(len(answers), len(panel.names))
     bills = defaultdict(Counter)
     count = 0
-    excluded: dict[str, str | None] = {}  # by instance, why
+    excluded = cache(why_excluded)
     progress = Progress(len(answers), "reading")
     for stem, path in answers.items():
         progress.update()
@@ -149,20 +151,19 @@ def survey(
         if turn is None:
             continue
         instance = turn.answer["instance_id"]
-        if instance not in excluded:
-            most_chars = panel.config.generate.max_record_chars
-            excluded[instance] = why_excluded(instance, most_chars)
-        if excluded[instance]:
-            tally.skipped[excluded[instance]] += 1
+        if reason := excluded(instance, panel.config.generate.max_record_chars):
+            tally.skipped[reason] += 1
             continue
         score = panel.score_record(turn)
         if (turn.saved or score["parsed"]) and score != turn.saved and not flags.dry_run:
             write_json(turn.path, score)
         row = table[count]
         count += 1
-        record.enter_turn(row, turn)
+        row["stem"] = stem
+        row["instance"] = instance
+        row["identical"] = turn.identical
         row["waiting"] = any(
-            panel.pending(turn, score, look, flags.retry_failed) for look in looks_of(flags.confirm)
+            panel.pending(turn, score, look, flags.retry_failed) for look in LOOKS_OF[flags.confirm]
         )
         if not row["waiting"]:
             record.enter_score(row, score, panel.names, bills)
@@ -171,110 +172,84 @@ def survey(
     return table[:count], bills
 
 
-async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
-    """Ask for what the turn still needs and save each verdict as it comes.
-
-    Raises ItemFailed when one did not come: the others are kept, the turn stays unfinished. The
-    judges are asked side by side, the orders of one judge one after the other: rules and chat, the
-    long part of both prompts, are then in the provider's prefix cache when the second comes.
-    """
-    saving = asyncio.Lock()
-    failures: list[ItemFailed] = []
-
-    async def ask_in_order(questions: list[Question]) -> None:
-        for question in questions:
-            try:
-                verdict = await ask_judge(llm, turn, panel, question)
-            except ItemFailed as failure:
-                failures.append(failure.with_traceback(None))  # which holds the prompt
-                continue
-            turn.verdicts.append(verdict)
-            if "batch" in verdict:
-                continue  # it is on file: saved with the others, below
-            async with saving:
-                await llm.save(turn.path, panel.score_record(turn))
-
-    for look in looks_of(flags.confirm):
+def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int]]:
+    """Yield (judge's settings, prompt characters) of each call ahead at most."""
+    for turn in turns:
         score = panel.score_record(turn)
-        questions = panel.pending(turn, score, look, flags.retry_failed)
-        known = len(turn.verdicts)
+        for look in LOOKS_OF[flags.confirm]:
+            for question in panel.pending(turn, score, look, flags.retry_failed):
+                # The second look may bring the turn to final/, where the reader sees it.
+                score = {**score, "points": score["max_points"], "held_back": ""}
+                with suppress(ItemFailed):  # the run itself fails this turn and says why
+                    yield question.call, prompt_chars(prompt_of(turn, panel, question))
+
+
+async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
+    """Ask the judges side by side for what the turn still needs. Raises ItemFailed, Waiting."""
+    saving = asyncio.Lock()
+    for look in LOOKS_OF[flags.confirm]:
+        questions = panel.pending(turn, panel.score_record(turn), look, flags.retry_failed)
         by_judge = groupby(questions, key=lambda question: question.call.model)
-        work = [ask_in_order(list(group)) for _, group in by_judge]
-        for fault in await asyncio.gather(*work, return_exceptions=True):
-            if fault is not None:  # it ends the run, now that nothing more is under way
-                raise fault
-        if any("batch" in verdict for verdict in turn.verdicts[known:]):
+        work = [ask_judge(llm, turn, panel, list(group), saving) for _, group in by_judge]
+        failures = []
+        for outcome in await asyncio.gather(*work, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome  # it ends the run, now that nothing more is under way
+            failures += outcome
+        if questions and any("batch" in verdict for verdict in turn.verdicts):
             await llm.save(turn.path, panel.score_record(turn))
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Waiting))
 
 
-async def ask_judge(llm: LLM, turn: Turn, panel: Panel, question: Question) -> dict:
-    """Ask one judge in one order; return the verdict, readable or not. Raises ItemFailed."""
-    judge = question.call.model
-    prompt = prompt_of(turn, panel, question)
-    key = question.key(turn)
-    asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
-    read = reader.parse_finding if question.look == READING else parse_verdict
+async def ask_judge(
+    llm: LLM, turn: Turn, panel: Panel, questions: list[Question], saving: asyncio.Lock
+) -> list[ItemFailed]:
+    """Ask one judge these questions, save each verdict, readable or not; return what failed.
+
+    One order after the other: rules and chat, the long part of both prompts, are then in the
+    provider's prefix cache when the second comes.
+    """
+    failures = []
+    judge = questions[0].call.model
+    read = reader.parse_finding if questions[0].look == READING else parse_verdict
 
     def problem(text: str) -> str | None:
         return None if read(text) else "not one JSON object with the calls that were asked for"
 
-    try:
-        who = f"{turn.stem} {key} {asked_before}"
-        reply = await llm.ask(question.call, prompt, problem, who=who)
-        calls = read(reply.text)
-    except NoAcceptableReply as failure:
-        reply = failure.last
-        calls = None
-    except Waiting:
-        raise
-    except ItemFailed as failure:
-        named = copy(failure)  # several may share it
-        named.kind = f"judge {judge}: {failure.kind}"
-        raise named from None
-    reason = calls.pop("reason", "") if calls else ""
-    meta = dict(reply.meta)
-    del meta["model"]
-    return {
-        "key": key,
-        "judge": judge,
-        "mode": turn.mode,
-        "look": question.look,
-        "order": question.order,
-        "calls": calls,
-        "reason": reason,
-        "text": reply.text,
-        **meta,
-    }
-
-
-def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
-    """Return the messages of one question. Raises ItemFailed where the PR record is missing."""
-    messages = turn.answer["messages"]
-    replies = turn.replies
-    if question.order == "challenger-second":
-        replies = replies[::-1]
-    if question.look != READING:
-        return judge_messages(messages, *replies)
-    pr = record_of(turn.answer["instance_id"])
-    shown = hidden_record(pr, panel.config.generate.max_patch_chars)
-    return reader.reader_messages(messages, shown, *replies)
-
-
-def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int]]:
-    """Yield (judge's settings, prompt characters) of each call ahead at most."""
-    for turn in turns:
-        score = panel.score_record(turn)
-        questions = []
-        for look in looks_of(flags.confirm):
-            if questions:  # of the second look, which may bring the turn to final/
-                questions += panel.missing(turn, look, flags.retry_failed)
-            else:
-                questions = panel.pending(turn, score, look, flags.retry_failed)
-        for question in questions:
-            with suppress(ItemFailed):  # the run itself fails this turn and says why
-                yield question.call, prompt_chars(prompt_of(turn, panel, question))
+    for question in questions:
+        key = question.key(turn)
+        asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
+        who = f"{turn.stem} {key} {asked_before}"  # tells this asking from another in its words
+        try:
+            prompt = prompt_of(turn, panel, question)
+            reply = await llm.ask(question.call, prompt, problem, who=who)
+            calls = read(reply.text)
+        except NoAcceptableReply as failure:
+            reply = failure.last
+            calls = None
+        except ItemFailed as failure:
+            if not isinstance(failure, Waiting):
+                kind = f"judge {judge}: {failure.kind}"
+                failure = ItemFailed(kind, failure.detail, lasting=failure.lasting)
+            failures.append(failure.with_traceback(None))  # which holds the prompt
+            continue
+        verdict = {
+            "key": key,
+            "judge": judge,
+            "mode": turn.mode,
+            "look": question.look,
+            "order": question.order,
+            "calls": calls,
+            "reason": calls.pop("reason", "") if calls else "",
+            "text": reply.text,
+            **{name: value for name, value in reply.meta.items() if name != "model"},
+        }
+        turn.verdicts.append(verdict)
+        if "batch" not in verdict:  # which is on file: saved with the turn's others
+            async with saving:
+                await llm.save(turn.path, panel.score_record(turn))
+    return failures
 
 
 # --------------------------------------------------------------------------------------- the gate
@@ -283,67 +258,55 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
 def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]:
     """Return the duel's verdict by the whole panel (""), and by that without each judge (its name).
 
-    Counted are the turns of which all calls of the panel returned; an outage is never a score. The
-    figures are in score points: margin is challenger minus king (who has 100 minus the
-    challenger's), lcb how far above an even 50 the mean surely lies, interval the mean score's at
-    level 1 - 2 alpha; None where not known. accepted: True, False, or None where nothing could be
-    read or too few are judged to tell.
+    Counted are the turns of which all calls of the panel returned; an outage is never a score. In
+    score points: margin is challenger minus king (who has 100 minus the challenger's), lcb how far
+    above an even 50 the mean surely lies, interval the mean score's at level 1 - 2 alpha. accepted
+    is None where nothing could be read or too few are judged to tell.
     """
-    panels = {"": table["points"]}
+    duel = config.duel
+    share = duel.min_valid_turn_frac
+    panels = {"": table["points"]}  # half-points (turns, judges, orders, metrics)
     for judge, name in enumerate(names if len(names) > 1 else []):
         panels[name] = np.delete(table["points"], judge, axis=1)
-    units = {name: whole_deltas(points) for name, points in panels.items()}
-    deltas = np.stack([deltas for deltas, _ in units.values()], axis=1)  # (turns, panels)
-    duel = config.duel
-    settings = {"alpha": duel.alpha, "resamples": duel.resamples, "seed": duel.seed}
-    bounds = bootstrap_bounds(deltas, table["instance"], **settings)
-    bounds_by_repo = bootstrap_bounds(deltas, table["repo"], **settings)
-
+    units = [whole_deltas(points) for points in panels.values()]
+    deltas = np.stack([of_panel for of_panel, _ in units], axis=1)
+    bounds = bootstrap_bounds(
+        deltas, table["instance"], alpha=duel.alpha, resamples=duel.resamples, seed=duel.seed
+    )
     verdicts = {}
-    for name, bound, by_repo in zip(panels, bounds, bounds_by_repo):
-        deltas, even = units[name]
+    for (name, points), (deltas, even), bound in zip(panels.items(), units, bounds):
         counted = ~np.isnan(deltas)
         turns = int(counted.sum())
         instances = len(set(table["instance"][counted]))
-        asked = panels[name][~table["identical"]]
-        parsed = (asked >= 0).all(axis=(1, 2, 3))
-        figures = dict.fromkeys(("margin", "mean_score", "lcb", "lcb_by_repo", "se", "interval"))
-        figures |= {"instances": instances, "turns_counted": turns}
-        figures["parsed_frac"] = float(parsed.mean()) if len(asked) else float(len(table) > 0)
-        accepted = None
-        least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
-        why = f"too few to tell: {instances} instances are judged, {least} are needed"
+        asked = points[~table["identical"]]
+        readable = (asked >= 0).all(axis=(1, 2, 3))
+        parsed = float(readable.mean()) if len(asked) else float(len(table) > 0)
+        found = dict.fromkeys(("accepted", "why", "margin", "mean_score", "lcb", "se", "interval"))
+        found |= {"instances": instances, "turns_counted": turns, "parsed_frac": parsed}
+        verdicts[name] = found  # to which is added what can be told
         if (asked == UNREAD).any() and not (asked >= 0).any():
-            why = "not decided: no verdict could be read"
-        elif turns:
+            found["why"] = "not decided: no verdict could be read"
+            continue
+        if turns:
             margin = 100 * float(deltas[counted].sum()) / (even * turns)
-            figures |= {"margin": margin, "mean_score": 50 + margin / 2}
-            if instances >= duel.min_instances and math.isfinite(bound.lower):
-                lcb, upper, error = (50 * units / even for units in bound[1:])
-                figures |= {"lcb": lcb, "se": error, "interval": [50 + lcb, 50 + upper]}
-                if math.isfinite(by_repo.lower):
-                    figures["lcb_by_repo"] = 50 * by_repo.lower / even
-                accepted, why = weigh(margin, lcb, figures["parsed_frac"], duel)
-        verdicts[name] = {"accepted": accepted, "why": why, **figures}
+            found |= {"margin": margin, "mean_score": 50 + margin / 2}
+        if instances < duel.min_instances or math.isinf(bound.lower):
+            least = max(duel.min_instances, math.ceil(math.log2(1 / duel.alpha)))
+            judged = f"{instances} instances are judged, {least} are needed"
+            found["why"] = f"too few to tell: {judged}"
+            continue
+        lcb, upper, error = (50 * whole / even for whole in bound[1:])
+        demands = [
+            (margin >= duel.win_margin, f"margin {margin:+.2f} (at least {duel.win_margin:g}"),
+            (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50"),
+            (parsed >= share, f"parsed share {parsed:.1%} (at least {share:.1%}"),
+        ]
+        accepted = all(holds for holds, _ in demands)
+        words = [f"{words} asked for)" for holds, words in demands if holds == accepted]
+        found["accepted"] = accepted
+        found["why"] = ("accepted: " if accepted else "not accepted: ") + ", ".join(words)
+        found |= {"lcb": lcb, "se": error, "interval": [50 + lcb, 50 + upper]}
     return verdicts
-
-
-def weigh(margin: float, lcb: float, parsed_frac: float, duel: Duel) -> tuple[bool, str]:
-    """Return whether all three demands of [duel] hold, and why: those that fail, or all."""
-    wanted = duel.win_margin
-    least = duel.min_valid_turn_frac
-    demands = [
-        (margin >= wanted, f"margin {margin:+.2f} (at least {wanted:g} asked for)"),
-        (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50 asked for)"),
-        (parsed_frac >= least, f"parsed share {parsed_frac:.1%} (at least {least:.1%} asked for)"),
-    ]
-    failed = [words for holds, words in demands if not holds]
-    if failed:
-        return False, f"not accepted: {', '.join(failed)}"
-    return True, f"accepted: {', '.join(words for _, words in demands)}"
-
-
-# ------------------------------------------------------------------------------------------- main
 
 
 def main() -> int:
@@ -353,36 +316,31 @@ def main() -> int:
     flags = flags.parse_args()
     config = load_config()
     if flags.confirm and not config.confirm.models:
-        raise UserError(
-            "--confirm needs judges of its own. Write into chain.toml:\n"
-            '[confirm]\nmodels = ["maker/model", "maker/model", "maker/model"]'
-        )
+        example = 'models = ["maker/model", "maker/model", "maker/model"]'
+        raise UserError(f"--confirm needs judges. Write into chain.toml:\n[confirm]\n{example}")
     panel = Panel(config, fixed_prompt())
     judges = panel.confirm if flags.confirm else panel.judges
     environment = load_environment(config, judges)
     mode = environment.duel_mode
+    stage = "confirm" if flags.confirm else "validate"
     tally = Tally("validate.py")
     answers = answer_files(flags.shard)
-    lock = nullcontext() if flags.dry_run else lock_folders([SCORE], "validate", flags.shard)
-    with lock:
+    with lock_folders([] if flags.dry_run else [SCORE], "validate", flags.shard):
         table, bills = survey(answers, panel, mode, flags, tally)
         if not len(table) and not tally.failed and not flags.shard:
-            raise UserError(
-                "no turn in answer_*/ has both its replies.\n"
-                "Run python king.py, then python ch.py, then this again."
-            )
-        waiting = table["stem"][table["waiting"]].tolist()
-        todo = tally.others_first(waiting, SCORE, flags.shard)[: flags.limit]
+            steps = "Run python king.py, then python ch.py, then this again."
+            raise UserError(f"no turn in answer_*/ has both its replies.\n{steps}")
+        todo = table["stem"][table["waiting"]].tolist()[: flags.limit]
         if flags.dry_run:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
-            code = dry_run(environment, calls, tally.skipped, own_verdicts(), flags.batch)
+            code = dry_run(environment, calls, tally.skipped, own_replies("judge"), flags.batch)
             if flags.confirm:
                 print("  These are the most: the reader sees only what then reaches final/.")
             return code
 
         # Step 1: ask for the verdicts that are missing.
-        llm = LLM(environment, flags, "confirm" if flags.confirm else "validate")
+        llm = LLM(environment, flags, stage)
 
         async def judge(stem: str) -> None:
             turn = load_turn(stem, answers[stem], mode, tally, write=True)
@@ -390,28 +348,27 @@ def main() -> int:
                 await judge_turn(llm, turn, panel, flags)
 
         width = max(flags.concurrency or call.concurrency for call in judges)
-        progress = Progress(len(todo), "confirm" if flags.confirm else "validate")
+        progress = Progress(len(todo), stage)
         code = run_turns(llm, todo, judge, width=width, progress=progress, tally=tally)
         lines = [f"output  {SCORE}/"]
 
         # Step 2: make the duel from what lies in score/.
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
             for row in table:
-                if row["waiting"]:
-                    with suppress(FileNotFoundError, BadFile):  # it stays unfinished
+                with suppress(FileNotFoundError, BadFile):  # it stays unfinished
+                    if row["waiting"]:
                         score = read_score(SCORE / f"{row['stem']}.json")
                         record.enter_score(row, score, panel.names, bills)
             duel = record.make_duel(table, bills, gate(table, panel.names, config), panel, mode)
             write_json(SCORE / "_duel.json", duel)
-            # Before the same line again, its user has a judge to change.
-            tally.stopped |= bool(record.unreadable_judges(duel))
-            lines = [*record.summary(duel), f"output  {SCORE}/ and {SCORE}/_duel.json"]
+            lines, unreadable = record.summary(duel)
+            lines += [*unreadable, f"output  {SCORE}/ and {SCORE}/_duel.json"]
+            tally.stopped |= bool(unreadable)  # before the same line again, a judge must change
             if duel["parse_rate"] == 0:
                 code = code or EXIT_SOME_FAILED
         tally.write_failed(SCORE, flags.shard)
     follow = steps_from("validate.py" if flags.shard else "report.py", flags.shard)
-    shown = tally.show(*llm.usage_lines(), *lines, next_command=follow)
-    return code or shown
+    return tally.show(*llm.usage_lines(), *lines, next_command=follow, code=code)
 
 
 if __name__ == "__main__":

@@ -45,14 +45,12 @@ def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
 
 
 def whole_number(text: str) -> int:
-    """Read a flag's value of 1 or more."""
-    if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):
-        raise _wrong(text, "a whole number from 1, of at most 18 digits")  # fits into 64 bits
+    if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):  # fits into 64 bits
+        raise _wrong(text, "a whole number from 1, of at most 18 digits")
     return int(text)
 
 
 def shard(text: str) -> tuple[int, int]:
-    """Read `I/N` as (I, N), 0 <= I < N."""
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not match or int(match[1]) >= int(match[2]):
         raise _wrong(text, "I/N with 0 <= I < N, such as 0/4")
@@ -60,14 +58,9 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def dollars(text: str) -> float:
-    """Read a sum of money above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
+    if not re.fullmatch(r"[0-9]*\.?[0-9]+", text) or not float(text):
         raise _wrong(text, "a sum in dollars above 0")
-    return value
+    return float(text)
 
 
 def _wrong(text: str, expected: str) -> argparse.ArgumentTypeError:
@@ -75,10 +68,7 @@ def _wrong(text: str, expected: str) -> argparse.ArgumentTypeError:
 
 
 def run(main: Callable[[], int]) -> None:
-    """Run a stage's `main` and leave with its exit code.
-
-    UserError, BadFile and a full disk become one or two lines on stderr and exit code 2.
-    """
+    """Run a stage's `main` and leave with its exit code; what stops it is told in a line or two."""
     start.handle_signals(signal.default_int_handler)
     words = ""
     code = EXIT_STOPPED
@@ -105,9 +95,8 @@ def disk_words(error: OSError) -> str:
     refused = error.strerror or str(error)
     if error.filename:
         refused = f"{error.filename}: {refused}"
-    if isinstance(error, FileNotFoundError):
-        return f"{refused}\nNothing is torn. Bring it back, then run the same line again."
-    return f"{refused}\nNothing is torn. Make room or give access, then run the same line again."
+    to_do = "Bring it back" if isinstance(error, FileNotFoundError) else "Make room or give access"
+    return f"{refused}\nNothing is torn. {to_do}, then run the same line again."
 
 
 class Progress:
@@ -143,13 +132,11 @@ class Progress:
         write(printable(words), file=sys.stderr)
 
     def close(self) -> None:
-        """Leave the bar as it stands."""
         if self._bar is not None:
             self._bar.close()
 
 
 def clock(seconds: float) -> str:
-    """Return a duration as hours, minutes and seconds."""
     return str(timedelta(seconds=round(seconds)))
 
 
@@ -172,37 +159,24 @@ class Tally:
         self.waiting = 0  # items that a batch is to bring
         self.left = 0  # items that a run which was stopped did not get to
         self.stopped = False  # by something that the user has to change first
-        self.failed_before: list[str] = []  # the kinds of what the last run failed at
-        self._all_lasting = True  # every failed item would fail again
         self._started = time.monotonic()
 
     def fail(self, item: str, kind: str, detail: str = "", lasting: bool = False, **more) -> None:
-        """Count a failed item by its `kind`; the rest is for _failed.jsonl.
+        """Count a failed item by `kind`; `lasting`: the same line again would fail alike."""
+        row = {"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind}
+        self.failed.append({**row, "lasting": lasting, **more})
 
-        `detail` is the whole reason; `lasting`: the same line again would fail alike.
-        """
-        row = {"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind, **more}
-        self.failed.append(row)
-        self._all_lasting &= lasting
-
-    def others_first(self, items: list[str], folder: Path | str, shard=None) -> list[str]:
-        """Return the items with those last that this stage's last run in the folder failed at."""
-        _, rows = _failed_list(folder, shard)
-        rows = [row for row in rows if row.get("stage") == self.stage]
-        self.failed_before = [str(row.get("kind")) for row in rows]
-        failed = {str(row.get("item")) for row in rows}
-        return sorted(items, key=lambda item: item in failed)
-
-    def write_failed(self, folder: Path | str, shard=None) -> None:
-        """Replace this stage's rows in the folder's list of failed items; no row, no list.
-
-        Shards that share a folder keep a list each; a run of the whole removes those.
-        """
-        path, rows = _failed_list(folder, shard)
-        rows = [row for row in rows if row.get("stage") != self.stage] + self.failed
+    def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
+        """Replace this stage's rows in the folder's list, or its shard's list, of failed items."""
+        part = f"_{shard[0]}_of_{shard[1]}" if shard else ""
+        path = Path(folder, f"_failed{part}.jsonl")
+        mark = f'"stage": {json.dumps(self.stage)},'
         try:
-            if rows:
-                write_bytes(path, "".join(json.dumps(row) + "\n" for row in rows).encode("ascii"))
+            lines = path.read_text("utf-8", "replace").splitlines() if path.exists() else []
+            lines = [line for line in lines if mark not in line]
+            lines += map(json.dumps, self.failed)
+            if lines:
+                write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
             else:
                 path.unlink(missing_ok=True)
             for path in [] if shard else Path(folder).glob("_failed_*_of_*.jsonl"):
@@ -211,31 +185,27 @@ class Tally:
             print(f"{path} could not be written: {error.strerror}", file=sys.stderr)
 
     def show(self, *lines: str, next_command: str = "", code: int = EXIT_DONE) -> int:
-        """Print the tally, then `lines`, then what to run next; return the exit code.
-
-        It is 1 where items failed, unless `code` says more. A step a line, each to be copied.
-        """
+        """Print the tally, `lines` and what to run next; return `code`, or 1 where items failed."""
         skipped = sum(self.skipped.values())
         counts = f"{self.done} done, {skipped} skipped, {len(self.failed)} failed"
-        left = f", {self.left} not reached" if self.left else ""
+        if self.left:
+            counts += f", {self.left} not reached"
         if self.waiting:
-            left += f", {self.waiting} waiting for a batch"
-        print(f"\n{self.stage}: {counts}{left} in {clock(time.monotonic() - self._started)}")
-        for reason, count in self.skipped.most_common():
-            if count:
-                print(printable(f"  skipped {count:>6}  {reason}"))
+            counts += f", {self.waiting} waiting for a batch"
+        shown = [f"{self.stage}: {counts} in {clock(time.monotonic() - self._started)}"]
+        for reason, count in (+self.skipped).most_common():  # no zeros
+            shown.append(f"  skipped {count:>6}  {reason}")
         for kind, count in Counter(row["kind"] for row in self.failed).most_common():
             first = next(row for row in self.failed if row["kind"] == kind)
             words = f"{kind} (such as {first['item']}: {first['reason'][:160]})"
-            print(printable(f"  failed  {count:>6}  {words}").replace("\n", " "))
-        for line in lines:
-            print(printable(f"  {line}"))
+            shown.append(f"  failed  {count:>6}  {words}".replace("\n", " "))
+        shown += [f"  {line}" for line in lines]
         if self.stopped:
             next_command = "change what is said above, then the same line again"
         elif self.waiting:
             next_command = "the same line again collects what is finished"
-        elif self.failed and self._all_lasting and not self.left:
-            print("  note    the failed ones would fail alike again: _failed.jsonl says why")
+        elif self.failed and not self.left and all(row["lasting"] for row in self.failed):
+            shown.append("  note    the failed ones would fail alike again: _failed.jsonl says why")
             next_command = next_command or "the next stage goes on with the others"
         elif self.failed or self.left:
             kinds = " ".join(row["kind"] for row in self.failed)
@@ -243,16 +213,6 @@ class Tally:
             steps.append("the same line again: it asks only for what is missing")
             next_command = "\n".join(steps)
         if next_command:
-            print("  next    " + next_command.replace("\n", "\n          "))
+            shown.append("  next    " + next_command.replace("\n", "\n          "))
+        print(printable("\n" + "\n".join(shown)))
         return code or (EXIT_SOME_FAILED if self.failed else EXIT_DONE)
-
-
-def _failed_list(folder: Path | str, shard) -> tuple[Path, list[dict]]:
-    """Return where a folder's failed items are listed, and the rows that stand there."""
-    name = f"_failed_{shard[0]}_of_{shard[1]}.jsonl" if shard else "_failed.jsonl"
-    path = Path(folder, name)
-    try:
-        rows = [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-    except (OSError, ValueError, RecursionError):
-        rows = []
-    return path, [row for row in rows if isinstance(row, dict)]

@@ -9,19 +9,12 @@ from __future__ import annotations
 import math
 import sys
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    JsonValue,
-    ValidationError,
-    field_validator,
-    model_validator,
-)
+from pydantic import BaseModel, Field, JsonValue, ValidationError, field_validator, model_validator
 
 from common.files import UserError
 
@@ -39,23 +32,19 @@ ModelId = Annotated[str, Field(pattern=r"\S")]
 Prices = dict[Literal["prompt", "completion"], Annotated[float, Field(ge=0)]]
 # Request fields that have a setting of their own, or that are ours.
 _MAY_BE_OMITTED = {"temperature", "top_p", "stream_options"}
-_OUR_FIELDS = {"max_completion_tokens", "max_tokens", "messages", "model", "stream"}
-_OUR_FIELDS |= _MAY_BE_OMITTED
+_LENGTHS = {"max_tokens", "max_completion_tokens"}
+_OUR_FIELDS = {"messages", "model", "stream", *_MAY_BE_OMITTED, *_LENGTHS}
 
 
-class _Section(BaseModel):
-    model_config = ConfigDict(frozen=True, strict=True, allow_inf_nan=False)
-
+class _Section(BaseModel, frozen=True, strict=True, allow_inf_nan=False):
     @model_validator(mode="before")
     @classmethod
     def refuse_unknown_keys(cls, table: Any) -> Any:
-        known = list(cls.model_fields)
+        known = ", ".join(cls.model_fields)
         for key in table if isinstance(table, dict) else []:
-            if key not in known:
-                from difflib import get_close_matches  # here, because few files have a wrong key
-
-                near = get_close_matches(key, known, n=1)
-                hint = f"did you mean {near[0]!r}?" if near else f"known are: {', '.join(known)}"
+            if key not in cls.model_fields:
+                near = get_close_matches(key, cls.model_fields, n=1)
+                hint = f"did you mean {near[0]!r}?" if near else f"known are: {known}"
                 raise ValueError(f"has no key {key!r}; {hint}")
         return table
 
@@ -69,7 +58,7 @@ class Provider(_Section):
 
 
 class _Call(_Section):
-    """How a model is called: shared by [generate], [judge] and [judge.override."maker/model"]."""
+    # Shared by [generate], [judge] and [judge.override."maker/model"].
 
     provider: str = ""
     # Kimi's maker asks for 1.0 and 0.95 while thinking.
@@ -93,14 +82,12 @@ class _Call(_Section):
 
 
 class CallSettings(_Call):
-    """How one model is called."""
-
     model: ModelId
 
     def sampling(self) -> dict:
         """Return the request's fields that shape a reply: another value, another reply."""
-        sampling = self.model_dump(include={"temperature", "top_p", "max_tokens"}) | self.extra_body
-        return {name: value for name, value in sampling.items() if name not in self.omit}
+        fields = self.model_dump(include={"temperature", "top_p", "max_tokens"}) | self.extra_body
+        return {name: value for name, value in fields.items() if name not in self.omit}
 
 
 class Generate(CallSettings):
@@ -130,13 +117,10 @@ class Judge(_Call):
     @field_validator("override", mode="before")
     @classmethod
     def add_to_defaults(cls, tables: Any) -> Any:
-        """Return the judges' own tables, each over what is known of its judge."""
-        if not isinstance(tables, dict):
-            return tables
         added = dict(DEFAULT_OVERRIDES)
-        for model, own in tables.items():
+        for model, own in tables.items() if isinstance(tables, dict) else ():
             added[model] = {**added.get(model, {}), **own} if isinstance(own, dict) else own
-        return added
+        return added if isinstance(tables, dict) else tables
 
 
 class Confirm(_Section):
@@ -150,8 +134,7 @@ class Confirm(_Section):
 
 
 class Duel(_Section):
-    """The gate. The margin, the share and the level are chosen; a user sets his own."""
-
+    # The margin, the share and the level are chosen; a user sets his own.
     win_margin: float = Field(2.0, ge=0, le=100)
     min_valid_turn_frac: float = Field(0.5, ge=0, le=1)
     alpha: float = Field(0.05, ge=0.0001, le=0.5)
@@ -161,8 +144,6 @@ class Duel(_Section):
 
 
 class Config(_Section):
-    """chain.toml over the defaults."""
-
     generate: Generate = Generate()
     judge: Judge = Judge()
     confirm: Confirm = Confirm()
@@ -221,32 +202,31 @@ def _problems(config: Config) -> Iterator[str]:
     if duel.alpha * (duel.resamples + 1) < 1:
         least = f"resamples of {math.ceil(1 / duel.alpha) - 1} or more, for a bound to have a rank"
         yield f"[duel] alpha = {duel.alpha:g}, resamples = {duel.resamples}: expected {least}"
-    calls = [("generate", config.generate)]
     for section in ("judge", "confirm"):
         models = getattr(config, section).models
         if len(set(models)) < len(models):
             yield f"[{section}] models = {models}: expected none twice"
-        ask = config.judge_call if section == "judge" else config.confirm_call
-        calls += [(section, ask(model)) for model in models]
+    calls = [("[generate]", config.generate)]
+    calls += [("[judge]", config.judge_call(model)) for model in config.judge.models]
+    calls += [("[confirm]", config.confirm_call(model)) for model in config.confirm.models]
     may_be_omitted = _MAY_BE_OMITTED.union(*(call.extra_body for _, call in calls))
     for section, call in calls:
-        key = f"{call.model}, [{section}]"
+        key = f"{call.model}, {section}"
         if call.provider not in ("", *config.provider):
             missing = f"[provider.{call.provider}] with its base_url and key_env"
             yield f"{key} provider = {call.provider!r}: there is no section {missing}"
         if call.max_tokens > call.max_tokens_cap:
             most = f"at most max_tokens_cap, which is {call.max_tokens_cap}"
             yield f"{key} max_tokens = {call.max_tokens}: expected {most}"
-        for name in sorted((_OUR_FIELDS | {call.max_tokens_field}) & call.extra_body.keys()):
-            hint = "; max_tokens_field names it" if name == "max_completion_tokens" else ""
+        for name in call.extra_body.keys() & {*_OUR_FIELDS, call.max_tokens_field}:
+            hint = "; max_tokens_field names it" if name in _LENGTHS else ""
             yield f"{key} extra_body: {name!r} has no place there{hint}"
-        for name in call.omit:
-            if name not in may_be_omitted:
-                known = ", ".join(sorted(may_be_omitted))
-                yield f"{key} omit: {name!r} is no field that can be left out; such are {known}"
-        if call.max_tokens_field in _OUR_FIELDS - {"max_tokens", "max_completion_tokens"}:
+        for name in set(call.omit) - may_be_omitted:
+            known = ", ".join(sorted(may_be_omitted))
+            yield f"{key} omit: {name!r} is no field that can be left out; such are {known}"
+        if call.max_tokens_field in _OUR_FIELDS - _LENGTHS:
             yield f"{key} max_tokens_field = {call.max_tokens_field!r}: that is another field"
-        if call.prices and len(call.prices) < 2:
+        if len(call.prices) == 1:
             yield f"{key} prices = {call.prices}: expected {{ prompt = ..., completion = ... }}"
 
 
@@ -274,11 +254,11 @@ def check_address(base_url: str, setting: str, key_setting: str) -> None:
     except ValueError:  # such as a port above 65535
         is_right = False
     if not is_right:
-        example = f"expected an address such as {DEFAULT_BASE_URL}"
-        raise UserError(f"{setting} = {base_url[:200]!r}: {example}.")
+        expected = f"expected an address such as {DEFAULT_BASE_URL}"
+        raise UserError(f"{setting} = {base_url[:200]!r}: {expected}.")
     if "@" in address.netloc:
-        where = f"Put the key into {key_setting}, the address without it here."
-        raise UserError(f"{setting} holds a user or a password. {where}")
+        advice = f"Put the key into {key_setting}, the address without it here."
+        raise UserError(f"{setting} holds a user or a password. {advice}")
 
 
 def find_setting_file(name: str) -> Path | None:

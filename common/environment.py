@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from io import StringIO
 from urllib.parse import urlsplit
 
 from common.config import (
@@ -27,7 +26,7 @@ class Endpoint:
     api_key: str = field(repr=False)
     url_place: str
     key_place: str
-    batch_price: float = 0.5
+    batch_price: float
 
 
 @dataclass(frozen=True)
@@ -45,35 +44,29 @@ def load_environment(config: Config, calls: Iterable[CallSettings]) -> Environme
     if mode not in ("1", "2"):
         modes = "2 (challenger against king) or 1 (against the reference)"
         raise UserError(f"DUEL_MODE = {mode[:40]!r}: expected {modes}.")
-    names = {call.provider for call in calls}
-    return Environment({name: _endpoint(name, config, values) for name in names}, int(mode))
-
-
-def _endpoint(name: str, config: Config, values: dict[str, str]) -> Endpoint:
-    """Return a provider of chain.toml, or for "" the one of .env. Raises UserError."""
-    if name:
-        base_url = config.provider[name].base_url.strip()
-        batch_price = config.provider[name].batch_price
-        key_name = config.provider[name].key_env
-        url_place = f"[provider.{name}] base_url in chain.toml"
-    else:
-        base_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
-        batch_price = Provider.model_fields["batch_price"].default
-        key_name = "CHUTES_API_KEY"
-        url_place = "CHUTES_BASE_URL in .env"
-        check_address(base_url, "CHUTES_BASE_URL", key_name)
-    base_url = base_url.rstrip("/")
-    check_way_out(base_url)
-    api_key = values.get(key_name, "")
-    if not api_key.isascii() or not api_key.isprintable():
-        raise UserError(f"{key_name} holds characters that no key has. Copy it anew.")
-    # Local servers mostly need no key: one is asked for where it is named, and for Chutes.
-    if not api_key and key_name and (name or base_url == DEFAULT_BASE_URL):
-        raise UserError(
-            f"{key_name} is not set. Write it into .env here (.env.example shows how), "
-            f"or the address of a server that needs none into {url_place}."
-        )
-    return Endpoint(base_url, api_key, url_place, f"{key_name or 'the key'} in .env", batch_price)
+    own_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
+    providers = {**config.provider, "": Provider(base_url=own_url, key_env="CHUTES_API_KEY")}
+    endpoints = {}
+    for name in {call.provider for call in calls}:
+        provider = providers[name]
+        key = provider.key_env
+        place = f"[provider.{name}] base_url in chain.toml"
+        if not name:
+            place = "CHUTES_BASE_URL in .env"
+            check_address(own_url, "CHUTES_BASE_URL", key)
+        base_url = provider.base_url.strip().rstrip("/")
+        check_way_out(base_url)
+        api_key = values.get(key, "")
+        if not api_key.isascii() or not api_key.isprintable():
+            raise UserError(f"{key} holds characters that no key has. Copy it anew.")
+        # Local servers mostly need no key: one is asked for where it is named, and for Chutes.
+        if not api_key and key and (name or base_url == DEFAULT_BASE_URL):
+            write = "Write it into .env here (.env.example shows how)"
+            other = f"or the address of a server that needs none into {place}"
+            raise UserError(f"{key} is not set. {write}, {other}.")
+        key_place = f"{key or 'the key'} in .env"
+        endpoints[name] = Endpoint(base_url, api_key, place, key_place, provider.batch_price)
+    return Environment(endpoints, int(mode))
 
 
 def check_way_out(url: str) -> None:
@@ -88,11 +81,10 @@ def check_way_out(url: str) -> None:
     except OSError as error:
         words = f"SSL_CERT_FILE = {certificates}: {error.strerror or error}"
         raise UserError(f"{words}.\nGive a file of certificates, or unset it.") from None
-    address = urlsplit(url)
     for scheme, proxy in getproxies_environment().items():
         kind = proxy.partition("://")[0] if "://" in proxy else "http"
         # The HTTP client takes socks5 as it is made, but cannot speak it; others it refuses then.
-        is_passed_by = kind.startswith("socks5") and proxy_bypass_environment(address.netloc)
+        is_passed_by = kind.startswith("socks5") and proxy_bypass_environment(urlsplit(url).netloc)
         if kind not in ("http", "https") and not is_passed_by:
             name = f"{scheme}_proxy"
             name = name if name in os.environ else name.upper()
@@ -107,8 +99,9 @@ def environment_values() -> dict[str, str]:
     if path is not None:
         from dotenv import dotenv_values  # here, because many machines have no .env
 
-        text = path.read_text(encoding="utf-8-sig", errors="replace")
-        if "\0" in text or "\ufffd" in text:
-            raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
-        values = dotenv_values(stream=StringIO(text))
+        try:
+            values = dotenv_values(path, encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            words = "not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8."
+            raise UserError(f"{path}: {words}") from None
     return {name: (value or "").strip() for name, value in {**values, **os.environ}.items()}

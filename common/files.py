@@ -1,8 +1,4 @@
-"""Files: every one whole or absent, every name checked, one run per folder.
-
-A write goes to a temporary file in the same folder, is synced, and is then renamed over its name.
-A kill at any instant leaves the old file, the new file, or none; never half of one.
-"""
+"""Files: every one whole or absent, every name checked, one run per folder."""
 
 from __future__ import annotations
 
@@ -15,8 +11,8 @@ import re
 import socket
 import sys
 from contextlib import ExitStack, contextmanager
+from itertools import count
 from pathlib import Path
-from typing import TextIO
 
 from pydantic_core import PydanticSerializationError, from_json, to_json
 
@@ -30,8 +26,8 @@ _SAFE_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]{0,199}")
 class UserError(Exception):
     """A configuration or input error, said in one or two plain lines; exit code 2."""
 
-    def __str__(self) -> str:
-        return printable(super().__str__())
+    def __init__(self, words: str):
+        super().__init__(printable(words))
 
 
 class BadFile(Exception):
@@ -70,24 +66,24 @@ def printable(text: str) -> str:
 
 
 def digest(*parts: str) -> str:
-    """Return the hex SHA-256 over texts, each with its length before it."""
-    hasher = hashlib.sha256()
+    """Return the hex SHA-256 over texts, each with its length in bytes before it."""
+    sized = []
     for part in parts:
-        data = part.encode("utf-8", "surrogatepass")
-        hasher.update(b"%d:%b" % (len(data), data))
-    return hasher.hexdigest()
+        size = len(part) if part.isascii() else len(part.encode("utf-8", "surrogatepass"))
+        sized.append(f"{size}:{part}")
+    return hashlib.sha256("".join(sized).encode("utf-8", "surrogatepass")).hexdigest()
 
 
 def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
-    """Write `data` to `path` whole or not at all, and make its folder. Raises OSError.
+    """Write `data` to `path`, whole or not at all, and make its folder. Raises OSError.
 
-    What the next run makes again from other files need not be `durable`: it waits for no disk.
+    A kill at any instant leaves the old file, the new one, or none. What the next run makes again
+    from other files need not be `durable`: it waits for no disk.
     """
     path = Path(path)
-    if not path.parent.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(parents=True, exist_ok=True)
     stage = Path(sys.argv[0]).stem  # each stage removes its own, see lock_folders
-    temporary = path.parent / f".{path.name}.{stage}.{os.getpid()}.tmp"
+    temporary = path.with_name(f".{path.name}.{stage}.{os.getpid()}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(data)
@@ -119,17 +115,14 @@ def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
 
     Raises FileNotFoundError, and BadFile when it is torn or lacks a key.
     """
-    path = Path(path)
-    if not path.is_file() and path.exists():  # to read a pipe would wait for ever
-        raise BadFile(path, "a folder or a pipe where a file was expected")
-    data = path.read_bytes()
+    data = Path(path).read_bytes()
     try:
+        value = from_json(data)
+    except ValueError:
         try:
-            value = from_json(data)
-        except ValueError:
             value = json.loads(data)  # it knows escapes of lone surrogates
-    except (ValueError, RecursionError) as error:
-        raise BadFile(path, f"not a whole JSON document ({error})") from None
+        except (ValueError, RecursionError) as error:
+            raise BadFile(path, f"not a whole JSON document ({error})") from None
     if keys and not isinstance(value, dict):
         raise BadFile(path, f"expected one JSON object, found a {type(value).__name__}")
     for key in keys:
@@ -150,67 +143,62 @@ def turn_files(folder: Path | str) -> list[Path]:
 def natural_key(name: str) -> list:
     """Return a sort key that reads runs of digits as numbers."""
     parts = re.split(r"([0-9]{1,18})", name)  # int() refuses texts of thousands of digits
-    return [int(part) if index % 2 else part for index, part in enumerate(parts)]
+    parts[1::2] = map(int, parts[1::2])
+    return parts
 
 
 def quarantine(path: Path) -> Path:
     """Rename a torn or foreign file to `<name>.bad` (`.bad2`, ...) and return its new path."""
-    new_path = path.with_name(path.name + ".bad")
-    number = 2
-    while new_path.exists():
-        new_path = path.with_name(f"{path.name}.bad{number}")
-        number += 1
-    os.replace(path, new_path)
-    return new_path
+    for number in count(1):
+        new_path = path.with_name(f"{path.name}.bad{number if number > 1 else ''}")
+        if not new_path.exists():
+            return path.replace(new_path)
 
 
 @contextmanager
 def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None = None):
-    """Hold `folders` for one run of `stage`. Raises UserError when another run has one of them.
+    """Hold `folders` (of a dry run: none) for one run of `stage`, or raise UserError.
 
     A run holds `_lock_<stage>`, a shard (I, N) `_lock_<stage>_<I>_of_<N>`, by flock(2), which the
     kernel drops when its holder dies. Only shards of one N run side by side: those of another N
     hold some of the same turns. What a killed run left half written is removed.
     """
     name = f"_lock_{stage}"
-    process = f"process {os.getpid()} on {socket.gethostname()}"
-    holder = f"in use by {process}"
+    holder = f"process {os.getpid()} on {socket.gethostname()}"
     if shard:
         name += f"_{shard[0]}_of_{shard[1]}"
-        holder = f"shard {shard[0]}/{shard[1]} is at work ({process})"
+        holder = f"shard {shard[0]}/{shard[1]} is at work ({holder})"
     with ExitStack() as stack:
         for folder in map(Path, folders):
             folder.mkdir(parents=True, exist_ok=True)
-            file = stack.enter_context(open(folder / name, "a+", encoding="utf-8"))
-            _flock(file, fcntl.LOCK_EX)
-            stack.callback(file.truncate, 0)  # a finished folder names no process
-            file.truncate(0)
-            file.write(holder)
-            file.flush()
+            own = stack.enter_context(open(folder / name, "a+", encoding="utf-8"))
+            _lock(own, fcntl.LOCK_EX)
+            stack.callback(own.truncate, 0)  # a finished folder names no process
+            own.truncate(0)
+            own.write(holder if shard else f"in use by {holder}")
+            own.flush()
             # Our own lock is held by now: of two that start at once at most one goes on.
             for path in folder.glob(f"_lock_{stage}*"):
                 beside_us = shard and path.name.endswith(f"_of_{shard[1]}")
                 if path.name != name and not beside_us:
                     with open(path, encoding="utf-8") as other:
-                        _flock(other, fcntl.LOCK_SH)
+                        _lock(other, fcntl.LOCK_SH)
             for path in [] if shard else folder.glob(f".*.{stage}.*.tmp"):
                 path.unlink(missing_ok=True)
         yield
 
 
-def _flock(file: TextIO, kind: int) -> None:
-    """Lock a file, where the file system can. Raises UserError with what its holder wrote."""
+def _lock(file, kind: int) -> None:
+    folder = Path(file.name).parent
     try:
         fcntl.flock(file, kind | fcntl.LOCK_NB)
     except BlockingIOError:
         file.seek(0)
-        raise UserError(
-            f"{Path(file.name).parent}/: {file.read() or 'in use by another run'}.\n"
-            "Wait for it to end, or stop it, then run this again."
-        ) from None
+        words = f"{folder}/: {file.read() or 'in use by another run'}."
+        raise UserError(f"{words}\nWait for it to end, or stop it, then run this again.") from None
     except OSError as error:
         if error.errno not in _WITHOUT_LOCKS:
             raise
         if kind == fcntl.LOCK_EX:
             words = f"the file system has no locks ({error.strerror}): see that no second run works"
-            print(f"{Path(file.name).parent}/: {words} here", file=sys.stderr)
+            print(f"{folder}/: {words} here", file=sys.stderr)

@@ -1,7 +1,4 @@
-"""The first moments of a script, before its imports, which take a second: signals, packages.
-
-Nothing but the standard library is imported here, so that a missing package can be told.
-"""
+"""The first moments of a script, by the standard library alone: signals, missing packages."""
 
 from __future__ import annotations
 
@@ -11,15 +8,10 @@ import sys
 from pathlib import Path
 
 ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)  # the signals that end a stage
-_REQUIREMENTS = Path(__file__).resolve().parent.parent / "requirements.txt"
 
 
 def begin() -> None:
-    """Leave at once with 130 on a signal, with 2 and one line where a package is missing.
-
-    Each script calls this before its other imports: nothing has been begun then. `cli.run` lets
-    signals raise KeyboardInterrupt in `main`.
-    """
+    """Leave at once on a signal, and in a line where a package is missing; later see `cli.run`."""
     # A descriptor that was closed (`>&-`) would become that of the next file or socket.
     while (spare := os.open(os.devnull, os.O_RDWR)) < 3:
         pass
@@ -53,5 +45,6 @@ def handle_signals(handler) -> None:
 
 def install_words(missing: ModuleNotFoundError) -> str:
     """Return what to run where a package is missing."""
-    install = f"{sys.executable} -m pip install -r {_REQUIREMENTS}"
+    listed = Path(__file__).resolve().parent.parent / "requirements.txt"
+    install = f"{sys.executable} -m pip install -r {listed}"
     return f"the package {missing.name} is not installed. Run: {install}"

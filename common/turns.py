@@ -4,7 +4,6 @@ prompt/prompts_<count>_<k>.json   a list of prompts           prompt.py -> king.
 commit/<instance_id>.json         the PR record               prompt.py -> ch.py
 answer_<i>/<stem>.json            chat, king, challenger      king.py, ch.py -> the later stages
 score/<stem>.json                 verdicts and score          validate.py -> report.py
-*/_plan.json, score/_duel.json    the sample, the duel
 
 A reader raises BadFile for a file that is torn or not ours, and UserError where an earlier stage
 has to run first. Paths are relative to the current directory.
@@ -12,20 +11,22 @@ has to run first. Paths are relative to the current directory.
 
 from __future__ import annotations
 
-import re
+import os
 from contextlib import suppress
 from enum import Enum
 from itertools import chain
 from pathlib import Path
-from typing import get_args
+from typing import Annotated
 from zlib import crc32
+
+from pydantic import Field, TypeAdapter
 
 from common import files
 from common.config import METRICS
 from common.files import BadFile, ItemFailed, UserError, digest, natural_key, read_json
-from common.formats import Answer, Order, Prompts, Score, read_as
+from common.formats import Answer, Prompt, Score, read_as
 
-# Instances that must never become training data. prompt.py --exclude FILE adds a user's own.
+# Instances that must never become training data.
 EXCLUDED_IDS: frozenset[str] = frozenset()
 
 FINAL_MIN = 80  # score points: from here a turn goes to final/
@@ -33,7 +34,7 @@ DEFEAT_MIN = 66  # below this to defeat/; in between to refined/
 BUCKETS = ("final", "refined", "defeat")
 
 PROMPTS_PER_FILE = 200
-ORDERS = get_args(Order)  # challenger-first, challenger-second
+ORDERS = ("challenger-first", "challenger-second")
 OPPONENT = {1: "assistant", 2: "king"}  # by DUEL_MODE: the answer's key that is compared with
 SIDES = {"king": "king", "challenger": "challenger", "assistant": "reference"}  # keys, in words
 
@@ -65,32 +66,27 @@ class Status(str, Enum):
         return self.value
 
 
-# ----------------------------------------------------------------------------- prompts and records
+# ----------------------------------------------------------------------- plan, prompts and records
 
+_PROMPTS = TypeAdapter(Annotated[list[Prompt], Field(max_length=PROMPTS_PER_FILE)])
 RECORD_KEYS = (
     "instance_id", "repo", "base_commit", "issue", "description", "files", "patch", "test_patch",
     "interface", "language", "created_at",
 )  # fmt: skip
 
 
+def read_plan(folder: Path | str) -> dict | None:
+    """Return a folder's _plan.json, None without one. Raises BadFile."""
+    path = Path(folder, "_plan.json")
+    return read_json(path, ("seed",)) if path.exists() else None
+
+
 def read_prompts(path: Path) -> list[dict]:
     """Return the prompts of one file. Raises UserError naming the file and the record."""
     try:
-        prompts = read_as(Prompts, path)
-        if len(prompts) > PROMPTS_PER_FILE:
-            most = f"expected at most {PROMPTS_PER_FILE} items, not {len(prompts)}"
-            raise BadFile(path, most)
-        return prompts
+        return read_as(_PROMPTS, path)
     except BadFile as bad:
         raise UserError(f"{bad}\nprompt.py writes it: remove it and run prompt.py again.") from None
-
-
-def read_plan(folder: Path | str) -> dict | None:
-    """Return a folder's _plan.json, None without one. Raises BadFile."""
-    try:
-        return read_json(Path(folder, "_plan.json"), ("seed",))
-    except FileNotFoundError:
-        return None
 
 
 def read_record(instance_id: str) -> dict:
@@ -124,9 +120,8 @@ def hidden_record(record: dict, max_patch_chars: int) -> str:
     """Return the PR record as the challenger reads it; where a patch is cut, the text says so."""
     patch = record["patch"] or ""
     if len(patch) > max_patch_chars:
-        patch = patch[:max_patch_chars] + (
-            f"\n[the patch is cut here: {max_patch_chars:,} of {len(patch):,} characters are shown]"
-        )
+        shown = f"{max_patch_chars:,} of {len(patch):,} characters are shown"
+        patch = f"{patch[:max_patch_chars]}\n[the patch is cut here: {shown}]"
     fields = {
         "Issue": record["issue"],
         "Description": record["description"],
@@ -138,15 +133,9 @@ def hidden_record(record: dict, max_patch_chars: int) -> str:
     return "\n\n".join(texts)
 
 
-def exclusion_reason(
-    record: dict, max_record_chars: int, excluded_ids: frozenset[str] | None = None
-) -> str | None:
-    """Return why an instance gets no king and no challenger; None when it does.
-
-    `max_record_chars` is chain.toml's [generate] max_record_chars; `excluded_ids` are EXCLUDED_IDS
-    unless given.
-    """
-    if record["instance_id"] in (EXCLUDED_IDS if excluded_ids is None else excluded_ids):
+def exclusion_reason(record: dict, max_record_chars: int, excluded_ids=EXCLUDED_IDS) -> str | None:
+    """Return why an instance gets no king and no challenger; None when it does."""
+    if record["instance_id"] in excluded_ids:
         return "on the list of excluded instances"
     if record_chars(record) > max_record_chars:
         limit = f"over {max_record_chars:,} characters"
@@ -155,44 +144,36 @@ def exclusion_reason(
 
 
 def why_excluded(instance_id: str, max_record_chars: int) -> str | None:
-    """Return the `exclusion_reason` of an instance that has answers already.
-
-    Where its record cannot be read, the list of excluded instances alone decides.
-    """
-    try:
+    """Return the `exclusion_reason` of an instance; without its record, by the list alone."""
+    record = {**dict.fromkeys(RECORD_KEYS, ""), "instance_id": instance_id}
+    with suppress(UserError, BadFile):
         record = read_record(instance_id)
-    except (UserError, BadFile):
-        record = {**dict.fromkeys(RECORD_KEYS, ""), "instance_id": instance_id}
-    return exclusion_reason(record, max_record_chars)
+    return exclusion_reason(record, max_record_chars, EXCLUDED_IDS)
 
 
 # ----------------------------------------------------------------------------------------- answers
 
-ANSWER_KEYS = tuple(Answer.model_fields)
+_ANSWER = TypeAdapter(Answer)
+ANSWER_KEYS = ("instance_id", "messages", *SIDES)
 
 
 def answer_folders() -> list[Path]:
     """Return the folders answer_0, answer_1, ... that exist, in numeric order."""
-    names = [path.name for path in Path().glob("answer_*") if path.is_dir()]
-    numbered = [name for name in names if re.fullmatch("answer_[0-9]+", name)]
-    return [Path(name) for name in sorted(numbered, key=natural_key)]
+    found = [path.name for path in Path().glob("answer_[0-9]*") if path.is_dir()]
+    return [Path(name) for name in sorted(found, key=natural_key) if name[7:].isdecimal()]
 
 
 def answer_files(shard: tuple[int, int] | None = None) -> dict[str, Path]:
-    """Return the answer file of each stem in natural order; `shard` as in `in_shard`."""
+    """Return the answer file of each stem in natural order; of shard (I, N) by a hash of stems."""
     found: dict[str, list[Path]] = {}
-    for folder in answer_folders():
-        for path in files.turn_files(folder):
-            if in_shard(path.stem, shard):
-                found.setdefault(path.stem, []).append(path)
+    for path in chain.from_iterable(map(files.turn_files, answer_folders())):
+        if shard is None or crc32(os.fsencode(path.stem)) % shard[1] == shard[0]:
+            found.setdefault(path.stem, []).append(path)
     return {stem: first_filled(found[stem]) for stem in sorted(found, key=natural_key)}
 
 
 def first_filled(paths: list[Path]) -> Path:
-    """Return the first of a turn's answer files that has its challenger, else the first.
-
-    A reply that was paid for counts in whichever folder it lies.
-    """
+    """Return the first of a turn's answer files with a challenger, which was paid for, or any."""
     for path in paths if len(paths) > 1 else []:
         with suppress(BadFile):  # whoever reads it next says so
             if read_answer(path)["challenger"]:
@@ -201,20 +182,15 @@ def first_filled(paths: list[Path]) -> Path:
 
 
 def read_answer(path: Path) -> dict:
-    """Return the answer at `path`; `meta` and its sides are objects, texts are never null.
-
-    Raises BadFile for a torn file or one that king.py and ch.py did not write.
-    """
-    answer = read_as(Answer, path)
+    """Return the answer at `path`; `meta` and its sides are objects, texts are never null."""
+    answer = read_as(_ANSWER, path)
     if not files.is_safe_name(path.stem):
         raise BadFile(path, "a name that no stage of this pipeline gives")
     for side in SIDES:
         answer[side] = answer[side] or ""
-    if not isinstance(answer.get("meta"), dict):
-        answer["meta"] = {}
+    meta = answer["meta"] = answer.get("meta") or {}
     for side in ("king", "challenger"):
-        if not isinstance(answer["meta"].get(side), dict):
-            answer["meta"][side] = {}
+        meta[side] = meta.get(side) or {}
     return answer
 
 
@@ -224,11 +200,6 @@ def set_aside(bad: BadFile, what_next: str, write: bool = True) -> None:
     print(f"{bad}{where}; {what_next}")
 
 
-def in_shard(stem: str, shard: tuple[int, int] | None) -> bool:
-    """Tell whether shard (I, N) holds this turn, by a hash of its stem."""
-    return shard is None or crc32(stem.encode("utf-8", "surrogateescape")) % shard[1] == shard[0]
-
-
 def chat_digest(messages: list[dict]) -> str:
     """Return a digest of a chat: every role and content."""
     return digest(*(message[key] for message in messages for key in ("role", "content")))
@@ -236,14 +207,14 @@ def chat_digest(messages: list[dict]) -> str:
 
 def text_digests(answer: dict) -> dict[str, str]:
     """Return a digest of the chat and of each reply, as score files keep them in `sha`."""
-    sides = {side: digest(answer[side] or "") for side in SIDES}
+    sides = {side: digest(answer[side]) for side in SIDES}
     return {"chat": chat_digest(answer["messages"]), **sides}
 
 
 # ----------------------------------------------------------------------------------------- scores
 
+_SCORE = TypeAdapter(Score)
 MOST_HALF_POINTS = 2 * len(METRICS)  # of one verdict
-_METRIC_NAMES = frozenset(METRICS)
 UNREAD = -1  # in place of half-points, where a judge's answer could not be read
 # The challenger's half-points by the call, 0 a draw, 1 and 2 the reply shown first and second.
 _WORTH = {ORDERS[0]: {0: 1, 1: 2, 2: 0}, ORDERS[1]: {0: 1, 1: 0, 2: 2}}
@@ -255,18 +226,31 @@ def read_score(path: Path) -> dict:
     Verdicts on other metrics than today's lie apart, in `on_other_metrics`, and count for nothing.
     Raises FileNotFoundError, and BadFile for what validate.py does not write.
     """
-    score = read_as(Score, path)
+    score = read_as(_SCORE, path)
+    percent = score["score"]
+    won = score["points"]
+    most = score["max_points"]
+    today = set(METRICS)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
-    if score["status"] == "stopped":  # an older version did not ask for all its verdicts
-        score["status"] = Status.UNFINISHED.value
-    if score["parsed"] and (score["metrics"] or {}).keys() != _METRIC_NAMES:
+    if score["parsed"] != (score["status"] == "parsed"):
+        raise BadFile(path, "keys 'parsed' and 'status' contradict each other")
+    if score["parsed"]:
+        is_sound = None not in (percent, won) and most and 0 <= won <= most
+        if not is_sound or abs(percent - 100 * won / most) > 1e-6:
+            raise BadFile(path, f"score {percent} is not 100 * points / max_points ({won}/{most})")
+    # An older version stopped early; a parsed one may be of other metrics than today's.
+    if score["status"] == "stopped" or score["parsed"] and set(score["metrics"] or ()) != today:
         score |= {"parsed": False, "status": Status.UNFINISHED.value}
     every = score["verdicts"] + score.pop("on_other_metrics", [])
     score["verdicts"] = []
-    for verdict in every:
+    for number, verdict in enumerate(every, 1):
+        calls = verdict["calls"]
         is_finding = verdict.setdefault("look", 1) == 3
-        if verdict["calls"] is None or is_finding or verdict["calls"].keys() == _METRIC_NAMES:
+        if calls and not is_finding and not {*calls.values()} <= {0, 1, 2}:
+            problem = "key 'calls': expected 0, 1 or 2 for each metric"
+            raise BadFile(path, f"key 'verdicts': record {number}: {problem}")
+        if calls is None or is_finding or calls.keys() == today:
             score["verdicts"].append(verdict)
         else:
             score.setdefault("on_other_metrics", []).append(verdict)
@@ -276,10 +260,9 @@ def read_score(path: Path) -> dict:
 def read_duel() -> dict | None:
     """Return score/_duel.json, None without one. Raises BadFile."""
     path = Path("score", "_duel.json")
-    try:
-        duel = read_json(path, ("mode", "accepted", "why", "turns"))
-    except FileNotFoundError:
+    if not path.exists():
         return None
+    duel = read_json(path, ("mode", "accepted", "why", "turns"))
     for key in ("turns", "judges", "config", "metrics", "leave_one_out", "without_generator"):
         if not isinstance(duel.get(key) or {}, dict):
             raise BadFile(path, f"key {key!r}: expected an object")
@@ -309,20 +292,15 @@ def turn_score(verdicts: list[dict], judges: list[str], identical: bool = False)
     readable = list(chain.from_iterable(halves.values()))
     points = sum(map(sum, readable))
     most = MOST_HALF_POINTS * len(readable)
+    score = 100 * points / most if readable else None
+    metrics = {}
+    for metric, of_metric in zip(METRICS, zip(*readable)):
+        metrics[metric] = 100 * sum(of_metric) / (2 * len(readable))
     by_judge = dict.fromkeys(judges)
     for judge, both_orders in halves.items():
         if len(both_orders) == len(ORDERS):
             by_judge[judge] = 100 * sum(map(sum, both_orders)) / (MOST_HALF_POINTS * len(ORDERS))
-    metrics = {}
-    for metric, of_metric in zip(METRICS, zip(*readable)):
-        metrics[metric] = 100 * sum(of_metric) / (2 * len(readable))
-    return {
-        "points": points,
-        "max_points": most,
-        "score": 100 * points / most if readable else None,
-        "metrics": metrics,
-        "by_judge": by_judge,
-    }
+    return dict(points=points, max_points=most, score=score, metrics=metrics, by_judge=by_judge)
 
 
 def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:
@@ -334,11 +312,9 @@ def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:
     """
     if score["status"] != Status.PARSED:
         return None, f"no score: {score['status']}"
-    points = score["points"]
-    most = score["max_points"]
-    if score.get("points_confirmed") is not None:
-        points = score["points_confirmed"]
-        most = score["max_points_confirmed"]
+    look = "" if score.get("points_confirmed") is None else "_confirmed"
+    points = score[f"points{look}"]
+    most = score[f"max_points{look}"]
     held_back = held_back or score.get("held_back") or ""
     if 100 * points < DEFEAT_MIN * most:
         return "defeat", f"below {DEFEAT_MIN} points"

@@ -16,7 +16,8 @@ import time
 import numpy as np
 
 from common.config import METRICS, check_config
-from common.duel.statistics import agreement, final_mask, habits
+from common.duel.statistics import agreement, habits
+from common.turns import FINAL_MIN
 from tests import panel
 from tests.malformed import malformed_verdicts
 from validate import gate, parse_verdict
@@ -59,7 +60,7 @@ def judges(random: np.random.Generator) -> None:
         turns = panel.make_turns(random, [10] * 400)
         points = panel.judged(random, turns, kind)
         same = np.mean([habits(points[:, judge])["position_consistency"] for judge in range(3)])
-        alpha = agreement(points, [0, 1, 2])
+        alpha = agreement(points)
         print(
             f"{name:>8} {same:>6.2f} {alpha:>7.2f} {panel.scores(points).std():>8.1f}", flush=True
         )
@@ -203,7 +204,7 @@ def second_looks(random: np.random.Generator) -> None:
         band = in_band(first)
         again = 6 * band.mean()
         policies = {
-            "six verdicts": (6.0, final_mask(first)),
+            "six verdicts": (6.0, is_kept(first)),
             "band again, same panel": (6 + again, confirmed(first, same, band)),
             "band again, three others": (6 + again, confirmed(first, others, band)),
         }
@@ -225,7 +226,12 @@ def in_band(points: np.ndarray) -> np.ndarray:
 def confirmed(first: np.ndarray, again: np.ndarray, band: np.ndarray) -> np.ndarray:
     """Tell which turns are kept: those in the band by all half-points, the others by the first."""
     both = np.concatenate([first, again], axis=1)
-    return np.where(band, final_mask(both), final_mask(first))
+    return np.where(band, is_kept(both), is_kept(first))
+
+
+def is_kept(points: np.ndarray) -> np.ndarray:
+    """Tell which turns reach final/, in whole half-points."""
+    return 100 * points.sum(axis=(1, 2, 3), dtype=int) >= FINAL_MIN * 2 * points[0].size
 
 
 def speed(random: np.random.Generator) -> None:

@@ -20,7 +20,8 @@ from pathlib import Path
 
 import pyarrow.parquet as pq
 
-from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS
+from common.sampling.chats import ROW_COLUMNS
+from common.sampling.records import PR_COLUMNS
 from tests.hub import FakeHub, column_bytes, write_datasets
 
 REPO = Path(__file__).resolve().parent.parent

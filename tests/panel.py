@@ -132,13 +132,13 @@ def _cdf(values: np.ndarray) -> np.ndarray:
 def table_of(points: np.ndarray, instances=None) -> np.ndarray:
     """Return judged turns with these half-points (turns, judges, orders, metrics).
 
-    Each turn is an instance and a repo of its own unless they are named.
+    Each turn is an instance of its own unless they are named.
     """
     count = len(points)
     table = new_table(count, points.shape[1])
     table["points"] = points
     for place in range(count):
-        table["instance"][place] = table["repo"][place] = f"i{place}"
+        table["instance"][place] = f"i{place}"
     if instances is not None:
-        table["instance"] = table["repo"] = instances
+        table["instance"] = instances
     return table

@@ -8,11 +8,12 @@ import random
 import shutil
 import signal
 import time
+from collections import Counter
 from pathlib import Path
 
 import pytest
 
-from common.client.batch_files import WRITTEN, Requests, custom_ids, path_of
+from common.client.batch_files import add_request, find_results, new_file, path_of
 from common.demo.server import Server
 from judges import JUDGES, by_merit, score, write_panel, write_turns
 from makers import REPLY, answers, make_prompt, make_sample, write_prompts, write_settings
@@ -145,12 +146,11 @@ def test_kills_lose_and_double_nothing(tmp_path):
 def test_a_file_is_full_at_50_000_lines_or_90_mb(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     for body, most in ((b"{}", 50_000), (b'"' + 10**6 * b"x" + b'"', 89)):
-        requests = Requests(stage="ch", shard="", provider="../a", base_url="", model="b/c")
-        added = [requests.add(f"{number:064}", body, None) for number in range(most + 1)]
+        entry = new_file(stage="ch", shard="", provider="../a", base_url="", model="b/c")
+        added = [add_request(entry, f"{number:064}", body, 0.0) for number in range(most + 1)]
         assert sum(added) == most and not added[-1]
-        entry = requests.close(WRITTEN)
-        assert entry["requests"] == len(custom_ids(entry)) == most
-        assert path_of(entry["file"]).stat().st_size <= 90 * 10**6
+        assert entry["requests"] == len(find_results(entry, Counter())) == most
+        assert path_of(entry).stat().st_size <= 90 * 10**6
     assert entry["file"] == "ch-..-a-b-c-2"
 
 

@@ -1,8 +1,7 @@
-"""common/sampling/exclusions.py, and what prompt.py does with it: a benchmark's tasks stay out."""
+"""common/sampling/records.py, and what prompt.py does with it: a benchmark's tasks stay out."""
 
 from __future__ import annotations
 
-import csv
 import json
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,16 +14,15 @@ from common.cli import Tally
 from common.config import Config
 from common.files import UserError
 from common.report.left_out import huge_pr_page, read_left_out
-from common.sampling.exclusions import (
+from common.sampling.records import (
     DEFAULT_LISTS,
     LIST_COLUMNS,
-    Exclusions,
+    Location,
     marks_of,
     name_benchmarks,
     read_benchmarks,
-    read_list,
+    why_left_out,
 )
-from common.sampling.sources import Location
 from runner import stage
 from tests.hub import FakeHub, pull_request, trajectory, write_datasets
 
@@ -80,25 +78,19 @@ def plan(cwd: Path) -> dict:
 
 
 def write_list(path: Path, rows: list[dict]) -> None:
-    if path.suffix == ".csv":
-        with open(path, "w", newline="", encoding="utf-8") as file:
-            writer = csv.DictWriter(file, rows[0])
-            writer.writeheader()
-            writer.writerows(rows)
-    elif path.suffix == ".parquet":
+    if path.suffix == ".parquet":
         pq.write_table(pa.Table.from_pylist(rows), path)
-    elif path.suffix == ".json":
-        path.write_text(json.dumps(rows))
     else:
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-@pytest.mark.parametrize("name", ["list.parquet", "list.json", "list.jsonl", "list.csv"])
+@pytest.mark.parametrize("name", ["list.parquet", "list.jsonl"])
 def test_a_local_list_of_any_kind(tmp_path, name):
     write_list(tmp_path / name, planted())
-    commit, rows = read_list(str(tmp_path / name), None)
-    assert commit.startswith("local-")
-    assert rows == [tuple(row[column] for column in LIST_COLUMNS) for row in planted()]
+    entries = name_benchmarks(str(tmp_path / name), False)
+    marks = {mark for row in planted() for mark in marks_of(*map(row.get, LIST_COLUMNS))}
+    assert read_benchmarks(entries) == {str(tmp_path / name): marks}
+    assert entries[0]["commit"].startswith("local-") and entries[0]["instances"] == 20
 
 
 def test_none_of_a_list_passes_by_id_by_commit(data, tmp_path):
@@ -166,19 +158,19 @@ def test_lists_known_by_default_and_a_rerun_never_changes_the_draw(data, tmp_pat
 
 def test_lists_that_cannot_be_read_stop_nothing(data, tmp_path):
     (tmp_path / "torn.parquet").write_bytes(b"PAR1")
-    (tmp_path / "odd.json").write_text("{")
-    (tmp_path / "other.csv").write_text("a,b\n1,2\n")
+    (tmp_path / "odd.jsonl").write_text("{")
+    (tmp_path / "other.jsonl").write_text('{"a": 1}')
     (tmp_path / "binary.jsonl").write_bytes(b"\xff\x00\xfe")
-    (tmp_path / "folder.json").mkdir()
-    write_list(tmp_path / "good.csv", planted())
-    bad = ["torn.parquet", "odd.json", "other.csv", "binary.jsonl", "folder.json", "none.csv"]
-    run = sampled(data, tmp_path, "--benchmarks", ",".join([*bad, "good.csv"]))
+    (tmp_path / "folder.jsonl").mkdir()
+    write_list(tmp_path / "good.jsonl", planted())
+    bad = ["torn.parquet", "odd.jsonl", "other.jsonl", "binary.jsonl", "folder.jsonl", "none.jsonl"]
+    run = sampled(data, tmp_path, "--benchmarks", ",".join([*bad, "good.jsonl"]))
     assert run.returncode == 0, run.stderr
     assert "Traceback" not in run.stderr and len(run.stderr.splitlines()) == len(bad)
     states = {entry["name"]: entry for entry in plan(tmp_path)["benchmarks"]["lists"]}
     assert [states[name]["state"] for name in bad] == ["not checked"] * len(bad)
     assert all(states[name]["why"] for name in bad)
-    assert states["good.csv"]["state"] == "checked"
+    assert states["good.jsonl"]["state"] == "checked"
     assert numbers(tmp_path) == set(range(20, INSTANCES))
 
 
@@ -191,13 +183,13 @@ def test_a_sample_of_an_older_version_is_taken_as_it_is(data, tmp_path):
     for flag in ("--benchmarks", "--license"):
         del old["flags"][flag]
     path.write_text(json.dumps(old))
-    write_list(tmp_path / "list.csv", planted())
+    write_list(tmp_path / "list.jsonl", planted())
     run = sampled(data, tmp_path, "--license", "mit")
     assert run.returncode == 2 and "--license" in run.stderr
-    run = sampled(data, tmp_path, "--limit", "3", "--benchmarks", "list.csv")
+    run = sampled(data, tmp_path, "--limit", "3", "--benchmarks", "list.jsonl")
     assert run.returncode == 0 and "NOT CHECKED: sampled by an older version" in run.stdout
     assert json.loads(path.read_text()) == old
-    run = sampled(data, tmp_path, "--benchmarks", "list.csv")
+    run = sampled(data, tmp_path, "--benchmarks", "list.jsonl")
     assert run.returncode == 0, run.stderr
     assert len(numbers(tmp_path)) == INSTANCES
     [entry] = plan(tmp_path)["benchmarks"]["lists"]
@@ -271,29 +263,28 @@ def test_marks():
 def test_which_lists_hold_an_instance(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     row = {"instance_id": "a", "repo": "A/a", "base_commit": ""}
-    write_list(tmp_path / "one.json", [row])
-    write_list(tmp_path / "two.json", [row, {**row, "instance_id": "b", "base_commit": "C1"}])
+    write_list(tmp_path / "one.jsonl", [row])
+    write_list(tmp_path / "two.jsonl", [row, {**row, "instance_id": "b", "base_commit": "C1"}])
     locations = {"a": Location("f", 0, "", ""), "b": Location("f", 0, "A/a", "c1")}
-    marks = read_benchmarks(name_benchmarks("one.json, two.json", False))
-    flags = {"--exclude": [], "--license": []}
-    known = Exclusions(flags, None, SimpleNamespace(locations=locations), marks)
-    lists = ["one.json", "two.json"]
-    why = ("in_benchmark", "in one.json, two.json: the same id", lists)
-    assert known.why_left_out("a", "") == why
-    same = "in two.json: the same id and base commit"
-    assert known.why_left_out("b", "") == ("in_benchmark", same, lists[1:])
+    marks = read_benchmarks(name_benchmarks("one.jsonl, two.jsonl", False))
+    known = (SimpleNamespace(locations=locations), [], marks)
+    lists = ["one.jsonl", "two.jsonl"]
+    why = ("in_benchmark", "in one.jsonl, two.jsonl: the same id", lists)
+    assert why_left_out("a", *known) == why
+    same = "in two.jsonl: the same id and base commit"
+    assert why_left_out("b", *known) == ("in_benchmark", same, lists[1:])
 
 
 def test_a_list_that_is_gone_stops_the_rerun(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    write_list(tmp_path / "list.csv", planted())
-    lists = name_benchmarks("list.csv, NONE,", False)
+    write_list(tmp_path / "list.jsonl", planted())
+    lists = name_benchmarks("list.jsonl, NONE,", False)
     marks = read_benchmarks(lists)
     assert len(lists) == 1 and read_benchmarks(lists) == marks
-    for body in (b"instance_id\na\n", b"\xff\x00,"):
-        (tmp_path / "list.csv").write_bytes(body)
-        with pytest.raises(UserError, match="no longer what the plan was made with"):
+    for body in (b'{"instance_id": "a"}\n', b"\xff\x00,"):
+        (tmp_path / "list.jsonl").write_bytes(body)
+        with pytest.raises(UserError, match="no longer holds what the plan was made from"):
             read_benchmarks(lists)
-    (tmp_path / "list.csv").unlink()
-    with pytest.raises(FileNotFoundError, match="list.csv"):
+    (tmp_path / "list.jsonl").unlink()
+    with pytest.raises(UserError, match="list.jsonl: it no longer holds"):
         read_benchmarks(lists)

@@ -51,16 +51,16 @@ def test_bad_input_is_told_with_its_flag(data, tmp_path):
         (tmp_path / "empty" / "zero.parquet").touch()
     files = Dataset("--prs", str(data / "acme" / "prs"), COLUMNS)
     with pytest.raises(UserError, match="--prs .*train-00000.* column 'messages' .*found none"):
-        files.row_groups(next(iter(files.files)))
+        files.open(next(iter(files.files)))
     whole = next((data / "acme" / "prs").rglob("*.parquet")).read_bytes()
     (tmp_path / "torn.parquet").write_bytes(whole[:-100])
     files = Dataset("--prs", str(tmp_path / "torn.parquet"), COLUMNS)
     with pytest.raises(UserError, match="torn.parquet is not a whole parquet file"):
-        files.row_groups("torn.parquet")
+        files.open("torn.parquet")
     (tmp_path / "torn.parquet").write_bytes(whole[:100] + bytes(900) + whole[1000:])
     files = Dataset("--prs", str(tmp_path / "torn.parquet"), ["patch"])
     with pytest.raises(UserError, match="torn.parquet is not a whole parquet file"):
-        table_of(files.batches("torn.parquet", 0, ["instance_id", "repo", "base_commit"]))
+        table_of(files.open("torn.parquet").batches(0, ["instance_id", "repo", "base_commit"]))
 
 
 def test_the_hub_gives_what_a_folder_gives_and_only_its_bytes(data, monkeypatch, tmp_path):
@@ -71,19 +71,18 @@ def test_the_hub_gives_what_a_folder_gives_and_only_its_bytes(data, monkeypatch,
         assert there.files == here.files
         assert there.revision == fake.commit("acme/trajectories")
         for file in there.files:
-            assert (
-                there.row_groups(file) == here.row_groups(file) and len(here.row_groups(file)) > 2
-            )
+            sizes = here.open(file).sizes
+            assert there.open(file).sizes == sizes and len(sizes) > 2
             fake.forget()
-            got = table_of(there.batches(file, 1, COLUMNS))
-            assert got == table_of(here.batches(file, 1, COLUMNS))
+            got = table_of(there.open(file).batches(1, COLUMNS))
+            assert got == table_of(here.open(file).batches(1, COLUMNS))
             message = got.schema.field("messages").type.value_type
             assert [field.name for field in message] == ["role", "content"]
             assert fake.sent("/blob/") <= 1.001 * column_bytes(
                 data / "acme/trajectories", COLUMNS, {(file, 1)}
             )
-            first, second, *_ = here.row_groups(file)
+            first, second, *_ = sizes
             assert got.num_rows == second
-            assert next(here.rows(file, 1, COLUMNS))[0] == first
-            [row] = there.rows(file, 1, COLUMNS, {first + 2})
-            assert row == (first + 2, *got.slice(2, 1).to_pylist()[0].values())
+            assert next(here.open(file).rows(1, COLUMNS))[0] == first
+            [row] = there.open(file).rows(1, COLUMNS, {first + 2})
+            assert row == (first + 2, list(got.slice(2, 1).to_pylist()[0].values()))

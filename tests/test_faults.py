@@ -48,10 +48,7 @@ def test_a_useless_writer_is_left_soon_and_named(tmp_path, script, at_once, most
         rows = failed_rows(tmp_path)
         kept = [reply for row in rows for reply in row.get("replies", [])]
         assert kept and all(0 < len(reply["text"]) <= 400 for reply in kept)
-        # The same line again: less is asked, and a model that was mended goes on.
-        before = len(server.chats)
-        assert stage(script, cwd=tmp_path, server=server).returncode == 1
-        assert len(server.chats) - before <= 12
+        # The same line again: a model that was mended goes on.
         server.reply = lambda body: REPLY.replace("-la", "-l")
         assert stage(script, cwd=tmp_path, server=server).returncode == 0
     assert not failed_rows(tmp_path)
@@ -117,10 +114,6 @@ def test_a_refusal_of_one_prompt_is_of_that_item(tmp_path, refused, at):
             assert result.returncode == 1, result.stderr
             assert len(answers(tmp_path)) == 7 and len(failed_rows(tmp_path)) == 1
         assert len(asked) <= 8 + 1 + 2, "the one-word chat was asked at most once a run"
-        (tmp_path / "answer_0/prompts_8_1_8.json").unlink()
-        asked.clear()
-        stage("king.py", cwd=tmp_path, CHUTES_BASE_URL=server.url)
-        assert asked[:2] == [7, at], "a rerun asks the rest first"
 
 
 def test_a_429_of_any_words_is_waited_for(tmp_path):

@@ -186,25 +186,10 @@ def test_panels_without_a_judge_come_from_the_same_draw():
     assert found["c"]["mean_score"] < found[""]["mean_score"]
 
 
-def test_the_bound_by_repo_stands_beside_that_by_instance():
-    def repos(count):
-        def change(table):
-            table["repo"] = [f"r{turn % count}" for turn in range(60)]
-
-        return change
-
-    points = half_points([100, 100, 25, 25] * 15)
-    found = decided(points, change=repos(12), resamples=2000)[""]
-    assert found["instances"] == 60 and found["lcb_by_repo"] < found["lcb"] < 15
-    few = decided(points, change=repos(4), resamples=2000)[""]
-    assert few["lcb_by_repo"] is None and few["lcb"] == found["lcb"]
-
-
 def test_twenty_thousand_instances_by_four_panels_take_seconds():
     random = np.random.default_rng(9)
     points = random.integers(0, 3, (20_000, 3, 2, len(METRICS))).astype(np.int8)
     table = table_of(points)
-    table["repo"] = [f"r{turn % 500}" for turn in range(20_000)]
     config = check_config({"duel": {"resamples": 1000}})
     started = time.thread_time()
     found = gate(table, list("abc"), config)

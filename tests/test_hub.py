@@ -82,7 +82,7 @@ def test_it_waits_and_gives_up_in_the_end(data, monkeypatch, waits):
         waits.clear()
         with pytest.raises(UserError, match="cannot be reached"):
             opened(fake, monkeypatch, HF_ENDPOINT=address)
-        assert len(waits) == hub_module.TRIES // 2 - 1
+        assert len(waits) == 1
 
 
 def test_refusals_are_told_in_plain_words(data, monkeypatch):

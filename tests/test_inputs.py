@@ -89,8 +89,8 @@ def chat(number: int, turns: int = 2) -> list[dict]:
 
 
 def sample(cwd: Path, *flags: str, dataset: str = "runs", prs: str = "prs.jsonl"):
-    """Run prompt.py with --count 4, every instance once."""
-    given = ("--dataset", dataset, "--prs", prs, "--count", "4", "--per-instance", "1")
+    """Run prompt.py with --count 4."""
+    given = ("--dataset", dataset, "--prs", prs, "--count", "4")
     return stage("prompt.py", *given, *flags, cwd=cwd)
 
 
@@ -119,7 +119,7 @@ def test_of_a_folder_of_runs_what_cannot_be_read_is_counted_and_named(tmp_path):
     assert {item["instance_id"][-1] for item in prompts(tmp_path)} == {"1", "2", "3"}
     assert {item["repo"] for item in prompts(tmp_path)} == {"acme/odd"}
     for words in (
-        "9 *.traj.json of --dataset", "4 rows: no JSON object, such as row 0 of ",
+        "4 rows: no JSON object, such as row 0 of ",
         "1 rows: malformed", "1 instances without a PR record: lost-5",
     ):  # fmt: skip
         assert words in run.stdout, run.stdout
@@ -178,8 +178,8 @@ def test_a_glob_ends_where_links_go_round_and_a_name_that_is_no_text_is_told(tmp
     (tmp_path / "all").symlink_to(runs)
     write_lines(tmp_path / "prs.jsonl", [record(f"acme__odd-{number}") for number in range(9)])
     for pattern in ("all/**/*.traj.json", "r*s/**"):
-        run = sample(tmp_path, "--count", "9", "--per-instance", "9", dataset=pattern)
-        assert "sampled 4 turns of 2" in run.stdout and "2 *.traj.json" in run.stdout, run.stdout
+        run = sample(tmp_path, "--count", "9", dataset=pattern)
+        assert "sampled 4 turns of 2" in run.stdout, run.stdout
         shutil.rmtree(tmp_path / "prompt")
     Path(os.fsdecode(bytes(runs) + b"/\xff.traj.json")).write_text("{}")
     run = sample(tmp_path)

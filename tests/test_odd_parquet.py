@@ -165,7 +165,7 @@ def check(chats: pa.Table, records: pa.Table, expected: int | str, folder: Path,
     pq.write_table(records, folder / "prs.parquet")
     monkeypatch.chdir(folder)
     flags = ["--dataset", "chats.parquet", "--prs", "prs.parquet", "--count", "6"]
-    monkeypatch.setattr(sys, "argv", ["prompt.py", *flags, "--per-instance", "1"])
+    monkeypatch.setattr(sys, "argv", ["prompt.py", *flags])
     if isinstance(expected, str):
         with pytest.raises(UserError) as told:
             prompt.main()
@@ -173,7 +173,7 @@ def check(chats: pa.Table, records: pa.Table, expected: int | str, folder: Path,
         return
     assert prompt.main() == 0
     made = json.loads(Path("prompt", "prompts_6_1.json").read_text())
-    assert len(made) == expected
+    assert len({item["instance_id"] for item in made}) == expected
     for item in made:
         record = json.loads(Path("commit", f"{item['instance_id']}.json").read_text())
         assert all(isinstance(record[key], str) for key in ("repo", "patch", "issue", "language"))

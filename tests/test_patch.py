@@ -88,10 +88,10 @@ def test_a_path_with_odd_escapes_raises_nothing():
         assert len(parse_patch(f'--- a\n+++ "b/{name}"\n@@ -1 +1 @@\n-a\n+b\n')) == 1
 
 
-def test_a_hunk_that_claims_too_many_lines_ends_at_the_next_header():
-    short = "--- a/x\n+++ b/x\n@@ -1,9 +1,9 @@\n a\n-b\ndiff --git a/y b/y\n@@ -3 +3 @@\n-c\n+d\n"
+def test_a_hunk_whose_last_empty_lines_are_lost_ends_at_the_next_header():
+    short = "--- a/x\n+++ b/x\n@@ -1,4 +1,3 @@\n a\n-b\ndiff --git a/y b/y\n@@ -3 +3 @@\n-c\n+d\n"
     first, second = parse_patch(short)
-    assert hunk_lines(first.hunks[0]) == [" a", "-b"]
+    assert hunk_lines(first.hunks[0]) == [" a", "-b", " ", " "]
     assert second.path == "y"
     assert hunk_lines(second.hunks[0]) == ["-c", "+d"]
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import shutil
 import signal
 import time
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,9 +15,8 @@ import pytest
 
 import prompt
 from common.audit.history import may_peek
-from common.files import UserError
-from common.sampling.exclusions import read_names
-from common.sampling.sources import PR_COLUMNS, ROW_COLUMNS
+from common.sampling.chats import ROW_COLUMNS
+from common.sampling.records import PR_COLUMNS
 from common.turns import RECORD_KEYS
 from prompt import next_turns, reply_problem, row_group_order
 from runner import stage, start
@@ -169,15 +168,6 @@ def test_a_large_row_group_is_drawn_in_part(tmp_path):
     assert run.returncode == 0, run.stderr
     assert [len(window["turns"]) for window in plan(tmp_path)["offsets"]] == [12, 24, 4]
     assert len({item["instance_id"] for item in prompts(tmp_path)}) == 40
-
-
-def test_a_cap_per_instance_that_is_asked_for_holds(data, tmp_path):
-    flags = ("--count", "200", "--per-instance", "2")
-    run = local(data, *flags, cwd=tmp_path)
-    assert run.returncode == 0, run.stderr
-    assert set(Counter(item["instance_id"] for item in prompts(tmp_path)).values()) == {2}
-    assert len(prompts(tmp_path)) == 120 and "no more turns to give: 120 of 200" in run.stdout
-    assert remade(tmp_path, local, data, *flags) == []
 
 
 def test_a_small_dataset_gives_every_turn_once_and_then_says_so(tmp_path):
@@ -356,37 +346,33 @@ def test_rows_without_a_usable_turn_are_passed_over_and_counted(tmp_path):
         assert f"passed over {words}" in run.stdout
 
 
-def test_unsafe_ids_missing_records_and_exclusions_are_named_and_replaced(tmp_path):
+def test_unsafe_ids_and_missing_records_are_named_and_replaced(tmp_path):
     rows = [
         ("../evil", trajectory(90, 0)),
         (None, trajectory(91, 0)),
         ("lost-1", trajectory(92, 0)),
         ("a\x1b[2Jb", trajectory(96, 0)),
     ]
-    rows += [("out-2", trajectory(93, 0)), ("in-3", trajectory(94, 0)), ("in-4", trajectory(95, 0))]
+    rows += [("in-3", trajectory(94, 0)), ("in-4", trajectory(95, 0))]
     write_rows(tmp_path, rows)
     records = pq.read_table(tmp_path / "prs.parquet").to_pylist()
     kept = [row for row in records if row["instance_id"] != "lost-1"]
     pq.write_table(pa.Table.from_pylist(kept), tmp_path / "prs.parquet")
-    (tmp_path / "leave.txt").write_text("# benchmark\nout-2  # this one\n\nother/repo\n")
-    run = from_rows(tmp_path, "--count", "2", "--exclude", "leave.txt")
+    run = from_rows(tmp_path, "--count", "2")
     assert run.returncode == 0, run.stderr
     assert {item["instance_id"] for item in prompts(tmp_path)} == {"in-3", "in-4"}
     records = Path(tmp_path, "commit").glob("*.json")
     assert sorted(path.stem for path in records) == ["in-3", "in-4"]
     made = plan(tmp_path)
-    reason = "out-2 is listed in leave.txt"
-    assert made["excluded"] == [{"instance_id": "out-2", "repo": "acme/rows", "reason": reason}]
     assert [entry["instance_id"] for entry in made["without_record"]] == ["lost-1"]
     refused = sorted(entry["instance_id"] for entry in made["refused"])
     assert refused == ["", "../evil", "a\x1b[2Jb"]
     assert "lost-1" in run.stdout and "../evil" in run.stdout
     assert r"a\x1b[2Jb" in run.stdout and "\x1b" not in run.stdout
-    (tmp_path / "leave.txt").write_text("acme/rows\n")
-    shutil.rmtree(tmp_path / "prompt")
-    run = from_rows(tmp_path, "--exclude", "leave.txt")
-    assert run.returncode == 2 and "acme/rows is listed in leave.txt" in run.stderr
-    assert not Path(tmp_path, "prompt", "_plan.json").exists()
+    made["flags"]["--exclude"] = ["in-3"]  # of a version that had this flag
+    Path(tmp_path, "prompt", "_plan.json").write_text(json.dumps(made))
+    run = from_rows(tmp_path, "--count", "2")
+    assert run.returncode == 2 and "--exclude ['in-3']" in run.stderr
 
 
 FIX = "    return compute_total(items, start=offset)"
@@ -563,9 +549,9 @@ def test_a_token_from_dotenv_opens_a_private_dataset(data, tmp_path):
         ({"HF_HOME": "login"}, "the login saved in login/token may be expired"),
         ({"HF_TOKEN": "hf_old"}, "HF_TOKEN may be expired"),
         ({"HUGGING_FACE_HUB_TOKEN": "hf_old"}, "HUGGING_FACE_HUB_TOKEN may be expired"),
-        ({"ALL_PROXY": "socks5://a:SECRET@127.0.0.1:9"}, "ALL_PROXY is no proxy that Python"),
-        ({"https_proxy": "http://h:port"}, "https_proxy is no proxy that Python"),
-        ({"SSL_CERT_FILE": "/none/ca.pem"}, "SSL_CERT_FILE is no file of certificates"),
+        ({"ALL_PROXY": "socks5://a:SECRET@127.0.0.1:9"}, "ALL_PROXY = socks5://...: such a proxy"),
+        ({"https_proxy": "http://h:port"}, "Check the network, https_proxy and HF_ENDPOINT"),
+        ({"SSL_CERT_FILE": "/none/ca.pem"}, "SSL_CERT_FILE = /none/ca.pem: No such file"),
         ({"HTTP_PROXY": "http://127.0.0.1:9"}, "Check the network, HTTP_PROXY and HF_ENDPOINT"),
         ({"HF_HOME": "/dev/null/none"}, None),
         ({"HF_HOME": "/proc/none"}, None),
@@ -593,7 +579,6 @@ def test_errors_end_with_2_and_leave_nothing_behind(data, hub, tmp_path):
         (("--revision", "v9"), "no such revision"),
         (("--dataset", rows, "--prs", rows), "one column 'base_commit' of text"),
         (("--dataset", rows, "--prs", "other/prs.parquet"), "no PR record in other/prs.parquet"),
-        (("--exclude", "none.txt"), "--exclude none.txt"),
     ):
         run = remote(hub, *flags, cwd=tmp_path)
         assert run.returncode == 2 and words in run.stderr
@@ -636,11 +621,8 @@ def test_row_groups_come_in_proportion_to_a_files_bytes():
     class Files:
         files = {"small": 100, "large": 900, "none": 0}
 
-        def weight(self, file):
-            return self.files[file]
-
-        def row_groups(self, file):
-            return [1] * {"small": 10, "large": 90}[file]
+        def open(self, file):
+            return SimpleNamespace(sizes=[1] * {"small": 10, "large": 90}[file])
 
     for seed in range(5):
         order = list(row_group_order(Files(), seed))
@@ -651,13 +633,3 @@ def test_row_groups_come_in_proportion_to_a_files_bytes():
             small = sum(file == "small" for file, _ in order[first : first + 20])
             assert 1 <= small <= 3
     assert list(row_group_order(Files(), 1)) == list(row_group_order(Files(), 1))
-
-
-def test_exclusions(tmp_path):
-    (tmp_path / "ids.txt").write_text("a-1\n# none\n  acme/b # two\n\n")
-    assert read_names(str(tmp_path / "ids.txt")) == {"a-1", "acme/b"}
-    assert read_names(None) == set()
-    (tmp_path / "ids.txt").write_bytes(b"\xff\xfe")
-    for path in (tmp_path / "ids.txt", tmp_path):
-        with pytest.raises(UserError, match="--exclude"):
-            read_names(str(path))

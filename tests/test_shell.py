@@ -2,8 +2,8 @@
 
 import pytest
 
-from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
-from common.audit.shell import expand_script, split_commands
+from common.audit.shell import TO_THE_END, addressed_lines, expand_script, split_commands
+from common.audit.texts import spoken_lines
 
 
 def words(script):
@@ -62,7 +62,6 @@ def test_the_program_is_found_behind_wrappers(script, program):
     "export D=lib/core\ncat $D/a.py",
     "for f in b a c; do cat lib/core/$f.py; done", "cat lib/core/{a,b}.py",
     "cat {lib,src}/core/{b,a}.py",
-    "cd lib && cat core/a.py", "cd lib/core; (sed -n 1p a.py)", "pushd lib/core && cat ./a.py",
     "cat $(echo lib/core/a.py)", "echo lib/core/a.py | xargs cat", "wc < lib/core/a.py",
     "echo x > lib/core/a.py", "grep -rn x --include=lib/core/a.py",
     "python - <<'EOF'\nd = 'lib/core'\nopen(f'{d}/a.py')\nEOF",
@@ -109,7 +108,7 @@ def test_variables_that_feed_on_themselves_stay_small():
     ("bat -r 3:9 a.py", 3, 9), ("bat --line-range=3:9 a.py", 3, 9), ("less +3 a.py", 3, 3),
     ("vim +3 a.py", 3, 3), ("git show HEAD:a.py | sed -n '3,9p'", 3, 9),
     ("git log -L3,9:a.py", 3, 9), ("git blame -L 3,+6 -- a.py", 3, 9), ("sed -n 3,9p < a.py", 3, 9),
-    ("python -c \"print(open('a.py').readlines()[3:9])\"", 3, 9), ("cat a.py", 1, TO_THE_END),
+    ("python -c \"print(open('a.py').readlines()[3:9])\"", 3, 9),
     ("python - <<'EOF'\nimport linecache\nlinecache.getline('a.py', 3)\nEOF", 3, 3),
     ("ruby -ne 'print if (3..9).include?($.)' a.py", 3, 9), ("ed -s a.py <<< '3,9p'", 3, 9),
     ("grep -n '' a.py | sed -n '3,9p'", 3, 9), ("F=a.py; sed -n '3,9p' $F", 3, 9),

@@ -1,4 +1,4 @@
-"""common/sampling/sources.py: rows of trajectories, and PR records."""
+"""common/sampling/chats.py and records.py: rows of trajectories, PR records."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ import pytest
 from common.files import UserError
 from common.sampling.chats import read_chat
 from common.sampling.dataset import Dataset
-from common.sampling.sources import PR_COLUMNS, Records
+from common.sampling.records import PR_COLUMNS, Records
 from common.turns import RECORD_KEYS
 from tests.hub import pull_request
 

@@ -19,7 +19,6 @@ from common.turns import (
     exclusion_reason,
     half_points,
     hidden_record,
-    in_shard,
     read_answer,
     read_duel,
     read_prompts,
@@ -168,11 +167,14 @@ def test_of_a_turn_in_two_folders_the_filled_one_counts(here):
     assert answer_files() == {STEM: Path("answer_0", f"{STEM}.json")}
 
 
-def test_shards_part_the_stems_evenly():
+def test_shards_part_the_stems_evenly(here):
     stems = [f"prompts_2000_{file}_{order}" for file in range(1, 11) for order in range(1, 201)]
-    counts = [sum(in_shard(stem, (number, 4)) for stem in stems) for number in range(4)]
-    assert sum(counts) == 2000 and min(counts) > 420
-    assert all(in_shard(stem, None) for stem in stems)
+    (here / "answer_0").mkdir()
+    for stem in stems:
+        (here / f"answer_0/{stem}.json").touch()
+    parts = [answer_files((number, 4)).keys() for number in range(4)]
+    assert sum(map(len, parts)) == 2000 and min(map(len, parts)) > 420
+    assert set().union(*parts) == answer_files().keys() == set(stems)
 
 
 def test_digests_tell_every_text_of_a_turn_apart():

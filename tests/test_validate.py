@@ -13,7 +13,7 @@ import pytest
 import panel
 from common.config import METRICS
 from common.demo.server import Server
-from common.duel.statistics import agreement, at_equal_length, contrasts, habits, kept_again
+from common.duel.statistics import agreement, habits, kept_again
 from judges import (
     JUDGES,
     SECRET,
@@ -73,8 +73,6 @@ def test_merit_wins_and_the_whole_is_stated(tmp_path):
     assert whole["without_generator"]["mean_score"] == 75
     assert whole["judges"]["a/steady"]["calls"] == 16
     assert whole["usage"]["prompt_tokens"] > 0
-    assert whole["judges"]["b/second"]["contrast"]["mean"] == -50
-    assert whole["judges"]["a/steady"]["contrast"]["interval"] == [25, 25]
     check_blindness(server)
     assert_no_key(tmp_path, result.stdout, result.stderr)
 
@@ -139,38 +137,27 @@ def test_only_what_an_edit_touches_is_asked_again(tmp_path):
 
 
 def test_the_duel_says_what_its_own_verdicts_say(tmp_path):
-    """Agreement, the fall of kept turns and the mean at equal length, from the files alone."""
+    """Agreement and the fall of kept turns, from the files alone."""
     random = np.random.default_rng(21)
     turns = panel.make_turns(random, [2] * 15, 0.6)
     points = panel.judged(random, turns, panel.TYPICAL)
-    ratios = []
     for number in range(1, 31):
-        words = "GOOD." + " Surely so." * int(random.integers(0, 9))
-        stem = write_turn(tmp_path, number, challenger=words, instance_id=f"i-{number % 15}")
-        answer = get(tmp_path / f"answer_0/{stem}.json")
-        ratios.append(len(answer["challenger"]) / len(answer["king"]))
+        write_turn(tmp_path, number, instance_id=f"i-{number % 15}")
     write_panel(tmp_path)
     with Server(reply=planted(points, JUDGES)) as server:
         validate(tmp_path, server)
     whole = duel(tmp_path)
     scores = panel.scores(points)
-    instances = [f"i-{number % 15}" for number in range(1, 31)]
     assert whole["mean_score"] == pytest.approx(scores.mean())
     assert whole["instances"] == 15 and whole["turns_counted"] == 30
-    told = kept_again(points, scores >= 80)
+    told = kept_again(points)
     assert told["kept"] >= 3
     assert whole["kept_again"] == {key: pytest.approx(told[key]) for key in told}
-    length = at_equal_length(scores, np.array(ratios), instances)
-    assert whole["equal_length"] == {key: pytest.approx(length[key]) for key in length}
-    settings = {"alpha": 0.05, "resamples": 1000, "seed": 0}
-    gaps = contrasts(points, np.array(instances), settings)
-    assert whole["agreement"]["value"] == pytest.approx(agreement(points, [0, 1, 2]))
+    assert whole["agreement"]["value"] == pytest.approx(agreement(points))
     for place, name in enumerate(JUDGES):
         judge = whole["judges"][name]
         assert judge["score"] == pytest.approx(panel.scores(points[:, [place]]).mean())
         assert judge["pull"] == pytest.approx(habits(points[:, place])["pull"])
-        assert judge["contrast"]["mean"] == pytest.approx(gaps[place]["mean"])
-        assert judge["contrast"]["interval"] == pytest.approx(gaps[place]["interval"])
 
 
 def test_a_kill_costs_no_more_than_the_calls_in_flight(tmp_path):

@@ -5,18 +5,18 @@ hold the very fix that is asked for: a chat that shows it teaches peeking, whoev
 """
 
 import re
+from functools import lru_cache
 
 from common.audit.protocol import commands_said, fence_of
-from common.audit.shell import Command
+from common.audit.shell import Command, word_list
 from common.audit.texts import Chat, Record, read_record, squeeze
-from common.audit.words import words
 
 _EVERY_REF = re.compile(r"--(?:all|branches|remotes|tags|reflog|walk-reflogs|glob)(?:=.*)?$|-g$")
 _OTHER_REF = re.compile(
     r"(?:refs/)?(?:remotes/)?(?:origin|upstream|fork)/[\w./-]+$|refs/[\w./-]+$"
     r"|(?:FETCH|ORIG|MERGE)_HEAD$|[\w./-]*@\{[^{}]+\}$|origin$|upstream$|v?\d+\.\d+(?:\.[\w.]+)?$"
 )
-_GIT_FILES = ("packed-refs", "FETCH_HEAD", "ORIG_HEAD", "refs/", "logs/", "objects")
+_GIT_FILES = re.compile(r"\.git/(?:packed-refs|FETCH_HEAD|ORIG_HEAD|refs/|logs/|objects)")
 
 
 def may_peek(messages: list[dict]) -> bool:
@@ -24,12 +24,9 @@ def may_peek(messages: list[dict]) -> bool:
     fence = fence_of(messages)
     replies = [message["content"] for message in messages if message["role"] == "assistant"]
     blocks = [block for reply in replies for block in commands_said(reply, fence)]
-    named = {word for block in blocks for word in _words(block)}
-    return not named.isdisjoint(words("installers") | words("network") | words("installed copies"))
-
-
-def _words(text: str) -> list[str]:
-    return re.findall(r"[\w-]+", text.lower())
+    named = set(re.findall(r"[\w-]+", "\n".join(blocks).lower()))
+    needed = [word_list(section) for section in ("installers", "network", "installed copies")]
+    return not named.isdisjoint(frozenset().union(*needed))
 
 
 def shows_fix(messages: list[dict], pr: dict) -> str | None:
@@ -50,14 +47,48 @@ def shows_fix(messages: list[dict], pr: dict) -> str | None:
 
 def peeks(commands: list[Command], chat_text: str, record: Record) -> list[str]:
     """Return the commands that look where the fix may lie."""
-    names = _names_of_project(record)
+    folders = [path.removeprefix("src/").removeprefix("lib/") for path in record.paths]
+    tops = {folder.split("/")[0] for folder in folders if "/" in folder}
+    # The project and its top folders are named as packages are.
+    names = {record.repo.rsplit("/", 1)[-1], *(tops - word_list("no package"))} - {""}
+    copy, registry_page = _copies(frozenset(name.lower().replace("_", "-") for name in names))
+    fetchers = word_list("installers") | word_list("network")
     found = []
     for command in commands:
-        in_git = any(f".git/{name}" in word for word in command.argv for name in _GIT_FILES)
-        by_git = command.program == "git" and _looks_at_other_commits(command, chat_text)
-        if in_git or by_git or _reaches_a_copy(command, record.repo, names):
+        text = " ".join([*command.argv, *command.heredocs]).lower()
+        plain = text.replace("_", "-")
+        peeks_here = any(map(_GIT_FILES.search, command.argv)) or copy.search(plain)
+        if command.program == "git":
+            peeks_here = peeks_here or _looks_at_other_commits(command, chat_text)
+        if not fetchers.isdisjoint(re.findall(r"[\w-]+", text)):
+            on_forge = any(forge in text for forge in word_list("forges"))
+            its_page = record.repo and record.repo in text and on_forge
+            peeks_here = peeks_here or its_page or registry_page.search(plain)
+        if peeks_here:
             found.append(" ".join(command.argv)[:200])
     return found
+
+
+@lru_cache(maxsize=64)
+def _copies(names: frozenset[str]) -> tuple[re.Pattern, re.Pattern]:
+    """Return what names a copy of the project: an installed one or an installer's, a registry's."""
+
+    def any_of(words: frozenset[str]) -> str:
+        return "|".join(re.escape(word.replace("_", "-")) for word in words) or "(?!)"
+
+    project = any_of(names)
+    sections = ("installed copies", "installers", "installer verbs", "registries")
+    folders, installers, verbs, registries = (any_of(word_list(section)) for section in sections)
+    here = (
+        rf"(?:^|[ /])(?:{folders})/(?:\S{{0,200}}/)?"
+        rf"(?:{project})(?:-[^/ -]*)?(?:@[^/ ]*)?(?=[/ ]|$)"
+    )
+    asked = (
+        rf"^(?:python\S* -m )?(?:{installers})(?: \S+){{0,2}} (?:{verbs}) (?:.* )?(?![./])"
+        rf"(?:\S{{0,200}}/)?(?:{project})(?=[=<>!~\[;@\s]|$)|^gh (?:pr|api|search|browse)(?!\S)"
+    )
+    there = rf"(?:{registries})/(?:\S{{0,200}}/)?(?:{project})(?=[/\s'\"]|$)"
+    return re.compile(f"{here}|{asked}"), re.compile(there)
 
 
 def _looks_at_other_commits(command: Command, chat_text: str) -> bool:
@@ -66,71 +97,27 @@ def _looks_at_other_commits(command: Command, chat_text: str) -> bool:
     A trunk's name alone can be the agent's own branch: `git diff main` is no peek, but
     `git diff HEAD main`, `git show main:a.py` and `git checkout main` are.
     """
-    operands = command.argv[1:]
-    while operands and operands[0].startswith("-"):
-        operands = operands[2:] if operands[0] in ("-C", "-c") else operands[1:]
-    subcommand = operands[0] if operands else ""
-    if subcommand in words("git fetching"):
+    words = command.argv[1:]
+    while words and words[0].startswith("-"):
+        words = words[2:] if words[0] in ("-C", "-c") else words[1:]
+    subcommand = words[0] if words else ""
+    words = words[1 : words.index("--") if "--" in words else None]  # paths stand behind
+    shows = subcommand in word_list("git showing")
+    moves = subcommand in word_list("git moving")
+    if subcommand in word_list("git fetching") or shows and any(map(_EVERY_REF.match, words)):
         return True
-    if subcommand not in words("git showing") | words("git moving"):
+    if not (shows or moves):
         return False
-    if "--" in operands:
-        operands = operands[: operands.index("--")]  # paths stand behind
-    if subcommand in words("git showing") and any(_EVERY_REF.match(word) for word in operands):
-        return True
-    operands = [word.removeprefix("--source=").removeprefix("-s") for word in operands[1:]]
-    operands = [word for word in operands if not word.startswith("-")]
+    words = [word.removeprefix("--source=") for word in words]
+    words = [word for word in words if not word.startswith("-")]
     if subcommand == "grep":
-        operands = operands[1:]  # the pattern
-    puts_it_here = subcommand in words("git moving") or subcommand == "archive"
-    with_head = any(word.startswith("HEAD") for word in operands)
-    for word in operands:
-        compares = puts_it_here or with_head or ":" in word or ".." in word
-        for ref in word.partition(":")[0].replace("...", "..").split(".."):
-            ref = ref.partition("^")[0].partition("~")[0]
-            if _OTHER_REF.match(ref):
-                return True
+        words = words[1:]  # the pattern
+    with_head = any(word.startswith("HEAD") for word in words)
+    for word in words:
+        compares = moves or with_head or ":" in word or ".." in word
+        for ref in re.split(r"\.{2,3}", word.partition(":")[0]):
+            ref = re.split(r"[\^~]", ref)[0]
             on_it = f"On branch {ref}\n" in chat_text or f"* {ref}\n" in chat_text
-            if compares and ref in words("trunks") and not on_it:
+            if _OTHER_REF.match(ref) or compares and ref in word_list("trunks") and not on_it:
                 return True
     return False
-
-
-def _names_of_project(record: Record) -> set[str]:
-    """Return the names of the project and of its top folders, as packages are named."""
-    folders = [path.removeprefix("src/").removeprefix("lib/") for path in record.paths]
-    tops = {folder.split("/")[0] for folder in folders if "/" in folder}
-    names = {record.repo.rsplit("/", 1)[-1], *(tops - words("no package"))} - {""}
-    return {name.lower().replace("_", "-") for name in names}
-
-
-def _reaches_a_copy(command: Command, repo: str, names: set[str]) -> bool:
-    """Tell whether the command reads or gets another copy of the project.
-
-    An installed one, one that an installer is asked for, one of a forge or a registry.
-    """
-    argv = [word.lower() for word in command.argv]
-    for word in argv:
-        folders = word.split("/")
-        for installed in words("installed copies").intersection(folders):
-            for folder in folders[folders.index(installed) + 1 :]:
-                name = folder.replace("_", "-").partition("@")[0]
-                if name in names or name.rpartition("-")[0] in names:
-                    return True
-    if argv[:1] == ["gh"] and argv[1:2] in (["pr"], ["api"], ["search"], ["browse"]):
-        return True
-    if len(argv) > 3 and argv[0].startswith("python") and argv[1] == "-m":
-        argv = argv[2:]
-    program = argv[0] if argv else ""
-    if program in words("installers") and not words("installer verbs").isdisjoint(argv[1:4]):
-        for word in argv[2:]:
-            wanted = re.split(r"[=<>!~\[;]|(?<=.)@", word)[0].rsplit("/", 1)[-1]
-            if wanted.replace("_", "-") in names and word[0] not in "./":
-                return True
-    text = " ".join([*argv, *command.heredocs]).lower()
-    if (words("installers") | words("network")).isdisjoint(_words(text)):
-        return False
-    if repo and any(forge in text for forge in words("forges")) and repo in text:
-        return True
-    in_registry = any(registry in text for registry in words("registries"))
-    return in_registry and not names.isdisjoint(text.replace("_", "-").split("/"))

@@ -10,34 +10,42 @@ import fnmatch
 import itertools
 import re
 from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
 
-from common.audit.disclosure import outside_sources
 from common.audit.history import peeks
-from common.audit.lines import FILE, addressed_lines, spoken_lines
+from common.audit.shell import addressed_lines, word_list
 from common.audit.texts import (
     Chat,
     Record,
     Reply,
     base_name,
-    name_parts,
     read_record,
     same_file,
+    spoken_lines,
     squeeze,
     text_of,
     token_triples,
 )
-from common.audit.words import words
 
 # Raise it whenever the findings change: stored replies are audited again.
-AUDIT_VERSION = "7"
+AUDIT_VERSION = "8"
 
 _MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
-_MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
-_MIN_GLOB = 4  # letters that a pattern spells of a file's name
+_MOST_CHARS = 60_000  # that are read for disclosure; real replies have a few thousand
 # A text nearly holds a hidden line: of its runs of three tokens (four at least) it has this share,
 # and this share of those that the chat does not hold.
 _NEAR = 0.6
 _NOVEL = 1 / 3
+# `PR 12`, `pull/12`, `pull request #12`, `GH-12`
+_NUMBER = re.compile(
+    r"\b(?:PRs?|pull(?:[- ]requests?)?|merge[- ]requests?|MR|GH)[ \-/:#]{1,3}(\d{2,7})\b",
+    re.IGNORECASE,
+)
+_COMMIT = re.compile(
+    r"\b(?:(?:commit|sha|revision|rev|changeset|hash)\b[ :`'\"(]{1,3}"
+    r"|git (?:show|diff|log|checkout|cherry-pick) (?:-\S{1,40} ){0,9})([0-9a-f]{7,40})\b"
+)
 
 
 def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
@@ -58,11 +66,10 @@ def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
 def _files(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
     """Find files that the reply names or edits though the chat neither shows nor suggests them."""
     globs = []
-    for word in reply.named:
+    for word in [word for word in reply.named if re.search(r"[*?]|\[.", word)][:_MOST]:
         letters = max(re.findall(r"\w+", base_name(word)), key=len, default="")
-        if len(letters) >= _MIN_GLOB and re.search(r"[*?]|\[.", word) and len(globs) < _MOST:
+        if letters.lower() not in chat.lower:
             globs.append((base_name(word), letters))
-    globs = [(glob, letters) for glob, letters in globs if letters.lower() not in chat.lower]
     for path in record.paths:
         name = base_name(path)
         mention = _named(path, reply.said)
@@ -76,7 +83,10 @@ def _files(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
 
 
 def _named(path: str, text: str) -> str:
-    """Return how the text names the file: by an ending of its path, or as a module; or ''."""
+    """Return how the text names the file, or '': by an ending of its path, or as a module.
+
+    As a module: `a.b`, `the b module`, `from a import b`.
+    """
     *folders, name = path.split("/")
     ending = ""
     for first in range(len(folders), -1, -1):
@@ -86,30 +96,25 @@ def _named(path: str, text: str) -> str:
         before = r"(?<![\w./-])(?:\.?/)?" if first else r"(?<![\w.-])"
         if re.search(before + re.escape(longer) + r"(?![\w-])", text):
             ending = longer
-    return ending if "/" in ending else _named_as_module(folders, name, text) or ending
-
-
-def _named_as_module(folders: list[str], name: str, text: str) -> str:
-    """Return how the text names the module: `a.b`, `the b module`, `from a import b`; or ''."""
-    parts = [folder for folder in folders if folder not in words("source roots")]
-    if (stem := name.split(".")[0]) not in ("__init__", "index", "mod"):
-        parts.append(stem)  # `src/a/b/__init__.py` is module b of folder a
-    if len(parts) < 2 or parts[-1] not in text:
-        return ""
-    near, stem = map(re.escape, parts[-2:])
+    parts = [folder for folder in folders if folder not in word_list("source roots")]
+    stem = name.split(".")[0]
+    if "/" in ending or not parts or stem not in text:
+        return ending
+    near = re.escape(parts[-1])
+    stem = re.escape(stem)
     module = re.search(
         rf"(?<!\w){near}(?:\.|::|/){stem}(?!\w)|(?<!\w)`?{stem}`? module\b|\bmodule `?{stem}(?!\w)"
         rf"|\bfrom (?:[\w.]{{1,150}}\.)?{near} import [^\n]{{0,200}}?(?<!\w){stem}(?!\w)",
         text,
     )
-    return module[0] if module else ""
+    return module[0] if module else ending
 
 
 def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
     """Tell whether an honest engineer could name the file, guess at it, or look for it."""
     folder, _, name = path.rpartition("/")
     stem = name.split(".")[0].lower().strip("_")
-    if name in words("conventional files") and "/" not in folder:
+    if name in word_list("conventional files") and "/" not in folder:
         return True
     if _named(path, chat.text) not in ("", name if folder else ""):
         return True  # written out
@@ -118,37 +123,30 @@ def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
         return True
     # `options.py` where the chat speaks of options; listed in its folder; a telling word in a
     # folder that the chat speaks of: `retry.Do` -> retry/retry.go
-    telling = len(stem) >= _MIN_WORD and base_name(folder).lower().strip("_") in chat.lower
-    return stem in chat.words and (bare or folder in chat.text or telling)
+    spoken_of = folder in chat.text or base_name(folder).lower().strip("_") in chat.lower
+    return stem in chat.words and (bare or spoken_of)
 
 
 def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
-    """Find the record's names and texts in the reply, but for those that it may have made up."""
-    held = {text for text in record.texts if squeeze(text) in reply.squeezed}
-    for name in sorted(held | record.names & reply.names):
-        parts = name_parts(name)
-        core = "".join(parts[1:])
+    """Find the record's names in the reply, but for those that it may have made up."""
+    for name in sorted(record.names & reply.names):
+        # get, http and url of `getHTTPUrl`, `get_http_url` and `get-http-url` alike
+        parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
         if not telling or squeeze(name) in chat.squeezed:
             continue
         made_up = reply.only_guesses(name) or name in reply.defined
-        if made_up and all(part in chat.lower for part in parts):
+        if made_up and all(part.lower() in chat.lower for part in parts):
             continue
-        if parts[0] in words("glue") and len(core) > 5 and core in chat.task_names:
-            continue  # `get_viewports` where the task speaks of viewports
         files = record.defined.get(name, ())
         if any(_named(path, reply.said) and _named(path, chat.text) for path in files):
             continue  # the class of a shown file that the reply speaks of
-        yield "identifier", name, "a name or text from the hidden patch, never shown"
+        yield "identifier", name, "a name from the hidden patch, never shown"
 
 
 def _lines(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
     """Find lines of hidden hunks that the reply points at though none near was shown."""
-    pointed = addressed_lines(reply.commands)
-    files = sorted(set(FILE.findall(reply.prose)))[:20]
-    for named, first, last in spoken_lines(reply.text)[:_MOST]:
-        for file in [named] if named else files or [""]:
-            pointed.append((file, first, last))
+    pointed = [*addressed_lines(reply.commands), *spoken_lines(reply.text)]
     for named, first, last in pointed[:_MOST]:
         for path, start, end in record.hunks:
             there = 1 < first <= end and last >= start and (not named or same_file(named, path))
@@ -170,8 +168,6 @@ def _verbatim(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, s
         if nearly or squeezed in reply.squeezed and squeezed not in chat.squeezed:
             yield "verbatim", line, "a line of the hidden record, or nearly one, never shown"
     for command in reply.commands:
-        if command.program not in words("searchers") and command.program != "git":
-            continue
         for word in command.argv[1:_MOST]:
             piece = squeeze(word)
             telling = len(piece) > 11 and len(token_triples(word)) > 1
@@ -180,8 +176,40 @@ def _verbatim(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, s
 
 
 def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
-    for text in outside_sources(reply.text, chat, record):
-        yield "disclosure", text, "speaks of a source outside the visible chat"
+    """Find talk of a source that the agent does not have: the PR, the merged fix, commit ids.
+
+    What the chat itself says is no disclosure: mini-swe-agent's prompts speak of a "PR
+    description", issues of patches and numbers.
+    """
+    text = " ".join(reply.text.split())[:_MOST_CHARS]
+    phrases = [match[0] for pattern in _wordings() for match in pattern.finditer(text)]
+    found = []
+    for phrase in list(dict.fromkeys(phrases))[:_MOST]:
+        if not re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower):
+            found.append(phrase)
+    numbers = _NUMBER.findall(text)
+    if record.number:  # the record's own counts however it is named
+        numbers += re.findall(rf"#({record.number})\b", text)
+    found += [f"#{number}" for number in numbers if number not in chat.words]
+    found += [commit for commit in _COMMIT.findall(text) if commit[:7] not in chat.lower]
+    for phrase in dict.fromkeys(found):
+        yield "disclosure", phrase, "speaks of a source outside the visible chat"
+
+
+@lru_cache(maxsize=1)
+def _wordings() -> list[re.Pattern]:
+    """Read wordings.txt: `NAME = ...` stands for {NAME} in the patterns below it."""
+    groups = {}
+    patterns = []
+    for line in Path(__file__).with_name("wordings.txt").read_text("utf-8").splitlines():
+        for name, pattern in groups.items():
+            line = line.replace("{" + name + "}", pattern)
+        name, is_group, pattern = line.partition(" = ")
+        if is_group and name.isupper():
+            groups[name] = pattern
+        elif line and not line.startswith("#"):
+            patterns.append(re.compile(line, re.IGNORECASE))
+    return patterns
 
 
 def _history(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:

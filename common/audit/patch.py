@@ -1,18 +1,17 @@
 """Read a git diff, or a plain unified one: its files, and the hunks and lines of each.
 
-unidiff reads them; quoted paths and hunks of another length than they claim are mended here.
+unidiff reads them; quoted paths and empty last lines that are lost are mended here.
 """
 
 import codecs
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
-from unidiff import Hunk, PatchedFile, PatchSet
+from unidiff import Hunk, PatchSet
 from unidiff.errors import UnidiffParseError
 
 
-@dataclass
-class FilePatch:
+class FilePatch(NamedTuple):
     """What a diff says of one file."""
 
     old_path: str | None  # None for a new file
@@ -30,9 +29,7 @@ def changed_files(patch: str) -> list[str]:
     """Return the paths that a diff changes, in order; of a rename both."""
     paths = []
     for file in parse_patch(patch):
-        if file.renamed:
-            paths.append(file.old_path)
-        paths.append(file.path)
+        paths += [file.old_path, file.path] if file.renamed else [file.path]
     return [path for path in dict.fromkeys(paths) if path]
 
 
@@ -43,40 +40,16 @@ def parse_patch(patch: str) -> list[FilePatch]:
     files = []
     for piece in [first, *(start + other for other in others)]:
         piece = piece.strip("\n") + "\n"
-        try:
-            found = PatchSet(piece)
-        except (UnidiffParseError, ValueError):
-            found = []
+        found = []
+        for lines_lost in range(4):  # data sets strip the last lines where they are empty
             with suppress(UnidiffParseError, ValueError):
-                found = PatchSet(_recounted(piece))
-        files += [_file_patch(file) for file in found]
+                found = PatchSet(piece + " \n" * lines_lost)
+                break
+        for file in found:
+            renamed = any(line.startswith("rename from ") for line in file.patch_info or [])
+            paths = (_path(file.source_file, "a/"), _path(file.target_file, "b/"))
+            files.append(FilePatch(*paths, renamed, list(file)))
     return files
-
-
-def _recounted(piece: str) -> str:
-    """Return the diff with each hunk as long as it says: data sets strip the last empty lines."""
-    head, *hunks = piece.rstrip("\n").split("\n@@ ")
-    for hunk in hunks:
-        header, *lines = hunk.split("\n")
-        lines = [line for line in lines if line[:1] in ("", " ", "+", "-")]
-        removed = sum(line[:1] != "+" for line in lines)
-        added = sum(line[:1] != "-" for line in lines)
-        ranges, _, section = header.partition(" @@")
-        old, _, new = ranges.partition(" ")
-        numbers = f"{old.split(',')[0]},{removed} {new.split(',')[0]},{added}"
-        head += "\n".join([f"\n@@ {numbers} @@{section}", *lines])
-    return head + "\n"
-
-
-def _file_patch(file: PatchedFile) -> FilePatch:
-    renamed = any(line.startswith("rename from ") for line in file.patch_info or [])
-    old_path = _path(file.source_file, "a/")
-    return FilePatch(old_path, _path(file.target_file, "b/"), renamed, list(file))
-
-
-def hunk_lines(hunk: Hunk) -> list[str]:
-    """Return a hunk's lines; each begins with "+", "-" or " "."""
-    return [str(line).rstrip("\n") for line in hunk if line.line_type != "\\"]
 
 
 def _path(path: str, prefix: str) -> str | None:
@@ -85,3 +58,8 @@ def _path(path: str, prefix: str) -> str | None:
         with suppress(ValueError):  # a lone backslash at its end
             path = codecs.escape_decode(path[1:-1].encode())[0].decode(errors="replace")
     return None if path == "/dev/null" else path.removeprefix(prefix)
+
+
+def hunk_lines(hunk: Hunk) -> list[str]:
+    """Return a hunk's lines; each begins with "+", "-" or " "."""
+    return [str(line).rstrip("\n") for line in hunk if line.line_type != "\\"]

@@ -9,21 +9,20 @@ import json
 import re
 import shlex
 from contextlib import suppress
+from functools import lru_cache
 
-from common.audit.shell import Command, split_commands
-from common.audit.words import words
+from common.audit.shell import split_commands, word_list
 from common.client.reasoning import reasoning_left
 
 # SWE-ZERO's rules, known by this mark in the system message, forbid `cd`, the programs of these
-# lists of words.txt, and a leading # comment; mini-swe-agent's own rules forbid nothing. It stands
-# here and not in ch.py, because the report asks the same of king and of the dataset's reply.
-SWE_ZERO_MARK = "`bash -c`, `sh -c`, `eval`"
-FORBIDDEN_LISTS = ("shells", "interpreters")
+# lists of words.txt, and a leading # comment; mini-swe-agent's own rules forbid nothing.
+_SWE_ZERO_MARK = "`bash -c`, `sh -c`, `eval`"
+_FORBIDDEN_LISTS = ("shells", "interpreters")
 
 # mini-swe-agent v1 asks for ```bash, the text form of v2 for ```mswea_bash_command. Exactly one
 # match of its block in a reply, else the turn is refused.
-FENCES = ("bash", "sh", "mswea_bash_command")
-_NAMED_FENCE = re.compile(rf"```({'|'.join(FENCES)})\b[ \t]*(\S?)")
+_NAMED_FENCE = re.compile(r"```(bash|sh|mswea_bash_command)\b[ \t]*(\S?)")
+_FENCE_LINE = re.compile(r"^[ \t]*```[^`\n]*$", re.MULTILINE)
 # Tokens of chat templates and tool calls that providers let through: Kimi and Qwen (<|...|>),
 # DeepSeek (full-width bars), Hermes (<tool_call>).
 _RAW_TOKEN = re.compile(
@@ -36,24 +35,25 @@ _RAW_TOKEN = re.compile(
 TOOL_CALL = re.compile(r"^Tool call: \S+ (.*)", re.MULTILINE)  # as prompt.py writes them
 _FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 
+# The report asks several things of one reply: its script is read once. Nobody changes the commands.
+read_script = lru_cache(maxsize=8)(split_commands)
+
+
+def format_ok(reply: str) -> bool:
+    return format_problem(reply) is None
+
 
 def format_problem(reply: str) -> str | None:
     """Tell why this text is no reply at all (empty, raw tokens, reasoning left in, cut off)."""
     if not reply or not reply.strip():
         return "the reply is empty"
-    if _RAW_TOKEN.search(reply):
+    if "<" in reply and _RAW_TOKEN.search(reply):
         return "the reply holds raw tool-call or chat-template tokens"
     if mark := reasoning_left(reply):
         return f"the reply holds reasoning marked {mark}"
-    lines = [line.strip(" \t") for line in reply.split("\n")]
-    fences = [line for line in lines if line.startswith("```") and "`" not in line[3:]]
-    if len(fences) % 2:
+    if len(_FENCE_LINE.findall(reply)) % 2:
         return "the reply is cut off: a code block is never closed"
     return None
-
-
-def format_ok(reply: str) -> bool:
-    return format_problem(reply) is None
 
 
 def fence_of(messages: list[dict]) -> str:
@@ -67,8 +67,7 @@ def fence_of(messages: list[dict]) -> str:
     for message in messages:
         text = message.get("content")
         rules.setdefault(message.get("role"), text if isinstance(text, str) else "")
-    in_system = _NAMED_FENCE.search(rules.get("system", ""))
-    if in_system:
+    if in_system := _NAMED_FENCE.search(rules.get("system", "")):
         return in_system[1]
     named = _NAMED_FENCE.findall(rules.get("user", ""))
     told = [fence for fence, more in named if more or fence == "mswea_bash_command"]
@@ -76,22 +75,18 @@ def fence_of(messages: list[dict]) -> str:
     return (told or blocks or ["bash"])[0]
 
 
+@lru_cache(maxsize=8)
+def _split_blocks(reply: str, fence: str) -> list[str]:
+    """Return prose, block, prose, block, ..., prose."""
+    # Behind the last fence no block closes, and to search there is costly.
+    end = reply.rfind("\n```") + len("\n```")
+    *parts, last = re.split(rf"```{fence}\s*\n(.*?)\n```", reply[:end], flags=re.DOTALL)
+    return [*parts, last + reply[end:]]
+
+
 def bash_blocks(reply: str, fence: str = "bash") -> list[str]:
     """Return the commands of all blocks under this fence, as mini-swe-agent finds them."""
     return [block.strip() for block in _split_blocks(reply, fence)[1::2]]
-
-
-def commands_said(reply: str, fence: str) -> list[str]:
-    """Return the commands of an earlier reply: of its blocks, and of calls that made no block."""
-    found = bash_blocks(reply, fence)
-    for arguments in TOOL_CALL.findall(reply):
-        with suppress(ValueError, RecursionError, TypeError, AttributeError, IndexError):
-            command = json.loads(arguments).get("command")
-            if isinstance(command, list):  # also of a shell: ["bash", "-lc", "ls"]
-                command = command[2] if command[1:2] in (["-c"], ["-lc"]) else shlex.join(command)
-            if len((command or "").split()) > 1:  # one word is an editor's `view`
-                found.append(command)
-    return found
 
 
 def prose_parts(reply: str, fence: str = "bash") -> list[str]:
@@ -99,12 +94,17 @@ def prose_parts(reply: str, fence: str = "bash") -> list[str]:
     return _split_blocks(reply, fence)[::2]
 
 
-def _split_blocks(reply: str, fence: str) -> list[str]:
-    """Return prose, block, prose, block, ..., prose."""
-    # Behind the last fence no block closes, and to search there is costly.
-    end = reply.rfind("\n```") + len("\n```")
-    *parts, last = re.split(rf"```{fence}\s*\n(.*?)\n```", reply[:end], flags=re.DOTALL)
-    return [*parts, last + reply[end:]]
+def commands_said(reply: str, fence: str) -> list[str]:
+    """Return the commands of an earlier reply: of its blocks, and of calls that made no block."""
+    found = bash_blocks(reply, fence)
+    for arguments in TOOL_CALL.findall(reply):
+        with suppress(ValueError, RecursionError, TypeError, AttributeError):
+            command = json.loads(arguments).get("command")
+            if isinstance(command, list):
+                command = shlex.join(command)
+            if len((command or "").split()) > 1:  # one word is an editor's `view`
+                found.append(command)
+    return found
 
 
 def protocol_problem(reply: str, messages: list[dict]) -> str | None:
@@ -120,7 +120,7 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     if len(blocks) != 1:
         return f"the reply holds {len(blocks)} ```{fence} blocks; exactly one is asked for"
     try:
-        commands = split_commands(blocks[0])
+        commands = read_script(blocks[0])
     except ValueError as error:
         return f"the command is cut short ({error}); a ``` line inside it ends the block"
     if not any(command.words or command.written_files for command in commands):
@@ -128,24 +128,21 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     thought = re.findall(r"\w+", prose_parts(reply, fence)[0])
     if not thought or [word.upper() for word in thought] == ["THOUGHT"]:
         return "no THOUGHT stands before the command"
+
     systems = [message.get("content") for message in messages if message.get("role") == "system"]
-    if not any(SWE_ZERO_MARK in (text or "") for text in systems):
+    if not any(_SWE_ZERO_MARK in (text or "") for text in systems):
         return None
     if blocks[0].startswith("#"):
         return "the command starts with a # comment, which this chat's system prompt forbids"
-    for program in programs_run(commands):
-        family = program.rstrip("0123456789.") or program  # python3.11 is python, too
-        if family == "cd" or any(family in words(section) for section in FORBIDDEN_LISTS):
-            return f"the command runs `{program}`, which this chat's system prompt forbids"
-    return None
-
-
-def programs_run(commands: list[Command]) -> list[str]:
-    """Return the programs that the commands run, those behind `find -exec` included."""
     programs = [command.program for command in commands]
     for command in commands:
         if command.program == "find":
             for option, word in zip(command.argv, command.argv[1:], strict=False):
                 if option in _FIND_RUNS:
                     programs.append(word.rsplit("/", 1)[-1])
-    return programs
+    forbidden = {"cd"}.union(*map(word_list, _FORBIDDEN_LISTS))
+    for program in programs:
+        family = program.rstrip("0123456789.") or program  # python3.11 is python, too
+        if family in forbidden:
+            return f"the command runs `{program}`, which this chat's system prompt forbids"
+    return None

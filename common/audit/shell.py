@@ -1,4 +1,4 @@
-"""Read a shell script: its simple commands, and what they name, with all words in full.
+"""Read a shell script: its commands, what they name with all words in full, the lines they address.
 
 Quotes, heredocs, pipes and subshells are read, so `grep "cd "` is no `cd`. Nothing is run. The
 standard library's shlex knows no heredocs and takes quadratic time for a long word.
@@ -8,15 +8,17 @@ import posixpath
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cache, cached_property
+from pathlib import Path
 
-from common.audit.words import words as word_list
-
+TO_THE_END = 10**9  # the last line of a range that has no other end
 # Odd scripts cost no minutes.
 _MOST_COMMANDS = 1000
 _MOST_WORDS = 2000  # of one command
 _MOST_VALUES = 32  # of one variable or brace
 _MOST_CHARS = 4000  # of a word that is looked into
+_MOST_RANGES = 50  # and files of one command
+_SCREEN = 20  # lines that one sees behind `tail -n +3`
 
 # Each alternative starts with characters of its own and nothing follows the repetition: no
 # backtracking. The bound on `${...}` keeps a flood of openings linear.
@@ -32,6 +34,10 @@ _TOKEN = re.compile(
 )
 _QUOTED = re.compile(r"""\\(.)|\$'((?:\\.|[^'\\])*)'|'([^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
 _BACKQUOTED = re.compile(r"`([^`]*)`")
+_TARGETS = {
+    **{"<": "read_files", "<<<": "heredocs", ">": "written_files", ">>": "written_files"},
+    **{">|": "written_files", "&>": "written_files", "&>>": "written_files"},
+}
 _WRAPPER_OPTION = re.compile(r"-.|\d+(?:\.\d+)?[smhd]?$")  # `timeout -k 5 60 make`, `xargs -0 grep`
 
 _ASSIGNS = re.compile(r"[A-Za-z_]\w{0,60}\+?=")
@@ -43,6 +49,24 @@ _BRACES = re.compile(r"\{([^{}\s]{0,400},[^{}\s]{0,400})\}")
 _ONE_OF_ONE = re.compile(r"\[(\w)\]")  # `nam[e]` in a pattern
 # `-Sname`, `--include=a.py`
 _GLUED_OPTION = re.compile(r"^(?:-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}=)")
+
+_FILE = re.compile(r"(?<![\w./@+-])[\w./@+-]{1,200}\.\w{1,10}\b")
+# `3,9p`, `3,+6p`, `3{p;q}`, `NR>=3`, `3..9`, `[3:9]`, `-L3,9:a.py`, `+3`
+_RANGE = re.compile(
+    r"(?:^|[\s;{\[(=<>L]|\.\.)\+?(\d{1,7})(?:\s?(?:,|:|\.\.)\s?(\+?)(\d{1,7}|\$))?"
+    r"(?=$|[\s;,:.)\]{}!&=pdsaicqyn])"
+)
+_COUNT = re.compile(r"(?:--lines=|-n|-)?(\+?)(\d{1,9})$")  # of head and tail
+_EVERY_LINE = ("", "^", "$", ".*")  # as patterns: `grep -n '' file` numbers the lines, as `nl` does
+
+
+@cache
+def word_list(section: str) -> frozenset[str]:
+    """Return the words of one section of words.txt."""
+    text = Path(__file__).with_name("words.txt").read_text("utf-8")
+    text = re.sub("# .*", "", text)
+    body = re.search(rf"^\[{section}\]([^\[]*)", text, re.MULTILINE)
+    return frozenset(body[1].split())
 
 
 @dataclass
@@ -90,16 +114,11 @@ def split_commands(script: str, most: int = 10**9) -> list[Command]:
             redirect = token["redirect"].lstrip("0123456789")
         elif token["word"]:
             word = _QUOTED.sub(lambda quoted: quoted[quoted.lastindex], token["word"])
-            if not redirect:
-                commands[-1].words.append(word)
-            elif redirect in ("<<", "<<-"):
+            target = _TARGETS.get(redirect, "words" if not redirect else "")
+            if redirect in ("<<", "<<-"):
                 awaited.append((commands[-1], "\t*" if redirect == "<<-" else "", word))
-            elif redirect == "<<<":
-                commands[-1].heredocs.append(word)
-            elif redirect == "<":
-                commands[-1].read_files.append(word)
-            elif redirect in (">", ">>", ">|", "&>", "&>>") and not word.startswith("/dev/"):
-                commands[-1].written_files.append(word)
+            elif target and not (target == "written_files" and word.startswith("/dev/")):
+                getattr(commands[-1], target).append(word)
             redirect = ""
         elif token["operator"]:
             commands[-1].ends = token["operator"]
@@ -121,48 +140,10 @@ def split_commands(script: str, most: int = 10**9) -> list[Command]:
 def expand_script(script: str) -> tuple[list[Command], list[str]]:
     """Return the script's commands with all words in full, and all that they name.
 
-    `cd a && cat b.py`, `D=a; cat $D/b.py` and `cat a/{b,c}.py` all name `a/b.py`. What cannot be
+    `D=a; cat $D/b.py` and `cat a/{b,c}.py` both name `a/b.py`. What cannot be
     told from the script's own text stays as it is; one whose quotes never close has no commands.
     """
     commands = []
-    in_full = _with_values(_with_values(script))  # a value may hold another name
-    for text in (in_full, script):  # with its values a script may be cut short
-        with suppress(ValueError):
-            commands = split_commands(text, _MOST_COMMANDS)
-            break
-    for command in commands[:]:  # `bash -lc 'git log'`, `eval "git log"`
-        for script_word in _scripts(command):
-            with suppress(ValueError):
-                commands += split_commands(script_word, _MOST_COMMANDS - len(commands))
-    named = [in_full] if commands else []
-    folder = ""
-    for command in commands:
-        command.words = [full for word in command.words[:_MOST_WORDS] for full in _choices(word)]
-        for word in [*command.words, *command.written_files, *command.read_files]:
-            if len(word) > _MOST_CHARS:
-                continue
-            word = _ONE_OF_ONE.sub(r"\1", word)
-            named += [word, _GLUED_OPTION.sub("", word)]
-            if len(word.split()) == 1:
-                named.append(posixpath.normpath(posixpath.join(folder, word)))
-        if command.program in ("cd", "pushd") and command.argv[1:]:
-            folder = posixpath.join(folder, command.argv[1])[:_MOST_CHARS]
-    return commands, named
-
-
-def _scripts(command: Command) -> list[str]:
-    """Return the scripts that a command gives to a shell."""
-    operands = command.argv[1:]
-    if command.program == "eval":
-        return [" ".join(operands)]
-    if command.program not in word_list("shells"):
-        return []
-    after = [word for option, word in zip(operands, operands[1:]) if re.match("-[a-z]*c$", option)]
-    return [*after[:1], *command.heredocs]
-
-
-def _with_values(script: str) -> str:
-    """Return the script with the values of its variables; a loop's is `{a,b}`."""
     values = {name: quoted or plain for name, quoted, plain in _SET.findall(script)}
     for name, listed in _LOOP.findall(script):
         items = listed.split()[:_MOST_VALUES]
@@ -171,7 +152,27 @@ def _with_values(script: str) -> str:
     def value(used: re.Match) -> str:
         return values.get(used[1] or used[2], used[0])
 
-    return _USED.sub(value, script, count=_MOST_COMMANDS)
+    in_full = _USED.sub(value, script, count=_MOST_COMMANDS)
+    for text in (in_full, script):  # with its values a script may be cut short
+        with suppress(ValueError):
+            commands = split_commands(text, _MOST_COMMANDS)
+            break
+    for command in commands[:]:  # `bash -lc 'git log'`, `eval git log`
+        if command.program in word_list("shells"):
+            operands = command.argv[1:]
+            for text in [*operands, " ".join(operands), *command.heredocs]:
+                with suppress(ValueError):
+                    commands += split_commands(text, _MOST_COMMANDS - len(commands))
+
+    named = [in_full] if commands else []
+    for command in commands:
+        command.words = [full for word in command.words[:_MOST_WORDS] for full in _choices(word)]
+        for word in [*command.words, *command.written_files, *command.read_files]:
+            if len(word) > _MOST_CHARS:
+                continue
+            word = _ONE_OF_ONE.sub(r"\1", word)
+            named += [word, posixpath.normpath(word), _GLUED_OPTION.sub("", word)]
+    return commands, named
 
 
 def _choices(word: str) -> list[str]:
@@ -186,4 +187,48 @@ def _choices(word: str) -> list[str]:
             middles = rest[0].split(",") if rest else [""]
             several += [head + middle + "".join(rest[1:]) for middle in middles]
         found = several[:_MOST_VALUES]
+    return found
+
+
+def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
+    """Return (file, first, last) of each range of lines that the commands show or change."""
+    found = []
+    files = []  # of the pipe so far
+    head_end = 0
+    for command in commands:
+        program = command.program
+        options = command.argv[1:]
+        text = "\n".join([" ".join(options), *command.heredocs])
+        pattern = next((word for word in options if not word.startswith("-")), "")
+        numbers_all = program == "grep" and pattern in _EVERY_LINE
+        by_range = program in word_list("line tools")
+        trims = program in ("head", "tail")
+        spans = []
+        aims = by_range or numbers_all or trims
+        if aims and (named := [*command.read_files, *_FILE.findall(text)]):
+            files = named[:_MOST_RANGES]
+            head_end = 0
+        if trims:
+            counts = [count for count in map(_COUNT.match, options) if count]
+            count = int(counts[0][2]) if counts else 0
+            if program == "head":
+                head_end = count or 10
+                spans = [(1, head_end)]
+            elif counts and counts[0][1]:
+                spans = [(count, count + _SCREEN)]
+            elif count and head_end:  # `head -250 file | tail -9`
+                spans = [(max(head_end - count + 1, 1), head_end)]
+        elif by_range:
+            if program == "git":
+                text = "".join(text.partition("-L")[1:])
+            for first, plus, last in _RANGE.findall(text)[:_MOST_RANGES]:
+                low = int(first)
+                high = TO_THE_END if last == "$" else int(last or first)
+                spans.append((low, low + high if plus else high))
+            if program in ("awk", "gawk", "perl") and spans:  # each bound stands for itself
+                spans = [(min(spans)[0], max(spans)[1])]
+        found += [(file, *span) for file in files for span in spans]
+        if command.ends not in ("|", "|&"):
+            files = []
+            head_end = 0
     return found

@@ -8,18 +8,14 @@ import re
 from collections import defaultdict
 from functools import cached_property, lru_cache
 
-from common.audit.lines import TO_THE_END, addressed_lines, spoken_lines
 from common.audit.patch import hunk_lines, parse_patch
 from common.audit.protocol import TOOL_CALL, bash_blocks, commands_said, fence_of, prose_parts
-from common.audit.shell import Command, expand_script
-from common.audit.styles import edited_files, script_style
-from common.audit.words import words
+from common.audit.shell import TO_THE_END, Command, addressed_lines, expand_script, word_list
+from common.audit.styles import command_style
 
 _SLACK = 12  # lines before a hunk that lead straight to it
-_SHOWN_REACH = 100  # lines: to page on from what was seen, up to this far, is honest
-_TOLD_REACH = 30  # lines: the same from a number that the chat tells
-_MIN_LINE_CHARS = 12  # a shorter line (`else:`, `return None`) proves nothing
-_MIN_NOTE_WORDS = 6  # of a line of the description
+_REACH = 30  # lines: to page on from what was shown or told, up to this far, is honest
+_NEAR_CHARS = 16  # between a file's name and the line number said of it
 
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 # What a hunk's header or a piece of code defines; Go: `func (w *Window) shift(`.
@@ -34,7 +30,13 @@ _GUESS = re.compile(
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
-_LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
+# In prose: a file, or a number behind `line` or, right behind a file, `:`, `(` or `#L`
+_FILE_OR_NUMBER = re.compile(
+    r"(?P<file>(?<![\w./-])[\w./-]{1,150}\.[A-Za-z]\w{0,9}\b)"
+    r"|(?P<sign>\blines?\b(?: number)?|[:(]|#?\bL)[ #~]{0,2}(?P<first>\d{1,7})\b"
+    r"(?:\s?(?:-|–|:|,|to|and|through)\s?L?(?P<last>\d{1,7})\b)?",
+    re.IGNORECASE,
+)
 
 
 def text_of(value) -> str:
@@ -52,11 +54,6 @@ def token_triples(text: str) -> set[tuple[str, str, str]]:
     return set(zip(tokens, tokens[1:], tokens[2:], strict=False))
 
 
-def name_parts(name: str) -> list[str]:
-    """Return ["get", "http", "url"] for `getHTTPUrl`, `get_http_url` and `get-http-url` alike."""
-    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
-
-
 def base_name(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
@@ -67,24 +64,45 @@ def same_file(named: str, path: str) -> bool:
     return bool(named) and f"/{path}".endswith(f"/{named}") or f"/{named}".endswith(f"/{path}")
 
 
+def spoken_lines(text: str) -> list[tuple[str, int, int]]:
+    """Return (file, first, last) of each line number in prose; file "" where none stands by it."""
+    found = []
+    file = ""
+    file_end = -_NEAR_CHARS
+    for match in _FILE_OR_NUMBER.finditer(text):
+        if match["file"]:
+            file = match["file"]
+            file_end = match.end()
+            continue
+        gap = match.start() - file_end
+        if match["sign"] not in (":", "(") or gap == 0:
+            first = int(match["first"])
+            named = file if gap <= _NEAR_CHARS else ""
+            found.append((named, first, int(match["last"] or first)))
+    return found
+
+
 class Reply:
     """One reply: its prose, its commands, and all that they name."""
 
-    def __init__(self, text: str, fence: str = "bash"):
+    def __init__(self, text: str, fence: str):
         script = "\n".join(bash_blocks(text, fence))
-        self.commands, named = expand_script(script)
-        self.named = named
+        self.commands, self.named = expand_script(script)
         self.text = text
         self.prose = "\n".join(prose_parts(text, fence))
-        self.commanded = "\n".join([script, *named])
-        self.said = "\n".join([text, *named])
+        self.commanded = "\n".join([script, *self.named])
+        self.said = "\n".join([text, *self.named])
         self.squeezed = squeeze(self.said)
         self.triples = token_triples(self.said)
         self.names = set(_NAME.findall(self.said))
-        self.edited = "\n".join(edited_files(self.commands))
         written = self.prose.split("```")[1::2]
-        if script_style(self.commands) in ("edit", "run"):
-            written.append(script)
+        edited = []  # what names the files that the commands change: targets, operands, scripts
+        for command in self.commands:
+            style = command_style(command)
+            texts = [*command.written_files, *command.heredocs, *command.argv[1:]]
+            edited += texts if style == "edit" else []
+            written += texts if style in ("edit", "run") else []
+        self.edited = "\n".join(edited)
         self.defined = {name for pair in _DEFINED.findall("\n".join(written)) for name in pair}
         self._sentences = re.split(r"(?<=[.!?])\s|\n", self.prose)
 
@@ -111,22 +129,25 @@ class Chat:
         messages = messages if isinstance(messages, list) else []
         messages = [message for message in messages if isinstance(message, dict)]
         contents = [text_of(message.get("content")) for message in messages]
-        answers = [i for i, message in enumerate(messages) if message.get("role") == "assistant"]
         self.fence = fence_of(messages)
         self.text = "\n".join(contents)
         self.lower = self.text.lower()
         self.squeezed = squeeze(self.text)
         self.words = {word.strip("_") for word in re.findall(r"\w+", self.lower)}
-        self.task = "\n".join(contents[: answers[0]] if answers else contents)
-        ends = [*answers[1:], len(contents)]  # several calls of tools have several outputs
-        spans = zip(answers, ends)
-        self._exchanges = [(contents[i], "\n".join(contents[i + 1 : end])) for i, end in spans]
+        parts = [[]]  # the task, then each turn of the agent with its outputs
+        for message, content in zip(messages, contents):
+            if message.get("role") == "assistant":
+                parts.append([])
+            parts[-1].append(content)
+        self.task = "\n".join(parts[0])
+        self._exchanges = parts[1:]
 
     @cached_property
     def turns(self) -> list[tuple[list[Command], list[str], str]]:
         """The commands of each earlier turn, what they name, and their output."""
         found = []
-        for answer, output in self._exchanges:
+        for answer, *outputs in self._exchanges:
+            output = "\n".join(outputs)
             commands, named = expand_script("\n".join(commands_said(answer, self.fence)))
             for call in TOOL_CALL.findall(answer):  # such as an editor's view of a file
                 named = [*named, *re.findall(r"[\w./-]+\.\w+", call)]
@@ -134,23 +155,19 @@ class Chat:
         return found
 
     @cached_property
-    def triples(self) -> set[tuple]:
-        return token_triples(self.text)
-
-    @cached_property
-    def task_names(self) -> set[str]:
-        """The words of the task, `getRows`, `get_rows` and `get-rows` alike."""
-        return {"".join(name_parts(word)) for word in re.findall(r"[\w-]+", self.task)}
-
-    @cached_property
     def shown(self) -> str:
         """All that commands named and printed: not the task, nor what the agent said."""
         return "\n".join("\n".join([*named, output]) for _, named, output in self.turns)
 
     @cached_property
+    def triples(self) -> set[tuple]:
+        return token_triples(self.text)
+
+    @cached_property
     def _known_lines(self) -> dict[str, list[tuple[str, int, int]]]:
-        """For each base name: (path, first, last) of lines shown or told, and those near."""
+        """For each base name: (path, first, last) of lines that were shown or told."""
         found = defaultdict(list)
+        known = [line for line in spoken_lines(self.text) if line[0]]
         for commands, named, output in self.turns:
             by_name = defaultdict(set)
             for path, first, last in addressed_lines(commands):
@@ -158,14 +175,10 @@ class Chat:
             tens = {int(number) // 10 * 10 for number in _PRINTED_NUMBER.findall(output)}
             numbers = {(ten, ten + 9) for ten in tens}
             for path in {word for word in named if "." in word and len(word) < 300}:
-                seen = by_name[base_name(path)] - {(1, TO_THE_END)} | numbers
-                for first, last in seen or {(1, TO_THE_END)}:
-                    near = (path, first - _SHOWN_REACH, last + _SHOWN_REACH)
-                    found[base_name(path)].append(near)
-        for path, first, last in spoken_lines(self.text):
-            if path:
-                near = (path, first - _TOLD_REACH, last + _TOLD_REACH)
-                found[base_name(path)].append(near)
+                seen = by_name[base_name(path)] | numbers or {(1, TO_THE_END)}
+                known += [(path, first, last) for first, last in seen]
+        for line in known:
+            found[base_name(line[0])].append(line)
         return found
 
     def knows_lines(self, path: str, first: int, last: int) -> bool:
@@ -173,13 +186,13 @@ class Chat:
         for name in [base_name(path)] if path else list(self._known_lines):
             for named, low, high in self._known_lines.get(name, ()):
                 of_it = same_file(named, path) if path else high < TO_THE_END
-                if of_it and low <= last and first <= high:
+                if of_it and low - _REACH <= last and first <= high + _REACH:
                     return True
         return False
 
 
 class Record:
-    """The hidden side of a turn: its paths, hunks, lines, names and texts."""
+    """The hidden side of a turn: its paths, hunks, lines and names."""
 
     def __init__(self, patch: str, notes: str, files: tuple, repo: str, number: str):
         self.repo = repo
@@ -192,37 +205,29 @@ class Record:
             paths += [file.old_path or "", file.path]
             for hunk in file.hunks:
                 first = min(hunk.source_start, hunk.target_start) - _SLACK
-                end = hunk.source_start + hunk.source_length
-                end = max(end, hunk.target_start + hunk.target_length)
-                self.hunks.append((file.path, first, end - 1))
+                last_before = hunk.source_start + hunk.source_length - 1
+                last_after = hunk.target_start + hunk.target_length - 1
+                self.hunks.append((file.path, first, max(last_before, last_after)))
                 for name, _ in _DEFINED.findall(hunk.section_header):
                     if len(name) > 6:
                         self.defined[name].add(file.path)
                 lines += hunk_lines(hunk)
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
-        notes = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
-        code = [line[1:] for line in lines] + notes
+        code = [line[1:] for line in lines] + notes.splitlines()
         self.squeezed = "\n".join(map(squeeze, code))
-        telling = [line for line in dict.fromkeys(code) if _is_telling(line)]
-        self.lines = [(line.strip(), token_triples(line)) for line in telling]
+        self.lines = []  # that nobody writes by accident, with their runs of tokens
+        for line in dict.fromkeys(code):
+            triples = token_triples(line)
+            if triples and set(re.findall(r"[A-Za-z_]\w{2,}", line)) - word_list("keywords"):
+                self.lines.append((line.strip(), triples))
+        telling = {line for line, _ in self.lines}
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
-        added = [line[1:].strip() for line in lines if line[0] == "+" and _is_telling(line[1:])]
-        self.added = [line for line in added if squeeze(line) not in before]
+        added = [line[1:].strip() for line in lines if line[0] == "+"]
+        self.added = [line for line in added if line in telling and squeeze(line) not in before]
         # A name that only a comment holds proves nothing.
         bare = "\n".join(re.split(r"(?:^|\s)(?:#|//) ", line)[0] for line in code)
-        names = set(_NAME.findall(bare))
-        self.names = (names | set(self.defined)) - words("keywords") - words("library")
-        changed = "\n".join(line[1:] for line in lines if line[0] != " ")
-        # Literals of several words, in pieces between their placeholders.
-        literals = " % ".join(literal for _, literal in _LITERAL.findall(changed))
-        pieces = re.split("[%{}]", literals)
-        self.texts = {piece.strip() for piece in pieces if len(piece.split()) > 2}
-
-
-def _is_telling(line: str) -> bool:
-    """Tell whether nobody writes this line of code by accident."""
-    names = set(re.findall(r"[A-Za-z_]\w{2,}", line)) - words("keywords")
-    return bool(names and token_triples(line)) and len(squeeze(line)) >= _MIN_LINE_CHARS
+        names = set(_NAME.findall(bare)) | set(self.defined)
+        self.names = names - word_list("keywords") - word_list("library")
 
 
 _read = lru_cache(maxsize=64)(Record)  # the turns and retries of one instance share its record

@@ -12,16 +12,14 @@ import sys
 import time
 import traceback
 from collections import Counter
-from collections.abc import Awaitable, Callable, Iterable, Iterator
+from collections.abc import Awaitable, Callable, Iterable
 from copy import copy
-from dataclasses import dataclass, field
 from datetime import datetime, timezone
-from pathlib import Path
 from typing import NamedTuple
 
 from common import cli, start
 from common.client.batches import Batches, Waiting
-from common.client.contexts import Contexts
+from common.client.costs import Contexts
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
 from common.client.run import Halted, Run
@@ -40,7 +38,6 @@ _CUT_OFF = (
 _TOOL_CALLS = ("tool_calls", "tool_call", "tool_use", "function_call")
 _MANY_CUTS = 3  # in a run: fewer may be any bad line's
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
-_ITEMS_OF_A_SECOND_TRIAL = 3  # after a run that left a model: chosen
 _CHARS_KEPT = 400  # of a refused reply
 _ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
 
@@ -71,6 +68,7 @@ class LLM:
     def __init__(self, environment: Environment, flags, stage: str):
         self.run = Run(environment, flags.max_cost)
         self.run.batches = Batches(self.run, stage, flags)
+        self.save = self.run.saver.save  # async (path, value): files that hold paid replies
         self.concurrency = flags.concurrency
         self._connections = {}
         self._contexts = Contexts()
@@ -90,6 +88,7 @@ class LLM:
         give other messages for the next try. `who` tells this asking from another in the same
         words. Raises ItemFailed, NoAcceptableReply, or Halted when the run is over.
         """
+        run = self.run
         asked_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         started_s = time.monotonic()
         model = self._model(call)
@@ -100,25 +99,24 @@ class LLM:
         refused: list[dict] = []
         for _ in range(call.bad_reply_tries):
             try:
-                completion, attempts, cost = await model.complete(
-                    call, messages, max_tokens, who, tries
-                )
+                reply = await model.complete(call, messages, max_tokens, who, tries)
             except Waiting:
                 raise
             except ItemFailed as failure:
                 ours = copy(failure)  # several may share it
                 ours.replies = refused
                 raise ours from None
+            completion, attempts, cost = reply
             end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
             is_cut = end in _CUT_OFF
             was_cut = max_tokens if is_cut else 0
             if lack := self._contexts.lack(call.model, messages, completion, was_cut):
-                self.run.spending.calls["cut by the context"] += 1
+                run.spending.calls["cut by the context"] += 1
                 raise lack
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
-            text = self.run.masked_reply(clean_text(visible_text(completion.content)))
+            text = run.masked_reply(clean_text(visible_text(completion.content)))
             meta = {
                 "finish_reason": completion.finish_reason,
                 "usage": completion.usage,
@@ -134,21 +132,20 @@ class LLM:
             }
             if completion.batch:
                 meta["batch"] = completion.batch
-            mark = self.run.masked_reply(reasoning_left(completion.content))
+            mark = run.masked_reply(reasoning_left(completion.content))
+            run.spending.marks[call.model][mark] += 1
             why = _refusal(text, end, mark, completion) or accept(text)
-            self.run.spending.calls["refused reply" if why else "good"] += 1
-            self.run.spending.marks[call.model][mark] += 1
-            if why is None:
-                model.note_good_reply()
+            run.spending.calls["refused reply" if why else "good"] += 1
+            if not why or run.batches.is_news(completion.batch):
+                model.note_reply(call, text, why, len(refused) + 1, is_cut)
+            if not why:
                 return Reply(text, meta)
             refused.append({"why": why, "text": text[:_CHARS_KEPT]})
-            if self.run.batches.is_news(completion.batch):
-                model.note_refused_reply(call, len(refused), is_cut, f"{why}: {text}")
             if again:
                 messages = again(text, why)
             if is_cut:
                 max_tokens = min(2 * max_tokens, call.max_tokens_cap)
-            if self.run.batches.asks_nothing_live and tries >= call.bad_reply_tries:
+            if run.batches.asks_nothing_live and tries >= call.bad_reply_tries:
                 break
 
         detail = f"{why} (asked {call.bad_reply_tries} times)"
@@ -170,15 +167,11 @@ class LLM:
             if call.provider not in self._connections:
                 endpoint = self.run.environment.providers[call.provider]
                 self._connections[call.provider] = Connection(endpoint)
-            self._connections[call.provider].prices[call.model] = call.prices
-            width = self.concurrency or call.concurrency
-            models[key] = Model(self.run, call, self._connections[call.provider], width)
+            connection = self._connections[call.provider]
+            connection.prices[call.model] = call.prices
+            models[key] = Model(self.run, call, connection, self.concurrency or call.concurrency)
             self.run.saver.patience_s = min(self.run.saver.patience_s, call.outage_s / 2)
         return models[key]
-
-    async def save(self, path: Path | str, value: object) -> None:
-        """Write a file that holds paid replies; a disk that refuses is tried again for a while."""
-        await self.run.saver.save(path, value)
 
     async def close(self) -> None:
         """Finish what is being saved, close all sockets."""
@@ -186,14 +179,6 @@ class LLM:
         await self.run.batches.close()
         for connection in self._connections.values():
             await connection.close()
-
-    def notes(self, failed: int) -> dict:
-        """Return dollars so far, failures and each model's pace, for the progress bar."""
-        paces = [str(model.limiter.pace) for model in self.run.models.values()]
-        notes = {"failed": failed, "at_once": "+".join(paces)}
-        if self.run.spending.cost_usd:
-            notes = {"spent": f"${self.run.spending.cost_usd:.2f}", **notes}
-        return notes
 
     def usage_lines(self) -> list[str]:
         """Return calls by outcome, tokens and cost, for the tally."""
@@ -206,9 +191,6 @@ class LLM:
         if self.run.given_up:
             words = "calls in flight when the run ended, which may be billed all the same"
             lines.append(f"left    {self.run.given_up:,} {words}")
-        lost = self.run.saver.lost
-        if lost:
-            lines.append(f"lost    {lost:,} paid replies: the disk took no file for them")
         return lines
 
 
@@ -248,104 +230,88 @@ def run_turns(
     configuration, outage, --max-cost) ends the run: no new calls, those in flight get a few
     seconds, what they bring is saved. Return 0, or the exit code, its reason told on stderr.
     """
-    llm.run.say = progress.say
-    llm.run.failed_before = bool(tally.failed_before)
-    if any(cli.NOTHING_USABLE in kind for kind in tally.failed_before):
-        llm.run.items_of_a_trial = _ITEMS_OF_A_SECOND_TRIAL
+    run = llm.run
+    run.say = progress.say
+    left = iter(turns)
+    errors_in_a_row: list[str] = []
+
+    async def work_on(turn: object) -> None:
+        try:
+            await work(turn)
+            tally.done += 1
+            errors_in_a_row.clear()
+        except Waiting:
+            tally.waiting += 1
+        except ItemFailed as failure:
+            more = {"replies": failure.replies} if failure.replies else {}
+            tally.fail(name(turn), failure.kind, failure.detail, failure.lasting, **more)
+        except (Halted, UserError, BadFile, OSError, ModuleNotFoundError):
+            raise
+        except Exception as error:  # of this program: it fails its item, three alike end the run
+            words = run.masked(f"{type(error).__name__}: {error}")[:_CHARS_KEPT]
+            trace = run.masked("".join(traceback.format_exception(error)))
+            kind = f"error of this program: {type(error).__name__}"
+            tally.fail(name(turn), kind, words, traceback=trace)
+            errors_in_a_row.append(kind)
+            if errors_in_a_row[-_ALIKE:] == [kind] * _ALIKE:
+                words = f"{_ALIKE} turns in a row failed alike: {words}"
+                run.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")
+
+    async def worker() -> None:
+        try:
+            for turn in left:
+                if run.end:
+                    return
+                await work_on(turn)
+                paces = [str(model.limiter.pace) for model in run.models.values()]
+                notes = {"failed": len(tally.failed), "at_once": "+".join(paces)}
+                if run.spending.cost_usd:
+                    notes = {"spent": f"${run.spending.cost_usd:.2f}", **notes}
+                progress.update(**notes)
+        except Halted:
+            pass
+        except (UserError, BadFile) as stop:
+            run.halt(cli.EXIT_STOPPED, str(stop))
+        except ModuleNotFoundError as missing:
+            run.halt(cli.EXIT_STOPPED, start.install_words(missing))
+        except OSError as error:
+            run.halt(cli.EXIT_STOPPED, cli.disk_words(error))
+
     try:
-        asyncio.run(_Turns(llm, iter(turns), work, name, progress, tally).run(width))
+        asyncio.run(_run_workers(llm, worker, width))
     finally:
         start.handle_signals(signal.default_int_handler)
         progress.close()
-    tally.stopped = any(model.is_useless for model in llm.run.models.values())
-    if llm.run.end is None:
+    tally.stopped = any(model.is_useless for model in run.models.values())
+    if run.end is None:
         return cli.EXIT_DONE
     tally.left = max(0, progress.total - progress.n)
-    code, words = llm.run.end
+    code, words = run.end
     tally.stopped = tally.stopped or code == cli.EXIT_STOPPED
     print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
     return code
 
 
-@dataclass
-class _Turns:
-    """The turns of a stage, worked on by so many workers at once."""
-
-    llm: LLM
-    left: Iterator
-    work: Callable[[object], Awaitable[None]]
-    name: Callable[[object], str]
-    progress: cli.Progress
-    tally: cli.Tally
-    errors_in_a_row: list[str] = field(default_factory=list)
-
-    async def run(self, width: int) -> None:
-        """Let the workers run until the turns are through or the run is over."""
-        run = self.llm.run
-        loop = asyncio.get_running_loop()
-        for number in start.ENDING:
-            if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-                loop.add_signal_handler(number, run.interrupt)
-        workers = [loop.create_task(self.worker()) for _ in range(width)]
-        through = loop.create_task(asyncio.wait(workers))
-        over = loop.create_task(run.over.wait())
-        hurried = loop.create_task(run.hurried.wait())
-        await asyncio.wait({through, over}, return_when=asyncio.FIRST_COMPLETED)
-        first = asyncio.FIRST_COMPLETED
-        await asyncio.wait({through, hurried}, timeout=_GRACE_S, return_when=first)
-        run.given_up = sum(model.limiter.in_flight for model in run.models.values())
-        loop.set_exception_handler(lambda *_: None)  # nobody asks for what is cancelled now
-        for task in (over, hurried, *workers):
-            task.cancel()
-        await through
-        await self.llm.close()
-        for worker in workers:
-            if not worker.cancelled():
-                worker.result()  # raises what nobody expected
-
-    async def worker(self) -> None:
-        """Work on one turn after the other, until there are no more or the run is over."""
-        run = self.llm.run
-        try:
-            for turn in self.left:
-                if run.end:
-                    return
-                await self.do(turn)
-                self.progress.update(**self.llm.notes(len(self.tally.failed)))
-        except Halted:
-            pass
-        except (UserError, BadFile) as stop:
-            run.halt(cli.EXIT_STOPPED, str(stop))
-        except OSError as error:
-            run.halt(cli.EXIT_STOPPED, cli.disk_words(error))
-
-    async def do(self, turn: object) -> None:
-        """Do the work on a turn; count it as done, or as failed by itself or by this program."""
-        try:
-            await self.work(turn)
-            self.tally.done += 1
-            self.errors_in_a_row.clear()
-        except Waiting:
-            self.tally.waiting += 1
-        except ItemFailed as failure:
-            more = {"replies": failure.replies} if failure.replies else {}
-            self.tally.fail(self.name(turn), failure.kind, failure.detail, failure.lasting, **more)
-        except (Halted, UserError, BadFile, OSError):
-            raise
-        except ModuleNotFoundError as missing:
-            self.llm.run.halt(cli.EXIT_STOPPED, start.install_words(missing))
-            raise Halted() from None
-        except Exception as error:
-            self.fail_by_error(self.name(turn), error)
-
-    def fail_by_error(self, item: str, error: Exception) -> None:
-        """Fail an item by an error of this program, with its traceback; stop at the third alike."""
-        run = self.llm.run
-        where = traceback.extract_tb(error.__traceback__)[-1].name
-        kind = f"error of this program: {type(error).__name__} in {where}"
-        trace = run.masked("".join(traceback.format_exception(error)))
-        self.tally.fail(item, kind, f"{type(error).__name__}: {error}", traceback=trace)
-        self.errors_in_a_row.append(kind)
-        if self.errors_in_a_row[-_ALIKE:] == [kind] * _ALIKE:
-            words = run.masked(f"{_ALIKE} turns in a row failed alike: {kind}: {error}")[:400]
-            run.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")
+async def _run_workers(llm: LLM, worker: Callable[[], Awaitable[None]], width: int) -> None:
+    """Let so many workers run until they are through or the run is over."""
+    run = llm.run
+    loop = asyncio.get_running_loop()
+    for number in start.ENDING:
+        if signal.getsignal(number) != signal.SIG_IGN:  # nohup
+            loop.add_signal_handler(number, run.interrupt)
+    workers = [loop.create_task(worker()) for _ in range(width)]
+    through = loop.create_task(asyncio.wait(workers))
+    over = loop.create_task(run.over.wait())
+    hurried = loop.create_task(run.hurried.wait())
+    first = asyncio.FIRST_COMPLETED
+    await asyncio.wait({through, over}, return_when=first)
+    await asyncio.wait({through, hurried}, timeout=_GRACE_S, return_when=first)
+    run.given_up = sum(model.limiter.in_flight for model in run.models.values())
+    loop.set_exception_handler(lambda *_: None)  # nobody asks for what is cancelled now
+    for task in (over, hurried, *workers):
+        task.cancel()
+    await through
+    await llm.close()
+    for task in workers:
+        if not task.cancelled():
+            task.result()  # raises what nobody expected

@@ -1,14 +1,16 @@
-"""What calls cost: the provider's prices, the tokens and dollars of a run, --max-cost."""
+"""What calls take: prices, the tokens and dollars of a run, --max-cost, room in a context."""
 
 from __future__ import annotations
 
 import asyncio
 import math
+import re
 from collections import Counter, defaultdict
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 
 from common.config import CallSettings
-from common.files import UserError
+from common.files import ItemFailed, UserError
 
 # English and code lie between 3 and 4.5. For estimates only: real usage is what is counted.
 CHARS_PER_TOKEN = 3.5
@@ -16,7 +18,16 @@ CHARS_PER_TOKEN = 3.5
 LEAST_BYTES_PER_TOKEN = 2
 _MOST_REPLIES = 3  # that begin alike: fewer tell nothing of a server
 _LOOK_AGAIN_S = 0.05  # for room in the budget
-_CONTEXT_KEYS = ("context_length", "max_model_len", "context_window")
+_PRICE_KEYS = ("prompt", "completion", "input_cache_read")
+# A prompt was cut that counts fewer tokens than one for so many characters, and fewer than these
+# for each word (of 12 letters at most, in scripts without blanks too). English prose has 1.2 to 1.4
+# tokens a word, code and other languages two and more; blanks and rules of marks may have none.
+_CHARS_OF_A_TOKEN = 4.5
+_TOKENS_OF_A_WORD = 0.9
+_WORD = re.compile(r"[^\s!-/:-@\[-^`{-~]{1,12}")
+_OTHER_LENGTH = 2  # times as long as another chat of the same count, the largest that was told
+_SHORT = 1000  # tokens: no context is so small that it cuts fewer
+_FULL_SHARE = 0.95  # of max_tokens: servers count the end of a reply or not, some a few tokens less
 
 
 def prompt_chars(messages: list[dict]) -> int:
@@ -26,21 +37,21 @@ def prompt_chars(messages: list[dict]) -> int:
 
 @dataclass(frozen=True)
 class Listing:
-    """What a provider's list says of a model: dollars a token and its context, or None."""
+    """What a provider's list says of a model: dollars a token, None throughout where it is odd."""
 
     prompt_price: float | None = None
     completion_price: float | None = None
     cached_price: float | None = None
-    context_tokens: int | None = None
 
-    @property
-    def has_prices(self) -> bool:
-        """Tell whether a call can be priced."""
-        return self.prompt_price is not None and self.completion_price is not None
+    def priced(self, prices: dict | None) -> Listing:
+        """Return the listing with the prices of chain.toml (dollars a million tokens), if any."""
+        if not prices:
+            return self
+        return Listing(prices["prompt"] / 1_000_000, prices["completion"] / 1_000_000)
 
     def cost_usd(self, usage: dict) -> float | None:
         """Return what a reply with this usage costs; None without a price or a usage report."""
-        if not self.has_prices or not usage:
+        if self.prompt_price is None or not usage:
             return None
         cached_price = self.prompt_price if self.cached_price is None else self.cached_price
         cached = usage["cached_tokens"]
@@ -49,7 +60,7 @@ class Listing:
 
     def worst_case_usd(self, call: CallSettings, messages: list[dict], max_tokens: float) -> float:
         """Return the most that a call can cost. Raises UserError when the price is not known."""
-        if not self.has_prices:
+        if self.prompt_price is None:
             raise UserError(
                 f"--max-cost cannot hold: the provider's model list names no price for "
                 f"{call.model}. Write prices = {{ prompt = ..., completion = ... }} for it into "
@@ -60,44 +71,23 @@ class Listing:
         return prompt + max_tokens * self.completion_price
 
 
-def priced(listing: Listing, prices: dict | None) -> Listing:
-    """Return a listing with the prices of chain.toml (dollars a million tokens), if any."""
-    if not prices:
-        return listing
-    prompt, completion = prices["prompt"] / 1_000_000, prices["completion"] / 1_000_000
-    return replace(listing, prompt_price=prompt, completion_price=completion, cached_price=None)
-
-
 def read_listings(document: object) -> dict[str, Listing]:
     """Return the models of a provider's list by id; an odd entry is passed over."""
-    items = document.get("data") if isinstance(document, dict) else document
+    models = document.get("data") if isinstance(document, dict) else document
     listings = {}
-    for item in items if isinstance(items, list) else []:
-        if not isinstance(item, dict) or not isinstance(item.get("id"), str):
-            continue
-        pricing = item.get("pricing")
-        if not isinstance(pricing, dict):
-            pricing = {}
-        counts = [item.get(key) for key in _CONTEXT_KEYS]
-        listings[item["id"]] = Listing(
-            prompt_price=_dollars(pricing.get("prompt")),
-            completion_price=_dollars(pricing.get("completion")),
-            cached_price=_dollars(pricing.get("input_cache_read")),
-            context_tokens=next((one for one in counts if type(one) is int and one > 0), None),
-        )
+    for model in models if isinstance(models, list) else []:
+        with suppress(AttributeError, KeyError, TypeError):
+            pricing = model.get("pricing") or {}
+            prices = [_dollars(pricing.get(key)) for key in _PRICE_KEYS]
+            listings[model["id"]] = Listing() if None in prices[:2] else Listing(*prices)
     return listings
 
 
 def _dollars(price: object) -> float | None:
-    """Return dollars a token; None for what is no price, such as -1.
-
-    Chutes lists numbers a million tokens, OpenRouter texts a token.
-    """
-    if type(price) not in (int, float, str):
-        return None
-    try:
-        dollars = float(price) if isinstance(price, str) else float(price) / 1_000_000
-    except (ValueError, OverflowError):
+    """Return dollars a token; None for what is no price, such as -1."""
+    try:  # Chutes lists numbers a million tokens, OpenRouter texts a token
+        dollars = float(price) if isinstance(price, str) else price / 1_000_000
+    except (TypeError, ValueError, OverflowError):
         return None
     return dollars if math.isfinite(dollars) and dollars >= 0 else None
 
@@ -124,28 +114,25 @@ class Spending:
         """Return the lines of the tally: none when nothing was asked."""
         if not self.calls:
             return []
-        by_kind = self.tokens
-        tokens = (
-            f"{by_kind['prompt_tokens']:,} in ({by_kind['cached_tokens']:,} cached), "
-            f"{by_kind['completion_tokens']:,} out ({by_kind['reasoning_tokens']:,} reasoning)"
-        )
-        if not by_kind:
-            tokens = "not told by the server"
-        cost = f"${self.cost_usd:.4f}"
-        if self.unpriced_calls:
-            cost += f" plus {self.unpriced_calls:,} replies of unknown price"
         outcomes = [f"{count:,} {outcome}" for outcome, count in self.calls.most_common()]
+        count = self.tokens
+        tokens = (
+            f"{count['prompt_tokens']:,} in ({count['cached_tokens']:,} cached), "
+            f"{count['completion_tokens']:,} out ({count['reasoning_tokens']:,} reasoning)"
+        )
+        unpriced = f" plus {self.unpriced_calls:,} replies of unknown price"
         lines = [
             f"calls   {sum(self.calls.values()):,}: {', '.join(outcomes)}",
-            f"tokens  {tokens}",
-            f"cost    {cost}",
+            f"tokens  {tokens if count else 'not told by the server'}",
+            f"cost    ${self.cost_usd:.4f}{unpriced if self.unpriced_calls else ''}",
         ]
-        for (asked, answered), count in self.answered.most_common():
-            lines.append(f"answer  asked for {asked}, answered by {answered!r}: {count:,} times")
+        for (asked, answered), replies in self.answered.most_common():
+            lines.append(f"answer  asked for {asked}, answered by {answered!r}: {replies:,} times")
         for model, marks in self.marks.items():
-            mark, count = marks.most_common(1)[0]
-            if mark and count > sum(marks.values()) / 2 and count >= _MOST_REPLIES:
-                words = f"{count:,} of {sum(marks.values()):,} replies of {model} begin with {mark}"
+            mark, alike = marks.most_common(1)[0]
+            replies = sum(marks.values())
+            if mark and alike > replies / 2 and alike >= _MOST_REPLIES:
+                words = f"{alike:,} of {replies:,} replies of {model} begin with {mark}"
                 lines.append(f"note    {words}: its server's reasoning parser is off")
         return lines
 
@@ -177,3 +164,41 @@ class Budget:
         """Put the reservation back and count what the call really cost."""
         self._reserved.remove(worst_case_usd)
         self.spent_usd += cost_usd
+
+
+class Contexts:
+    """What is known of the contexts of a run's models."""
+
+    def __init__(self):
+        # By model: the most prompt tokens told, and less the fewest characters of such a chat.
+        self._largest: dict[str, tuple[int, int]] = {}
+
+    def lack(self, model: str, messages: list, completion, was_cut: int) -> ItemFailed | None:
+        """Return the failure where the context did not hold a chat; another ask would meet it, too.
+
+        `was_cut`: the max_tokens of a reply that was cut off, 0 of one that came to its own end.
+        """
+        kind = ""
+        told = completion.usage.get("prompt_tokens")
+        if told:
+            came = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
+            chars = prompt_chars(messages)
+            largest, fewer = max((told, -chars), self._largest.get(model, (0, 0)))
+            self._largest[model] = (largest, fewer)
+            is_same = told == largest and chars > _OTHER_LENGTH * -fewer
+            least = 0
+            if told < chars / _CHARS_OF_A_TOKEN:
+                words = sum(len(_WORD.findall(message["content"])) for message in messages)
+                least = int(_TOKENS_OF_A_WORD * words)
+            if max(told, least) >= _SHORT and (told < least or is_same):
+                kind = "the server cut the prompt (its context; Ollama: num_ctx)"
+                detail = f"it counts {told:,} prompt tokens of {chars:,} characters"
+        else:  # llama.cpp's server tells none in streams: no token is shorter than a byte
+            came = len(completion.content.encode("utf-8", "replace")) + completion.reasoning_bytes
+        if not kind and came < _FULL_SHARE * was_cut and (told or completion.content):
+            kind = "cut off: the context is full"
+            detail = (
+                f"{came:,} of max_tokens {was_cut:,} came, or replies have a limit of their own"
+            )
+        advice = "Give the server a larger context (Ollama: num_ctx; llama.cpp: n_ctx)."
+        return ItemFailed(kind, f"{kind}: {detail}. {advice}", lasting=True) if kind else None

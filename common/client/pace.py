@@ -1,19 +1,12 @@
 """How fast one model is asked, and the queue in which its calls wait for their turn.
 
-Nothing is known of a provider's limits but what it takes and what it refuses. From this follow
+Of a provider's limits nothing is known but what it takes and refuses. As long as what is tried is
+taken, more calls go out at once; a refusal above what is known to be good ends the try. Two in a
+row below it speak of a limit on the rate: from then on calls are spaced, as many a second as were
+taken since the last refusals, a little more often while none comes, and twice as late after each
+in a row. Where spacing helps nothing the cause is another, and a rate is believed less easily.
 
-- the window, how many calls at once: ever more as long as what is tried is taken. A refusal above
-  the widest window known to be good ends the try.
-- the rate, how many calls a second: a refusal within the good window says that calls come too
-  fast, and from then on they are spaced. Between two refusals a limit has let through just what
-  it allows, whatever its shape: that is the rate. After some calls without a refusal it rises, to
-  find out whether there is more. Refusals in a row double the pause until the next call.
-
-Where refusals keep coming early, however slow the calls are, they have another cause: the spacing
-is dropped, and more of them in a row are needed to believe in a limit again.
-
-The numbers are tuned on tests/bench_pace.py and its limits in simulated time (test_pace.py); a
-comment says what is worse without a rule. "x" is the time beside the ideal.
+Tuned on tests/bench_pace.py and its limits in simulated time; "x" is the time beside the ideal.
 """
 
 from __future__ import annotations
@@ -21,240 +14,166 @@ from __future__ import annotations
 import asyncio
 import math
 from collections import deque
-from dataclasses import dataclass
+from typing import NamedTuple
 
 _FIRST_STEP = 15  # from one call to 16 at once after the first success, then 30, 60 ... more
-_CALM = 20  # calls without a refusal until more is tried: it costs one refusal in twenty
-_TAKEN_AFTER_S = 1.0  # a call not refused by then is taken: replies of minutes hold nobody up
-# The first calls are not one burst, so that a refusal can stop the rest (7 % refused, not 5.7).
+_CALM = 20  # calls without a refusal before more is tried: it costs one refusal in twenty
+# The first calls are not one burst, so that a refusal can stop the rest (60 a minute: 33 % refused
+# without it, not 10); closer as more are taken (400 at once: x 2.3 without, not 1.8).
 _FIRST_DISTANCE_S = 0.004
-_CALM_HALVES = 64  # with so many calls taken the distance halves: 400 at once x 1.8, not 2.3
 _FIRST_RATE = 2.0  # calls a second, when no more is known of a limit than that it is there
-# So early nothing can be measured: a limit may allow a burst (60 a minute: 8 % refused, not 34).
-_YOUNG_S = 2.0
-_ENOUGH = 10  # calls taken, to measure a rate by
 _RISE = 0.06  # of the rate, a call
-# Calls a second, each second: refusals take time to arrive (50 a second: 4 % refused, not 15).
-_FASTEST_RISE = 1.4
-# What is left of a rate after one refusal, at least (50 in each 5 s: x 1.09, not 1.25).
-_DEEPEST_FALL = 0.3
-_LEAST_RATE = 0.05  # a call in 20 s is a sign of life
-_EARLY = 8  # calls since the last refusal: a rate that is right is not refused so soon
-_FUTILE = 4  # early refusals in a row, until they are believed to have another cause
-_RETRY = 0.7  # the pause after a refusal, in distances between two calls
+_FASTEST_RISE = 1.4  # calls a second, each second: refusals take time to arrive
+_DEEPEST_FALL = 0.3  # what is left of a rate after a refusal (50 in each 5 s: x 1.5 without)
+_FUTILE = 4  # refusals in a row that no spacing could delay: they have another cause
+# A server may free a slot a moment after its reply: so much of the reply's time is waited for the
+# last slot (4 slots, 10 ms late: x 1.45 without, not 1.04).
+_SETTLE_SHARE = 1 / 40
 # A server that ends one reply for the next call cuts one in two and more, a bad line one in twenty.
 _CUT_TOO_OFTEN = 0.35
 _CUT_WEIGHT = 0.2  # of one reply: two cuts in a row are too often
 _LONGEST_PAUSE_S = 30.0
-# A server may free a slot a moment after its reply is here: at most a twentieth of the reply's
-# time is waited for it (4 slots, 10 ms late: x 1.04, not 1.30).
-_FIRST_SETTLE_S = 0.002
-_SETTLE_SHARE = 1 / 20
 
 
-@dataclass
-class Ticket:
+class Ticket(NamedTuple):
     """A call that was sent: when, and as how many-th of those in flight."""
 
     at: float
     level: int
 
 
-class Window:
-    """How many calls may be in flight."""
-
-    def __init__(self, top: int):
-        self.size = 1
-        self.good = 0  # the widest known to be taken; 0 until anything is
-        self._top = top
-        self._step = _FIRST_STEP
-        self.patience = 1  # times so many calm calls until more is tried
-        self._tried_at: float | None = None  # when the first call above the good size was sent
-
-    def sent(self, now: float, in_flight: int, calm: int) -> None:
-        """Note a call; widen when what is tried is taken, or after a calm time."""
-        if self.size == self.good:
-            if in_flight >= self.size and calm >= _CALM * self.patience:
-                self._step = 1
-                self.widen()
-        elif in_flight > self.good > 0:
-            self._tried_at = self._tried_at or now
-            if now - self._tried_at > _TAKEN_AFTER_S:
-                self.widen()
-
-    def widen(self) -> None:
-        """Take the size for good, and try a wider one."""
-        self.good = self.size
-        self.size = min(self._top, self.size + self._step)
-        self._step *= 2
-        self._tried_at = None
-
-    def narrow(self, size: int) -> None:
-        """Allow no more than `size` until more is tried again."""
-        self.size = max(1, min(self.size, size))
-        if self.good:
-            self.good = self.size
-
-
 class Pace:
-    """Window and rate. Times are seconds of one clock, given by the caller."""
+    """How many calls at once and a second. Times are seconds of one clock, given by the caller."""
 
     def __init__(self, top: int):
-        self.window = Window(top)
-        self.most = math.inf  # calls at once, whatever the provider would take
+        self.size = 1  # calls that may be in flight
+        self.most = math.inf  # the same, whatever the provider would take
         self.rate = math.inf
         self.next_at = 0.0  # when the next call may be sent
-        self._marks: deque[list] = deque(maxlen=64)  # [when, calls taken]: the start, refusals
+        self.cuts = 0  # replies that broke off while others were in flight
+        self._good = 0  # the largest size known to be taken; 0 until anything is
+        self._top = top
+        self._step = _FIRST_STEP
+        self._patience = _CALM  # calls without a refusal until a larger size is tried
+        self._marks: deque[tuple] = deque(maxlen=8)  # (when, calls taken): the start, refusals
         self._taken = 0
-        self._sent_at = 0.0  # the last call
         self._home_at = 0.0  # the last whole reply
         self._took_s = 0.0  # how long it took
-        self._settle_s = 0.0  # until its slot is used again
         self._refused_at = -math.inf
         self._calm = 0  # calls since then
-        self._refused_in_a_row = 0
-        self._rounds = 0  # of refusals in a row; calls that were out together are one round
-        self._believed_from = 2  # refusals in a row that speak of a rate
-        self.cuts = 0  # replies that broke off while others were in flight
+        self._faults_in_a_row = 0  # calls that were out together count as one
+        self._early_in_a_row = 0  # refusals so soon that a rate which is right has none
+        self._believed_from = 2  # faults in a row that speak of a rate
         self._cut_share = 0.0  # of the last replies
-        self._cut_at = -math.inf  # when that last was too much
-        self._searching = False  # no rate is measured yet
-        self._early = 0  # early refusals in a row
 
     def __str__(self) -> str:
-        size = self.window.size
-        return f"{size} ({self.rate:.1f}/s)" if self.rate < math.inf else str(size)
+        return f"{self.size} ({self.rate:.1f}/s)" if self.rate < math.inf else str(self.size)
 
     def delay_s(self, now: float, in_flight: int) -> float:
         """Return how long the next call waits; infinity when one in flight has to end first."""
-        size = self.window.size
-        if in_flight >= min(size, self.most):
+        if in_flight >= min(self.size, self.most):
             return math.inf
         at = self.next_at
-        if size - 1 == self.window.good == in_flight:
-            # Apart from the others, so that a refusal speaks of the window alone.
-            at = max(at, self._sent_at + self._took_s / (2 * size))
-        if in_flight == size - 1:
-            at = max(at, self._home_at + self._settle_s)
+        if in_flight == self.size - 1:
+            at = max(at, self._home_at + _SETTLE_SHARE * self._took_s)
         return max(0.0, at - now)
 
     def sent(self, now: float, in_flight: int) -> Ticket:
         """Note a call that goes out; `in_flight` counts it."""
         if not self._marks:
-            self._marks.append([now, 0])
+            self._marks.append((now, 0))
         self._taken += 1
-        self._sent_at = now
         self._calm += 1
-        self.window.sent(now, in_flight, self._calm)
-        if self._searching and not self._rounds:
+        if in_flight == self.size == self._good and self._calm >= self._patience:
+            self._step = 1
+            self._widen()
+        if len(self._marks) == 1 and not self._faults_in_a_row:  # no rate is measured yet
             self.rate *= 1 + min(1.0, 2 * _FASTEST_RISE / self.rate)
         elif self._calm >= _CALM:
             self.rate *= 1 + min(_RISE, _FASTEST_RISE / self.rate)
-        free_distance_s = _FIRST_DISTANCE_S / (1 + self._calm // _CALM_HALVES)
-        distance_s = max(1 / self.rate, free_distance_s)
+        distance_s = max(1 / self.rate, _FIRST_DISTANCE_S * min(1.0, _CALM / self._calm))
         self.next_at = max(self.next_at, now - distance_s) + distance_s
         return Ticket(now, in_flight)
 
     def succeeded(self, now: float, ticket: Ticket) -> None:
         """Note a whole reply."""
         self._home_at = now
-        self._cut_share -= _CUT_WEIGHT * self._cut_share
         self._took_s = now - ticket.at
+        self._cut_share -= _CUT_WEIGHT * self._cut_share
         if ticket.at > self._refused_at:
-            self._refused_in_a_row = 0
-            self._rounds = 0
-        if ticket.level > self.window.good and ticket.at > self._cut_at:
-            self.window.widen()
+            self._faults_in_a_row = 0
+            if ticket.level > self._good:
+                self._widen()
 
     def refused(self, now: float, ticket: Ticket, retry_after_s: float = 0.0) -> None:
         """Note that the provider wants fewer calls."""
         self._taken -= 1
-        if ticket.at <= self._marks[-1][0]:
-            self._marks[-1][1] -= 1
-        self._refused_in_a_row += 1
         self.next_at = max(self.next_at, now + retry_after_s)
         if ticket.at <= self._refused_at:
             return  # calls that were out together meet the same limit
-        is_spaced = self.rate < math.inf
-        good = self.window.good
-        if ticket.level > good > 0:
-            self._note_refusal(now)
-            self.window.narrow(max(good, ticket.level - 1))
+        if ticket.level > self._good > 0:
+            self._narrow(now, max(self._good, ticket.level - 1))
             return
-        if ticket.level == good and not is_spaced and self._settle_s < _SETTLE_SHARE * self._took_s:
-            self._settle_s = max(_FIRST_SETTLE_S, 2 * self._settle_s)
-            self.next_at = max(self.next_at, now + self._settle_s)
-            return
-        if not is_spaced and self._refused_in_a_row < self._believed_from:
-            return
-        self.window.narrow(ticket.level - 1)
-        self._rounds += 1
-        if self._rounds == 1 or not is_spaced:
+        self._faults_in_a_row += 1
+        if self.rate == math.inf:
+            if self._faults_in_a_row < self._believed_from:
+                self.next_at = max(self.next_at, now + _SETTLE_SHARE * self._took_s)
+                return
+            self.rate = _FIRST_RATE
+            self._faults_in_a_row = 1
+            self._early_in_a_row = 0
+            self._marks.clear()
+            self._marks.append((now, self._taken))
+        elif self._faults_in_a_row == 1:
             self._measure(now)
-        self._note_refusal(now)
-        if self.rate < math.inf:
-            pause_s = _RETRY * 2 ** min(self._rounds - 1, 10) / self.rate
-            self.next_at = now + max(retry_after_s, min(_LONGEST_PAUSE_S, pause_s))
+        self._narrow(now, ticket.level - 1)
+        pause_s = min(_LONGEST_PAUSE_S, 2 ** min(self._faults_in_a_row - 1, 10) / self.rate)
+        self.next_at = max(self.next_at, now + pause_s)
 
-    def broke(self, now: float, ticket: Ticket) -> None:
-        """Note a call that broke or stalled: three without a success halve the window."""
-        self._refused_in_a_row += 1
-        if ticket.at > self._refused_at and self._refused_in_a_row >= 3:
-            self._refused_at = now
-            self.window.narrow(ticket.level // 2)
-            pause_s = _RETRY * 2 ** min(self._refused_in_a_row - 3, 10)
-            self.next_at = max(self.next_at, now + min(_LONGEST_PAUSE_S, pause_s))
+    def broke(self, now: float, ticket: Ticket, in_flight: int = 1) -> None:
+        """Note a call that broke or stalled: three without a success halve the size.
 
-    def cut(self, now: float, ticket: Ticket, in_flight: int) -> None:
-        """Note a reply that broke off while others were in flight: they may be what ended it.
-
-        Where that is no exception, fewer are in flight from now on, for twice as long each time.
+        A reply that broke off while others were `in_flight` may have been ended by them. Where
+        that is no exception, fewer are in flight from now on, for twice as long each time.
         """
-        self.cuts += 1
-        self._cut_share += _CUT_WEIGHT * (1 - self._cut_share)
-        if self._cut_share < _CUT_TOO_OFTEN:
-            self.broke(now, ticket)
-        elif ticket.at > self._cut_at:
-            self._cut_at = now
-            self._note_refusal(now)
-            self.window.narrow(in_flight // 4)
-            self.window.patience *= 2
+        if in_flight > 1:
+            self.cuts += 1
+            self._cut_share += _CUT_WEIGHT * (1 - self._cut_share)
+        if ticket.at <= self._refused_at:
+            return
+        self._faults_in_a_row += 1
+        if in_flight > 1 and self._cut_share >= _CUT_TOO_OFTEN:
+            self._narrow(now, in_flight // 4)
+            self._patience *= 2
+        elif self._faults_in_a_row >= 3:
+            self._narrow(now, ticket.level // 2)
+            pause_s = min(_LONGEST_PAUSE_S, 2 ** min(self._faults_in_a_row - 3, 10))
+            self.next_at = max(self.next_at, now + pause_s)
 
-    def forget_refusals(self) -> None:
-        """Drop what they have taught: they had another cause."""
-        self.rate = math.inf
-        self.next_at = 0.0
-        self._rounds = 0
-        self._refused_in_a_row = 0
-        if not self.window.good:
-            self.window.widen()
+    def _widen(self) -> None:
+        self._good = self.size
+        self.size = min(self._top, self.size + self._step)
+        self._step *= 2
 
-    def _note_refusal(self, now: float) -> None:
+    def _narrow(self, now: float, size: int) -> None:
+        self.size = max(1, min(self.size, size))
+        self._good = self.size if self._good else 0
         self._refused_at = now
         self._calm = 0
 
     def _measure(self, now: float) -> None:
-        """Set the rate to what was taken since the nearest refusal with enough calls after it.
-
-        Give the spacing up when that helps nothing.
-        """
-        for mark in reversed(self._marks):
-            if self._taken - mark[1] >= _ENOUGH:
-                break
-        measured = max(0.5, self._taken - mark[1]) / max(now - mark[0], 0.001)
-        if self.rate == math.inf:
-            self._searching = now - self._marks[0][0] < _YOUNG_S
-            self.rate = _FIRST_RATE if self._searching else max(measured, _FIRST_RATE)
-            self._early = 0
-            self._marks.clear()
-        else:
-            self._searching = False
-            self.rate = max(_LEAST_RATE, _DEEPEST_FALL * self.rate, min(self.rate, measured))
-            self._early = self._early + 1 if self._calm < _EARLY else 0
-            if self._early >= _FUTILE:
-                self.forget_refusals()
-                self._believed_from *= 2
-        self._marks.append([now, self._taken])
+        """Set the rate to what was taken since the nearest refusal with enough calls after it."""
+        enough = [mark for mark in self._marks if self._taken - mark[1] >= _CALM]
+        when, taken = enough[-1] if enough else self._marks[0]
+        measured = max(0.5, self._taken - taken) / max(now - when, 0.001)
+        self.rate = max(_DEEPEST_FALL * self.rate, min(self.rate, measured))
+        self._marks.append((now, self._taken))
+        self._early_in_a_row = self._early_in_a_row + 1 if self._calm < _CALM else 0
+        if self._early_in_a_row >= _FUTILE:
+            self._believed_from *= 2
+            self._faults_in_a_row = 0
+            self.rate = math.inf
+            self.next_at = 0.0
 
 
 class RateLimiter:
@@ -290,10 +209,6 @@ class RateLimiter:
             place = self._waiting.popleft()
             if not place.done():
                 place.set_exception(error)
-
-    def pause_left_s(self) -> float:
-        """Return how long the whole model still waits."""
-        return max(0.0, self.pace.next_at - asyncio.get_running_loop().time())
 
     def let_out(self) -> None:
         """Let out whoever may go now; come back when the next one may."""

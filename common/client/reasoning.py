@@ -28,9 +28,10 @@ _QUOTED = re.compile(
 )
 _JSON_TEXT = re.compile(r'"(?:[^"\\]|\\.)*"', re.S)  # with raw line ends, too
 _CLOSING_LINE = re.compile(r"^</[\w:]*(?:think|thought)[\w:]*>$", re.M | re.I)
+_AMID_A_SENTENCE = re.compile(r"[^\s.!?…][ \t]+\Z|[(\[{'“‘«*]\Z")
+_BARE_COMMAND = re.compile(r"```[^\n]*(?:\n(?!\s*\{)|\Z)")  # a code block that holds no object
 # How an answer begins that is whole without the pair before it, whatever that is called.
 _WHOLE_ANSWERS = ("THOUGHT", "{", "```json")
-_BEFORE_A_QUOTED_MARK = tuple("([{'“‘«*")
 _MOST_PAIRS = 8  # one after the other; no model is known to make more than two
 
 
@@ -38,58 +39,55 @@ def visible_text(content: str) -> str:
     """Return the answer without the reasoning at its head: "" where no answer follows it."""
     text = content.strip()
     for _ in range(_MOST_PAIRS):
-        rest = _after_reasoning(text)
-        if rest is None:
-            break
-        text = rest
+        marks, head, closing = _marks(text)
+        if head:
+            answer = text[closing.end() :].strip() if closing else ""
+            is_sure = _is_reasoning(head) or answer.startswith(_WHOLE_ANSWERS)
+        else:
+            closing = next(filter(_is_reasoning, marks), None)
+            if not closing or not _closes(closing) or _is_amid_a_sentence(closing):
+                return text
+            answer = text[closing.end() :].lstrip(" \t\r")
+            is_sure = answer[:1] in ("", "\n", "{", "`") or answer[:1].isupper()
+            answer = answer.strip()
+        # The thought of a bare command may stand between such marks, but never in <think>.
+        is_thinking = head and "think" in head["name"].lower()
+        if not is_sure or (_BARE_COMMAND.match(answer) and not is_thinking):
+            return text
+        text = answer
     return text
 
 
 def reasoning_left(text: str) -> str:
     """Return the mark of reasoning that stands in a text, at its head or not; "" where none does.
 
-    A pair of another name counts at the head.
+    A pair of another name counts at the head; of a pair amid a sentence the first decides.
     """
-    plain = _without_quotations(text.strip())
-    head = _MARK.match(plain)
-    if head and any(_is_pair(head, mark) for mark in _MARK.finditer(plain)):
+    marks, head, closing = _marks(text.strip())
+    if closing:
         return head[0]
-    for mark in filter(_of_reasoning, _MARK.finditer(plain)):
-        # Of a pair amid a sentence the first decides.
-        return "" if _is_in_a_sentence(plain, mark) else mark[0]
-    return ""
+    first = next(filter(_is_reasoning, marks), None)
+    return "" if first is None or _is_amid_a_sentence(first) else first[0]
 
 
-def _after_reasoning(text: str) -> str | None:
-    """Return what follows the reasoning at the head of a text; None where nothing is to be cut."""
-    plain = _without_quotations(text)
-    head = _MARK.match(plain)
-    if head and not _closes(head):
-        closing = next((mark for mark in _MARK.finditer(plain) if _is_pair(head, mark)), None)
-        if not closing and not _of_reasoning(head):
-            return None
-        # A draft's block may have stayed open.
-        closing = closing or _CLOSING_LINE.search(text)
-        answer = text[closing.end() :].strip() if closing else ""
-        if not _of_reasoning(head) and not answer.startswith(_WHOLE_ANSWERS):
-            return None
-        # The reply's own thought may stand between such marks, but never in <think>.
-        own = _is_bare_command(answer) and "think" not in head["name"].lower()
-        return None if own else answer
-    closing = next(filter(_of_reasoning, _MARK.finditer(plain)), None)
-    if not closing or not _closes(closing) or _is_in_a_sentence(plain, closing):
-        return None
-    rest = text[closing.end() :].lstrip(" \t\r")
-    begins_anew = rest[:1] in ("", "\n", "{", "`") or rest[:1].isupper()
-    return rest.strip() if begins_anew and not _is_bare_command(rest.strip()) else None
+def _marks(text: str) -> tuple[list[re.Match], re.Match | None, re.Match | None]:
+    """Return the marks outside code and quotes, the one that opens the text, the one that ends it.
 
-
-def _without_quotations(text: str) -> str:
-    """Return a text with blanks for its code blocks, inline code and quotes; "" without marks."""
+    None where no mark opens the text, or none ends what that opens.
+    """
     if not _MARK.search(text):
-        return ""
+        return [], None, None
     quoted = _JSON_TEXT if text.startswith("{") else _QUOTED
-    return quoted.sub(lambda found: " " * len(found[0]), text)
+    marks = list(_MARK.finditer(quoted.sub(lambda found: " " * len(found[0]), text)))
+    if not marks or marks[0].start() > 0 or _closes(marks[0]):
+        return marks, None, None
+    head = marks[0]
+    for mark in filter(_closes, marks):
+        is_same = mark["name"].lower() == head["name"].lower()
+        if is_same or (_is_reasoning(mark) and _is_reasoning(head)):
+            return marks, head, mark
+    # A draft's block may have stayed open.
+    return marks, head, _CLOSING_LINE.search(text) if _is_reasoning(head) else None
 
 
 def _closes(mark: re.Match) -> bool:
@@ -97,28 +95,11 @@ def _closes(mark: re.Match) -> bool:
     return bool(mark["slash"] or is_end or (mark["tail"] and not mark["bar"]))
 
 
-def _of_reasoning(mark: re.Match) -> bool:
+def _is_reasoning(mark: re.Match) -> bool:
     word = "" if _closes(mark) else mark["word"] or ""
     return bool(_REASONING.search(f"{mark['name']} {word}".lower()))
 
 
-def _is_pair(opening: re.Match, mark: re.Match) -> bool:
-    is_same = mark["name"].lower() == opening["name"].lower()
-    is_alike = is_same or (_of_reasoning(opening) and _of_reasoning(mark))
-    return is_alike and _closes(mark) and not _closes(opening)
-
-
-def _is_in_a_sentence(plain: str, mark: re.Match) -> bool:
-    """Return whether a mark stands amid a sentence or after an opening quote."""
-    before = plain[max(0, mark.start() - 200) : mark.start()]  # all would be slow for a flood
-    sentence = before.rstrip(" \t")
-    if sentence[-1:] in ("", "\n"):
-        after = plain[mark.end() : mark.end() + 2]
-        return after[:1] == " " and after[1:].islower()
-    goes_on = before != sentence and sentence[-1:] not in ".!?…"
-    return goes_on or before.endswith(_BEFORE_A_QUOTED_MARK)
-
-
-def _is_bare_command(answer: str) -> bool:
-    """Return whether an answer begins with a code block, which holds no judge's object."""
-    return answer.startswith("```") and not answer.partition("\n")[2].lstrip().startswith("{")
+def _is_amid_a_sentence(mark: re.Match) -> bool:
+    before = mark.string[max(0, mark.start() - 200) : mark.start()]  # all is slow for a flood
+    return bool(_AMID_A_SENTENCE.search(before))

@@ -15,8 +15,6 @@ from common.files import json_bytes, write_bytes
 
 _DISK_PATIENCE_S = 60.0  # somebody who is told of a full disk makes room in a minute, or is away
 _DISK_PAUSE_S = 0.5
-# Items of a model, none with a good reply, until it is left (see model.py).
-_ITEMS_OF_A_TRIAL = 10
 # A shorter key, such as "ollama", is a word that a reply may well hold; no real key is that short.
 _SECRET_CHARS = 12
 
@@ -35,10 +33,6 @@ class Run:
         self.saver = Saver(self)
         self.batches = None  # batches.Batches
         self.say: Callable[[str], None] = print
-        self.failed_before = (
-            False  # the last run failed at some items, which may be all that is left
-        )
-        self.items_of_a_trial = _ITEMS_OF_A_TRIAL
         self.models: dict = {}  # model.Model by provider and name
         self.given_up = 0  # calls in flight that the end did not wait for
         self.end: tuple[int, str] | None = None  # exit code and reason, once it is over
@@ -74,10 +68,8 @@ class Run:
 
     def masked_bytes(self, line: bytes) -> bytes:
         """Return a line of a provider's file without any real key."""
-        for key in self._keys:
-            if len(key) >= _SECRET_CHARS:
-                line = line.replace(key.encode(), b"[key]")
-        return line
+        text = line.decode("utf-8", "surrogateescape")
+        return self.masked_reply(text).encode("utf-8", "surrogateescape")
 
     def count_reply(self, call: CallSettings, completion, cost_usd: float | None) -> None:
         """Count a whole reply, and take any key out of what is kept of it."""
@@ -92,8 +84,7 @@ class Saver:
     """Writes files that hold paid replies; while one cannot be written, no new call starts."""
 
     def __init__(self, run: Run):
-        self.patience_s = _DISK_PATIENCE_S  # with each file
-        self.lost = 0  # files given up
+        self.patience_s = _DISK_PATIENCE_S
         self.sound = asyncio.Event()  # set while nothing is refused
         self.sound.set()
         self._run = run
@@ -115,29 +106,24 @@ class Saver:
         await asyncio.gather(*self._writes, return_exceptions=True)
 
     async def _write(self, path: Path, data: bytes) -> None:
-        give_up_at = time.monotonic() + self.patience_s
+        began_s = time.monotonic()
         try:
             while True:
                 try:
-                    await asyncio.to_thread(write_bytes, path, data)
-                    return
+                    return await asyncio.to_thread(write_bytes, path, data)
                 except OSError as error:
                     error.filename = error.filename or str(path)
-                    self._note_refusal(path, error, give_up_at)
+                    waited_s = time.monotonic() - began_s
+                    if self._run.hurried.is_set() or waited_s > self.patience_s:
+                        self.patience_s = 0.0  # what one waited for in vain, no other waits for
+                        raise
+                    if not self._refused:
+                        words = f"no new calls, trying again for {self.patience_s:.0f} s"
+                        self._run.say(f"{cli.disk_words(error).splitlines()[0]}: {words}")
+                    self._refused.add(path)
+                    self.sound.clear()
                 await asyncio.sleep(_DISK_PAUSE_S)
         finally:
             self._refused.discard(path)
             if not self._refused:
                 self.sound.set()
-
-    def _note_refusal(self, path: Path, error: OSError, give_up_at: float) -> None:
-        """Let no new call start, and say so; raise the error when patience has run out."""
-        # What one file had to wait for in vain, no other waits for.
-        if self.lost or self._run.hurried.is_set() or time.monotonic() > give_up_at:
-            self.lost += 1
-            raise error
-        if not self._refused:
-            words = cli.disk_words(error).splitlines()[0]
-            self._run.say(f"{words}: no new calls, trying again for {self.patience_s:.0f} s")
-        self._refused.add(path)
-        self.sound.clear()

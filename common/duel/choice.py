@@ -32,20 +32,13 @@ Answer with one JSON object and nothing else, the 0 replaced by the number of th
 {"best": 0, "reason": "a sentence"}"""
 
 
-def choice_messages(messages: list[dict], record: str, replies: list[str]) -> list[dict]:
-    """Return what is sent; `record` is the text that an informed challenger would be shown."""
-    sections = [("RECORD", record)]
-    sections += [(f"REPLY {number}", text) for number, text in enumerate(replies, 1)]
-    closing = f"Which of the {len(replies)} replies is the best? Answer with the one JSON object."
-    return marked_messages(RUBRIC, messages, sections, closing)
-
-
 def parse_choice(text: str, replies: int) -> dict | None:
     """Return {"best": 1 to `replies`, "reason"}; None when there is any doubt."""
     answer = read_object(text, ("best",), most=replies)
-    if answer is None or str(answer["best"]) not in map(str, range(1, replies + 1)):
+    best = str(answer["best"]) if answer else ""
+    if best not in map(str, range(1, replies + 1)):
         return None
-    return {"best": int(answer["best"]), "reason": str(answer.get("reason") or "")}
+    return {"best": int(best), "reason": str(answer.get("reason") or "")}
 
 
 async def choose_reply(
@@ -53,17 +46,17 @@ async def choose_reply(
 ) -> tuple[str, dict]:
     """Ask for blind replies, then for the best; return it and how it was made. Raises ItemFailed.
 
-    Until the choice is made the answer file's meta.choosing holds all that was paid for. The
-    replies are asked for one by one: from the second on the chat is in the provider's cache.
+    `record` is the text that an informed challenger would be shown. Until the choice is made the
+    answer file's meta.choosing holds all that was paid for. The replies are asked for one by one:
+    from the second on the chat is in the provider's cache.
     """
     messages = answer["messages"]
     meta = answer["meta"]
     blank = {"candidates": [], "choices": [], "usage_all_tries": {}, "cost_usd": 0.0, "tries": 0}
     choosing = meta.setdefault("choosing", blank)
-    candidates = choosing["candidates"]
 
-    async def ask(kind: str, sample: int, prompt: list[dict], accept: Callable) -> str:
-        """Ask, and keep what comes; return its text, "" for one that was not accepted."""
+    async def ask(kind: str, sample: int, prompt: list[dict], accept: Callable) -> dict:
+        """Ask, keep what comes in the answer file, and return it; `dropped`: not accepted, why."""
         dropped = ""
         who = f"{path.stem} {kind} {sample}"  # many are asked in the same words
         try:
@@ -71,8 +64,8 @@ async def choose_reply(
         except NoAcceptableReply as failure:
             text, about = failure.last
             dropped = failure.detail
-        kept = {"sample": sample, "text": text, "sha": digest(text), "dropped": dropped}
-        choosing[kind].append({**kept, **about})
+        kept = {"sample": sample, "text": text, "sha": digest(text), "dropped": dropped, **about}
+        choosing[kind].append(kept)
         usage = Counter(choosing["usage_all_tries"])
         usage.update(about["usage_all_tries"])
         costs = [choosing["cost_usd"], about["cost_usd"]]
@@ -80,7 +73,7 @@ async def choose_reply(
         choosing["cost_usd"] = None if None in costs else sum(costs)
         choosing["tries"] += about["tries"]
         await llm.save(path, answer)
-        return "" if dropped else text
+        return kept
 
     failures = []
     for sample in missing_samples(meta, generate.candidates):
@@ -92,40 +85,43 @@ async def choose_reply(
         raise failures[0]
 
     fit = {}
-    for candidate in candidates:
+    for candidate in choosing["candidates"]:
         text = candidate["text"]
-        same = "equal to the king" if text == answer["king"] else ""
-        candidate["dropped"] = (
-            candidate["dropped"] or same or protocol_problem(text, messages) or ""
-        )
+        lack = protocol_problem(text, messages) or ""
+        if text == answer["king"]:
+            lack = "equal to the king"
+        candidate["dropped"] = candidate["dropped"] or lack
         if not candidate["dropped"]:
             fit[text] = candidate
     replies = sorted(fit, key=digest)  # an order that favours none
     if not replies:
-        reasons = Counter(candidate["dropped"] for candidate in candidates)
+        reasons = Counter(candidate["dropped"] for candidate in choosing["candidates"])
         meta.setdefault("retired", []).append({"challenger": "", **meta.pop("choosing")})
         await llm.save(path, answer)
         raise ItemFailed("no blind reply is fit to be chosen", str(dict(reasons)))
+
     choice = {"best": 1, "reason": "no other is fit"}
     if len(replies) > 1:
 
         def problem(text: str) -> str | None:
             return None if parse_choice(text, len(replies)) else "not one JSON object with a choice"
 
-        prompt = choice_messages(messages, record, replies)
-        text = await ask("choices", len(choosing["choices"]), prompt, problem)
-        choice = parse_choice(text, len(replies))
-        if choice is None:
-            raise ItemFailed("the choice cannot be read", choosing["choices"][-1]["dropped"])
-
+        sections = [(f"REPLY {number}", text) for number, text in enumerate(replies, 1)]
+        closing = (
+            f"Which of the {len(replies)} replies is the best? Answer with the one JSON object."
+        )
+        prompt = marked_messages(RUBRIC, messages, [("RECORD", record), *sections], closing)
+        answered = await ask("choices", len(choosing["choices"]), prompt, problem)
+        if answered["dropped"]:
+            raise ItemFailed("the choice cannot be read", answered["dropped"])
+        choice = parse_choice(answered["text"], len(replies))
     best = replies[choice["best"] - 1]
-    for candidate in candidates:
+    for candidate in choosing["candidates"]:
         del candidate["text"]
-    how = {"prompt_version": PROMPT_VERSION, "made": "chosen", **fit[best], **choosing, **choice}
-    fence = fence_of(messages)
-    how["candidates_distinct"] = len({bash_blocks(text, fence)[0] for text in replies})
     del meta["choosing"]
-    return best, how
+    how = {"prompt_version": PROMPT_VERSION, "made": "chosen", **fit[best], **choosing, **choice}
+    commands = {bash_blocks(text, fence_of(messages))[0] for text in replies}
+    return best, {**how, "candidates_distinct": len(commands)}
 
 
 def missing_samples(meta: dict, count: int) -> list[int]:

@@ -33,7 +33,8 @@ Answer with one JSON object and nothing else:
 _OPENING = re.compile(r'\{\s*"')
 # A backslash with what JSON lets it escape, or one alone, as in \d and \'.
 _BACKSLASH = re.compile(r'(\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4}))|\\')
-_MARK = re.compile(r'\\.|["{}]')
+# What may be a brace of code, and what holds braces that are none: strings, to their end.
+_MARK = re.compile(r'\\.|"(?:\\.|[^"\\])*(?:"|\Z)|[{}]', re.DOTALL)
 _REASONING = re.compile(r"(?<![`'\"])[<\[◁]/?[\w:]*(?:think|thought)", re.IGNORECASE)
 _MIN_QUOTE_CHARS = 8  # fewer letters and digits can be found in any reply
 
@@ -85,7 +86,7 @@ def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | No
     decoder = json.JSONDecoder(
         object_pairs_hook=objects.append, parse_int=numbers.get, parse_float=str, strict=False
     )
-    outside = []  # the whole objects
+    outside = []  # of all whole objects
     position = 0
     while opening := _OPENING.search(text, position):
         start = opening.start()
@@ -93,18 +94,22 @@ def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | No
         whole = len(objects)
         try:
             _, position = decoder.raw_decode(text, start)
-        except (ValueError, RecursionError):
+        except (ValueError, RecursionError):  # code: it ends where its braces are closed
             del objects[whole:]
-            position = end_of_code(text, start)
-            if position is None:
+            depth = 0
+            for mark in _MARK.finditer(text, start):
+                depth += {"{": 1, "}": -1}.get(mark[0], 0)
+                if not depth:
+                    break
+            if depth:
                 return None
+            position = mark.end()
             outside.append(text[start:position])
-    outside.append(text[position:])
+    around = " ".join([*outside, text[position:]])
     # A broken object of the judge's own: it begins with one of the keys, or holds one as a key.
     # Or a mark of reasoning that was not cut: what stands before or in it is no answer.
     names = "|".join(keys)
     broken = rf"""\{{\s*["']?(?:{names}|reason)\b|["'](?:{names})["']\s*:"""
-    around = " ".join(outside)
     if re.search(broken, around) or _REASONING.search(around):
         return None
     said = {}
@@ -120,39 +125,21 @@ def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | No
     return found
 
 
-def end_of_code(text: str, start: int) -> int | None:
-    """Return where the braces that open at `start` are closed, strings aside; None if never."""
-    depth = 0
-    in_string = False
-    for mark in _MARK.finditer(text, start):
-        if mark[0] == '"':
-            in_string = not in_string
-        elif mark[0] in "{}" and not in_string:
-            depth += 1 if mark[0] == "{" else -1
-            if not depth:
-                return mark.end()
-    return None
-
-
 def parse_finding(text: str) -> dict | None:
     """Return {"reply_1", "reply_2": 0 or 1, "quote_1", "quote_2"}; None when there is any doubt."""
-    answer = read_object(text, ("reply_1", "reply_2"))
-    if answer is None:
-        return None
-    calls = [answer["reply_1"], answer["reply_2"]]
-    quotes = [answer.get("quote_1", ""), answer.get("quote_2", "")]
-    if any(type(call) is not int or call > 1 for call in calls):
-        return None
-    if not all(isinstance(quote, str) for quote in quotes):
-        return None
-    return dict(zip(("reply_1", "reply_2", "quote_1", "quote_2"), calls + quotes))
+    answer = read_object(text, ("reply_1", "reply_2"), most=1)
+    finding = {"quote_1": "", "quote_2": "", **(answer or {})}
+    for place in (1, 2):
+        is_call = type(finding.get(f"reply_{place}")) is int
+        if not is_call or not isinstance(finding[f"quote_{place}"], str):
+            return None
+    return {key: finding[key] for key in ("reply_1", "reply_2", "quote_1", "quote_2")}
 
 
 def holds_quote(reply: str, quote: str) -> bool:
     """Tell whether the reply really holds these words, white space and case aside."""
-    if len(re.sub(r"\W", "", quote)) < _MIN_QUOTE_CHARS:
-        return False
-    return " ".join(quote.lower().split()) in " ".join(reply.lower().split())
+    is_long_enough = len(re.sub(r"\W", "", quote)) >= _MIN_QUOTE_CHARS
+    return is_long_enough and " ".join(quote.lower().split()) in " ".join(reply.lower().split())
 
 
 def named_sides(findings: list[dict], answer: dict, mode: int) -> dict[str, str]:

@@ -22,6 +22,7 @@ SCORE = Path("score")
 FIRST_LOOK = 1
 SECOND_LOOK = 2
 READING = 3  # the reader's test: a finding, not a score
+LOOKS_OF = {False: (FIRST_LOOK,), True: (SECOND_LOOK, READING)}  # of a run, by --confirm
 
 
 @dataclass
@@ -33,21 +34,17 @@ class Turn:
     mode: int
     answer: dict
     replies: tuple[str, str]  # the challenger's, and the one that it is compared with
+    identical: bool  # both are the same text: a draw without a call
     sha: dict[str, str]  # digests of the chat and of each reply
     text_key: str  # the digests of what a judge reads, joined
     saved: dict | None = None  # the score file as it was found
     verdicts: list[dict] = field(default_factory=list)
 
-    @property
-    def identical(self) -> bool:
-        """Tell whether both replies are the same text: a draw without a call."""
-        return self.replies[0] == self.replies[1]
-
 
 def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Turn | None:
     """Return a turn with the verdicts on file, None for one that cannot be judged yet.
 
-    A torn answer fails in the tally; it and a torn score are set aside, with `write` off only told.
+    Torn files are set aside, with `write` off only told; a torn answer fails in the tally.
     """
     try:
         answer = turns.read_answer(path)
@@ -55,14 +52,16 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
         turns.set_aside(bad, "king.py asks for it again", write)
         tally.fail(stem, "torn answer: run king.py, then ch.py", str(bad))
         return None
-    for side in ("challenger", OPPONENT[mode]):
+    sides = ("challenger", OPPONENT[mode])
+    for side in sides:
         if not answer[side]:
             tally.skipped[f"no {SIDES[side]} yet"] += 1
             return None
-    replies = (answer["challenger"], answer[OPPONENT[mode]])
+    replies = (answer[sides[0]], answer[sides[1]])
+    same = replies[0] == replies[1]
     sha = turns.text_digests(answer)
-    text_key = sha["chat"] + sha["challenger"] + sha[OPPONENT[mode]]
-    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, sha, text_key)
+    text_key = "".join(sha[part] for part in ("chat", *sides))
+    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, same, sha, text_key)
     try:
         turn.saved = turns.read_score(turn.path)
         turn.verdicts = list(turn.saved["verdicts"])
@@ -98,34 +97,31 @@ class Panel:
         self.confirm = [config.confirm_call(model) for model in config.confirm.models]
         readers = [call for call in self.confirm if call.model != config.generate.model]
         self.reader = readers[0] if readers and config.confirm.peek else None
-        self.questions = {  # of each look, the two orders of a judge side by side
-            FIRST_LOOK: make_questions(self.judges, FIRST_LOOK, rubric),
-            SECOND_LOOK: make_questions(self.confirm, SECOND_LOOK, rubric),
-            READING: make_questions([self.reader] if self.reader else [], READING, READER_RUBRIC),
-        }
+        self.questions = {}  # of each look, the two orders of a judge side by side
+        for look, calls, prompt in (
+            (FIRST_LOOK, self.judges, rubric),
+            (SECOND_LOOK, self.confirm, rubric),
+            (READING, [self.reader] if self.reader else [], READER_RUBRIC),
+        ):
+            questions = self.questions[look] = []
+            for call in calls:
+                sampling = json.dumps(call.sampling(), sort_keys=True)
+                judge_digest = digest(call.model, sampling, prompt)
+                questions += [Question(call, order, look, judge_digest) for order in ORDERS]
 
     def in_band(self, score: dict) -> bool:
         """Tell whether a turn's first score asks for a second look."""
-        if not self.confirm or not score["parsed"]:
-            return False
         low, high = self.config.confirm.band
-        return low * score["max_points"] <= 100 * score["points"] <= high * score["max_points"]
+        most = score["max_points"]
+        return score["parsed"] and low * most <= 100 * score["points"] <= high * most
 
     def look_up(self, turn: Turn, look: int) -> list[dict | None]:
         """Return the verdict on file of each question of a look; of two with one key the later."""
         on_file = {verdict["key"]: verdict for verdict in turn.verdicts}
         return [on_file.get(question.key(turn)) for question in self.questions[look]]
 
-    def missing(self, turn: Turn, look: int, retry_failed: bool) -> list[Question]:
-        """List the questions of a look to ask, `retry_failed` also those that were not readable."""
-        questions = []
-        for question, verdict in zip(self.questions[look], self.look_up(turn, look)):
-            if verdict is None or (retry_failed and verdict["calls"] is None):
-                questions.append(question)
-        return questions
-
     def pending(self, turn: Turn, score: dict, look: int, retry_failed: bool) -> list[Question]:
-        """List what to ask of a turn in this look; score: its `score_record`."""
+        """List what to ask, `retry_failed` also what was not readable; score: `score_record`."""
         if look == FIRST_LOOK:
             settled = score["parsed"]
         elif turn.identical or turn.answer["meta"]["challenger"].get("refused"):
@@ -134,24 +130,30 @@ class Panel:
             settled = not self.in_band(score)
         else:
             settled = turns.bucket(score)[0] != "final"
-        return [] if settled else self.missing(turn, look, retry_failed)
+        if settled:
+            return []
+        wanted = "calls" if retry_failed else "key"  # calls are None where one was not readable
+        found = zip(self.questions[look], self.look_up(turn, look))
+        return [question for question, verdict in found if not (verdict and verdict[wanted])]
 
     def score_record(self, turn: Turn) -> dict:
         """Return the content of score/<stem>.json."""
         verdicts = self.look_up(turn, FIRST_LOOK)
         counted = [verdict for verdict in verdicts if verdict is not None]
         figures = turns.turn_score(counted, self.names, turn.identical)
+        status = Status.PARSED
         reason = ""
         if turn.identical:
-            status = Status.PARSED
             reason = "Both replies are the same text: a draw without a call."
         elif len(counted) < len(verdicts):
             status = Status.UNFINISHED
         elif any(verdict["calls"] is None for verdict in counted):
             status = Status.PARSE_FAIL
-        else:
-            status = Status.PARSED
-            reason = nearest_reason(counted, figures)
+        else:  # the words of the judge whose score lies nearest
+            by_judge = figures["by_judge"]
+            nearest = min(by_judge, key=lambda name: abs(by_judge[name] - figures["score"]))
+            words = next(verdict["reason"] for verdict in counted if verdict["judge"] == nearest)
+            reason = f"{nearest} (reply 1 = challenger): {words}"
         if status is not Status.PARSED:
             figures |= dict.fromkeys(("points", "score", "metrics"))
             figures["max_points"] = turns.MOST_HALF_POINTS * len(verdicts)
@@ -172,55 +174,26 @@ class Panel:
         if turn.saved and "on_other_metrics" in turn.saved:
             score["on_other_metrics"] = turn.saved["on_other_metrics"]
         if self.confirm and score["parsed"] and not turn.identical:
-            self.add_second_look(score, turn)
-            self.add_reading(score, turn)
+            self.add_confirmation(score, turn)
         return score
 
-    def add_second_look(self, score: dict, turn: Turn) -> None:
-        """Add the score that both looks give together, once the second one is complete."""
-        found = self.look_up(turn, SECOND_LOOK)
-        if not self.in_band(score) or None in found:
-            return
-        score["counted_confirmed"] = [verdict["key"] for verdict in found]
-        if any(verdict["calls"] is None for verdict in found):
-            score["held_back"] = "a verdict of the second look could not be read"
-            return
-        second = turns.turn_score(found, [call.model for call in self.confirm])
-        points = score["points"] + second["points"]
-        most = score["max_points"] + second["max_points"]
-        score["points_confirmed"] = points
-        score["max_points_confirmed"] = most
-        score["score_confirmed"] = 100 * (points / most)
-
-    def add_reading(self, score: dict, turn: Turn) -> None:
-        """Add what the reader's test says, once both orders of it could be read."""
+    def add_confirmation(self, score: dict, turn: Turn) -> None:
+        """Add the score of both looks together and what the reader found, once each is complete."""
+        second = self.look_up(turn, SECOND_LOOK)
+        if self.in_band(score) and None not in second:
+            score["counted_confirmed"] = [verdict["key"] for verdict in second]
+            if any(verdict["calls"] is None for verdict in second):
+                score["held_back"] = "a verdict of the second look could not be read"
+            else:
+                figures = turns.turn_score(second, [call.model for call in self.confirm])
+                points = score["points"] + figures["points"]
+                most = score["max_points"] + figures["max_points"]
+                score["points_confirmed"] = points
+                score["max_points_confirmed"] = most
+                score["score_confirmed"] = 100 * (points / most)
         findings = [verdict and verdict["calls"] for verdict in self.look_up(turn, READING)]
-        if not findings or None in findings:
-            return
-        score["reader"] = named_sides(findings, turn.answer, turn.mode)
-        if "challenger" in score["reader"] and turns.bucket(score)[0] == "final":
-            quote = " ".join(score["reader"]["challenger"].split())[:200]
-            score["held_back"] = f"the reader's test: the chat does not explain {quote!r}"
-
-
-def looks_of(confirm: bool) -> tuple[int, ...]:
-    """Return the looks of a run, in the order in which they are asked."""
-    return (SECOND_LOOK, READING) if confirm else (FIRST_LOOK,)
-
-
-def make_questions(calls: list[CallSettings], look: int, rubric: str) -> list[Question]:
-    """Return the questions to these judges, each in both orders."""
-    questions = []
-    for call in calls:
-        sampling = json.dumps(call.sampling(), sort_keys=True)
-        judge_digest = digest(call.model, sampling, rubric)
-        questions += [Question(call, order, look, judge_digest) for order in ORDERS]
-    return questions
-
-
-def nearest_reason(verdicts: list[dict], figures: dict) -> str:
-    """Return the reason of the judge whose score lies nearest to the turn's."""
-    by_judge = figures["by_judge"]
-    nearest = min(by_judge, key=lambda name: abs(by_judge[name] - figures["score"]))
-    by_order = {found["order"]: found for found in verdicts if found["judge"] == nearest}
-    return f"{nearest} (reply 1 = challenger): {by_order[ORDERS[0]]['reason']}"
+        if findings and None not in findings:
+            score["reader"] = named_sides(findings, turn.answer, turn.mode)
+            if "challenger" in score["reader"] and turns.bucket(score)[0] == "final":
+                quote = " ".join(score["reader"]["challenger"].split())[:200]
+                score["held_back"] = f"the reader's test: the chat does not explain {quote!r}"

@@ -9,9 +9,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from common.audit.doubt import count_doubt
 from common.audit.protocol import fence_of, protocol_problem
-from common.audit.styles import action_style
+from common.audit.styles import action_style, count_doubt
 from common.config import METRICS
 from common.files import BadFile, digest
 from common.report.labels import label_sha

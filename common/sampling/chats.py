@@ -1,18 +1,19 @@
-"""A dataset's chat in the pipeline's own form: texts, and each command in one fenced block.
+"""Rows of trajectories; their chats in the pipeline's form: texts, each command a fenced block.
 
 A chat with calls of tools becomes text: a call of a bash tool is what the agent said and the block,
 a tool's output a user message. Thinking under a key or in a part of its own is left out.
 """
 
-from __future__ import annotations
-
 import json
 import re
+from contextlib import suppress
 from typing import NamedTuple
 
 from common.audit.protocol import bash_blocks, fence_of
 from common.files import clean_text
+from common.sampling.dataset import Dataset, as_text
 
+ROW_COLUMNS = ("instance_id", "repo", "messages")
 BASH_TOOLS = {
     "bash", "execute_bash", "run_bash", "shell", "run_shell", "terminal", "run_command",
     "execute_command",
@@ -34,30 +35,55 @@ class Chat(NamedTuple):
     unfit: dict[int, str]  # of tools: the assistant messages that are no turn, and why
 
 
+def read_instances(dataset: Dataset, file: str, group: int) -> tuple[dict, list[int]]:
+    """Return {instance id: (repo, its row numbers in the file)} of a row group, and broken rows."""
+    instances = {}
+    broken = []
+    for row, values in dataset.open(file).rows(group, ("instance_id", "repo")):
+        if values:
+            name, repo = map(as_text, values)
+            instances.setdefault(name, (repo, []))[1].append(row)
+        else:
+            broken.append(row)
+    return instances, broken
+
+
+def read_chats(dataset: Dataset, file: str, group: int, wanted: set[int]) -> dict:
+    """Return {row number in the file: its chat, None if malformed} of wanted rows of a group."""
+    rows = dataset.open(file).rows(group, ("messages",), wanted) if wanted else ()
+    return {row: read_chat(values[0]) for row, values in rows}
+
+
 def read_chat(value: object) -> Chat | None:
     """Return a row's chat, a list or JSON text; None when it is malformed."""
+    messages = []
+    form = "text"
     try:
         items = json.loads(value) if isinstance(value, (str, bytes)) else value
         calls = [calls_of(item) for item in items]
-        messages = []
         for item in items:
             role = clean_text(item["role"]).replace("developer", "system")
-            messages.append({"role": role, "content": text_of(item.get("content"))})
+            content = item.get("content")
+            text = text_of(content)
+            parts = content if isinstance(content, list) else []
+            of_tool = any(part["type"] == "tool_result" for part in parts)
+            if of_tool or role in ("tool", "function"):
+                form = "tools"
+                role = "user"
+                text = f"Observation: {text or ''}"
+            messages.append({"role": role, "content": text})
     except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
         return None
-    outputs = [place for place, item in enumerate(items) if is_output(item)]
-    if not outputs and not any(calls):
+    if form == "text" and not any(calls):
         return Chat(messages, "text", fence_of(messages), {})
-    for place in outputs:
-        text = messages[place]["content"] or ""
-        messages[place] = {"role": "user", "content": f"Observation: {text}"}
     fence = tell_form(messages)
     unfit = {}
-    for message, made, place in zip(messages, calls, range(len(messages))):
+    for place, message in enumerate(messages):
         if message["role"] == "assistant":
-            message["content"] = with_calls(message["content"] or "", made, fence)
-            unfit[place] = call_problem(made, message["content"], fence)
-    return Chat(messages, "tools", fence, {place: why for place, why in unfit.items() if why})
+            message["content"], problem = with_calls(message["content"] or "", calls[place], fence)
+            if problem:
+                unfit[place] = f"its own turn {problem}"
+    return Chat(messages, "tools", fence, unfit)
 
 
 def text_of(content: object) -> str | None:
@@ -78,76 +104,50 @@ def text_of(content: object) -> str | None:
     return "\n".join(texts)
 
 
-def is_output(item: dict) -> bool:
-    """Tell whether a message is a tool's output: its role says so, or its parts."""
-    content = item.get("content")
-    parts = content if isinstance(content, list) else []
-    of_tool = any(part["type"] == "tool_result" for part in parts)
-    return item["role"] in ("tool", "function") or of_tool
-
-
 def calls_of(item: dict) -> list[tuple[str, object]]:
-    """Return (name, arguments) of the tools that a message calls."""
+    """Return (name, arguments) of the tools that a message calls; null arguments are absent."""
     calls = item.get("tool_calls") or item.get("function_call") or []
     if isinstance(calls, str):
         calls = json.loads(calls) or []
     if isinstance(calls, dict):  # a function_call
         calls = [calls]
-    found = [call.get("function") or call for call in calls]
+    functions = [call.get("function") or call for call in calls]
     content = item.get("content")
     for part in content if isinstance(content, list) else []:
         if part["type"] == "tool_use":
-            found.append({"name": part["name"], "arguments": part["input"]})
-    return [(clean_text(call["name"]), read_arguments(call.get("arguments"))) for call in found]
+            functions.append({"name": part["name"], "arguments": part["input"]})
+    found = []
+    for function in functions:
+        arguments = function.get("arguments")
+        with suppress(ValueError, RecursionError):  # text that is no JSON stays as it is
+            arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
+        if isinstance(arguments, dict):
+            arguments = {key: value for key, value in arguments.items() if value is not None}
+        found.append((clean_text(function["name"]), arguments))
+    return found
 
 
-def read_arguments(value: object) -> object:
-    """Return a call's arguments, which may be JSON text; those that are null count as absent."""
-    if isinstance(value, str):
-        try:
-            value = json.loads(value)
-        except (ValueError, RecursionError):
-            return value
-    if isinstance(value, dict):
-        return {name: argument for name, argument in value.items() if argument is not None}
-    return value
-
-
-def command_of(call: tuple[str, object]) -> str | None:
-    """Return the command of a bash tool's call, whose one argument it is."""
-    name, arguments = call
-    if name.lower() not in BASH_TOOLS or not isinstance(arguments, dict):
-        return None
-    command = arguments.get("command")
-    is_plain = isinstance(command, str) and len(arguments) == 1 and command.strip()
-    return clean_text(command).strip() if is_plain else None
-
-
-def with_calls(said: str, calls: list, fence: str) -> str:
-    """Return what an agent said and called as one text."""
+def with_calls(said: str, calls: list, fence: str) -> tuple[str, str | None]:
+    """Return what an agent said and called as one text, and why it is no turn of one command."""
     pieces = [said.rstrip()] if said.strip() else []
-    for call in calls:
-        command = command_of(call)
-        if command:
-            pieces.append(f"```{fence}\n{command}\n```")
+    commands = []
+    for name, arguments in calls:
+        is_bash = name.lower() in BASH_TOOLS and isinstance(arguments, dict) and len(arguments) == 1
+        command = arguments.get("command") if is_bash else None
+        if isinstance(command, str) and command.strip():
+            commands.append(clean_text(command).strip())
+            pieces.append(f"```{fence}\n{commands[-1]}\n```")
         else:
-            arguments = clean_text(json.dumps(call[1], ensure_ascii=False, default=str))
-            pieces.append(f"Tool call: {call[0]} {arguments}")
-    return "\n\n".join(pieces)
-
-
-def call_problem(calls: list, text: str, fence: str) -> str | None:
-    """Return why a message is no turn of one command; None when it is."""
-    if not calls:
-        return "its own turn calls no tool"
-    if len(calls) > 1:
-        return "its own turn calls several tools"
-    command = command_of(calls[0])
-    if command is None:
-        return "its own turn calls another tool than bash with one command"
-    if bash_blocks(text, fence) != [command]:
-        return "its own turn has a code fence in the command or beside it"
-    return None
+            arguments = clean_text(json.dumps(arguments, ensure_ascii=False, default=str))
+            pieces.append(f"Tool call: {name} {arguments}")
+    text = "\n\n".join(pieces)
+    if len(calls) != 1:
+        return text, "calls several tools" if calls else "calls no tool"
+    if not commands:
+        return text, "calls another tool than bash with one command"
+    if bash_blocks(text, fence) != commands:
+        return text, "has a code fence in the command or beside it"
+    return text, None
 
 
 def tell_form(messages: list[dict]) -> str:

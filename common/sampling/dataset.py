@@ -1,8 +1,8 @@
 """A dataset: parquet or JSON files here, or parquet at a pinned commit of the Hugging Face Hub.
 
-`Dataset` opens it and reads rows. Of parquet only the footer is read, and of the row groups asked
-for the columns asked for; of JSON see json_files.py. Heavy packages are imported where they are
-needed: --help and a sample that is whole do without.
+Of parquet only the footer is read, and of the row groups asked for the columns asked for. JSON has
+a row a line (*.jsonl), or is a run of mini-swe-agent (*.traj.json). Heavy packages are imported
+where they are needed: --help and a sample that is whole do without.
 """
 
 from __future__ import annotations
@@ -12,19 +12,21 @@ import itertools
 import json
 import os
 import re
-from collections import Counter
-from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 
 from common.files import UserError, clean_text, digest
-from common.sampling.json_files import JSON_KINDS, KINDS, RUN, JsonFile, kind_of
 
+RUN = ".traj.json"
+KINDS = (".parquet", ".jsonl", RUN)
+RUN_WEIGHT = 10_000  # bytes of a row in parquet: a run is one row to the draw, however long it is
+GROUP_LINES = 250  # of 30 to 300 KB each: a group is read in a second
 PRE_BUFFER_BYTES = 64 << 20  # up to here a row group's columns come in one request, into memory
 PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded for any row group
-LFS_BYTES = 1024  # more than any pointer has
 BATCH_ROWS = 64  # of some 36 KB of text each
-RUN_WEIGHT = 10_000  # bytes of a row in parquet: a run is one row to the draw, however long it is
+LFS_BYTES = 1024  # more than any pointer of Git LFS has
+
 # Columns that may be absent (SWE-bench has none of these but repo), what others call one, and what
 # of a chat is read.
 OPTIONAL = {"repo", "pr_description", "interface", "language", "created_at"}
@@ -34,7 +36,7 @@ CHAT_KEYS = {"role", "content", "tool_calls", "function_call"}
 
 
 class Dataset:
-    """A dataset's files: `files` {path: size in bytes} and `revision`.
+    """A dataset's `files` {path: share in the draw, its size in bytes} and `revision`.
 
     `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit); the
     revision of local files is a digest of their names and sizes. The files must hold the top-level
@@ -46,9 +48,7 @@ class Dataset:
         self.name = name
         self.columns = columns
         self.hub = None  # of a local one
-        self.broken = {}  # (file, group): {row: why}, of the JSON rows that were no object
-        self._footers = {}
-        self._json = {}
+        self._opened = {}
         kinds = KINDS if "messages" in columns else KINDS[:-1]
         is_here = glob.has_magic(name) or Path(name).expanduser().exists()
         if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
@@ -57,141 +57,180 @@ class Dataset:
             self.hub = Hub(flag, name, revision, train)
             self.files = self.hub.files
             self.revision = self.hub.revision
+            self._source = self.hub.open
         else:
-            self._root, self.files = local_files(Path(name).expanduser(), kinds)
+            root, self.files = local_files(Path(name).expanduser(), kinds)
             self.revision = "local-" + digest(json.dumps(self.files))[:16]
+            self._source = root.joinpath
+            if revision and not revision.startswith("local-"):
+                raise UserError(f"{self.label} lies here and has no revisions: drop --revision.")
+            if revision not in (None, self.revision):
+                raise self.changed()
+            self.files |= {file: RUN_WEIGHT for file in self.files if file.lower().endswith(RUN)}
         if not any(self.files.values()):
             raise UserError(
                 f"{self.label}: no file there that holds anything. Expected a folder or a glob of "
                 f"{' '.join('*' + kind for kind in kinds)}, or a Hub dataset id such as owner/name."
             )
 
-    def kinds(self) -> dict[str, int]:
-        """Return how many files of each kind there are."""
-        return dict(Counter(f"*{kind_of(file)}" for file in self.files))
+    def changed(self) -> UserError:
+        """Return the error of a dataset that is not what a plan was made from."""
+        problem = f"{self.label}: it no longer holds what the plan was made from"
+        return UserError(f"{problem}.\nPut its files back, or start in another folder.")
 
-    def weight(self, file: str) -> int:
-        """Return a file's share in the draw: its bytes, or of a run one row's."""
-        return RUN_WEIGHT if kind_of(file) == RUN else self.files[file]
-
-    def row_groups(self, file: str) -> list[int]:
-        """Return the number of rows of each row group of a file."""
-        if kind_of(file) in JSON_KINDS:
-            return self._json_file(file).group_sizes
-        footer = self._footer(file)
-        return [footer.row_group(group).num_rows for group in range(footer.num_row_groups)]
+    def open(self, file: str) -> ParquetFile | JsonFile:
+        """Return a file, opened once. Raises UserError when it lacks a column."""
+        if file not in self._opened:
+            if not self.hub and file.lower().endswith(KINDS[1:]):
+                opened = JsonFile(self._source(file))
+            else:
+                opened = ParquetFile(f"{self.label}: {file}", partial(self._source, file))
+            for column in self.columns if opened.columns is not None else ():
+                other = OTHER_NAMES.get(column)
+                found = opened.columns.get(column) or opened.columns.get(other, [])
+                fits = found in ([column], [other])
+                if column in CHATS:
+                    fits = len(found) == len({*found}) > 0
+                if not fits and (found or column not in OPTIONAL):
+                    raise UserError(
+                        f"{self.label}: {file}: expected in each row or JSON object one column "
+                        f"{column!r} of text (messages: of role and content), found "
+                        f"{', '.join(found) or 'none'}.\n"
+                        f"Needed: {', '.join(sorted({*self.columns} - OPTIONAL))}."
+                    )
+            self._opened[file] = opened
+        return self._opened[file]
 
     def groups(self) -> list[tuple[str, int]]:
-        """Return (file, number) of all row groups; reads every footer."""
-        return [(file, group) for file in self.files for group in range(len(self.row_groups(file)))]
+        """Return (file, number) of all row groups; opens every file."""
+        return [(file, group) for file in self.files for group in range(len(self.open(file).sizes))]
 
-    def rows(self, file: str, group: int, columns, wanted: set[int] | None = None):
-        """Yield (row number in the file, value of each column) of one row group, or of rows of it.
 
-        A value is None where Python has none; text that is no UTF-8 has U+FFFD in it.
-        """
-        if kind_of(file) in JSON_KINDS:
-            for row, document in self._json_file(file).rows(group, wanted):
-                if document is None:
-                    self.broken.setdefault((file, group), {})[row] = "no JSON object"
-                else:
-                    yield row, *(value_of(document, column) for column in columns)
-            return
-        row = sum(self.row_groups(file)[:group])
-        for batch in self.batches(file, group, columns):
+class ParquetFile:
+    """A parquet file: its row groups' `sizes` in rows, its `columns` {name: paths of leaves}."""
+
+    def __init__(self, label: str, source):
+        self.label = label
+        self._source = source  # makes the path, or an open file of the Hub
+        self._footer = None
+        with self._parquet() as parquet:
+            self._footer = parquet.metadata
+        groups = range(self._footer.num_row_groups)
+        self.sizes = [self._footer.row_group(group).num_rows for group in groups]
+        self._names = self._footer.schema.to_arrow_schema().names
+        self.columns = {}
+        for path in needed_leaves(self._footer, self._names).values():
+            self.columns.setdefault(path.partition(".")[0], []).append(path)
+
+    def rows(self, group: int, columns, wanted: set[int] | None = None):
+        """Yield (row number in the file, its values) of a row group, or of wanted rows of it."""
+        row = sum(self.sizes[:group])
+        for batch in self.batches(group, columns):
             arrays = [batch[column] for column in columns]
             for index in range(batch.num_rows):
                 if wanted is None or row in wanted:
-                    yield row, *(plain_value(array[index]) for array in arrays)
+                    yield row, [plain_value(array[index]) for array in arrays]
                 row += 1
 
-    def batches(self, file: str, group: int, columns):
-        """Yield columns of one row group in small batches, those that are not there as nulls.
-
-        Raises UserError for a broken file.
-        """
+    def batches(self, group: int, columns):
+        """Yield columns of one row group in small batches, those that are not there as nulls."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
-        if kind_of(file) in JSON_KINDS:
-            rows = [values for _, *values in self.rows(file, group, columns)]
-            arrays = map(as_array, columns, zip(*rows))
-            yield from [pa.RecordBatch.from_arrays(list(arrays), list(columns))] if rows else []
-            return
-        footer = self._footer(file)
-        names = footer.schema.to_arrow_schema().names
+        names = self._names
         here = [name if names.count(name) == 1 else OTHER_NAMES.get(name) for name in columns]
-        leaves = needed_leaves(footer, here)
-        sizes = [footer.row_group(group).column(leaf).total_compressed_size for leaf in leaves]
-        at_one_go = self.hub is not None and sum(sizes) <= PRE_BUFFER_BYTES
+        leaves = needed_leaves(self._footer, here)
+        row_group = self._footer.row_group(group)
+        size = sum(row_group.column(leaf).total_compressed_size for leaf in leaves)
+        at_one_go = size <= PRE_BUFFER_BYTES
         buffer_size = 0 if at_one_go else PIECE_BYTES
-        with self._plain_errors(file):
-            options = {"metadata": footer, "pre_buffer": at_one_go, "buffer_size": buffer_size}
-            with pq.ParquetFile(self._open(file), **options) as parquet:
-                for batch in parquet.iter_batches(BATCH_ROWS, [group], list(leaves.values())):
-                    nulls = pa.nulls(batch.num_rows)
-                    arrays = [batch[name] if name in names else nulls for name in here]
-                    yield pa.RecordBatch.from_arrays(arrays, list(columns))
-
-    def _json_file(self, file: str) -> JsonFile:
-        """Return a JSON file, opened once. Raises UserError when its first rows lack a column."""
-        if file not in self._json:
-            found = JsonFile(self._root / file)
-            if found.group_sizes and not found.run:
-                if not found.keys:
-                    problem = "none of its first lines is a JSON object, as each has to be"
-                    raise UserError(f"{self.label}: {file}: {problem}.")
-                for column in self.columns:
-                    names = {column, OTHER_NAMES.get(column)} & found.keys
-                    self._check(file, column, [*names][:1])
-            self._json[file] = found
-        return self._json[file]
-
-    def _check(self, file: str, column: str, paths: list[str]) -> None:
-        """Raise UserError where a file's leaves of a column are not what it has to hold."""
-        fits = paths in ([column], [OTHER_NAMES.get(column, column)])
-        if column in CHATS:
-            fits = len(paths) == len({*paths}) > 0
-        if not fits and (paths or column not in OPTIONAL):
-            raise UserError(
-                f"{self.label}: {file}: expected one column {column!r} of text (messages: "
-                f"of role and content), found {', '.join(paths) or 'none'}.\n"
-                f"Needed: {', '.join(sorted({*self.columns} - OPTIONAL))}."
-            )
-
-    def _footer(self, file: str):
-        """Return the footer of a file, read once. Raises UserError, also when it lacks a column."""
-        import pyarrow.parquet as pq
-
-        if file not in self._footers:
-            with self._plain_errors(file), pq.ParquetFile(self._open(file)) as parquet:
-                footer = parquet.metadata
-            for column in self.columns:
-                leaves = needed_leaves(footer, [column])
-                leaves = leaves or needed_leaves(footer, [OTHER_NAMES.get(column)])
-                self._check(file, column, list(leaves.values()))
-            self._footers[file] = footer
-        return self._footers[file]
-
-    def _open(self, file: str):
-        return self.hub.open(file) if self.hub else self._root / file
+        with self._parquet(pre_buffer=at_one_go, buffer_size=buffer_size) as parquet:
+            for batch in parquet.iter_batches(BATCH_ROWS, [group], list(leaves.values())):
+                nulls = pa.nulls(batch.num_rows)
+                arrays = [batch[name] if name in names else nulls for name in here]
+                yield pa.RecordBatch.from_arrays(arrays, list(columns))
 
     @contextmanager
-    def _plain_errors(self, file: str):
-        """Raise UserError in place of what pyarrow raises for a file that is no parquet."""
+    def _parquet(self, **options):
         import pyarrow as pa
+        import pyarrow.parquet as pq
 
         try:
-            yield
+            with pq.ParquetFile(self._source(), metadata=self._footer, **options) as parquet:
+                yield parquet
         except (pa.ArrowException, EOFError, OSError) as error:
             if getattr(error, "errno", None):  # a disk's refusal has a number, a torn file none
                 raise
             words = str(error).strip().partition("\n")[0][:150]
-            problem = f"{file} is not a whole parquet file ({words})"
-            raise UserError(f"{self.label}: {problem}.") from None
+            raise UserError(f"{self.label} is not a whole parquet file ({words}).") from None
 
 
-def local_files(path: Path, kinds) -> tuple[Path, dict[str, int]]:
+class JsonFile:
+    """A JSON file, as ParquetFile. A row's number is its line's, from 0; a run is one row.
+
+    Its `columns` are those of its first group, None where any will do.
+    """
+
+    def __init__(self, path: Path):
+        self.path = path
+        self.run = path.name[: -len(RUN)] if path.name.lower().endswith(RUN) else ""
+        self.sizes = []
+        self._starts = []  # the offset of each group
+        offset = 0
+        with open(path, "rb") as file:
+            for number, line in enumerate([b""] if self.run else file):
+                if number % GROUP_LINES == 0:
+                    self._starts.append(offset)
+                    self.sizes.append(0)
+                self.sizes[-1] += 1
+                offset += len(line)
+        self.columns = None if self.run or not self.sizes else {}
+        for _, row in () if self.columns is None else self._documents(0):
+            self.columns |= {key: [key] for key in row or () if row[key] is not None}
+
+    def rows(self, group: int, columns, wanted: set[int] | None = None):
+        """Yield (row number, its values) as ParquetFile; None for what is no JSON object."""
+        for number, row in self._documents(group, wanted):
+            values = []
+            for column in columns if row else ():
+                value = row.get(column)
+                values.append(row.get(OTHER_NAMES.get(column)) if value is None else value)
+            yield number, values if row else None
+
+    def batches(self, group: int, columns):
+        """Yield columns of a group as one batch: as text, where its values differ in type."""
+        import pyarrow as pa
+
+        arrays = []
+        rows = [values for _, values in self.rows(group, columns) if values]
+        for values in zip(*rows):
+            try:
+                arrays.append(pa.array(values))
+            except (pa.ArrowException, ValueError, OverflowError):
+                arrays.append(pa.array([as_text(value) for value in values]))
+        if rows:
+            yield pa.RecordBatch.from_arrays(arrays, list(columns))
+
+    def _documents(self, group: int, wanted: set[int] | None = None):
+        first = group * GROUP_LINES
+        with open(self.path, "rb") as file:
+            file.seek(self._starts[group])
+            for row in range(first, first + self.sizes[group]):
+                text = file.read() if self.run else file.readline()
+                if not self.run and (not text.strip() or wanted is not None and row not in wanted):
+                    continue
+                document = None
+                with suppress(ValueError, RecursionError):
+                    document = json.loads(text.decode("utf-8-sig", "replace"))
+                if self.run and isinstance(document, list):  # bare messages
+                    document = {"messages": document}
+                if isinstance(document, dict):  # a run's id stands in `info`, or is the file's name
+                    info = document.get("info")
+                    known = info.get("instance_id") if isinstance(info, dict) else None
+                    document["instance_id"] = document.get("instance_id") or known or self.run
+                yield row, document if isinstance(document, dict) else None
+
+
+def local_files(path: Path, kinds: tuple) -> tuple[Path, dict[str, int]]:
     """Return the folder and {path below it: size} of a folder's, a glob's or a file's data.
 
     Of folders and globs only files of these kinds, no names that begin with `.` or `_`. Raises
@@ -204,33 +243,26 @@ def local_files(path: Path, kinds) -> tuple[Path, dict[str, int]]:
         found = files_below(path)
     elif not path.is_file():
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
-        found = files_of_glob(path)
+        before, deep, rest = str(path).partition("**")
+        found = [] if deep else map(Path, glob.glob(before))
+        for folder in glob.glob(before or ".") if deep else ():
+            found += [file for file in files_below(folder) if file.match(rest.strip("/") or "*")]
     sizes = {}
     for file in found:
         below = file.relative_to(root)
         is_hidden = any(part.startswith((".", "_")) for part in below.parts)
-        is_asked = file == path or kind_of(file.name) in kinds and not is_hidden
+        is_asked = file == path or file.name.lower().endswith(kinds) and not is_hidden
         if is_asked and file.is_file():
-            if clean_text(below.as_posix()) != below.as_posix():
+            if clean_text(str(below)) != str(below):
                 raise UserError(f"{ascii(str(file))}: its name is no UTF-8. Rename it.")
             size = sizes[below.as_posix()] = file.stat().st_size
-            if 0 < size < LFS_BYTES and file.read_bytes().startswith(b"version https://git-lfs"):
+            if size < LFS_BYTES and file.read_bytes().startswith(b"version https://git-lfs"):
                 problem = "is a pointer of Git LFS. Run `git lfs pull` in its repository"
                 raise UserError(f"{file} {problem}.")
     return root, dict(sorted(sizes.items()))  # the draw goes by their order
 
 
-def files_of_glob(path: Path) -> Iterator[Path]:
-    """Yield what a glob finds; below its `**` linked folders are followed, each once."""
-    before, deep, rest = str(path).partition("**")
-    if not deep:
-        yield from map(Path, glob.glob(before))
-    for folder in glob.glob(before or ".") if deep else ():
-        below = files_below(Path(folder))
-        yield from (file for file in below if file.match(rest.strip("/") or "*"))
-
-
-def files_below(root: Path) -> Iterator[Path]:
+def files_below(root: Path | str):
     """Yield the files of a folder and of all below it; linked ones are followed, each once."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):
@@ -262,22 +294,6 @@ def plain_value(scalar) -> object:
         if not hasattr(scalar, "as_buffer"):  # such as a date beyond the year 9999
             return None
         return scalar.as_buffer().to_pybytes().decode("utf-8", "replace")
-
-
-def value_of(row: dict, column: str) -> object:
-    """Return a JSON row's value of a column, under its own name or the other."""
-    value = row.get(column)
-    return row.get(OTHER_NAMES.get(column)) if value is None else value
-
-
-def as_array(column: str, values: tuple):
-    """Return JSON values as a column of text; times may be numbers."""
-    import pyarrow as pa
-
-    if column == "created_at":
-        with suppress(pa.ArrowException, ValueError, OverflowError):
-            return pa.array(values)
-    return pa.array([None if value is None else as_text(value) for value in values], pa.string())
 
 
 def as_text(value: object) -> str:

@@ -4,12 +4,8 @@ huggingface_hub itself asks six times for a listing or a byte range that is refu
 but takes a body that came short for whole, and asks once for a dataset's commit.
 """
 
-from __future__ import annotations
-
-import itertools
 import json
 import os
-import random
 import re
 import time
 from contextlib import suppress
@@ -18,10 +14,10 @@ from huggingface_hub import HfApi, HfFileSystem, constants, errors, get_token
 from huggingface_hub.hf_file_system import HfFileSystemFile
 from huggingface_hub.utils import logging
 
-from common.environment import environment_values
+from common.environment import check_way_out, environment_values
 from common.files import ItemFailed, UserError
 
-TRIES = 8  # their pauses make about a minute; half as many where nothing answered at all
+PAUSES_S = (0.5, 2, 8, 32)  # between tries; only the first where nothing answered at all
 PATIENCE_S = 60.0  # with what huggingface_hub tried by itself
 TOKENS = ("HF_TOKEN", "HUGGINGFACE_API_KEY", "HUGGING_FACE_HUB_TOKEN")
 PROXIES = ("ALL_PROXY", "HTTPS_PROXY", "HTTP_PROXY")
@@ -33,11 +29,7 @@ TRANSIENT = (HTTP_ERROR, ConnectionError, TimeoutError, json.JSONDecodeError, Ru
 
 
 class Hub:
-    """A Hub dataset at a pinned commit: `revision` and `files` {path: size in bytes}.
-
-    The files are those of the split for training, or without `train` all others; if there are none
-    of these, all.
-    """
+    """A Hub dataset at a pinned commit: its `revision`, and {path: size} of its `files`."""
 
     def __init__(self, flag: str, name: str, asked: str | None, train: bool = True):
         self.label = f"{flag} {name}"
@@ -51,59 +43,56 @@ class Hub:
         if token and not (token.isascii() and token.isprintable()):
             raise UserError(f"{self.whose} holds characters that no token has. Copy it again.")
         self.endpoint = (values.get("HF_ENDPOINT") or constants.ENDPOINT).rstrip("/")
+        check_way_out(self.endpoint)
         logging.set_verbosity_error()
         api = HfApi(self.endpoint, token)
-        self.filesystem = HfFileSystem(
-            endpoint=self.endpoint, token=token, skip_instance_cache=True
-        )
+        self.remote = HfFileSystem(endpoint=self.endpoint, token=token, skip_instance_cache=True)
         self.revision = self.with_retries(lambda: api.dataset_info(name, revision=asked).sha)
         at = {"revision": self.revision, "repo_type": "dataset"}
         entries = self.with_retries(lambda: list(api.list_repo_tree(name, recursive=True, **at)))
         sizes = {entry.path: entry.size for entry in entries if entry.path.endswith(".parquet")}
+        # Those of the split for training, or without `train` all others; if there are none, all.
         chosen = {path: size for path, size in sizes.items() if ("train" in path) == train}
         self.files = dict(sorted((chosen or sizes).items()))
 
-    def open(self, file: str) -> HubFile:
+    def open(self, file: str) -> HfFileSystemFile:
         """Return a file as a seekable one: every read is one request for just those bytes."""
         return self.with_retries(lambda: HubFile(self, file))
 
-    def with_retries(self, work):
-        """Return work(), tried again after a pause.
-
-        Raises UserError for what no pause mends, ItemFailed in the end.
-        """
+    def with_retries(self, work, length: int | None = None):
+        """Return work(), of that length, tried again after pauses. Raises UserError, ItemFailed."""
         started = time.monotonic()
-        for attempt in itertools.count(1):
+        for pause_s in (*PAUSES_S, None):
             try:
                 result = work()
                 self.answered = True
-                return result
-            except TRANSIENT as error:
+                if length is None or len(result) == length:
+                    return result
+                problem = f"{len(result)} bytes of {length} came"
+            except Exception as error:
                 response = getattr(error, "response", None)
                 if response is not None:
                     self.answered = True
-                    self._stop_if_final(error, response.status_code)
-                problem = plain(error)
-            except Exception as error:
-                if self.answered or not (problem := client_problem(error)):
+                    status = response.status_code
+                    if status < 500 and status not in (408, 425, 429):
+                        raise self._refusal(error, status) from None
+                if self.answered and not isinstance(error, TRANSIENT):
                     raise
-                raise UserError(problem) from None
-            if not self.answered and attempt >= TRIES // 2:
+                words = str(error).strip().partition("\n")[0]
+                words = re.sub(r"https?://\S+", "its address", words)  # it may be signed
+                problem = f"{type(error).__name__}: {words}"
+            if not self.answered and pause_s != PAUSES_S[0]:
+                proxies = "".join(f", {name}" for name in os.environ if name.upper() in PROXIES)
                 raise UserError(
-                    f"{self.endpoint} cannot be reached: {problem}.\nCheck the network"
-                    f"{''.join(f', {name}' for name in variables(*PROXIES))} and HF_ENDPOINT, or "
-                    "give local parquet: --dataset FOLDER --prs FOLDER."
+                    f"{self.endpoint} cannot be reached: {problem}.\nCheck the network{proxies} "
+                    "and HF_ENDPOINT, or give local parquet: --dataset FOLDER --prs FOLDER."
                 )
-            wait_s = min(2**attempt / 4, 30) * random.uniform(0.5, 1)
-            if attempt >= TRIES or time.monotonic() + wait_s - started > PATIENCE_S:
+            if pause_s is None or time.monotonic() - started > PATIENCE_S:
                 words = f"{self.endpoint} does not answer well: {problem}"
                 raise ItemFailed("the Hub did not answer well", words)
-            time.sleep(wait_s)
+            time.sleep(pause_s)
 
-    def _stop_if_final(self, error: Exception, status: int) -> None:
-        """Raise UserError for a refusal that no pause mends."""
-        if status >= 500 or status in (408, 425, 429):
-            return
+    def _refusal(self, error: Exception, status: int) -> UserError:
         if isinstance(error, errors.GatedRepoError):
             page = f"{self.endpoint}/datasets/{self.name}"
             advice = f"it is gated: accept its terms at {page}, set HF_TOKEN in .env to your token"
@@ -112,12 +101,9 @@ class Hub:
         elif not self.whose or status == 404:
             advice = "check the name; a private one needs HF_TOKEN in .env"
         else:  # public data asks for no token, but refuses one that has expired
-            advice = f"{self.whose} may be expired, mistyped or without permission; "
-            mend = "renew it, or unset it: public data needs none"
-            if self.whose.startswith("the login"):
-                mend = "`hf auth login` renews it, `hf auth logout` removes it"
-            advice += mend
-        raise UserError(f"{self.label}: {self.endpoint} refuses it ({status}).\n{advice}.")
+            advice = f"{self.whose} may be expired, mistyped or without permission; renew it "
+            advice += "(a login by `hf auth login`), or remove it: public data needs none"
+        return UserError(f"{self.label}: {self.endpoint} refuses it ({status}).\n{advice}.")
 
 
 class HubFile(HfFileSystemFile):
@@ -125,42 +111,10 @@ class HubFile(HfFileSystemFile):
 
     def __init__(self, hub: Hub, file: str):
         path = f"datasets/{hub.name}@{hub.revision}/{file}"
-        super().__init__(hub.filesystem, path, cache_type="none", size=hub.files[file])
+        super().__init__(hub.remote, path, cache_type="none", size=hub.files[file])
         self.hub = hub
-        self.name = file
 
     def _fetch_range(self, start: int, end: int) -> bytes:
-        """Return bytes [start, end) of the file. Raises UserError, ItemFailed."""
-        fetch = super()._fetch_range
         end = min(end, self.size)
-
-        def read_whole() -> bytes:
-            body = fetch(start, end)
-            if len(body) != end - start:
-                raise ConnectionError(f"{self.name}: {len(body)} bytes of {end - start} came")
-            return body
-
-        return self.hub.with_retries(read_whole)
-
-
-def variables(*names: str) -> list[str]:
-    """Return which of these variables are set, in either case."""
-    return [name for name in os.environ if name.upper() in names and os.environ[name]]
-
-
-def client_problem(error: Exception) -> str | None:
-    """Return which variable keeps Python from making a client at all, if one may."""
-    if type(error).__module__.startswith("huggingface_hub"):
-        return None
-    names = variables(*PROXIES)
-    what = "is no proxy that Python can use: expected http://HOST:PORT"
-    if isinstance(error, OSError):
-        names = variables("SSL_CERT_FILE")
-        what = f"is no file of certificates that can be read ({error.strerror or error})"
-    return f"{' or '.join(names)} {what}; correct or unset it." if names else None
-
-
-def plain(error: Exception) -> str:
-    """Return an error as one line, without addresses (they may be signed)."""
-    first_line = str(error).strip().partition("\n")[0]
-    return f"{type(error).__name__}: " + re.sub(r"https?://\S+", "its address", first_line)
+        fetch = super()._fetch_range
+        return self.hub.with_retries(lambda: fetch(start, end), end - start)
