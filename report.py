@@ -42,19 +42,16 @@ from common.report.card import CARD, dataset_card, stated_licence
 from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
 from common.report.left_out import LeftOut, fail_torn, huge_pr_page, read_left_out
-from common.report.outputs import in_processes, written_anew
+from common.report.outputs import in_processes, processes_for, written_anew
 from common.report.report_page import Facts, drop_words, page_lines, report_page
 from common.report.rows import Row, Turn, read_turn, turns_csv
-from common.report.turns_page import MOST_TURNS, Page, PageTurns, turn_data
+from common.report.turns_page import MOST_TURNS, Page, turn_data
 from common.report.writers import Writers
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
 
-# Of each process that reads: what it hands on at once, the fewest that pay for it, how many.
-TURNS_A_PART = 50
-TURNS_A_PROCESS = 250
-MOST_PROCESSES = 4
+TURNS_A_PART = 50  # that a process reads before it hands them on
 
 
 def main() -> int:
@@ -128,13 +125,12 @@ def read_run(
     left_out = read_left_out(plan, config, tally)
     rows = []
     writers = Writers()
-    page = Page()
     shown = set(stems[:MOST_TURNS])
+    page = Page(len(shown))
     read = partial(read_turns, shown=shown, left_out=left_out, to_buckets=not limit)
     parts = [stems[at : at + TURNS_A_PART] for at in range(0, len(stems), TURNS_A_PART)]
-    processes = min(MOST_PROCESSES, os.cpu_count() or 1, len(stems) // TURNS_A_PROCESS)
-    gc.disable()  # what is read holds no cycles: to look for some costs a tenth of the time
-    with in_processes(read, parts, processes) as results:
+    gc.disable()  # nothing here holds cycles: to look for some costs a tenth of the time
+    with in_processes(read, parts, processes_for(len(stems))) as results:
         progress = Progress(len(stems), "reading")
         for part_rows, part_writers, part_page in results:
             rows += part_rows
@@ -145,7 +141,7 @@ def read_run(
                     fail_torn(tally, row.stem, row.mended_by, row.why)
             progress.update(len(part_rows), failed=len(tally.failed))
         progress.close()
-    gc.enable()
+    gc.freeze()  # nor are they looked for at the end
     labels = read_labels()
     agreement = compare_labels(labels, rows) if labels else None
     torn = {row["mended_by"] for row in tally.failed}
@@ -154,12 +150,12 @@ def read_run(
 
 def read_turns(
     stems: list[str], shown: set[str], left_out: LeftOut, to_buckets: bool
-) -> tuple[list[Row], Writers, PageTurns]:
+) -> tuple[list[Row], Writers, Page]:
     """Read some turns, each once: what needs its texts is made at once, the page's of `shown`."""
     folders = turns.answer_folders()
     rows = []
     writers = Writers()
-    page = PageTurns(len(shown))
+    page = Page(len(shown))
     for stem in stems:
         turn = read_turn(stem, _find_answer(stem, folders), left_out)
         rows.append(turn.row)

@@ -7,7 +7,7 @@ import sys
 
 from common.config import METRICS
 from common.report.labels import label_sha
-from common.report.turns_page import Page, PageTurns
+from common.report.turns_page import Page
 from common.turns import ORDERS
 
 JUDGES = ["lab/Judge-One", "lab/Judge-Two", "lab/Judge-Three"]
@@ -83,11 +83,9 @@ def make_data(count: int, seed: int = 0, **changes) -> dict:
 
 def write_page(data: dict) -> str:
     """Return turns.html of what `make_data` returns."""
-    turns = PageTurns(len(data["turns"]))
+    page = Page(len(data["turns"]))
     for turn in data["turns"]:
         entry = {name: value for name, value in turn.items() if name not in ("texts", "exported")}
-        turns.add(entry, turn["texts"])
-    page = Page()
-    page.update(turns)
+        page.add(entry, turn["texts"])
     fates = {turn["stem"]: turn["exported"] for turn in data["turns"]}
     return page.html(data["title"], data["facts"], data["judges"], fates)

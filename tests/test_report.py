@@ -355,6 +355,32 @@ def test_a_large_run_says_where_the_rest_is(tmp_path, monkeypatch):
     assert "Here are the first 3 turns; [turns.csv](turns.csv) has 1 more." in text
 
 
+@pytest.mark.parametrize("processes", [2, 3])
+def test_any_number_of_processes_writes_the_same(tmp_path, monkeypatch, processes):
+    import report as script
+    from common.report import outputs
+
+    chance = random.Random(4)
+    stems = make_run(tmp_path, [chance.randrange(MOST + 1) for _ in range(40)], chars=100)
+    (tmp_path / f"answer_0/{stems[8]}.json").write_text("{")
+    (tmp_path / f"score/{stems[21]}.json").write_text("{")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("sys.argv", ["report.py"])
+    monkeypatch.setattr(script, "TURNS_A_PART", 3)
+    monkeypatch.setattr(outputs, "TURNS_A_PROCESS", 3)
+    made = []
+    for count in (1, processes):
+        monkeypatch.setattr(script.os, "cpu_count", lambda count=count: count)
+        for name in BUCKETS:
+            put(tmp_path / f"{name}/{stems[0]}.json", {"note": "mine"})
+        assert script.main() == 1
+        made.append({path: path.read_bytes() for path in map(Path, state(tmp_path))})
+        for path in made[-1]:
+            path.unlink()
+    assert made[0] == made[1] and len(made[0]) > 40
+    assert sum(path.name.endswith(".bad") for path in made[0]) == 1
+
+
 # ------------------------------------------------------------------------------ the duel's figures
 
 KEPT = {"kept": 6, "kept_mean": 88.0, "reliability": 0.9, "kept_again": 84.5}

@@ -11,8 +11,9 @@ from __future__ import annotations
 import hashlib
 import json
 from collections import Counter
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import groupby
 from pathlib import Path
 
@@ -23,7 +24,7 @@ from common.audit.protocol import bash_blocks, fence_of, prose_parts
 from common.audit.styles import jaccard, word_triples
 from common.files import BadFile, UserError, clean_text, natural_key
 from common.report.markdown import Markdown, fill
-from common.report.outputs import written_anew
+from common.report.outputs import in_processes, processes_for, written_anew
 from common.report.rows import CHARS_PER_TOKEN, Row
 from common.turns import OPPONENT, SIDES, hidden_record, read_answer, read_record
 
@@ -50,15 +51,10 @@ META = (
 )  # fmt: skip
 
 # The tool of mini-swe-agent 2, word for word: what its student is shown.
-_TAKES = {
-    "type": "object",
-    "properties": {"command": {"type": "string", "description": "The bash command to execute"}},
-    "required": ["command"],
-}
-BASH_TOOL = {
-    "type": "function",
-    "function": {"name": "bash", "description": "Execute a bash command", "parameters": _TAKES},
-}
+_COMMAND = {"command": {"type": "string", "description": "The bash command to execute"}}
+_TAKES = {"type": "object", "properties": _COMMAND, "required": ["command"]}
+_BASH = {"name": "bash", "description": "Execute a bash command", "parameters": _TAKES}
+BASH_TOOL = {"type": "function", "function": _BASH}
 
 
 @dataclass
@@ -105,10 +101,6 @@ def with_margin(tokens: int) -> int:
     return LENGTH_STEP * -int(-tokens * LENGTH_MARGIN // LENGTH_STEP)
 
 
-def file_name(config: str, split: str) -> str:
-    return f"{config}-{split}.jsonl"
-
-
 def export_training(rows: list[Row], export: Export) -> None:
     """Write the training files, and note in `export` what they hold.
 
@@ -121,40 +113,56 @@ def export_training(rows: list[Row], export: Export) -> None:
     for row in fit:
         places.setdefault(row.instance_id, len(places))
     fit.sort(key=lambda row: (places[row.instance_id], -row.deciding_score, natural_key(row.stem)))
+    instances = [list(group) for _, group in groupby(fit, key=lambda row: row.instance_id)]
+    work = partial(instance_lines, max_patch_chars=export.max_patch_chars)
     with ExitStack() as stack:
         training_files = {}
         for split in SPLITS:
             for config in (*CONFIGS, "distill"):  # what is not asked for is removed
-                name = file_name(config, split)
+                name = f"{config}-{split}.jsonl"
                 training_files[name] = stack.enter_context(written_anew(Path("export", name)))
-        for instance, turns in groupby(fit, key=lambda row: row.instance_id):
-            record = ""  # as ch.py shows it
-            try:
-                if export.max_patch_chars is not None:
-                    record = hidden_record(read_record(instance), export.max_patch_chars)
-            except (UserError, BadFile):  # hugePR.md names it
-                pass
-            taken = []
-            for row in turns:
-                answer = read_answer(row.path)
-                triples = word_triples(answer["challenger"])
-                if any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in taken):
+        made = stack.enter_context(in_processes(work, instances, processes_for(len(fit))))
+        for turns, (record_chars, lines_of_turns) in zip(instances, made):
+            for row, lines in zip(turns, lines_of_turns):
+                if not lines:
                     export.duplicates += 1
                     export.fates[row.stem] = "not exported: near-duplicate"
                     continue
-                taken.append(triples)
                 split = "validation" if row.repo in held_out else "train"
                 export.fates[row.stem] = split
                 export.rows[split].append(row)
-                for config, line in training_rows(answer, row, record).items():
-                    name = file_name(config, split)
-                    training_files[name].write(json_line(line))
+                for config, line in lines.items():
+                    name = f"{config}-{split}.jsonl"
+                    training_files[name].write(line)
                     export.lines[name] += 1
-                if record:
-                    tokens = row.total_tokens + round(len(record) / CHARS_PER_TOKEN)
+                if record_chars:
+                    tokens = row.total_tokens + round(record_chars / CHARS_PER_TOKEN)
                     export.teacher_tokens = max(export.teacher_tokens, tokens)
                 elif export.max_patch_chars is not None:
                     export.no_record += 1
+
+
+def instance_lines(rows: list[Row], max_patch_chars: int | None) -> tuple[int, list[dict]]:
+    """Return the size of the record of these rows' instance, and each row's lines by configuration.
+
+    A near-duplicate of a row before it has none.
+    """
+    record = ""  # as ch.py shows it
+    if max_patch_chars is not None:
+        with suppress(UserError, BadFile):  # hugePR.md names it
+            record = hidden_record(read_record(rows[0].instance_id), max_patch_chars)
+    taken = []
+    lines = []
+    for row in rows:
+        answer = read_answer(row.path)
+        triples = word_triples(answer["challenger"])
+        if any(jaccard(triples, other) >= NEAR_DUPLICATE_JACCARD for other in taken):
+            lines.append({})
+            continue
+        taken.append(triples)
+        values = training_rows(answer, row, record)
+        lines.append({config: json_line(value) for config, value in values.items()})
+    return len(record), lines
 
 
 def fit_rows(rows: list[Row], export: Export) -> list[Row]:
@@ -183,19 +191,19 @@ def validation_repos(repos: set[str], export: Export) -> set[str]:
     empty it gets the repo with the lowest hash, until another's hash is lower; where train would,
     it keeps the one with the highest.
     """
-    held_out = {repo for repo in repos if 100 * repo_hash(repo) < VALIDATION_PERCENT}
+
+    def by_hash(repo: str) -> float:
+        digest = hashlib.sha256(repo.lower().encode()).digest()
+        return int.from_bytes(digest[:8], "big") / 2**64  # from 0 to 1
+
+    held_out = {repo for repo in repos if 100 * by_hash(repo) < VALIDATION_PERCENT}
     if not held_out and len(repos) >= MIN_REPOS_TO_VALIDATE:
-        export.moved_repo = min(repos, key=repo_hash)
+        export.moved_repo = min(repos, key=by_hash)
         held_out = {export.moved_repo}
     elif held_out and held_out == repos:
-        export.kept_repo = max(repos, key=repo_hash)
+        export.kept_repo = max(repos, key=by_hash)
         held_out = repos - {export.kept_repo}
     return held_out
-
-
-def repo_hash(repo: str) -> float:
-    """Return a number from 0 to 1 that the repo's name alone decides."""
-    return int.from_bytes(hashlib.sha256(repo.lower().encode()).digest()[:8], "big") / 2**64
 
 
 def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:
@@ -216,17 +224,14 @@ def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:
     chat = [{"role": said["role"], "content": said["content"]} for said in answer["messages"]]
     chosen = {"role": "assistant", "content": answer["challenger"]}
     rejected = {"role": "assistant", "content": answer[opponent]}
-    preference = {
-        "prompt": chat, "chosen": [chosen], "rejected": [rejected],
-        "chosen_message": chosen, "rejected_message": rejected,
-        "margin": (2 * row.deciding_score - 100) / 100,
-    }  # fmt: skip
-    weighted = [{**said, "weight": 0} for said in chat]
-    weighted.append({**chosen, "weight": 1})
+    pair = {"chosen": [chosen], "rejected": [rejected]}
+    pair |= {"chosen_message": chosen, "rejected_message": rejected}
+    pair["margin"] = (2 * row.deciding_score - 100) / 100
+    weighted = [*({**said, "weight": 0} for said in chat), {**chosen, "weight": 1}]
     *history, reply = with_tool_calls([*chat, chosen])
     rows = {
         "sft": {"prompt": chat, "completion": [chosen], **about},
-        "dpo": {**preference, **about},
+        "dpo": {"prompt": chat, **pair, **about},
         "chat": {"messages": weighted, **about},
         "tools": {"prompt": history, "completion": [reply], "tools": [BASH_TOOL], **about},
     }
@@ -248,27 +253,30 @@ def with_tool_calls(chat: list[dict]) -> list[dict]:
     next_roles = [said["role"] for said in chat[1:]] + ["user"]
     for said, next_role in zip(chat, next_roles):
         role = "tool" if call_id else said["role"]
-        message = {"role": role, "content": said["content"], "tool_calls": []}
-        message["tool_call_id"] = call_id
+        content = said["content"]
+        calls = []
+        answered_id = call_id
         call_id = ""
-        is_answered = said["role"] == "assistant" and next_role == "user"
-        blocks = bash_blocks(said["content"], fence) if is_answered else []
+        is_answered = role == "assistant" and next_role == "user"
+        blocks = bash_blocks(content, fence) if is_answered else []
         if len(blocks) == 1:
             call_id = f"call{len(messages):05}"  # nine letters and digits, as Mistral's want it
             call = {"name": "bash", "arguments": {"command": blocks[0]}}
-            message["tool_calls"] = [{"id": call_id, "type": "function", "function": call}]
-            prose = [part.strip() for part in prose_parts(said["content"], fence)]
-            message["content"] = "\n\n".join(filter(None, prose))
-        messages.append(message)
+            calls = [{"id": call_id, "type": "function", "function": call}]
+            prose = [part.strip() for part in prose_parts(content, fence)]
+            content = "\n\n".join(filter(None, prose))
+        message = {"role": role, "content": content, "tool_calls": calls}
+        messages.append({**message, "tool_call_id": answered_id})
     return messages
 
 
 def json_line(value: dict) -> bytes:
     """Return `value` as one line of JSON in UTF-8."""
     try:
-        return to_json(value) + b"\n"
+        line = to_json(value)
     except PydanticSerializationError:  # a lone surrogate
-        return clean_text(json.dumps(value, ensure_ascii=False)).encode() + b"\n"
+        line = clean_text(json.dumps(value, ensure_ascii=False)).encode()
+    return line + b"\n"
 
 
 def export_text(export: Export) -> Markdown:

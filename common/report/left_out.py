@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections import Counter
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from common import turns
 from common.cli import Tally
 from common.config import Config
 from common.files import BadFile, UserError, turn_files
 from common.report.markdown import fill
+from common.report.outputs import in_processes, processes_for
 
 
 @dataclass
@@ -37,8 +39,7 @@ class LeftOut:
     def why_excluded(self, instance: str) -> str:
         """Return why king.py would leave an instance out today; "" where it would not."""
         if instance not in self.excluded:
-            reason = turns.why_excluded(instance, self.max_record_chars)
-            self.excluded[instance] = reason or ""
+            self.excluded[instance] = turns.why_excluded(instance, self.max_record_chars) or ""
         return self.excluded[instance]
 
 
@@ -47,16 +48,16 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     left_out = LeftOut(config.generate.max_record_chars)
     for name in turns.SAMPLING_LISTS:
         left_out.sampling += dicts(plan.get(name))
-    for path in turn_files("prompt"):
-        try:
-            prompts = turns.read_prompts(path)
-        except UserError as bad:
-            fail_torn(tally, path.stem, "prompt.py", bad)
-            continue
-        for order, prompt in enumerate(prompts, 1):
-            instance = prompt["instance_id"]
-            left_out.instances[f"{path.stem}_{order}"] = instance
-            left_out.repos.setdefault(instance, str(prompt.get("repo") or ""))
+    paths = turn_files("prompt")
+    processes = processes_for(turns.PROMPTS_PER_FILE * len(paths))
+    with in_processes(instances_and_repos, paths, processes) as found:
+        for path, prompts in zip(paths, found):
+            if isinstance(prompts, str):
+                fail_torn(tally, path.stem, "prompt.py", prompts)
+                continue
+            for order, (instance, repo) in enumerate(prompts, 1):
+                left_out.instances[f"{path.stem}_{order}"] = instance
+                left_out.repos.setdefault(instance, repo)
     prompts_of = Counter(left_out.instances.values())
     for instance, repo in left_out.repos.items():
         row = {"instance_id": instance, "repo": repo, "prompts": prompts_of[instance]}
@@ -74,6 +75,15 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
             left_out.rows.append(row)
     left_out.rows.sort(key=lambda row: (-row.get("record_chars", 0), row["instance_id"]))
     return left_out
+
+
+def instances_and_repos(path: Path) -> list[tuple[str, str]] | str:
+    """Return what is needed of each prompt of a file; of a torn one what is wrong with it."""
+    try:
+        prompts = turns.read_prompts(path)
+    except UserError as bad:
+        return str(bad)
+    return [(prompt["instance_id"], str(prompt.get("repo") or "")) for prompt in prompts]
 
 
 def fail_torn(tally: Tally, item: str, stage: str, what: object) -> None:

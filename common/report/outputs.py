@@ -14,6 +14,9 @@ from typing import BinaryIO
 from common.files import write_bytes
 from common.start import ENDING
 
+MOST_PROCESSES = 4
+TURNS_A_PROCESS = 250  # with fewer another one does not pay
+
 
 @contextmanager
 def written_anew(path: Path | str) -> Iterator[BinaryIO]:
@@ -37,6 +40,10 @@ def written_anew(path: Path | str) -> Iterator[BinaryIO]:
                 write_bytes(path, temporary.read_bytes(), durable=False)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def processes_for(turns: int) -> int:
+    return min(MOST_PROCESSES, os.cpu_count() or 1, turns // TURNS_A_PROCESS)
 
 
 @contextmanager
@@ -63,7 +70,7 @@ def in_processes(work: Callable, items: list, processes: int) -> Iterator[Iterat
         for number in range(len(items)):
             try:
                 result = readers[number % processes].recv()
-            except EOFError:
+            except (EOFError, OSError):
                 raise OSError("a process of this run was killed") from None
             if isinstance(result, Exception):
                 raise result

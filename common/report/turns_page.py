@@ -9,9 +9,9 @@ style run.
 from __future__ import annotations
 
 import base64
+import gzip
 import hashlib
 import re
-import zlib
 from collections import Counter
 from contextlib import suppress
 from pathlib import Path
@@ -29,7 +29,6 @@ ALL_CHAT_CHARS = 12_000_000  # of the chats of all turns, half of it for what st
 SHOWN_CHARS = 500  # at least, of the two messages that stand open: the task, the last output
 MESSAGE_CHARS = 150  # at least, of each other message of a chat
 TEXT_CHARS = 20_000  # of a reply, and of all else
-GZIP = 16 + zlib.MAX_WBITS  # zlib's name for the format
 
 # What the page's list has of a row, under the row's own names.
 ENTRY = (
@@ -99,8 +98,8 @@ def turn_data(turn: Turn) -> tuple[dict, dict]:
     return entry, texts
 
 
-class PageTurns:
-    """Some turns as the page shows them."""
+class Page:
+    """turns.html, or a part of it, in the making."""
 
     def __init__(self, turns: int):
         """`turns` is how many the whole page has at most."""
@@ -128,21 +127,11 @@ class PageTurns:
                     said = verdict["calls"].count(call)
                     self.calls[verdict["judge"], verdict["order"], word] += said
 
-
-class Page:
-    """turns.html in the making: turns are packed as they come."""
-
-    def __init__(self):
-        self.entries: list[dict] = []
-        self.calls: Counter = Counter()
-        self._packer = zlib.compressobj(level=1, wbits=GZIP)
-        self._packed: list[bytes] = []
-
-    def update(self, turns: PageTurns) -> None:
-        """Add turns."""
-        self.entries += turns.entries
-        self.calls.update(turns.calls)
-        self._packed += [self._packer.compress(text + b"\n") for text in turns.texts]
+    def update(self, part: Page) -> None:
+        """Add the turns of a part."""
+        self.entries += part.entries
+        self.texts += part.texts
+        self.calls.update(part.calls)
 
     def html(self, title: str, facts: list[str], judges: list[str], fates: dict[str, str]) -> str:
         """Return the page, once; `fates` say what export/ made of each turn."""
@@ -154,7 +143,7 @@ class Page:
         data = visible_json({"metrics": METRICS, "turns": self.entries}).decode()
         for sign in "<>&":
             data = data.replace(sign, f"\\u{ord(sign):04x}")
-        texts = b"".join([*self._packed, self._packer.flush()])
+        texts = gzip.compress(b"\n".join(self.texts), compresslevel=1, mtime=0)
         style = (HERE / "turns.css").read_text(encoding="utf-8")
         script = (HERE / "labels.js").read_text(encoding="utf-8")
         script += (HERE / "turns.js").read_text(encoding="utf-8")
