@@ -73,7 +73,7 @@ def test_a_copy_of_the_project_is_a_hit(command):
     "git blame harvest/cli/report.py",
     "git checkout -- harvest/cli/report.py", "git checkout HEAD -- harvest",
     "git checkout -b attempt", "git branch",
-    "git grep -n since", "git grep main HEAD", "git remote -v", "git ls-files | grep main",
+    "git grep -n since", "git remote -v", "git ls-files | grep main",
     "git describe --tags",
     "git reset --hard HEAD", "git apply fix.patch", "git rev-parse HEAD",
     "git log --all-match --grep=a",
@@ -87,12 +87,6 @@ def test_a_copy_of_the_project_is_a_hit(command):
 ])  # fmt: skip
 def test_honest_looks_are_free(command):
     assert "history" not in kinds(reply(command))
-
-
-def test_the_branch_that_the_agent_is_on_is_its_own():
-    chat = after(("git status", "On branch main\nnothing to commit"))
-    assert "history" not in kinds(reply("git checkout main"), chat)
-    assert "history" in kinds(reply("git checkout main"))
 
 
 def test_a_record_without_a_repository_is_no_project():

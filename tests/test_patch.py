@@ -45,9 +45,9 @@ Binary files a/logo.png and b/logo.png differ
 
 def test_files_and_hunks_of_a_git_diff():
     files = parse_patch(GIT)
-    assert [(file.old_path, file.new_path) for file in files] == [
+    assert [(file.old_path, file.path) for file in files] == [
         (None, "new.py"),
-        ("old.py", None),
+        ("old.py", "old.py"),
         ("was it.py", "is it.py"),
         ('café "x".txt', 'café "x".txt'),
         ("run me.sh", "run me.sh"),

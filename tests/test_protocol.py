@@ -213,7 +213,7 @@ def test_odd_messages_do_no_harm():
 
 
 @pytest.mark.parametrize("command, style", [
-    ("ls -R src", "look"), ("find . -type f", "look"), ("tree -L 2 && pwd", "look"),
+    ("ls -R src", "look"), ("find . -type f", "search"), ("tree -L 2 && pwd", "look"),
     ("grep -rn foo src | head -20", "search"), ("find . -name '*.py'", "search"), ("rg foo",
     "search"),
     ("find . -name a | xargs grep b", "search"), ("git grep foo", "search"),

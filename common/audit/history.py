@@ -23,10 +23,10 @@ def may_peek(messages: list[dict]) -> bool:
     """Tell whether some command names what a peek needs: cheap, and without a record."""
     fence = fence_of(messages)
     replies = [message["content"] for message in messages if message["role"] == "assistant"]
-    blocks = [block for reply in replies for block in commands_said(reply, fence)]
-    named = set(re.findall(r"[\w-]+", "\n".join(blocks).lower()))
-    needed = [word_list(section) for section in ("installers", "network", "installed copies")]
-    return not named.isdisjoint(frozenset().union(*needed))
+    blocks = "\n".join(block for reply in replies for block in commands_said(reply, fence))
+    named = re.findall(r"[\w-]+", blocks.lower())
+    sections = ("installers", "network", "installed copies")
+    return any(not word_list(section).isdisjoint(named) for section in sections)
 
 
 def shows_fix(messages: list[dict], pr: dict) -> str | None:
@@ -35,7 +35,7 @@ def shows_fix(messages: list[dict], pr: dict) -> str | None:
     record = read_record(pr)
     before = chat.task
     for commands, _, output in chat.turns:
-        if found := peeks(commands, before, record):
+        if found := peeks(commands, record):
             shown = squeeze(output)
             known = squeeze(before)
             for line in record.added:
@@ -45,7 +45,7 @@ def shows_fix(messages: list[dict], pr: dict) -> str | None:
     return None
 
 
-def peeks(commands: list[Command], chat_text: str, record: Record) -> list[str]:
+def peeks(commands: list[Command], record: Record) -> list[str]:
     """Return the commands that look where the fix may lie."""
     folders = [path.removeprefix("src/").removeprefix("lib/") for path in record.paths]
     tops = {folder.split("/")[0] for folder in folders if "/" in folder}
@@ -59,7 +59,7 @@ def peeks(commands: list[Command], chat_text: str, record: Record) -> list[str]:
         plain = text.replace("_", "-")
         peeks_here = any(map(_GIT_FILES.search, command.argv)) or copy.search(plain)
         if command.program == "git":
-            peeks_here = peeks_here or _looks_at_other_commits(command, chat_text)
+            peeks_here = peeks_here or _looks_at_other_commits(command.argv[1:])
         if not fetchers.isdisjoint(re.findall(r"[\w-]+", text)):
             on_forge = any(forge in text for forge in word_list("forges"))
             its_page = record.repo and record.repo in text and on_forge
@@ -76,48 +76,33 @@ def _copies(names: frozenset[str]) -> tuple[re.Pattern, re.Pattern]:
     def any_of(words: frozenset[str]) -> str:
         return "|".join(re.escape(word.replace("_", "-")) for word in words) or "(?!)"
 
-    project = any_of(names)
+    project = rf"(?:\S{{0,200}}/)?(?:{any_of(names)})"
     sections = ("installed copies", "installers", "installer verbs", "registries")
     folders, installers, verbs, registries = (any_of(word_list(section)) for section in sections)
-    here = (
-        rf"(?:^|[ /])(?:{folders})/(?:\S{{0,200}}/)?"
-        rf"(?:{project})(?:-[^/ -]*)?(?:@[^/ ]*)?(?=[/ ]|$)"
-    )
-    asked = (
-        rf"^(?:python\S* -m )?(?:{installers})(?: \S+){{0,2}} (?:{verbs}) (?:.* )?(?![./])"
-        rf"(?:\S{{0,200}}/)?(?:{project})(?=[=<>!~\[;@\s]|$)|^gh (?:pr|api|search|browse)(?!\S)"
-    )
-    there = rf"(?:{registries})/(?:\S{{0,200}}/)?(?:{project})(?=[/\s'\"]|$)"
-    return re.compile(f"{here}|{asked}"), re.compile(there)
+    here = rf"(?:^|[ /])(?:{folders})/{project}(?=[-@/ ]|$)"
+    asked = rf"^(?:python\S* -m )?(?:{installers})(?: \S+){{0,2}} (?:{verbs}) (?:.* )?(?![./])"
+    forge = r"^gh (?:pr|api|search|browse)(?!\S)"
+    there = rf"(?:{registries})/{project}(?=[/\s'\"]|$)"
+    return re.compile(rf"{here}|{asked}{project}(?=[=<>!~\[;@\s]|$)|{forge}"), re.compile(there)
 
 
-def _looks_at_other_commits(command: Command, chat_text: str) -> bool:
+def _looks_at_other_commits(words: list[str]) -> bool:
     """Tell whether git is asked for something that may lie behind the task's base.
 
     A trunk's name alone can be the agent's own branch: `git diff main` is no peek, but
     `git diff HEAD main`, `git show main:a.py` and `git checkout main` are.
     """
-    words = command.argv[1:]
-    while words and words[0].startswith("-"):
-        words = words[2:] if words[0] in ("-C", "-c") else words[1:]
+    fetches, shows, moves = (word_list(f"git {kind}") for kind in ("fetching", "showing", "moving"))
+    while words and words[0] not in fetches | shows | moves:
+        words = words[1:]
     subcommand = words[0] if words else ""
     words = words[1 : words.index("--") if "--" in words else None]  # paths stand behind
-    shows = subcommand in word_list("git showing")
-    moves = subcommand in word_list("git moving")
-    if subcommand in word_list("git fetching") or shows and any(map(_EVERY_REF.match, words)):
+    if subcommand in fetches or any(map(_EVERY_REF.match, words)):
         return True
-    if not (shows or moves):
-        return False
-    words = [word.removeprefix("--source=") for word in words]
-    words = [word for word in words if not word.startswith("-")]
-    if subcommand == "grep":
-        words = words[1:]  # the pattern
     with_head = any(word.startswith("HEAD") for word in words)
     for word in words:
-        compares = moves or with_head or ":" in word or ".." in word
-        for ref in re.split(r"\.{2,3}", word.partition(":")[0]):
-            ref = re.split(r"[\^~]", ref)[0]
-            on_it = f"On branch {ref}\n" in chat_text or f"* {ref}\n" in chat_text
-            if _OTHER_REF.match(ref) or compares and ref in word_list("trunks") and not on_it:
+        compares = subcommand in moves or with_head or ":" in word or ".." in word
+        for ref in re.split(r"\.\.+|[\^~]", word.removeprefix("--source=").partition(":")[0]):
+            if _OTHER_REF.match(ref) or compares and ref in word_list("trunks"):
                 return True
     return False

@@ -213,5 +213,5 @@ def _wordings() -> list[re.Pattern]:
 
 
 def _history(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
-    for command in peeks(reply.commands, chat.text, record):
+    for command in peeks(reply.commands, record):
         yield "history", command, "looks at later commits or at a copy of the project"

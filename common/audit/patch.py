@@ -15,14 +15,9 @@ class FilePatch(NamedTuple):
     """What a diff says of one file."""
 
     old_path: str | None  # None for a new file
-    new_path: str | None  # None for a deleted one
+    path: str  # after the change; of a deleted file before
     renamed: bool
     hunks: list[Hunk]
-
-    @property
-    def path(self) -> str:
-        """The file's path after the change; of a deleted one the path before."""
-        return self.new_path or self.old_path or ""
 
 
 def changed_files(patch: str) -> list[str]:
@@ -47,8 +42,9 @@ def parse_patch(patch: str) -> list[FilePatch]:
                 break
         for file in found:
             renamed = any(line.startswith("rename from ") for line in file.patch_info or [])
-            paths = (_path(file.source_file, "a/"), _path(file.target_file, "b/"))
-            files.append(FilePatch(*paths, renamed, list(file)))
+            old = _path(file.source_file, "a/")
+            new = _path(file.target_file, "b/")
+            files.append(FilePatch(old, new or old or "", renamed, list(file)))
     return files
 
 

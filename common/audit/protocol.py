@@ -14,10 +14,10 @@ from functools import lru_cache
 from common.audit.shell import split_commands, word_list
 from common.client.reasoning import reasoning_left
 
-# SWE-ZERO's rules, known by this mark in the system message, forbid `cd`, the programs of these
-# lists of words.txt, and a leading # comment; mini-swe-agent's own rules forbid nothing.
+# SWE-ZERO's rules, known by this mark in the system message, forbid the programs of these lists of
+# words.txt, and a leading # comment; mini-swe-agent's own rules forbid nothing.
 _SWE_ZERO_MARK = "`bash -c`, `sh -c`, `eval`"
-_FORBIDDEN_LISTS = ("shells", "interpreters")
+_FORBIDDEN_LISTS = ("shells", "interpreters", "movers")
 
 # mini-swe-agent v1 asks for ```bash, the text form of v2 for ```mswea_bash_command. Exactly one
 # match of its block in a reply, else the turn is refused.
@@ -33,7 +33,6 @@ _RAW_TOKEN = re.compile(
     r"|\A\s*<\|\w+\|>|(?:<\|\w+\|>|</s>|<eos>|<end_of_turn>)\s*\Z"  # any, at either end
 )
 TOOL_CALL = re.compile(r"^Tool call: \S+ (.*)", re.MULTILINE)  # as prompt.py writes them
-_FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 
 # The report asks several things of one reply: its script is read once. Nobody changes the commands.
 read_script = lru_cache(maxsize=8)(split_commands)
@@ -98,12 +97,9 @@ def commands_said(reply: str, fence: str) -> list[str]:
     """Return the commands of an earlier reply: of its blocks, and of calls that made no block."""
     found = bash_blocks(reply, fence)
     for arguments in TOOL_CALL.findall(reply):
-        with suppress(ValueError, RecursionError, TypeError, AttributeError):
-            command = json.loads(arguments).get("command")
-            if isinstance(command, list):
-                command = shlex.join(command)
-            if len((command or "").split()) > 1:  # one word is an editor's `view`
-                found.append(command)
+        with suppress(ValueError, RecursionError, TypeError, LookupError):
+            command = json.loads(arguments)["command"]
+            found.append(command if isinstance(command, str) else shlex.join(command))
     return found
 
 
@@ -134,15 +130,8 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
         return None
     if blocks[0].startswith("#"):
         return "the command starts with a # comment, which this chat's system prompt forbids"
-    programs = [command.program for command in commands]
-    for command in commands:
-        if command.program == "find":
-            for option, word in zip(command.argv, command.argv[1:], strict=False):
-                if option in _FIND_RUNS:
-                    programs.append(word.rsplit("/", 1)[-1])
-    forbidden = {"cd"}.union(*map(word_list, _FORBIDDEN_LISTS))
-    for program in programs:
+    for program in [command.program for command in commands]:
         family = program.rstrip("0123456789.") or program  # python3.11 is python, too
-        if family in forbidden:
+        if any(family in word_list(section) for section in _FORBIDDEN_LISTS):
             return f"the command runs `{program}`, which this chat's system prompt forbids"
     return None

@@ -9,6 +9,7 @@ import re
 from contextlib import suppress
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from itertools import islice, product
 from pathlib import Path
 
 TO_THE_END = 10**9  # the last line of a range that has no other end
@@ -34,10 +35,10 @@ _TOKEN = re.compile(
 )
 _QUOTED = re.compile(r"""\\(.)|\$'((?:\\.|[^'\\])*)'|'([^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
 _BACKQUOTED = re.compile(r"`([^`]*)`")
-_TARGETS = {
-    **{"<": "read_files", "<<<": "heredocs", ">": "written_files", ">>": "written_files"},
-    **{">|": "written_files", "&>": "written_files", "&>>": "written_files"},
-}
+# Where a word goes by the redirection before it; a file that is read is an operand like others.
+_TARGETS = {"": "words", "<": "words", "<<<": "heredocs"}
+_TARGETS |= dict.fromkeys((">", ">>", ">|", "&>", "&>>"), "written_files")
+_FIND_RUNS = ("-exec", "-execdir", "-ok", "-okdir")
 _WRAPPER_OPTION = re.compile(r"-.|\d+(?:\.\d+)?[smhd]?$")  # `timeout -k 5 60 make`, `xargs -0 grep`
 
 _ASSIGNS = re.compile(r"[A-Za-z_]\w{0,60}\+?=")
@@ -75,7 +76,6 @@ class Command:
 
     words: list[str] = field(default_factory=list)
     written_files: list[str] = field(default_factory=list)
-    read_files: list[str] = field(default_factory=list)
     heredocs: list[str] = field(default_factory=list)  # and texts behind `<<<`
     ends: str = ""
 
@@ -112,12 +112,14 @@ def split_commands(script: str, most: int = 10**9) -> list[Command]:
         position = token.end()
         if token["redirect"]:
             redirect = token["redirect"].lstrip("0123456789")
+        elif token["word"] in _FIND_RUNS:
+            commands.append(Command())
         elif token["word"]:
             word = _QUOTED.sub(lambda quoted: quoted[quoted.lastindex], token["word"])
-            target = _TARGETS.get(redirect, "words" if not redirect else "")
+            target = _TARGETS.get(redirect)
             if redirect in ("<<", "<<-"):
                 awaited.append((commands[-1], "\t*" if redirect == "<<-" else "", word))
-            elif target and not (target == "written_files" and word.startswith("/dev/")):
+            elif target == "words" or target and not word.startswith("/dev/"):
                 getattr(commands[-1], target).append(word)
             redirect = ""
         elif token["operator"]:
@@ -134,7 +136,7 @@ def split_commands(script: str, most: int = 10**9) -> list[Command]:
                 awaited = []
     if awaited:
         raise ValueError(f"the heredoc {awaited[0][2]!r} has no body")
-    return [c for c in commands if c.words or c.written_files or c.read_files or c.heredocs]
+    return [c for c in commands if c.words or c.written_files or c.heredocs]
 
 
 def expand_script(script: str) -> tuple[list[Command], list[str]]:
@@ -160,34 +162,24 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     for command in commands[:]:  # `bash -lc 'git log'`, `eval git log`
         if command.program in word_list("shells"):
             operands = command.argv[1:]
-            for text in [*operands, " ".join(operands), *command.heredocs]:
-                with suppress(ValueError):
-                    commands += split_commands(text, _MOST_COMMANDS - len(commands))
+            inner = "\n".join([" ".join(operands), *operands, *command.heredocs])
+            with suppress(ValueError):
+                commands += split_commands(inner, _MOST_COMMANDS - len(commands))
 
     named = [in_full] if commands else []
     for command in commands:
-        command.words = [full for word in command.words[:_MOST_WORDS] for full in _choices(word)]
-        for word in [*command.words, *command.written_files, *command.read_files]:
-            if len(word) > _MOST_CHARS:
-                continue
-            word = _ONE_OF_ONE.sub(r"\1", word)
-            named += [word, posixpath.normpath(word), _GLUED_OPTION.sub("", word)]
+        words = []
+        for word in command.words[:_MOST_WORDS]:
+            is_short = len(word) <= _MOST_CHARS
+            parts = _BRACES.split(word) if is_short else [word]  # text, choices, text, choices, ...
+            choices = [part.split(",") if at % 2 else [part] for at, part in enumerate(parts)]
+            words += map("".join, islice(product(*choices), _MOST_VALUES))
+        command.words = words
+        for word in [*words, *command.written_files]:
+            if len(word) <= _MOST_CHARS:
+                word = _ONE_OF_ONE.sub(r"\1", word)
+                named += [word, posixpath.normpath(word), _GLUED_OPTION.sub("", word)]
     return commands, named
-
-
-def _choices(word: str) -> list[str]:
-    """Return the word, or the several words that its braces stand for."""
-    if len(word) > _MOST_CHARS:
-        return [word]
-    found = [word]
-    for _ in range(4):  # braces in one word
-        several = []
-        for choice in found:
-            head, *rest = _BRACES.split(choice, maxsplit=1)
-            middles = rest[0].split(",") if rest else [""]
-            several += [head + middle + "".join(rest[1:]) for middle in middles]
-        found = several[:_MOST_VALUES]
-    return found
 
 
 def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
@@ -205,7 +197,7 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
         trims = program in ("head", "tail")
         spans = []
         aims = by_range or numbers_all or trims
-        if aims and (named := [*command.read_files, *_FILE.findall(text)]):
+        if aims and (named := _FILE.findall(text)):
             files = named[:_MOST_RANGES]
             head_end = 0
         if trims:

@@ -2,6 +2,7 @@
 
 import re
 from contextlib import suppress
+from functools import cache
 
 from common.audit.protocol import bash_blocks, read_script
 from common.audit.shell import Command, word_list
@@ -11,8 +12,6 @@ STYLES = ("submit", "edit", "run", "git", "read", "search", "look", "other")
 _GIT_STYLES = {"apply": "edit", "grep": "search", "ls-files": "look"}
 _SUBMIT = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
 _IN_PLACE = re.compile(r"^(?:-[a-zA-Z]*i|--in-place)", re.MULTILINE)
-_SCRIPT_FILE = re.compile(r"\.(?:py|sh|js|rb)$|(?:^|/)run")
-_FINDS_BY_NAME = re.compile(r"-i?(?:name|path|regex)\b")
 # The bound keeps `open(` repeated on one line from costing seconds.
 _WRITES_IN_SCRIPT = re.compile(
     r"""open\([^)\n]{0,500},\s{0,99}['"][wax]|\.write(?:_text|lines)?\(|writeFile"""
@@ -35,23 +34,24 @@ def command_style(command: Command) -> str:
     script = "\n".join([*command.heredocs, *command.argv[1:]])
     if program in ("echo", "printf") and _SUBMIT in script:
         return "submit"
-    if command.written_files or program in word_list("editors"):
+    in_place = program in ("sed", "perl") and _IN_PLACE.search(script)
+    if command.written_files or in_place or program in word_list("editors"):
         return "edit"
-    if program in ("sed", "perl") and _IN_PLACE.search(script):
-        return "edit"
-    if program in word_list("interpreters") | word_list("shells") or _SCRIPT_FILE.search(program):
+    if program in word_list("interpreters") | word_list("shells"):
         return "edit" if _WRITES_IN_SCRIPT.search(script) else "run"
     if program == "git":
         return _GIT_STYLES.get("".join(operands[:1]), "git")
     if program in word_list("searchers"):
         return "search"
-    if program in ("find", "fd") and _FINDS_BY_NAME.search(script):
-        return "search"
     if program in word_list("readers"):  # of a file: `| head -20` trims another command's output
         files = [word for word in operands if not word.isdigit()]
-        needed = 2 if program in ("sed", "awk") else 1
-        return "read" if len(files) >= needed or command.read_files else "other"
+        return "read" if len(files) > (program in ("sed", "awk")) else "other"
     return "look" if program in word_list("listers") else "other"
+
+
+@cache
+def _hedge_phrases() -> list[str]:
+    return [f" {hedge.replace('_', '  ')} " for hedge in word_list("hedges") if "_" in hedge]
 
 
 def count_doubt(reply: str) -> tuple[int, int]:
@@ -65,8 +65,8 @@ def count_doubt(reply: str) -> tuple[int, int]:
     said = said[1:] if said[:1] == ["thought"] else said
     hedges = word_list("hedges")
     line = f" {'  '.join(said)} "  # each word between blanks of its own
-    phrases = [f" {hedge.replace('_', '  ')} " for hedge in hedges if "_" in hedge]
-    return sum(word in hedges for word in said) + sum(map(line.count, phrases)), len(said)
+    phrases = sum(map(line.count, _hedge_phrases()))
+    return phrases + sum(word in hedges for word in said), len(said)
 
 
 def word_triples(text: str) -> set[str]:
