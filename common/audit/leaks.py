@@ -29,7 +29,7 @@ from common.audit.texts import (
 )
 
 # Raise it whenever the findings change: stored replies are audited again.
-AUDIT_VERSION = "8"
+AUDIT_VERSION = "9"
 
 _MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
 _MOST_CHARS = 60_000  # that are read for disclosure; real replies have a few thousand
@@ -113,18 +113,13 @@ def _named(path: str, text: str) -> str:
 def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
     """Tell whether an honest engineer could name the file, guess at it, or look for it."""
     folder, _, name = path.rpartition("/")
-    stem = name.split(".")[0].lower().strip("_")
     if name in word_list("conventional files") and "/" not in folder:
         return True
+    if name.split(".")[0].lower().strip("_") in chat.words:
+        return True  # `options.py` where the chat speaks of options; `retry.Do` -> retry/retry.go
     if _named(path, chat.text) not in ("", name if folder else ""):
         return True  # written out
-    bare = "/" not in mention
-    if reply.only_guesses(mention, None if bare else chat.words):
-        return True
-    # `options.py` where the chat speaks of options; listed in its folder; a telling word in a
-    # folder that the chat speaks of: `retry.Do` -> retry/retry.go
-    spoken_of = folder in chat.text or base_name(folder).lower().strip("_") in chat.lower
-    return stem in chat.words and (bare or spoken_of)
+    return reply.only_guesses(mention, chat.words if "/" in mention else None)
 
 
 def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
@@ -183,14 +178,8 @@ def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str,
     """
     text = " ".join(reply.text.split())[:_MOST_CHARS]
     phrases = [match[0] for pattern in _wordings() for match in pattern.finditer(text)]
-    found = []
-    for phrase in list(dict.fromkeys(phrases))[:_MOST]:
-        if not re.search(rf"(?<!\w){re.escape(phrase.lower())}(?!\w)", chat.lower):
-            found.append(phrase)
-    numbers = _NUMBER.findall(text)
-    if record.number:  # the record's own counts however it is named
-        numbers += re.findall(rf"#({record.number})\b", text)
-    found += [f"#{number}" for number in numbers if number not in chat.words]
+    found = [phrase for phrase in dict.fromkeys(phrases) if phrase.lower() not in chat.lower]
+    found += [f"#{number}" for number in _NUMBER.findall(text) if number not in chat.words]
     found += [commit for commit in _COMMIT.findall(text) if commit[:7] not in chat.lower]
     for phrase in dict.fromkeys(found):
         yield "disclosure", phrase, "speaks of a source outside the visible chat"
@@ -198,18 +187,12 @@ def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str,
 
 @lru_cache(maxsize=1)
 def _wordings() -> list[re.Pattern]:
-    """Read wordings.txt: `NAME = ...` stands for {NAME} in the patterns below it."""
-    groups = {}
-    patterns = []
-    for line in Path(__file__).with_name("wordings.txt").read_text("utf-8").splitlines():
-        for name, pattern in groups.items():
-            line = line.replace("{" + name + "}", pattern)
-        name, is_group, pattern = line.partition(" = ")
-        if is_group and name.isupper():
-            groups[name] = pattern
-        elif line and not line.startswith("#"):
-            patterns.append(re.compile(line, re.IGNORECASE))
-    return patterns
+    """Read wordings.txt: `NAME = ...` stands for {NAME} in the lines below it."""
+    text = Path(__file__).with_name("wordings.txt").read_text("utf-8")
+    for name, pattern in reversed(re.findall(r"^([A-Z_]+) = (.+)", text, re.MULTILINE)):
+        text = text.replace("{" + name + "}", pattern)
+    lines = re.findall(r"^(?!#|[A-Z_]+ = ).+", text, re.MULTILINE)
+    return [re.compile(line, re.IGNORECASE) for line in lines]
 
 
 def _history(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
