@@ -33,7 +33,7 @@ def shows_fix(messages: list[dict], pr: dict) -> str | None:
     """Tell why the chat shows the fix: the output of a peek holds lines that the PR adds."""
     chat = Chat(messages)
     record = read_record(pr)
-    before = chat.task
+    before = ""
     for commands, _, output in chat.turns:
         if found := peeks(commands, record):
             shown = squeeze(output)

@@ -13,20 +13,10 @@ from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
 
+from common.audit import texts
 from common.audit.history import peeks
 from common.audit.shell import addressed_lines, word_list
-from common.audit.texts import (
-    Chat,
-    Record,
-    Reply,
-    base_name,
-    read_record,
-    same_file,
-    spoken_lines,
-    squeeze,
-    text_of,
-    token_triples,
-)
+from common.audit.texts import Chat, Record, Reply
 
 # Raise it whenever the findings change: stored replies are audited again.
 AUDIT_VERSION = "9"
@@ -55,10 +45,10 @@ def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
     share that reading; `pr` is a record as in commit/<instance_id>.json.
     """
     chat = messages if isinstance(messages, Chat) else Chat(messages)
-    texts = (Reply(text_of(reply), chat.fence), chat, read_record(pr))
+    sides = (Reply(texts.text_of(reply), chat.fence), chat, texts.read_record(pr))
     hits = {}
     for find in (_files, _names, _lines, _verbatim, _disclosure, _history):
-        for kind, text, why in itertools.islice(find(*texts), _MOST):
+        for kind, text, why in itertools.islice(find(*sides), _MOST):
             hits[kind, text[:200]] = why
     return [{"kind": kind, "text": text, "why": why} for (kind, text), why in hits.items()]
 
@@ -67,11 +57,11 @@ def _files(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
     """Find files that the reply names or edits though the chat neither shows nor suggests them."""
     globs = []
     for word in [word for word in reply.named if re.search(r"[*?]|\[.", word)][:_MOST]:
-        letters = max(re.findall(r"\w+", base_name(word)), key=len, default="")
+        letters = max(re.findall(r"\w+", texts.base_name(word)), key=len, default="")
         if letters.lower() not in chat.lower:
-            globs.append((base_name(word), letters))
+            globs.append((texts.base_name(word), letters))
     for path in record.paths:
-        name = base_name(path)
+        name = texts.base_name(path)
         mention = _named(path, reply.said)
         for glob, letters in globs:
             if letters in name.split(".")[0] and fnmatch.fnmatch(name, glob):
@@ -128,7 +118,7 @@ def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
         # get, http and url of `getHTTPUrl`, `get_http_url` and `get-http-url` alike
         parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
-        if not telling or squeeze(name) in chat.squeezed:
+        if not telling or texts.squeeze(name) in chat.squeezed:
             continue
         made_up = reply.only_guesses(name) or name in reply.defined
         if made_up and all(part.lower() in chat.lower for part in parts):
@@ -141,10 +131,12 @@ def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
 
 def _lines(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
     """Find lines of hidden hunks that the reply points at though none near was shown."""
-    pointed = [*addressed_lines(reply.commands), *spoken_lines(reply.text)]
+    pointed = [*addressed_lines(reply.commands), *texts.spoken_lines(reply.text)]
     for named, first, last in pointed[:_MOST]:
         for path, start, end in record.hunks:
-            there = 1 < first <= end and last >= start and (not named or same_file(named, path))
+            there = (
+                1 < first <= end and last >= start and (not named or texts.same_file(named, path))
+            )
             if there and not chat.knows_lines(path if named else "", first, last):
                 why = "points at lines of a hidden change that were never shown"
                 yield "line", f"{named or 'line'}:{first}-{last}", why
@@ -159,13 +151,13 @@ def _verbatim(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, s
             continue
         novel = triples - chat.triples
         nearly = len(triples) > 3 and novel and len(novel & said) >= _NOVEL * len(novel)
-        squeezed = squeeze(line)
+        squeezed = texts.squeeze(line)
         if nearly or squeezed in reply.squeezed and squeezed not in chat.squeezed:
             yield "verbatim", line, "a line of the hidden record, or nearly one, never shown"
     for command in reply.commands:
         for word in command.argv[1:_MOST]:
-            piece = squeeze(word)
-            telling = len(piece) > 11 and len(token_triples(word)) > 1
+            piece = texts.squeeze(word)
+            telling = len(piece) > 11 and len(texts.token_triples(word)) > 1
             if telling and piece in record.squeezed and piece not in chat.squeezed:
                 yield "verbatim", word, "searches for hidden code that was never shown"
 

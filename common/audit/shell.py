@@ -4,7 +4,6 @@ Quotes, heredocs, pipes and subshells are read, so `grep "cd "` is no `cd`. Noth
 standard library's shlex knows no heredocs and takes quadratic time for a long word.
 """
 
-import posixpath
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -140,7 +139,7 @@ def split_commands(script: str, most: int = 10**9) -> list[Command]:
 
 
 def expand_script(script: str) -> tuple[list[Command], list[str]]:
-    """Return the script's commands with all words in full, and all that they name.
+    """Return the script's commands, and all that they name with its words in full.
 
     `D=a; cat $D/b.py` and `cat a/{b,c}.py` both name `a/b.py`. What cannot be
     told from the script's own text stays as it is; one whose quotes never close has no commands.
@@ -168,17 +167,12 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
 
     named = [in_full] if commands else []
     for command in commands:
-        words = []
-        for word in command.words[:_MOST_WORDS]:
-            is_short = len(word) <= _MOST_CHARS
-            parts = _BRACES.split(word) if is_short else [word]  # text, choices, text, choices, ...
-            choices = [part.split(",") if at % 2 else [part] for at, part in enumerate(parts)]
-            words += map("".join, islice(product(*choices), _MOST_VALUES))
-        command.words = words
-        for word in [*words, *command.written_files]:
+        for word in [*command.words[:_MOST_WORDS], *command.written_files]:
             if len(word) <= _MOST_CHARS:
-                word = _ONE_OF_ONE.sub(r"\1", word)
-                named += [word, posixpath.normpath(word), _GLUED_OPTION.sub("", word)]
+                parts = _BRACES.split(_ONE_OF_ONE.sub(r"\1", word))  # text, choices, text, ...
+                choices = [part.split(",") if at % 2 else [part] for at, part in enumerate(parts)]
+                for full in map("".join, islice(product(*choices), _MOST_VALUES)):
+                    named += [full, _GLUED_OPTION.sub("", full)]
     return commands, named
 
 
@@ -195,28 +189,24 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
         numbers_all = program == "grep" and pattern in _EVERY_LINE
         by_range = program in word_list("line tools")
         trims = program in ("head", "tail")
-        spans = []
-        aims = by_range or numbers_all or trims
-        if aims and (named := _FILE.findall(text)):
+        if (by_range or numbers_all or trims) and (named := _FILE.findall(text)):
             files = named[:_MOST_RANGES]
             head_end = 0
+        spans = []
         if trims:
             counts = [count for count in map(_COUNT.match, options) if count]
-            count = int(counts[0][2]) if counts else 0
+            count = int(counts[0][2]) if counts else 10
             if program == "head":
-                head_end = count or 10
-                spans = [(1, head_end)]
+                head_end = count
+                spans = [(1, count)]
             elif counts and counts[0][1]:
                 spans = [(count, count + _SCREEN)]
-            elif count and head_end:  # `head -250 file | tail -9`
+            elif head_end:  # `head -250 file | tail -9`
                 spans = [(max(head_end - count + 1, 1), head_end)]
         elif by_range:
-            if program == "git":
-                text = "".join(text.partition("-L")[1:])
             for first, plus, last in _RANGE.findall(text)[:_MOST_RANGES]:
-                low = int(first)
                 high = TO_THE_END if last == "$" else int(last or first)
-                spans.append((low, low + high if plus else high))
+                spans.append((int(first), int(first) + high if plus else high))
             if program in ("awk", "gawk", "perl") and spans:  # each bound stands for itself
                 spans = [(min(spans)[0], max(spans)[1])]
         found += [(file, *span) for file in files for span in spans]

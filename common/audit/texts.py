@@ -7,6 +7,7 @@ linear in the length of its texts. Fields of another type than expected count as
 import re
 from collections import defaultdict
 from functools import cached_property, lru_cache
+from itertools import chain
 
 from common.audit.patch import hunk_lines, parse_patch
 from common.audit.protocol import TOOL_CALL, bash_blocks, commands_said, fence_of, prose_parts
@@ -15,7 +16,6 @@ from common.audit.styles import command_style
 
 _SLACK = 12  # lines before a hunk that lead straight to it
 _REACH = 30  # lines: to page on from what was shown or told, up to this far, is honest
-_NEAR_CHARS = 16  # between a file's name and the line number said of it
 
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 # What a hunk's header or a piece of code defines; Go: `func (w *Window) shift(`.
@@ -30,11 +30,11 @@ _GUESS = re.compile(
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
-# In prose: a file, or a number behind `line` or, right behind a file, `:`, `(` or `#L`
-_FILE_OR_NUMBER = re.compile(
-    r"(?P<file>(?<![\w./-])[\w./-]{1,150}\.[A-Za-z]\w{0,9}\b)"
-    r"|(?P<sign>\blines?\b(?: number)?|[:(]|#?\bL)[ #~]{0,2}(?P<first>\d{1,7})\b"
-    r"(?:\s?(?:-|–|:|,|to|and|through)\s?L?(?P<last>\d{1,7})\b)?",
+# `a.py:3`, `a.py(3)`, `a.py#L3-9`, `In a.py, around line 3`, and `lines 3 to 9` of no file
+_SPOKEN_LINES = re.compile(
+    r"(?:(?<![\w./-])([\w./-]{1,150}\.[A-Za-z]\w{0,9})(?:[:(]|#?L|[^\w\n][^\n]{0,14}?\blines? )"
+    r"|\blines? )(?:number )?[#~]{0,2}(\d{1,7})\b"
+    r"(?:\s?(?:-|–|:|,|to|and|through)\s?L?(\d{1,7})\b)?",
     re.IGNORECASE,
 )
 
@@ -66,20 +66,8 @@ def same_file(named: str, path: str) -> bool:
 
 def spoken_lines(text: str) -> list[tuple[str, int, int]]:
     """Return (file, first, last) of each line number in prose; file "" where none stands by it."""
-    found = []
-    file = ""
-    file_end = -_NEAR_CHARS
-    for match in _FILE_OR_NUMBER.finditer(text):
-        if match["file"]:
-            file = match["file"]
-            file_end = match.end()
-            continue
-        gap = match.start() - file_end
-        if match["sign"] not in (":", "(") or gap == 0:
-            first = int(match["first"])
-            named = file if gap <= _NEAR_CHARS else ""
-            found.append((named, first, int(match["last"] or first)))
-    return found
+    found = _SPOKEN_LINES.findall(text)
+    return [(file, int(first), int(last or first)) for file, first, last in found]
 
 
 class Reply:
@@ -95,15 +83,13 @@ class Reply:
         self.squeezed = squeeze(self.said)
         self.triples = token_triples(self.said)
         self.names = set(_NAME.findall(self.said))
-        written = self.prose.split("```")[1::2]
         edited = []  # what names the files that the commands change: targets, operands, scripts
         for command in self.commands:
-            style = command_style(command)
-            texts = [*command.written_files, *command.heredocs, *command.argv[1:]]
-            edited += texts if style == "edit" else []
-            written += texts if style in ("edit", "run") else []
+            if command_style(command) == "edit":
+                edited += [*command.written_files, *command.heredocs, *command.argv[1:]]
         self.edited = "\n".join(edited)
-        self.defined = {name for pair in _DEFINED.findall("\n".join(written)) for name in pair}
+        written = "\n".join([*edited, *self.prose.split("```")[1::2]])
+        self.defined = set(chain.from_iterable(_DEFINED.findall(written)))
         self._sentences = re.split(r"(?<=[.!?])\s|\n", self.prose)
 
     def only_guesses(self, name: str, reasons: set[str] | None = None) -> bool:
@@ -134,30 +120,27 @@ class Chat:
         self.lower = self.text.lower()
         self.squeezed = squeeze(self.text)
         self.words = {word.strip("_") for word in re.findall(r"\w+", self.lower)}
-        parts = [[]]  # the task, then each turn of the agent with its outputs
-        for message, content in zip(messages, contents):
-            if message.get("role") == "assistant":
-                parts.append([])
-            parts[-1].append(content)
-        self.task = "\n".join(parts[0])
-        self._exchanges = parts[1:]
+        self._said = [(message.get("role"), text) for message, text in zip(messages, contents)]
 
     @cached_property
     def turns(self) -> list[tuple[list[Command], list[str], str]]:
-        """The commands of each earlier turn, what they name, and their output."""
-        found = []
-        for answer, *outputs in self._exchanges:
-            output = "\n".join(outputs)
-            commands, named = expand_script("\n".join(commands_said(answer, self.fence)))
-            for call in TOOL_CALL.findall(answer):  # such as an editor's view of a file
+        """The task, then each earlier turn: its commands, what they name, and their output."""
+        found = [([], [], "")]
+        for role, text in self._said:
+            commands, named, output = found[-1]
+            if role != "assistant":
+                found[-1] = (commands, named, f"{output}\n{text}")
+                continue
+            commands, named = expand_script("\n".join(commands_said(text, self.fence)))
+            for call in TOOL_CALL.findall(text):  # such as an editor's view of a file
                 named = [*named, *re.findall(r"[\w./-]+\.\w+", call)]
-            found.append((commands, named, output))
+            found.append((commands, named, ""))
         return found
 
     @cached_property
     def shown(self) -> str:
         """All that commands named and printed: not the task, nor what the agent said."""
-        return "\n".join("\n".join([*named, output]) for _, named, output in self.turns)
+        return "\n".join("\n".join([*named, output]) for _, named, output in self.turns[1:])
 
     @cached_property
     def triples(self) -> set[tuple]:

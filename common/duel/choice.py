@@ -66,12 +66,11 @@ async def choose_reply(
             dropped = failure.detail
         kept = {"sample": sample, "text": text, "sha": digest(text), "dropped": dropped, **about}
         choosing[kind].append(kept)
-        usage = Counter(choosing["usage_all_tries"])
-        usage.update(about["usage_all_tries"])
-        costs = [choosing["cost_usd"], about["cost_usd"]]
-        choosing["usage_all_tries"] = dict(usage)
-        choosing["cost_usd"] = None if None in costs else sum(costs)
         choosing["tries"] += about["tries"]
+        costs = [choosing["cost_usd"], about["cost_usd"]]
+        choosing["cost_usd"] = None if None in costs else sum(costs)
+        for name, count in about["usage_all_tries"].items():
+            choosing["usage_all_tries"][name] = choosing["usage_all_tries"].get(name, 0) + count
         await llm.save(path, answer)
         return kept
 
@@ -87,10 +86,8 @@ async def choose_reply(
     fit = {}
     for candidate in choosing["candidates"]:
         text = candidate["text"]
-        lack = protocol_problem(text, messages) or ""
-        if text == answer["king"]:
-            lack = "equal to the king"
-        candidate["dropped"] = candidate["dropped"] or lack
+        lack = "equal to the king" if text == answer["king"] else protocol_problem(text, messages)
+        candidate["dropped"] = candidate["dropped"] or lack or ""
         if not candidate["dropped"]:
             fit[text] = candidate
     replies = sorted(fit, key=digest)  # an order that favours none
