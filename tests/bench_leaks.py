@@ -25,7 +25,7 @@ import duckdb
 import numpy
 
 from common.audit.patch import changed_files
-from common.audit.styles import action_style
+from common.audit.protocol import action_style
 from common.demo.build import write_parquet
 from tests.plants import NAMING, PLANTS, hidden_things, plant
 

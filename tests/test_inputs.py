@@ -14,8 +14,7 @@ import pytest
 from agent_runs import FORMS, TOOL_SYSTEM, demo_rows, run_file, write_lines, write_runs
 from ch import challenger_messages
 from common.audit.history import may_peek, shows_fix
-from common.audit.protocol import bash_blocks, fence_of, protocol_problem
-from common.audit.styles import action_style
+from common.audit.protocol import action_style, bash_blocks, fence_of, protocol_problem
 from common.demo.server import Server
 from common.sampling.chats import read_chat
 from makers import answers, get, put

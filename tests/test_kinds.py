@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from common.audit.styles import count_doubt
+from common.audit.protocol import count_doubt
 from common.config import METRICS
 from common.demo.server import Server
 from common.duel.statistics import rate_ratio

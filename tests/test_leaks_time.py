@@ -6,8 +6,7 @@ import pytest
 
 from common.audit.history import shows_fix
 from common.audit.leaks import find_leaks
-from common.audit.protocol import protocol_problem
-from common.audit.styles import action_style
+from common.audit.protocol import action_style, protocol_problem
 from tests.leak_cases import FENCE, RECORD, TASK, reply
 
 SMALL = 8_000  # characters; the large text has four times as many

@@ -4,8 +4,14 @@ import time
 
 import pytest
 
-from common.audit.protocol import bash_blocks, format_ok, format_problem, protocol_problem
-from common.audit.styles import STYLES, action_style
+from common.audit.protocol import (
+    STYLES,
+    action_style,
+    bash_blocks,
+    format_ok,
+    format_problem,
+    protocol_problem,
+)
 from common.client.reasoning import visible_text
 from runner import REPO
 

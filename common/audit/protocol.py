@@ -1,4 +1,4 @@
-"""Check that a reply keeps the form of its chat: a thought, one command, nothing forbidden.
+"""Read one reply: the form that its chat asks for, what kind of move it makes, how it doubts.
 
 A reply is what the agent says in one turn: a THOUGHT in prose, then one block under the fence that
 the chat's rules name, found by the rule of mini-swe-agent, whose parser decides what would really
@@ -9,9 +9,9 @@ import json
 import re
 import shlex
 from contextlib import suppress
-from functools import lru_cache
+from functools import cache, lru_cache
 
-from common.audit.shell import split_commands, word_list
+from common.audit.shell import Command, split_commands, word_list
 from common.client.reasoning import reasoning_left
 
 # SWE-ZERO's rules, known by this mark in the system message, forbid the programs of these lists of
@@ -32,10 +32,21 @@ _RAW_TOKEN = re.compile(
     r"|</?tool_calls?>|</?tool_response>|<\|tool_call>|<tool_call\|>"
     r"|\A\s*<\|\w+\|>|(?:<\|\w+\|>|</s>|<eos>|<end_of_turn>)\s*\Z"  # any, at either end
 )
-TOOL_CALL = re.compile(r"^Tool call: \S+ (.*)", re.MULTILINE)  # as prompt.py writes them
+_TOOL_CALL = re.compile(r"^Tool call: \S+ (.*)", re.MULTILINE)  # as prompt.py writes them
+
+# From the strongest: a chain counts as its strongest part.
+STYLES = ("submit", "edit", "run", "git", "read", "search", "look", "other")
+_GIT_STYLES = {"apply": "edit", "grep": "search", "ls-files": "look"}
+_SUBMIT = "COMPLETE_TASK_AND_SUBMIT_FINAL_OUTPUT"
+_IN_PLACE = re.compile(r"^(?:-[a-zA-Z]*i|--in-place)", re.MULTILINE)
+# The bound keeps `open(` repeated on one line from costing seconds.
+_WRITES_IN_SCRIPT = re.compile(
+    r"""open\([^)\n]{0,500},\s{0,99}['"][wax]|\.write(?:_text|lines)?\(|writeFile"""
+)
+_WORD = re.compile(r"\w+(?:'\w+)*")
 
 # The report asks several things of one reply: its script is read once. Nobody changes the commands.
-read_script = lru_cache(maxsize=8)(split_commands)
+_read_script = lru_cache(maxsize=8)(split_commands)
 
 
 def format_ok(reply: str) -> bool:
@@ -94,9 +105,10 @@ def prose_parts(reply: str, fence: str = "bash") -> list[str]:
 
 
 def commands_said(reply: str, fence: str) -> list[str]:
-    """Return the commands of an earlier reply: of its blocks, and of calls that made no block."""
+    """Return the commands of an earlier reply: its blocks, calls that made none and their files."""
     found = bash_blocks(reply, fence)
-    for arguments in TOOL_CALL.findall(reply):
+    for arguments in _TOOL_CALL.findall(reply):
+        found += re.findall(r"[\w./-]+\.\w+", arguments)  # such as an editor's view of a file
         with suppress(ValueError, RecursionError, TypeError, LookupError):
             command = json.loads(arguments)["command"]
             found.append(command if isinstance(command, str) else shlex.join(command))
@@ -116,7 +128,7 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
     if len(blocks) != 1:
         return f"the reply holds {len(blocks)} ```{fence} blocks; exactly one is asked for"
     try:
-        commands = read_script(blocks[0])
+        commands = _read_script(blocks[0])
     except ValueError as error:
         return f"the command is cut short ({error}); a ``` line inside it ends the block"
     if not any(command.words or command.written_files for command in commands):
@@ -135,3 +147,65 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
         if any(family in word_list(section) for section in _FORBIDDEN_LISTS):
             return f"the command runs `{program}`, which this chat's system prompt forbids"
     return None
+
+
+def action_style(reply: str, fence: str = "bash") -> str:
+    """Return what kind of command the reply runs, under the chat's fence: one of STYLES."""
+    found = set()
+    with suppress(ValueError):
+        commands = _read_script("\n".join(bash_blocks(reply, fence)))
+        found = {command_style(command) for command in commands}
+    return next((style for style in STYLES if style in found), "other")
+
+
+def command_style(command: Command) -> str:
+    program = command.program
+    operands = [word for word in command.argv[1:] if not word.startswith("-")]
+    script = "\n".join([*command.heredocs, *command.argv[1:]])
+    if program in ("echo", "printf") and _SUBMIT in script:
+        return "submit"
+    in_place = program in ("sed", "perl") and _IN_PLACE.search(script)
+    if command.written_files or in_place or program in word_list("editors"):
+        return "edit"
+    if program in word_list("interpreters") | word_list("shells"):
+        return "edit" if _WRITES_IN_SCRIPT.search(script) else "run"
+    if program == "git":
+        return _GIT_STYLES.get("".join(operands[:1]), "git")
+    if program in word_list("searchers"):
+        return "search"
+    if program in word_list("readers"):  # of a file: `| head -20` trims another command's output
+        files = [word for word in operands if not word.isdigit()]
+        return "read" if len(files) > (program in ("sed", "awk")) else "other"
+    return "look" if program in word_list("listers") else "other"
+
+
+@cache
+def _hedge_phrases() -> list[str]:
+    return [f" {hedge.replace('_', '  ')} " for hedge in word_list("hedges") if "_" in hedge]
+
+
+def count_doubt(reply: str) -> tuple[int, int]:
+    """Return how many hedges the THOUGHT holds, and how many words; a phrase is one hedge.
+
+    A writer who knows the answer hedges less, and students of such text lose where nobody knows it
+    (arXiv 2603.24472). No rule of the leak audit sees that, and nothing is refused by it.
+    """
+    thought = f"\n{reply}".partition("\n```")[0].lower().replace("\u2019", "'")
+    said = _WORD.findall(thought)
+    said = said[1:] if said[:1] == ["thought"] else said
+    hedges = word_list("hedges")
+    line = f" {'  '.join(said)} "  # each word between blanks of its own
+    phrases = sum(map(line.count, _hedge_phrases()))
+    return phrases + sum(word in hedges for word in said), len(said)
+
+
+def word_triples(text: str) -> set[str]:
+    """Return the runs of three words, case and punctuation aside."""
+    words = re.findall(r"\w+", text.lower())
+    starts = range(max(1, len(words) - 2))
+    return {" ".join(words[start : start + 3]) for start in starts}
+
+
+def jaccard(one: set, other: set) -> float:
+    """Return the share of two sets' members that both hold."""
+    return len(one & other) / len(one | other)

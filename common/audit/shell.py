@@ -14,10 +14,8 @@ from pathlib import Path
 TO_THE_END = 10**9  # the last line of a range that has no other end
 # Odd scripts cost no minutes.
 _MOST_COMMANDS = 1000
-_MOST_WORDS = 2000  # of one command
-_MOST_VALUES = 32  # of one variable or brace
+_MOST_VALUES = 32  # of one variable or brace, and files and ranges of lines of one command
 _MOST_CHARS = 4000  # of a word that is looked into
-_MOST_RANGES = 50  # and files of one command
 _SCREEN = 20  # lines that one sees behind `tail -n +3`
 
 # Each alternative starts with characters of its own and nothing follows the repetition: no
@@ -94,17 +92,17 @@ class Command:
         return self.argv[0].rsplit("/", 1)[-1] if self.argv else ""
 
 
-def split_commands(script: str, most: int = 10**9) -> list[Command]:
+def split_commands(script: str) -> list[Command]:
     """Return the simple commands of a script, across `;`, newlines, `&&`, pipes, `$(...)`, (...).
 
-    `most` commands at most. Raises ValueError when a quote or a heredoc is never closed.
+    Raises ValueError when a quote or a heredoc is never closed.
     """
     script = _BACKQUOTED.sub(r"$(\1)", script)
     commands = [Command()]
     awaited = []  # (command, tabs, delimiter) of heredocs whose body starts on the next line
     redirect = ""  # a redirection that waits for its target
     position = 0
-    while position < len(script) and len(commands) <= most:
+    while position < len(script) and len(commands) <= _MOST_COMMANDS:
         token = _TOKEN.match(script, position)
         if not token:
             raise ValueError("a quote is never closed")
@@ -156,18 +154,18 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     in_full = _USED.sub(value, script, count=_MOST_COMMANDS)
     for text in (in_full, script):  # with its values a script may be cut short
         with suppress(ValueError):
-            commands = split_commands(text, _MOST_COMMANDS)
+            commands = split_commands(text)
             break
     for command in commands[:]:  # `bash -lc 'git log'`, `eval git log`
         if command.program in word_list("shells"):
             operands = command.argv[1:]
             inner = "\n".join([" ".join(operands), *operands, *command.heredocs])
             with suppress(ValueError):
-                commands += split_commands(inner, _MOST_COMMANDS - len(commands))
+                commands += split_commands(inner)
 
     named = [in_full] if commands else []
     for command in commands:
-        for word in [*command.words[:_MOST_WORDS], *command.written_files]:
+        for word in [*command.words, *command.written_files]:
             if len(word) <= _MOST_CHARS:
                 parts = _BRACES.split(_ONE_OF_ONE.sub(r"\1", word))  # text, choices, text, ...
                 choices = [part.split(",") if at % 2 else [part] for at, part in enumerate(parts)]
@@ -190,7 +188,7 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
         by_range = program in word_list("line tools")
         trims = program in ("head", "tail")
         if (by_range or numbers_all or trims) and (named := _FILE.findall(text)):
-            files = named[:_MOST_RANGES]
+            files = named[:_MOST_VALUES]
             head_end = 0
         spans = []
         if trims:
@@ -204,7 +202,7 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
             elif head_end:  # `head -250 file | tail -9`
                 spans = [(max(head_end - count + 1, 1), head_end)]
         elif by_range:
-            for first, plus, last in _RANGE.findall(text)[:_MOST_RANGES]:
+            for first, plus, last in _RANGE.findall(text)[:_MOST_VALUES]:
                 high = TO_THE_END if last == "$" else int(last or first)
                 spans.append((int(first), int(first) + high if plus else high))
             if program in ("awk", "gawk", "perl") and spans:  # each bound stands for itself

@@ -9,10 +9,9 @@ from collections import defaultdict
 from functools import cached_property, lru_cache
 from itertools import chain
 
+from common.audit import protocol
 from common.audit.patch import hunk_lines, parse_patch
-from common.audit.protocol import TOOL_CALL, bash_blocks, commands_said, fence_of, prose_parts
 from common.audit.shell import TO_THE_END, Command, addressed_lines, expand_script, word_list
-from common.audit.styles import command_style
 
 _SLACK = 12  # lines before a hunk that lead straight to it
 _REACH = 30  # lines: to page on from what was shown or told, up to this far, is honest
@@ -74,10 +73,10 @@ class Reply:
     """One reply: its prose, its commands, and all that they name."""
 
     def __init__(self, text: str, fence: str):
-        script = "\n".join(bash_blocks(text, fence))
+        script = "\n".join(protocol.bash_blocks(text, fence))
         self.commands, self.named = expand_script(script)
         self.text = text
-        self.prose = "\n".join(prose_parts(text, fence))
+        self.prose = "\n".join(protocol.prose_parts(text, fence))
         self.commanded = "\n".join([script, *self.named])
         self.said = "\n".join([text, *self.named])
         self.squeezed = squeeze(self.said)
@@ -85,7 +84,7 @@ class Reply:
         self.names = set(_NAME.findall(self.said))
         edited = []  # what names the files that the commands change: targets, operands, scripts
         for command in self.commands:
-            if command_style(command) == "edit":
+            if protocol.command_style(command) == "edit":
                 edited += [*command.written_files, *command.heredocs, *command.argv[1:]]
         self.edited = "\n".join(edited)
         written = "\n".join([*edited, *self.prose.split("```")[1::2]])
@@ -115,7 +114,7 @@ class Chat:
         messages = messages if isinstance(messages, list) else []
         messages = [message for message in messages if isinstance(message, dict)]
         contents = [text_of(message.get("content")) for message in messages]
-        self.fence = fence_of(messages)
+        self.fence = protocol.fence_of(messages)
         self.text = "\n".join(contents)
         self.lower = self.text.lower()
         self.squeezed = squeeze(self.text)
@@ -131,9 +130,7 @@ class Chat:
             if role != "assistant":
                 found[-1] = (commands, named, f"{output}\n{text}")
                 continue
-            commands, named = expand_script("\n".join(commands_said(text, self.fence)))
-            for call in TOOL_CALL.findall(text):  # such as an editor's view of a file
-                named = [*named, *re.findall(r"[\w./-]+\.\w+", call)]
+            commands, named = expand_script("\n".join(protocol.commands_said(text, self.fence)))
             found.append((commands, named, ""))
         return found
 

@@ -14,8 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from zlib import crc32
 
-from common.audit.protocol import bash_blocks, fence_of, protocol_problem
-from common.audit.styles import action_style
+from common.audit.protocol import action_style, bash_blocks, fence_of, protocol_problem
 from common.config import METRICS
 
 _BRIEFING = re.compile(r"\n\n\[\w+\] What follows is no output|\n.{0,40}HIDDEN PR RECORD")

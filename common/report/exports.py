@@ -20,8 +20,7 @@ from pathlib import Path
 import numpy as np
 from pydantic_core import PydanticSerializationError, to_json
 
-from common.audit.protocol import bash_blocks, fence_of, prose_parts
-from common.audit.styles import jaccard, word_triples
+from common.audit.protocol import bash_blocks, fence_of, jaccard, prose_parts, word_triples
 from common.files import BadFile, UserError, clean_text, natural_key
 from common.report.markdown import Markdown, fill
 from common.report.outputs import in_processes, processes_for, written_anew

@@ -9,8 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
-from common.audit.protocol import fence_of, protocol_problem
-from common.audit.styles import action_style, count_doubt
+from common.audit.protocol import action_style, count_doubt, fence_of, protocol_problem
 from common.config import METRICS
 from common.files import BadFile, digest
 from common.report.labels import label_sha
