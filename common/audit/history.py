@@ -16,7 +16,7 @@ _OTHER_REF = re.compile(
     r"(?:refs/)?(?:remotes/)?(?:origin|upstream|fork)/[\w./-]+$|refs/[\w./-]+$"
     r"|(?:FETCH|ORIG|MERGE)_HEAD$|[\w./-]*@\{[^{}]+\}$|origin$|upstream$|v?\d+\.\d+(?:\.[\w.]+)?$"
 )
-_GIT_FILES = re.compile(r"\.git/(?:packed-refs|FETCH_HEAD|ORIG_HEAD|refs/|logs/|objects)")
+_GIT_FILES = re.compile(r"\.git/(?:packed-refs|fetch_head|orig_head|refs/|logs/|objects)")
 
 
 def may_peek(messages: list[dict]) -> bool:
@@ -25,7 +25,7 @@ def may_peek(messages: list[dict]) -> bool:
     replies = [message["content"] for message in messages if message["role"] == "assistant"]
     blocks = "\n".join(block for reply in replies for block in commands_said(reply, fence))
     named = re.findall(r"[\w-]+", blocks.lower())
-    sections = ("installers", "network", "installed copies")
+    sections = ("installers", "network", "homes of copies")
     return any(not word_list(section).isdisjoint(named) for section in sections)
 
 
@@ -51,39 +51,36 @@ def peeks(commands: list[Command], record: Record) -> list[str]:
     tops = {folder.split("/")[0] for folder in folders if "/" in folder}
     # The project and its top folders are named as packages are.
     names = {record.repo.rsplit("/", 1)[-1], *(tops - word_list("no package"))} - {""}
-    copy, registry_page = _copies(frozenset(name.lower().replace("_", "-") for name in names))
+    copy = _copy_of(frozenset(name.lower().replace("_", "-") for name in names))
     fetchers = word_list("installers") | word_list("network")
     found = []
     for command in commands:
         text = " ".join([*command.argv, *command.heredocs]).lower()
-        plain = text.replace("_", "-")
-        peeks_here = any(map(_GIT_FILES.search, command.argv)) or copy.search(plain)
+        peeks_here = copy.search(text.replace("_", "-")) or _GIT_FILES.search(text)
         if command.program == "git":
             peeks_here = peeks_here or _looks_at_other_commits(command.argv[1:])
-        if not fetchers.isdisjoint(re.findall(r"[\w-]+", text)):
+        if record.repo and record.repo in text and not peeks_here:
             on_forge = any(forge in text for forge in word_list("forges"))
-            its_page = record.repo and record.repo in text and on_forge
-            peeks_here = peeks_here or its_page or registry_page.search(plain)
+            peeks_here = on_forge and not fetchers.isdisjoint(re.findall(r"[\w-]+", text))
         if peeks_here:
             found.append(" ".join(command.argv)[:200])
     return found
 
 
 @lru_cache(maxsize=64)
-def _copies(names: frozenset[str]) -> tuple[re.Pattern, re.Pattern]:
-    """Return what names a copy of the project: an installed one or an installer's, a registry's."""
+def _copy_of(names: frozenset[str]) -> re.Pattern:
+    """Return what names a copy of the project: an installed one, an installer's, a registry's."""
 
     def any_of(words: frozenset[str]) -> str:
         return "|".join(re.escape(word.replace("_", "-")) for word in words) or "(?!)"
 
     project = rf"(?:\S{{0,200}}/)?(?:{any_of(names)})"
-    sections = ("installed copies", "installers", "installer verbs", "registries")
-    folders, installers, verbs, registries = (any_of(word_list(section)) for section in sections)
-    here = rf"(?:^|[ /])(?:{folders})/{project}(?=[-@/ ]|$)"
+    sections = ("homes of copies", "installers", "installer verbs")
+    homes, installers, verbs = (any_of(word_list(section)) for section in sections)
+    there = rf"(?:^|[ /.])(?:{homes})/{project}(?=[-@/\s'\"]|$)"
     asked = rf"^(?:python\S* -m )?(?:{installers})(?: \S+){{0,2}} (?:{verbs}) (?:.* )?(?![./])"
     forge = r"^gh (?:pr|api|search|browse)(?!\S)"
-    there = rf"(?:{registries})/{project}(?=[/\s'\"]|$)"
-    return re.compile(rf"{here}|{asked}{project}(?=[=<>!~\[;@\s]|$)|{forge}"), re.compile(there)
+    return re.compile(rf"{there}|{asked}{project}(?=[=<>!~\[;@\s]|$)|{forge}")
 
 
 def _looks_at_other_commits(words: list[str]) -> bool:

@@ -99,11 +99,11 @@ class Reply:
         if name in self.commanded:
             return False
         for sentence in self._sentences:
-            if name not in sentence:
-                continue
-            quoted = set(re.findall(r"`_*(\w{3,80}?)_*(?:\(\))?`", sentence.lower()))
-            if not _GUESS.search(sentence) or reasons is not None and not quoted & reasons:
-                return False
+            if name in sentence:
+                quoted = re.findall(r"`_*(\w{3,80}?)_*(?:\(\))?`", sentence.lower())
+                has_reason = reasons is None or not reasons.isdisjoint(quoted)
+                if not (has_reason and _GUESS.search(sentence)):
+                    return False
         return True
 
 
@@ -144,10 +144,12 @@ class Chat:
         return token_triples(self.text)
 
     @cached_property
-    def _known_lines(self) -> dict[str, list[tuple[str, int, int]]]:
+    def _known_lines(self) -> dict[str, set[tuple[str, int, int]]]:
         """For each base name: (path, first, last) of lines that were shown or told."""
-        found = defaultdict(list)
-        known = [line for line in spoken_lines(self.text) if line[0]]
+        found = defaultdict(set)
+        for path, first, last in spoken_lines(self.text):
+            found[base_name(path)].add((path, first, last))
+        found[""].clear()  # of no file
         for commands, named, output in self.turns:
             by_name = defaultdict(set)
             for path, first, last in addressed_lines(commands):
@@ -156,9 +158,7 @@ class Chat:
             numbers = {(ten, ten + 9) for ten in tens}
             for path in {word for word in named if "." in word and len(word) < 300}:
                 seen = by_name[base_name(path)] | numbers or {(1, TO_THE_END)}
-                known += [(path, first, last) for first, last in seen]
-        for line in known:
-            found[base_name(line[0])].append(line)
+                found[base_name(path)] |= {(path, first, last) for first, last in seen}
         return found
 
     def knows_lines(self, path: str, first: int, last: int) -> bool:
