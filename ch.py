@@ -96,10 +96,9 @@ TOLD = {
 def challenger_messages(
     messages: list[dict], record: dict | None, max_patch_chars: int, refused: str = ""
 ) -> list[dict]:
-    """Return the chat as the king saw it, with the briefing after its last message.
+    """Return the chat as the king saw it, for the provider's cache, then the briefing.
 
-    The prefix is the king's prompt, so that a provider's prefix cache serves it. `record` is None
-    where the challenger is not to see it; `refused` says what was wrong with the reply before.
+    `record` is None where it is not to be seen; `refused`: what was wrong with the reply before.
     """
     agent_turns = sum(message["role"] == "assistant" for message in messages)
     phase = "early" if agent_turns < EARLY_TURNS else "middle"
@@ -119,10 +118,7 @@ def challenger_messages(
 
 
 async def fill(path: Path, llm: LLM, generate: Generate) -> None:
-    """Ask for the challenger of one answer and write it. Raises ItemFailed.
-
-    A reply that breaks the protocol or leaks is asked for again, with what was wrong.
-    """
+    """Ask for the challenger of one answer until one passes, and write it. Raises ItemFailed."""
     answer = turns.read_answer(path)
     messages = answer["messages"]
     meta = answer["meta"]
@@ -189,16 +185,11 @@ def audit_mark(answer: dict) -> dict:
 
 
 def find_pending(files: dict[str, Path], generate: Generate, flags, tally: Tally) -> list[str]:
-    """List the turns that need a challenger; audit again those whose audit is out of date.
-
-    An instance that was excluded after its king was written gets none.
-    """
+    """List the turns that need a challenger; audit again those whose audit is out of date."""
     pending = []
     for stem, path in files.items():
         try:
             answer = turns.read_answer(path)
-            if not answer["king"]:
-                raise BadFile(path, "no king in it")
             if answer["challenger"] and answer["meta"].get("audit") != audit_mark(answer):
                 audit(answer, Chat(answer["messages"]), turns.record_of(answer["instance_id"]))
                 if not flags.dry_run:

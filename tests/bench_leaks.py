@@ -24,8 +24,8 @@ from pathlib import Path
 import duckdb
 import numpy
 
-from common.audit.patch import changed_files
 from common.audit.protocol import action_style
+from common.audit.texts import changed_files
 from common.demo.build import write_parquet
 from tests.plants import NAMING, PLANTS, hidden_things, plant
 

@@ -9,7 +9,7 @@ import builtins
 import random
 import re
 
-from common.audit.patch import hunk_lines, parse_patch
+from common.audit.texts import hunk_lines, parse_patch
 
 FENCE = "```"
 # Groups that name a thing, and those that only a reader could see.

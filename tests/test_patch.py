@@ -1,4 +1,4 @@
-"""common/audit/patch.py: the files, hunks and lines of a diff."""
+"""The files, hunks and lines of a diff."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import subprocess
 
 import pytest
 
-from common.audit.patch import changed_files, hunk_lines, parse_patch
+from common.audit.texts import changed_files, hunk_lines, parse_patch
 
 pytestmark = pytest.mark.filterwarnings("ignore:invalid")  # escapes that git never writes
 GIT = r"""diff --git a/new.py b/new.py

@@ -86,8 +86,8 @@ def _copy_of(names: frozenset[str]) -> re.Pattern:
 def _looks_at_other_commits(words: list[str]) -> bool:
     """Tell whether git is asked for something that may lie behind the task's base.
 
-    A trunk's name alone can be the agent's own branch: `git diff main` is no peek, but
-    `git diff HEAD main`, `git show main:a.py` and `git checkout main` are.
+    A trunk's name alone can be the agent's own branch: `git diff main` is no peek, unlike
+    `git diff HEAD main`, `git show main:a.py` and `git checkout main`.
     """
     fetches, shows, moves = (word_list(f"git {kind}") for kind in ("fetching", "showing", "moving"))
     while words and words[0] not in fetches | shows | moves:

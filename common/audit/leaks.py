@@ -1,9 +1,8 @@
 """The leak audit: find what a reply refers to that only the hidden PR record could have given.
 
-`find_leaks(reply, messages, pr)` is deterministic, calls no model and takes milliseconds. It starts
-from what reply and record share, and asks of each such thing whether the chat shows it, lists it,
-or lets an honest engineer derive it. To search for what the issue suggests is honest; to read, edit
-or assert a thing never seen is not. One function finds one kind of hit.
+It is deterministic and calls no model. Of each thing that reply and record share it asks whether
+the chat shows it, lists it, or lets an honest engineer derive it. To search for what the issue
+suggests is honest; to read, edit or assert a thing never seen is not. A function finds one kind.
 """
 
 import fnmatch
@@ -47,9 +46,11 @@ def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
     chat = messages if isinstance(messages, Chat) else Chat(messages)
     sides = (Reply(texts.text_of(reply), chat.fence), chat, texts.read_record(pr))
     hits = {}
-    for find in (_files, _names, _lines, _verbatim, _disclosure, _history):
+    for find in (_files, _names, _lines, _verbatim, _disclosure):
         for kind, text, why in itertools.islice(find(*sides), _MOST):
             hits[kind, text[:200]] = why
+    for command in peeks(sides[0].commands, sides[2]):
+        hits["history", command] = "looks at later commits or at a copy of the project"
     return [{"kind": kind, "text": text, "why": why} for (kind, text), why in hits.items()]
 
 
@@ -73,10 +74,7 @@ def _files(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
 
 
 def _named(path: str, text: str) -> str:
-    """Return how the text names the file, or '': by an ending of its path, or as a module.
-
-    As a module: `a.b`, `the b module`, `from a import b`.
-    """
+    """Return how the text names the file, by an ending of its path or as a module; or ''."""
     *folders, name = path.split("/")
     ending = ""
     for first in range(len(folders), -1, -1):
@@ -165,8 +163,7 @@ def _verbatim(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, s
 def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
     """Find talk of a source that the agent does not have: the PR, the merged fix, commit ids.
 
-    What the chat itself says is no disclosure: mini-swe-agent's prompts speak of a "PR
-    description", issues of patches and numbers.
+    What the chat says is none: mini-swe-agent's prompts speak of a "PR description".
     """
     text = " ".join(reply.text.split())[:_MOST_CHARS]
     phrases = [match[0] for pattern in _wordings() for match in pattern.finditer(text)]
@@ -185,8 +182,3 @@ def _wordings() -> list[re.Pattern]:
         text = text.replace("{" + name + "}", pattern)
     lines = re.findall(r"^(?!#|[A-Z_]+ = ).+", text, re.MULTILINE)
     return [re.compile(line, re.IGNORECASE) for line in lines]
-
-
-def _history(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
-    for command in peeks(reply.commands, record):
-        yield "history", command, "looks at later commits or at a copy of the project"

@@ -14,10 +14,9 @@ from functools import cache, lru_cache
 from common.audit.shell import Command, split_commands, word_list
 from common.client.reasoning import reasoning_left
 
-# SWE-ZERO's rules, known by this mark in the system message, forbid the programs of these lists of
-# words.txt, and a leading # comment; mini-swe-agent's own rules forbid nothing.
+# SWE-ZERO's rules, known by this mark in the system message, forbid shells, interpreters, `cd`, and
+# a leading # comment; mini-swe-agent's own rules forbid nothing.
 _SWE_ZERO_MARK = "`bash -c`, `sh -c`, `eval`"
-_FORBIDDEN_LISTS = ("shells", "interpreters", "movers")
 
 # mini-swe-agent v1 asks for ```bash, the text form of v2 for ```mswea_bash_command. Exactly one
 # match of its block in a reply, else the turn is refused.
@@ -69,9 +68,8 @@ def format_problem(reply: str) -> str | None:
 def fence_of(messages: list[dict]) -> str:
     """Return the fence that the chat's own rules name for a command, "bash" where they name none.
 
-    The system message's first counts. In the first user message an issue may stand before the
-    rules: there a fence named within a sentence counts before one that opens a block, and of
-    blocks the last.
+    In the first user message an issue may stand before the rules: there a fence named within a
+    sentence counts before one that opens a block, and of blocks the last.
     """
     rules = {}
     for message in messages:
@@ -81,8 +79,7 @@ def fence_of(messages: list[dict]) -> str:
         return in_system[1]
     named = _NAMED_FENCE.findall(rules.get("user", ""))
     told = [fence for fence, more in named if more or fence == "mswea_bash_command"]
-    blocks = [fence for fence, _ in named[-1:]]
-    return (told or blocks or ["bash"])[0]
+    return [*told, *(fence for fence, _ in named[-1:]), "bash"][0]
 
 
 @lru_cache(maxsize=8)
@@ -116,11 +113,7 @@ def commands_said(reply: str, fence: str) -> list[str]:
 
 
 def protocol_problem(reply: str, messages: list[dict]) -> str | None:
-    """Tell why the reply breaks the agent's protocol, in a few plain words; None when it keeps it.
-
-    Exactly one block under the chat's fence, with a command in it and a thought in prose before it,
-    whole, without raw tokens, and nothing that SWE-ZERO forbids where the chat is one of its own.
-    """
+    """Tell why the reply breaks the agent's protocol, in a few plain words; None if it keeps it."""
     if problem := format_problem(reply):
         return problem
     fence = fence_of(messages)
@@ -144,7 +137,7 @@ def protocol_problem(reply: str, messages: list[dict]) -> str | None:
         return "the command starts with a # comment, which this chat's system prompt forbids"
     for program in [command.program for command in commands]:
         family = program.rstrip("0123456789.") or program  # python3.11 is python, too
-        if any(family in word_list(section) for section in _FORBIDDEN_LISTS):
+        if any(family in word_list(section) for section in ("shells", "interpreters", "movers")):
             return f"the command runs `{program}`, which this chat's system prompt forbids"
     return None
 
@@ -187,8 +180,7 @@ def _hedge_phrases() -> list[str]:
 def count_doubt(reply: str) -> tuple[int, int]:
     """Return how many hedges the THOUGHT holds, and how many words; a phrase is one hedge.
 
-    A writer who knows the answer hedges less, and students of such text lose where nobody knows it
-    (arXiv 2603.24472). No rule of the leak audit sees that, and nothing is refused by it.
+    Who knows the answer hedges less; students of such text lose elsewhere (arXiv 2603.24472).
     """
     thought = f"\n{reply}".partition("\n```")[0].lower().replace("\u2019", "'")
     said = _WORD.findall(thought)

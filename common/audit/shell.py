@@ -31,7 +31,6 @@ _TOKEN = re.compile(
     re.VERBOSE | re.DOTALL,
 )
 _QUOTED = re.compile(r"""\\(.)|\$'((?:\\.|[^'\\])*)'|'([^']*)'|"((?:\\.|[^"\\])*)\"""", re.DOTALL)
-_BACKQUOTED = re.compile(r"`([^`]*)`")
 # Where a word goes by the redirection before it; a file that is read is an operand like others.
 _TARGETS = {"": "words", "<": "words", "<<<": "heredocs"}
 _TARGETS |= dict.fromkeys((">", ">>", ">|", "&>", "&>>"), "written_files")
@@ -44,7 +43,6 @@ _SET = re.compile(r"\b([A-Za-z_]\w{0,60})\s?=\s?(?:['\"]([^'\"\n]{1,150})|([^\s;
 _LOOP = re.compile(r"\bfor ([A-Za-z_]\w{0,60}) in ([^;\n]{1,300})")
 _USED = re.compile(r"\$([A-Za-z_]\w{0,60})|\$?\{([A-Za-z_]\w{0,60})\}")
 _BRACES = re.compile(r"\{([^{}\s]{0,400},[^{}\s]{0,400})\}")
-_ONE_OF_ONE = re.compile(r"\[(\w)\]")  # `nam[e]` in a pattern
 # `-Sname`, `--include=a.py`
 _GLUED_OPTION = re.compile(r"^(?:-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}=)")
 
@@ -55,7 +53,6 @@ _RANGE = re.compile(
     r"(?=$|[\s;,:.)\]{}!&=pdsaicqyn])"
 )
 _COUNT = re.compile(r"(?:--lines=|-n|-)?(\+?)(\d{1,9})$")  # of head and tail
-_EVERY_LINE = ("", "^", "$", ".*")  # as patterns: `grep -n '' file` numbers the lines, as `nl` does
 
 
 @cache
@@ -97,7 +94,7 @@ def split_commands(script: str) -> list[Command]:
 
     Raises ValueError when a quote or a heredoc is never closed.
     """
-    script = _BACKQUOTED.sub(r"$(\1)", script)
+    script = re.sub(r"`([^`]*)`", r"$(\1)", script) + "\n"
     commands = [Command()]
     awaited = []  # (command, tabs, delimiter) of heredocs whose body starts on the next line
     redirect = ""  # a redirection that waits for its target
@@ -131,16 +128,14 @@ def split_commands(script: str) -> list[Command]:
                     command.heredocs.append(script[position : end.start()])
                     position = end.end()
                 awaited = []
-    if awaited:
-        raise ValueError(f"the heredoc {awaited[0][2]!r} has no body")
     return [c for c in commands if c.words or c.written_files or c.heredocs]
 
 
 def expand_script(script: str) -> tuple[list[Command], list[str]]:
     """Return the script's commands, and all that they name with its words in full.
 
-    `D=a; cat $D/b.py` and `cat a/{b,c}.py` both name `a/b.py`. What cannot be
-    told from the script's own text stays as it is; one whose quotes never close has no commands.
+    `D=a; cat $D/b.py` and `cat a/{b,c}.py` both name `a/b.py`. One whose quotes never close has no
+    commands.
     """
     commands = []
     values = {name: quoted or plain for name, quoted, plain in _SET.findall(script)}
@@ -167,7 +162,8 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     for command in commands:
         for word in [*command.words, *command.written_files]:
             if len(word) <= _MOST_CHARS:
-                parts = _BRACES.split(_ONE_OF_ONE.sub(r"\1", word))  # text, choices, text, ...
+                word = re.sub(r"\[(\w)\]", r"\1", word)  # `nam[e]` in a pattern
+                parts = _BRACES.split(word)  # text, choices, text, ...
                 choices = [part.split(",") if at % 2 else [part] for at, part in enumerate(parts)]
                 for full in map("".join, islice(product(*choices), _MOST_VALUES)):
                     named += [full, _GLUED_OPTION.sub("", full)]
@@ -183,8 +179,7 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
         program = command.program
         options = command.argv[1:]
         text = "\n".join([" ".join(options), *command.heredocs])
-        pattern = next((word for word in options if not word.startswith("-")), "")
-        numbers_all = program == "grep" and pattern in _EVERY_LINE
+        numbers_all = program == "grep" and "" in options  # `grep -n '' file`, as `nl` does
         by_range = program in word_list("line tools")
         trims = program in ("head", "tail")
         if (by_range or numbers_all or trims) and (named := _FILE.findall(text)):

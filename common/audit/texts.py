@@ -1,16 +1,22 @@
 """The three texts of an audit: what a reply does, what the chat shows, what a PR record hides.
 
+unidiff reads the record's diffs; quoted paths and empty last lines that are lost are mended here.
 Every question that is asked once for each hidden thing is a look-up here, so that an audit stays
 linear in the length of its texts. Fields of another type than expected count as empty.
 """
 
+import codecs
 import re
 from collections import defaultdict
+from contextlib import suppress
 from functools import cached_property, lru_cache
 from itertools import chain
+from typing import NamedTuple
+
+from unidiff import Hunk, PatchSet
+from unidiff.errors import UnidiffParseError
 
 from common.audit import protocol
-from common.audit.patch import hunk_lines, parse_patch
 from common.audit.shell import TO_THE_END, Command, addressed_lines, expand_script, word_list
 
 _SLACK = 12  # lines before a hunk that lead straight to it
@@ -171,6 +177,56 @@ class Chat:
         return False
 
 
+class FilePatch(NamedTuple):
+    """What a diff says of one file."""
+
+    old_path: str | None  # None for a new file
+    path: str  # after the change; of a deleted file before
+    renamed: bool
+    hunks: list[Hunk]
+
+
+def changed_files(patch: str) -> list[str]:
+    """Return the paths that a diff changes, in order; of a rename both."""
+    paths = []
+    for file in parse_patch(patch):
+        paths += [file.old_path, file.path] if file.renamed else [file.path]
+    return [path for path in dict.fromkeys(paths) if path]
+
+
+def parse_patch(patch: str) -> list[FilePatch]:
+    """Return the files of a diff in order. No text raises: what is no diff has no files."""
+    start = "\ndiff --git "
+    first, *others = ("\n" + patch.replace("\r\n", "\n")).split(start)
+    files = []
+    for piece in [first, *(start + other for other in others)]:
+        piece = piece.strip("\n") + "\n"
+        found = []
+        for lines_lost in range(4):  # data sets strip the last lines where they are empty
+            with suppress(UnidiffParseError, ValueError):
+                found = PatchSet(piece + " \n" * lines_lost)
+                break
+        for file in found:
+            renamed = any(line.startswith("rename from ") for line in file.patch_info or [])
+            old = _path(file.source_file, "a/")
+            new = _path(file.target_file, "b/")
+            files.append(FilePatch(old, new or old or "", renamed, list(file)))
+    return files
+
+
+def _path(path: str, prefix: str) -> str | None:
+    r"""Return a path as text; None for /dev/null. Git quotes unusual ones: "b/caf\303\251.txt"."""
+    if path.startswith('"'):
+        with suppress(ValueError):  # a lone backslash at its end
+            path = codecs.escape_decode(path[1:-1].encode())[0].decode(errors="replace")
+    return None if path == "/dev/null" else path.removeprefix(prefix)
+
+
+def hunk_lines(hunk: Hunk) -> list[str]:
+    """Return a hunk's lines; each begins with "+", "-" or " "."""
+    return [str(line).rstrip("\n") for line in hunk if line.line_type != "\\"]
+
+
 class Record:
     """The hidden side of a turn: its paths, hunks, lines and names."""
 
@@ -184,9 +240,9 @@ class Record:
             paths += [file.old_path or "", file.path]
             for hunk in file.hunks:
                 first = min(hunk.source_start, hunk.target_start) - _SLACK
-                last_before = hunk.source_start + hunk.source_length - 1
-                last_after = hunk.target_start + hunk.target_length - 1
-                self.hunks.append((file.path, first, max(last_before, last_after)))
+                end_before = hunk.source_start + hunk.source_length
+                end_after = hunk.target_start + hunk.target_length
+                self.hunks.append((file.path, first, max(end_before, end_after) - 1))
                 for name, _ in _DEFINED.findall(hunk.section_header):
                     if len(name) > 6:
                         self.defined[name].add(file.path)
@@ -199,10 +255,11 @@ class Record:
             triples = token_triples(line)
             if triples and set(re.findall(r"[A-Za-z_]\w{2,}", line)) - word_list("keywords"):
                 self.lines.append((line.strip(), triples))
-        telling = {line for line, _ in self.lines}
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
-        added = [line[1:].strip() for line in lines if line[0] == "+"]
-        self.added = [line for line in added if line in telling and squeeze(line) not in before]
+        added = {line[1:].strip() for line in lines if line[0] == "+"}
+        self.added = [
+            line for line, _ in self.lines if line in added and squeeze(line) not in before
+        ]
         # A name that only a comment holds proves nothing.
         bare = "\n".join(re.split(r"(?:^|\s)(?:#|//) ", line)[0] for line in code)
         names = set(_NAME.findall(bare)) | set(self.defined)

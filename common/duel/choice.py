@@ -35,10 +35,9 @@ Answer with one JSON object and nothing else, the 0 replaced by the number of th
 def parse_choice(text: str, replies: int) -> dict | None:
     """Return {"best": 1 to `replies`, "reason"}; None when there is any doubt."""
     answer = read_object(text, ("best",), most=replies)
-    best = str(answer["best"]) if answer else ""
-    if best not in map(str, range(1, replies + 1)):
+    if not answer or str(answer["best"]) not in map(str, range(1, replies + 1)):
         return None
-    return {"best": int(best), "reason": str(answer.get("reason") or "")}
+    return {"best": int(answer["best"]), "reason": str(answer.get("reason") or "")}
 
 
 async def choose_reply(
@@ -47,8 +46,7 @@ async def choose_reply(
     """Ask for blind replies, then for the best; return it and how it was made. Raises ItemFailed.
 
     `record` is the text that an informed challenger would be shown. Until the choice is made the
-    answer file's meta.choosing holds all that was paid for. The replies are asked for one by one:
-    from the second on the chat is in the provider's cache.
+    answer file's meta.choosing holds all that was paid for.
     """
     messages = answer["messages"]
     meta = answer["meta"]
@@ -74,7 +72,7 @@ async def choose_reply(
         await llm.save(path, answer)
         return kept
 
-    failures = []
+    failures = []  # asked for one by one: the chat is then in the provider's cache
     for sample in missing_samples(meta, generate.candidates):
         try:
             await ask("candidates", sample, messages, format_problem)
@@ -104,9 +102,8 @@ async def choose_reply(
             return None if parse_choice(text, len(replies)) else "not one JSON object with a choice"
 
         sections = [(f"REPLY {number}", text) for number, text in enumerate(replies, 1)]
-        closing = (
-            f"Which of the {len(replies)} replies is the best? Answer with the one JSON object."
-        )
+        which = f"Which of the {len(replies)} replies is the best?"
+        closing = f"{which} Answer with the one JSON object."
         prompt = marked_messages(RUBRIC, messages, [("RECORD", record), *sections], closing)
         answered = await ask("choices", len(choosing["choices"]), prompt, problem)
         if answered["dropped"]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from concurrent.futures import Executor
 from typing import NamedTuple
 
-from common.audit.patch import changed_files
+from common.audit.texts import changed_files
 from common.files import UserError, is_safe_name, printable
 from common.sampling.dataset import Dataset, as_text, plain_value
 from common.turns import EXCLUDED_IDS, RECORD_KEYS
