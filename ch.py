@@ -27,6 +27,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
     begin()
 
 from collections import Counter
+from functools import partial
 from pathlib import Path
 
 from common import turns
@@ -117,8 +118,9 @@ def challenger_messages(
     return [*messages[:-1], {"role": last["role"], "content": "\n\n".join(parts)}]
 
 
-async def fill(path: Path, llm: LLM, generate: Generate) -> None:
-    """Ask for the challenger of one answer until one passes, and write it. Raises ItemFailed."""
+async def fill(llm: LLM, generate: Generate, files: dict[str, Path], stem: str) -> None:
+    """Ask for the challenger of one turn until one passes, and write it. Raises ItemFailed."""
+    path = files[stem]
     answer = turns.read_answer(path)
     messages = answer["messages"]
     meta = answer["meta"]
@@ -147,7 +149,7 @@ async def fill(path: Path, llm: LLM, generate: Generate) -> None:
         hidden = turns.hidden_record(record, generate.max_patch_chars)
         text, how = await choice.choose_reply(path, answer, hidden, llm, generate)
     else:
-        who = f"{path.stem} {len(meta.get('retired', []))} {bool(answer['challenger'])}"
+        who = f"{stem} {len(meta.get('retired', []))} {bool(answer['challenger'])}"
         text, how = await llm.ask(generate, prompt(), problem, again=prompt, who=who)
         version = PROMPT_VERSION if shown else WITHOUT_RECORD
         how = {"prompt_version": version, **how, "rejected": dict(rejected)}
@@ -249,14 +251,10 @@ def main() -> int:
             return dry_run(environment, calls, tally.skipped, replies, flags.batch)
 
         llm = LLM(environment, flags, "ch")
-        code = run_turns(
-            llm,
-            pending,
-            lambda stem: fill(files[stem], llm, generate),
-            width=flags.concurrency or generate.concurrency,
-            progress=Progress(len(pending), "challenger"),
-            tally=tally,
-        )
+        work = partial(fill, llm, generate, files)
+        width = flags.concurrency or generate.concurrency
+        progress = Progress(len(pending), "challenger")
+        code = run_turns(llm, pending, work, width=width, progress=progress, tally=tally)
         tally.write_failed(held[0], flags.shard)
     lines = [*llm.usage_lines(), "output  answer_*/, key challenger"]
     return tally.show(*lines, next_command=steps_from("validate.py", flags.shard), code=code)

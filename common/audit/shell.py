@@ -90,10 +90,7 @@ class Command:
 
 
 def split_commands(script: str) -> list[Command]:
-    """Return the simple commands of a script, across `;`, newlines, `&&`, pipes, `$(...)`, (...).
-
-    Raises ValueError when a quote or a heredoc is never closed.
-    """
+    """Return a script's simple commands. Raises ValueError for a quote or heredoc never closed."""
     script = re.sub(r"`([^`]*)`", r"$(\1)", script) + "\n"
     commands = [Command()]
     awaited = []  # (command, tabs, delimiter) of heredocs whose body starts on the next line
@@ -142,11 +139,7 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
     for name, listed in _LOOP.findall(script):
         items = listed.split()[:_MOST_VALUES]
         values[name] = "{" + ",".join(items) + "}" if len(items) > 1 else listed.strip()
-
-    def value(used: re.Match) -> str:
-        return values.get(used[1] or used[2], used[0])
-
-    in_full = _USED.sub(value, script, count=_MOST_COMMANDS)
+    in_full = _USED.sub(lambda at: values.get(at[1] or at[2], at[0]), script, count=_MOST_COMMANDS)
     for text in (in_full, script):  # with its values a script may be cut short
         with suppress(ValueError):
             commands = split_commands(text)

@@ -196,10 +196,8 @@ def changed_files(patch: str) -> list[str]:
 
 def parse_patch(patch: str) -> list[FilePatch]:
     """Return the files of a diff in order. No text raises: what is no diff has no files."""
-    start = "\ndiff --git "
-    first, *others = ("\n" + patch.replace("\r\n", "\n")).split(start)
     files = []
-    for piece in [first, *(start + other for other in others)]:
+    for piece in re.split(r"\n(?=diff --git )", patch.replace("\r\n", "\n")):
         piece = piece.strip("\n") + "\n"
         found = []
         for lines_lost in range(4):  # data sets strip the last lines where they are empty
