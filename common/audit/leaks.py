@@ -79,10 +79,8 @@ def _named(path: str, text: str) -> str:
     ending = ""
     for first in range(len(folders), -1, -1):
         longer = "/".join([*folders[first:], name])
-        if longer not in text:
-            break
         before = r"(?<![\w./-])(?:\.?/)?" if first else r"(?<![\w.-])"
-        if re.search(before + re.escape(longer) + r"(?![\w-])", text):
+        if longer in text and re.search(before + re.escape(longer) + r"(?![\w-])", text):
             ending = longer
     parts = [folder for folder in folders if folder not in word_list("source roots")]
     stem = name.split(".")[0]

@@ -1,8 +1,7 @@
 """Read one reply: the form that its chat asks for, what kind of move it makes, how it doubts.
 
-A reply is what the agent says in one turn: a THOUGHT in prose, then one block under the fence that
-the chat's rules name, found by the rule of mini-swe-agent, whose parser decides what would really
-have been run. Nothing here calls a model.
+A reply is a THOUGHT in prose, then one block under the fence that the chat's rules name, found by
+the rule of mini-swe-agent, whose parser decides what would really have been run.
 """
 
 import json
