@@ -55,7 +55,15 @@ def read_chat(value: object) -> Chat | None:
         return None
     if form == "text" and not any(calls):
         return Chat(messages, "text", fence_of(messages), {})
-    fence = tell_form(messages)
+    # Their form is told at the end of a system message that names no fence in a sentence (a block
+    # alone is an example of something), or at the head of the first message, never the agent's.
+    told = next((message for message in messages if message["role"] != "assistant"), messages[0])
+    text = told["content"] or ""
+    fence = fence_of([told]) if told["role"] == "system" else "bash"
+    if told["role"] != "system":
+        told["content"] = f"{TEXT_FORM.format(fence)}\n\n{text}"
+    elif not re.search(rf"```{fence}[ \t]*\S", text):
+        told["content"] = f"{text.rstrip()}\n\n{TEXT_FORM.format(fence)}".lstrip()
     unfit = {}
     for place, message in enumerate(messages):
         if message["role"] == "assistant":
@@ -125,18 +133,3 @@ def with_calls(said: str, calls: list, fence: str) -> tuple[str, str | None]:
     elif bash_blocks(text, fence) != commands:
         problem = "has a code fence in the command or beside it"
     return text, problem
-
-
-def tell_form(messages: list[dict]) -> str:
-    """Return the chat's fence; where no sentence of its system message names it, add one that does.
-
-    A chat without a system message is told at the head of its first message, never the agent's.
-    """
-    first = next((message for message in messages if message["role"] != "assistant"), messages[0])
-    text = first["content"] or ""
-    fence = fence_of([first])
-    if first["role"] != "system":
-        first["content"] = f"{TEXT_FORM.format('bash')}\n\n{text}"
-    elif not re.search(rf"```{fence}[ \t]*\S", text):  # a block alone is an example of something
-        first["content"] = f"{text.rstrip()}\n\n{TEXT_FORM.format(fence)}".lstrip()
-    return fence_of([first])

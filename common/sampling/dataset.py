@@ -27,8 +27,7 @@ PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded fo
 BATCH_ROWS = 64  # of some 36 KB of text each
 LFS_BYTES = 1024  # more than any pointer of Git LFS has
 
-# Columns that may be absent (SWE-bench has none of these but repo), what others call one, and what
-# of a chat is read.
+# Columns that may be absent, what others call one, and what of a chat is read.
 OPTIONAL = {"repo", "pr_description", "interface", "language", "created_at"}
 OTHER_NAMES = {"messages": "trajectory", "pr_description": "hints_text"}
 CHATS = ("messages", "trajectory")
@@ -38,9 +37,8 @@ CHAT_KEYS = {"role", "content", "tool_calls", "function_call"}
 class Dataset:
     """A dataset's `files` {path: share in the draw, its size in bytes} and `revision`.
 
-    `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit); the
-    revision of local files is a digest of their names and sizes. The files must hold the top-level
-    `columns` under their own or their other name, but for OPTIONAL. Raises UserError.
+    `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit). Local
+    files have a digest of names and sizes for it. All must hold the `columns`. Raises UserError.
     """
 
     def __init__(self, flag: str, name: str, columns, revision=None, train: bool = True):
@@ -75,8 +73,8 @@ class Dataset:
 
     def changed(self) -> UserError:
         """Return the error of a dataset that is not what a plan was made from."""
-        problem = f"{self.label}: it no longer holds what the plan was made from"
-        return UserError(f"{problem}.\nPut its files back, or start in another folder.")
+        advice = "Put its files back, or start in another folder."
+        return UserError(f"{self.label}: it no longer holds what the plan was made from.\n{advice}")
 
     def open(self, file: str) -> ParquetFile | JsonFile:
         """Return a file, opened once. Raises UserError when it lacks a column."""
@@ -116,8 +114,8 @@ class ParquetFile:
             self._footer = parquet.metadata
         groups = map(self._footer.row_group, range(self._footer.num_row_groups))
         self.sizes = [group.num_rows for group in groups]
-        self._names = self._footer.schema.to_arrow_schema().names
         self.columns = {}
+        self._names = self._footer.schema.to_arrow_schema().names
         for path in needed_leaves(self._footer, self._names).values():
             self.columns.setdefault(path.partition(".")[0], []).append(path)
 
@@ -164,23 +162,20 @@ class ParquetFile:
 
 
 class JsonFile:
-    """A JSON file, as ParquetFile. A row's number is its line's, from 0; a run is one row.
-
-    Its `columns` are those of its first group, None where any will do.
-    """
+    """A JSON file, as ParquetFile: a row a line, or a run. Where any `columns` will do: None."""
 
     def __init__(self, path: Path):
         self.path = path
         self.run = path.name[: -len(RUN)] if path.name.lower().endswith(RUN) else ""
         self.columns = None
-        self.sizes = [1] if self.run else []
-        self._starts = [0]  # the offset of each group
-        if not self.run:
-            with open(path, "rb") as file:
-                while size := sum(1 for _ in itertools.islice(file, GROUP_LINES)):
-                    self.sizes.append(size)
-                    self._starts.append(file.tell())
-        if not self.run and self.sizes:
+        self.sizes = []
+        self._starts = [0]  # the offset of each group, and of the end
+        with open(path, "rb") as file:
+            lines = iter([b""] if self.run else file)
+            while size := sum(1 for _ in itertools.islice(lines, GROUP_LINES)):
+                self.sizes.append(size)
+                self._starts.append(file.tell())
+        if self.sizes and not self.run:
             self.columns = {}
             for _, row in self._documents(0):
                 self.columns |= {key: [key] for key in row or () if row[key] is not None}
@@ -231,8 +226,7 @@ class JsonFile:
 def local_files(path: Path, kinds: tuple) -> tuple[Path, dict[str, int]]:
     """Return the folder and {path below it: size} of a folder's, a glob's or a file's data.
 
-    Of folders and globs only files of these kinds, no names that begin with `.` or `_`. Raises
-    UserError where Git LFS has left a pointer in place of a file.
+    Of folders and globs only files of these kinds, no names that begin with `.` or `_`.
     """
     root = path if path.is_dir() else path.parent
     found = files_below(path) if path.is_dir() else [path]

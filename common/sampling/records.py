@@ -177,8 +177,7 @@ def read_benchmarks(entries: list[dict]) -> dict[str, set]:
             why = str(error).strip().partition("\n")[0] or type(error).__name__
             why = why.removeprefix(f"--benchmarks {name}").lstrip(": ")[:200]
             entry |= {"state": "not checked", "why": why}
-            warning = f"WARNING: overlap with {name} not checked: {why}"
-            print(printable(warning), file=sys.stderr)
+            print(printable(f"WARNING: overlap with {name} not checked: {why}"), file=sys.stderr)
         else:
             entry |= {"commit": dataset.revision, "instances": len({task[0] for task in tasks})}
             marks[name] = {mark for task in tasks for mark in marks_of(*task)}

@@ -33,11 +33,9 @@ def read_plan(flags: dict) -> dict | None:
         return None
     for kind in SAMPLING_LISTS:  # these defaults are for older versions
         plan.setdefault(kind, [])
-    if "benchmarks" not in plan:
-        lists = name_benchmarks("any benchmark", False)
-        lists[0] |= {"state": "not checked", "why": "sampled by an older version"}
-        plan["benchmarks"] = {"lists": lists}
-    for flag, there in {"--license": [], **plan["flags"]}.items():  # also flags that are no more
+    plan.setdefault("benchmarks", {"lists": []})
+    made_with = {"--license": [], "--benchmarks": None, **plan["flags"]}  # also flags of the past
+    for flag, there in made_with.items():
         value = flags.get(flag)
         if (there or None) != (value or None):
             raise UserError(
@@ -80,8 +78,8 @@ def is_whole(plan: dict, goal: int) -> bool:
 def fill(plan: dict, goal: int, dataset: Dataset, records: Records, drawing, tally: Tally) -> None:
     """Fill in what is missing of the first `goal` prompts, file by file, then of their records.
 
-    What is planned is read from the dataset again, then `drawing` goes on with the plan. A kill
-    costs the reading of one file's prompts at most; they are drawn again just so.
+    What is planned is read again, then `drawing` goes on with the plan. A kill costs the reading of
+    one file's prompts at most; they are drawn again just so.
     """
     drawn = []  # what the last file had no room for
     with closing(Progress(goal, "prompts", "prompt")) as progress:
@@ -128,13 +126,13 @@ def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
     """Return the prompts of a file, none without it. Raises UserError for a torn or foreign one."""
     path = prompts_file(plan, first)
     planned = turns[first : first + PROMPTS_PER_FILE]
+    if not planned or not path.exists():
+        return []
     problem = f"it does not hold what {PLAN} says"
     try:
-        prompts = read_json(path) if planned else []
+        prompts = read_json(path)
         if are_planned(prompts, planned):
             return prompts
-    except FileNotFoundError:
-        return []
     except BadFile as bad:
         problem = bad.why
     raise UserError(f"{path}: {problem}.\nRemove it and run prompt.py again.")
