@@ -141,24 +141,22 @@ class Sampler:
         if number >= len(sizes):  # a file without rows
             return window, [], [], {}
         group = window["row_group"] = shuffled(seed, list(range(len(sizes))))[number]
-        found = {}
-        for row, values in self.dataset.open(file).rows(group, ("instance_id", "repo")):
-            if values:
-                name, repo = map(as_text, values)
-                found.setdefault(name, (repo, []))[1].append(row)
-            else:
-                window["passed_over"].append({"row": row, "reason": "no JSON object"})
-        instances = {}
+        instances = {}  # id: (repo, its rows)
         left_out = []
-        for name, (repo, rows) in found.items():
-            repo = self.records.repo_of(name, repo)
-            why = why_left_out(name, *self.kept_out_by)
-            if why:
-                left_out.append((name, repo, *why))
-            else:
-                instances[name] = (repo, rows)
+        for row, values in self.dataset.open(file).rows(group, ("instance_id", "repo")):
+            if values is None:
+                window["passed_over"].append({"row": row, "reason": "no JSON object"})
+                continue
+            name, repo = map(as_text, values)
+            if name not in instances:
+                repo = self.records.repo_of(name, repo)
+                instances[name] = (repo, [])
+                if why := why_left_out(name, *self.kept_out_by):
+                    left_out.append((name, repo, *why))
+            instances[name][1].append(row)
 
-        names = shuffled(f"{seed}/{group}", sorted(instances))
+        kept = {*instances} - {name for name, *_ in left_out}
+        names = shuffled(f"{seed}/{group}", sorted(kept))
         share = min(sizes[group] // ROWS_PER_TURN, self.count // LEAST_WINDOWS)
         per_round = min(max(LEAST_PER_WINDOW, share), len(names))
         draws = []  # (instance id, repo, round, rows that may give the turn)

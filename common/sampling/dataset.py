@@ -13,7 +13,6 @@ import json
 import os
 import re
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 from common.files import UserError, clean_text, digest
@@ -82,7 +81,7 @@ class Dataset:
             if not self.hub and file.lower().endswith(KINDS[1:]):
                 opened = JsonFile(self._source(file))
             else:
-                opened = ParquetFile(f"{self.label}: {file}", partial(self._source, file))
+                opened = ParquetFile(f"{self.label}: {file}", lambda: self._source(file))
             for column in self.columns if opened.columns is not None else ():
                 other = OTHER_NAMES.get(column)
                 found = opened.columns.get(column) or opened.columns.get(other, [])
@@ -136,9 +135,8 @@ class ParquetFile:
         names = self._names
         here = [name if names.count(name) == 1 else OTHER_NAMES.get(name) for name in columns]
         leaves = needed_leaves(self._footer, here)
-        row_group = self._footer.row_group(group)
-        size = sum(row_group.column(leaf).total_compressed_size for leaf in leaves)
-        at_one_go = size <= PRE_BUFFER_BYTES
+        chunks = map(self._footer.row_group(group).column, leaves)
+        at_one_go = sum(chunk.total_compressed_size for chunk in chunks) <= PRE_BUFFER_BYTES
         buffer_size = 0 if at_one_go else PIECE_BYTES
         with self._parquet(pre_buffer=at_one_go, buffer_size=buffer_size) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS, [group], list(leaves.values())):
