@@ -40,10 +40,10 @@ from pathlib import Path
 
 from common.audit.history import may_peek, shows_fix
 from common.cli import Tally, parser, run, steps_from, whole_number
-from common.files import ItemFailed, digest, lock_folders
+from common.files import ItemFailed, lock_folders
 from common.sampling import sample
-from common.sampling.chats import ROW_COLUMNS, read_chats, read_instances
-from common.sampling.dataset import Dataset
+from common.sampling.chats import ROW_COLUMNS, read_chat
+from common.sampling.dataset import Dataset, as_text
 from common.sampling.records import PR_COLUMNS, Records, read_benchmarks, why_left_out
 from common.turns import SAMPLING_LISTS
 
@@ -111,31 +111,26 @@ class Sampler:
     def draw(self, goal: int):
         """Yield the prompts of window after window until the plan holds `goal` turns, or all."""
         plan = self.plan
-        rounds = [1, 1]
-        if plan["offsets"]:
-            rounds = plan["offsets"][-1].get("rounds", rounds)  # an older version wrote none
+        last = plan["offsets"][-1] if plan["offsets"] else {}
+        rounds = last.get("rounds", [1, 1])  # an older version wrote none
         usual = LEAST_PER_WINDOW  # prompts of a window: as many are read at once as are needed
+        drawn = [window for window in plan["offsets"] if window.get("rounds") == rounds]
+        row_groups = itertools.islice(row_group_order(self.dataset, self.seed), len(drawn), None)
         while len(self.chats) < goal and not plan["exhausted"]:
-            drawn = [window for window in plan["offsets"] if window.get("rounds") == rounds]
-            gained = sum(len(window["turns"]) for window in drawn)
-            order = row_group_order(self.dataset, self.seed)
-            row_groups = itertools.islice(order, len(drawn), None)
-            while len(self.chats) < goal:
-                at_once = min(AT_ONCE, math.ceil((goal - len(self.chats)) / usual))
-                ahead = list(itertools.islice(row_groups, at_once))
-                if not ahead:
-                    break
-                for read in self.pool.map(self.read_window, ahead, itertools.repeat(rounds)):
-                    if len(self.chats) < goal:
-                        prompts = self.take_window(*read)
-                        usual = max(1, len(prompts))
-                        gained += len(prompts)
-                        yield prompts
-            if len(self.chats) < goal:  # all were drawn: as many rounds follow as are surely needed
-                most = max(self.taken.values(), default=0)
-                plan["exhausted"] = gained == 0 and rounds[1] > most
+            at_once = min(AT_ONCE, math.ceil((goal - len(self.chats)) / usual))
+            ahead = list(itertools.islice(row_groups, at_once))
+            for read in self.pool.map(self.read_window, ahead, itertools.repeat(rounds)):
+                if len(self.chats) < goal:
+                    prompts = self.take_window(*read)
+                    usual = max(1, len(prompts))
+                    yield prompts
+            if not ahead:  # all were drawn: as many rounds follow as are surely needed
+                drawn = [window for window in plan["offsets"] if window.get("rounds") == rounds]
+                gained = sum(len(window["turns"]) for window in drawn)
+                plan["exhausted"] = gained == 0 and rounds[1] > max(self.taken.values(), default=0)
                 more = (self.count - len(self.chats)) // max(1, gained)
                 rounds = [rounds[1] + 1, rounds[1] + max(1, min(more, MOST_ROUNDS))]
+                row_groups = row_group_order(self.dataset, self.seed)
 
     def read_window(self, row_group: tuple[str, int], rounds: list[int]) -> tuple:
         """Return the window's entry for the plan, whom it leaves out, its draws and their chats."""
@@ -146,19 +141,22 @@ class Sampler:
         if number >= len(sizes):  # a file without rows
             return window, [], [], {}
         group = window["row_group"] = shuffled(seed, list(range(len(sizes))))[number]
-        found, broken = read_instances(self.dataset, file, group)
-        window["passed_over"] = [{"row": row, "reason": "no JSON object"} for row in broken]
-        instances = {}
+        instances = {}  # id: (repo, its rows)
         left_out = []
-        for name, (repo, rows) in found.items():
-            repo = self.records.repo_of(name, repo)
-            why = why_left_out(name, *self.kept_out_by)
-            if why:
-                left_out.append((name, repo, *why))
-            else:
-                instances[name] = (repo, rows)
+        for row, values in self.dataset.open(file).rows(group, ("instance_id", "repo")):
+            if values is None:
+                window["passed_over"].append({"row": row, "reason": "no JSON object"})
+                continue
+            name, repo = map(as_text, values)
+            if name not in instances:
+                repo = self.records.repo_of(name, repo)
+                instances[name] = (repo, [])
+                if why := why_left_out(name, *self.kept_out_by):
+                    left_out.append((name, repo, *why))
+            instances[name][1].append(row)
 
-        names = shuffled(f"{seed}/{group}", sorted(instances))
+        kept = {*instances} - {name for name, *_ in left_out}
+        names = shuffled(f"{seed}/{group}", sorted(kept))
         share = min(sizes[group] // ROWS_PER_TURN, self.count // LEAST_WINDOWS)
         per_round = min(max(LEAST_PER_WINDOW, share), len(names))
         draws = []  # (instance id, repo, round, rows that may give the turn)
@@ -170,7 +168,8 @@ class Sampler:
             rows = rows[first:] + rows[:first]
             draws.append((names[nth], repo, earlier + 1, rows[:SPARE_ROWS]))
         wanted = {row for *_, rows in draws for row in rows}
-        return window, left_out, draws, read_chats(self.dataset, file, group, wanted)
+        read = self.dataset.open(file).rows(group, ("messages",), wanted) if wanted else ()
+        return window, left_out, draws, {row: read_chat(value) for row, [value] in read}
 
     def take_window(self, window: dict, left_out: list, draws: list, chats: dict) -> list[dict]:
         """Put a window into the plan: of each draw the first turn that fits and is new."""
@@ -187,13 +186,12 @@ class Sampler:
                         reason = f"row {row} of {file}: {shown}"
                         left_out.append((name, repo, "shows_fix", reason, []))
                     continue
-                sha = sample.chat_digest(name, chats[row].messages[:turn])
-                if sha not in self.chats:
-                    reply = digest(chats[row].messages[turn]["content"])[:16]
-                    place = {"instance_id": name, "row": row, "turn": turn}
-                    window["turns"].append({**place, "chat": sha, "reply": reply})
-                    prompts.append(sample.make_prompt(file, place, repo, chats[row]))
-                    self.chats.add(sha)
+                prompt = sample.make_prompt(name, repo, file, row, turn, chats[row])
+                entry = sample.plan_entry(prompt)
+                if entry["chat"] not in self.chats:
+                    window["turns"].append(entry)
+                    prompts.append(prompt)
+                    self.chats.add(entry["chat"])
                     self.taken[name] += 1
                     break
         window["passed_over"] += [{"row": row, "reason": reason} for row, reason in passed_over]

@@ -23,7 +23,7 @@ from runner import KEY
 
 # No test speaks TLS, but every stage that calls reads all certificates twice: half of its CPU time.
 os.environ["SSL_CERT_FILE"] = str(Path(__file__).with_name("data") / "certificate.pem")
-BACKGROUND_THREADS = 2
+BACKGROUND_THREADS = 3
 _outcomes: dict[pytest.Item, Future] = {}
 
 

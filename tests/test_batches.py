@@ -15,12 +15,13 @@ from judges import JUDGES, by_merit, duel, score, validate, write_panel, write_t
 from makers import REPLY, answers, get, make_sample, write_settings
 from runner import KEY, asked, assert_no_key, batch, stage, until_done
 
+pytestmark = pytest.mark.background
+
 COUNT = 6
 
 # ------------------------------------------------------------------------------- the whole chain
 
 
-@pytest.mark.background
 def test_all_stages_by_batches_give_what_live_calls_give(tmp_path):
     """King, challenger, verdicts and second look of the demo's data, live and by batches alone."""
     folders = {}

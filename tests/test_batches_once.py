@@ -19,6 +19,8 @@ from judges import JUDGES, by_merit, score, write_panel, write_turns
 from makers import REPLY, answers, make_prompt, make_sample, write_prompts, write_settings
 from runner import KEY, asked, batch, stage, start, until_done
 
+pytestmark = pytest.mark.background
+
 # --------------------------------------------------------------------------------- never twice
 
 
@@ -130,7 +132,6 @@ def kill_and_finish(script: str, cwd: Path, server, chance: random.Random) -> No
     assert not list(cwd.glob("batch/.*"))
 
 
-@pytest.mark.background
 def test_kills_lose_and_double_nothing(tmp_path):
     chance = random.Random(5)
     rule = lambda body: by_merit(body) if body["model"] in JUDGES else REPLY  # noqa: E731

@@ -186,14 +186,15 @@ def test_a_sample_of_an_older_version_is_taken_as_it_is(data, tmp_path):
     write_list(tmp_path / "list.jsonl", planted())
     run = sampled(data, tmp_path, "--license", "mit")
     assert run.returncode == 2 and "--license" in run.stderr
-    run = sampled(data, tmp_path, "--limit", "3", "--benchmarks", "list.jsonl")
-    assert run.returncode == 0 and "NOT CHECKED: sampled by an older version" in run.stdout
-    assert json.loads(path.read_text()) == old
     run = sampled(data, tmp_path, "--benchmarks", "list.jsonl")
+    assert run.returncode == 2 and "--benchmarks" in run.stderr
+    run = sampled(data, tmp_path, "--limit", "3")
+    assert run.returncode == 0 and "overlap not checked" in run.stdout
+    assert json.loads(path.read_text()) == old
+    run = sampled(data, tmp_path)
     assert run.returncode == 0, run.stderr
     assert len(numbers(tmp_path)) == INSTANCES
-    [entry] = plan(tmp_path)["benchmarks"]["lists"]
-    assert (entry["state"], entry["why"]) == ("not checked", "sampled by an older version")
+    assert plan(tmp_path)["benchmarks"] == {"lists": []}
 
 
 # ------------------------------------------------------------------------------------- the licence

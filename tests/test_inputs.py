@@ -21,6 +21,8 @@ from makers import answers, get, put
 from runner import KEY, stage
 from tests.leak_cases import RECORD
 
+pytestmark = pytest.mark.background
+
 PRS = ("--prs", "pull_requests")
 ROLES = {"system", "user", "assistant"}
 FENCES = {"v2-text": "mswea_bash_command", "jsonl-sh": "sh"}
@@ -30,7 +32,6 @@ def prompts(cwd: Path) -> list[dict]:
     return [item for path in sorted(cwd.glob("prompt/prompts_*")) for item in get(path)]
 
 
-@pytest.mark.background
 @pytest.mark.parametrize("form", FORMS)
 def test_twenty_runs_of_each_form_through_all_stages(form, tmp_path):
     dataset = write_runs(form, tmp_path)

@@ -23,6 +23,8 @@ from makers import (
 )
 from runner import paused, stage, start
 
+pytestmark = pytest.mark.background
+
 
 def failures(cwd: Path) -> dict[str, str]:
     """Return the reason of each failed item."""

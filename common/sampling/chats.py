@@ -1,4 +1,4 @@
-"""Rows of trajectories; their chats in the pipeline's form: texts, each command a fenced block.
+"""Chats of trajectories in the pipeline's form: texts, each command a fenced block.
 
 A chat with calls of tools becomes text: a call of a bash tool is what the agent said and the block,
 a tool's output a user message. Thinking under a key or in a part of its own is left out.
@@ -11,7 +11,6 @@ from typing import NamedTuple
 
 from common.audit.protocol import bash_blocks, fence_of
 from common.files import clean_text
-from common.sampling.dataset import Dataset, as_text
 
 ROW_COLUMNS = ("instance_id", "repo", "messages")
 BASH_TOOLS = {
@@ -35,48 +34,36 @@ class Chat(NamedTuple):
     unfit: dict[int, str]  # of tools: the assistant messages that are no turn, and why
 
 
-def read_instances(dataset: Dataset, file: str, group: int) -> tuple[dict, list[int]]:
-    """Return {instance id: (repo, its row numbers in the file)} of a row group, and broken rows."""
-    instances = {}
-    broken = []
-    for row, values in dataset.open(file).rows(group, ("instance_id", "repo")):
-        if values:
-            name, repo = map(as_text, values)
-            instances.setdefault(name, (repo, []))[1].append(row)
-        else:
-            broken.append(row)
-    return instances, broken
-
-
-def read_chats(dataset: Dataset, file: str, group: int, wanted: set[int]) -> dict:
-    """Return {row number in the file: its chat, None if malformed} of wanted rows of a group."""
-    rows = dataset.open(file).rows(group, ("messages",), wanted) if wanted else ()
-    return {row: read_chat(values[0]) for row, values in rows}
-
-
 def read_chat(value: object) -> Chat | None:
     """Return a row's chat, a list or JSON text; None when it is malformed."""
     messages = []
+    calls = []  # of each message, see calls_of
     form = "text"
     try:
-        items = json.loads(value) if isinstance(value, (str, bytes)) else value
-        calls = [calls_of(item) for item in items]
-        for item in items:
-            role = clean_text(item["role"]).replace("developer", "system")
+        for item in json.loads(value) if isinstance(value, (str, bytes)) else value:
             content = item.get("content")
-            text = text_of(content)
             parts = content if isinstance(content, list) else []
-            of_tool = any(part["type"] == "tool_result" for part in parts)
-            if of_tool or role in ("tool", "function"):
+            role = clean_text(item["role"]).replace("developer", "system")
+            text = text_of(content)
+            if role in ("tool", "function") or any(part["type"] == "tool_result" for part in parts):
                 form = "tools"
                 role = "user"
                 text = f"Observation: {text or ''}"
             messages.append({"role": role, "content": text})
+            calls.append(calls_of(item, parts))
     except (ValueError, RecursionError, TypeError, AttributeError, KeyError):
         return None
     if form == "text" and not any(calls):
         return Chat(messages, "text", fence_of(messages), {})
-    fence = tell_form(messages)
+    # Their form is told at the end of a system message that names no fence in a sentence (a block
+    # alone is an example of something), or at the head of the first message, never the agent's.
+    told = next((message for message in messages if message["role"] != "assistant"), messages[0])
+    text = told["content"] or ""
+    fence = fence_of([told]) if told["role"] == "system" else "bash"
+    if told["role"] != "system":
+        told["content"] = f"{TEXT_FORM.format(fence)}\n\n{text}"
+    elif not re.search(rf"```{fence}[ \t]*\S", text):
+        told["content"] = f"{text.rstrip()}\n\n{TEXT_FORM.format(fence)}".lstrip()
     unfit = {}
     for place, message in enumerate(messages):
         if message["role"] == "assistant":
@@ -104,26 +91,22 @@ def text_of(content: object) -> str | None:
     return "\n".join(texts)
 
 
-def calls_of(item: dict) -> list[tuple[str, object]]:
+def calls_of(item: dict, parts: list[dict]) -> list[tuple[str, object]]:
     """Return (name, arguments) of the tools that a message calls; null arguments are absent."""
     calls = item.get("tool_calls") or item.get("function_call") or []
     if isinstance(calls, str):
         calls = json.loads(calls) or []
     if isinstance(calls, dict):  # a function_call
         calls = [calls]
-    functions = [call.get("function") or call for call in calls]
-    content = item.get("content")
-    for part in content if isinstance(content, list) else []:
-        if part["type"] == "tool_use":
-            functions.append({"name": part["name"], "arguments": part["input"]})
-    found = []
-    for function in functions:
+    found = [call.get("function") or call for call in calls]
+    found += [{**part, "arguments": part["input"]} for part in parts if part["type"] == "tool_use"]
+    for place, function in enumerate(found):
         arguments = function.get("arguments")
         with suppress(ValueError, RecursionError):  # text that is no JSON stays as it is
             arguments = json.loads(arguments) if isinstance(arguments, str) else arguments
         if isinstance(arguments, dict):
             arguments = {key: value for key, value in arguments.items() if value is not None}
-        found.append((clean_text(function["name"]), arguments))
+        found[place] = (clean_text(function["name"]), arguments)
     return found
 
 
@@ -132,8 +115,9 @@ def with_calls(said: str, calls: list, fence: str) -> tuple[str, str | None]:
     pieces = [said.rstrip()] if said.strip() else []
     commands = []
     for name, arguments in calls:
-        is_bash = name.lower() in BASH_TOOLS and isinstance(arguments, dict) and len(arguments) == 1
-        command = arguments.get("command") if is_bash else None
+        command = None
+        if name.lower() in BASH_TOOLS and isinstance(arguments, dict) and len(arguments) == 1:
+            command = arguments.get("command")
         if isinstance(command, str) and command.strip():
             commands.append(clean_text(command).strip())
             pieces.append(f"```{fence}\n{commands[-1]}\n```")
@@ -141,25 +125,11 @@ def with_calls(said: str, calls: list, fence: str) -> tuple[str, str | None]:
             arguments = clean_text(json.dumps(arguments, ensure_ascii=False, default=str))
             pieces.append(f"Tool call: {name} {arguments}")
     text = "\n\n".join(pieces)
+    problem = None
     if len(calls) != 1:
-        return text, "calls several tools" if calls else "calls no tool"
-    if not commands:
-        return text, "calls another tool than bash with one command"
-    if bash_blocks(text, fence) != commands:
-        return text, "has a code fence in the command or beside it"
-    return text, None
-
-
-def tell_form(messages: list[dict]) -> str:
-    """Return the chat's fence; where no sentence of its system message names it, add one that does.
-
-    A chat without a system message is told at the head of its first message, never the agent's.
-    """
-    first = next((message for message in messages if message["role"] != "assistant"), messages[0])
-    text = first["content"] or ""
-    fence = fence_of([first])
-    if first["role"] != "system":
-        first["content"] = f"{TEXT_FORM.format('bash')}\n\n{text}"
-    elif not re.search(rf"```{fence}[ \t]*\S", text):  # a block alone is an example of something
-        first["content"] = f"{text.rstrip()}\n\n{TEXT_FORM.format(fence)}".lstrip()
-    return fence_of([first])
+        problem = "calls several tools" if calls else "calls no tool"
+    elif not commands:
+        problem = "calls another tool than bash with one command"
+    elif bash_blocks(text, fence) != commands:
+        problem = "has a code fence in the command or beside it"
+    return text, problem

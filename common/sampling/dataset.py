@@ -13,7 +13,6 @@ import json
 import os
 import re
 from contextlib import contextmanager, suppress
-from functools import partial
 from pathlib import Path
 
 from common.files import UserError, clean_text, digest
@@ -27,8 +26,7 @@ PIECE_BYTES = 16 << 20  # beyond, a column comes in pieces: memory is bounded fo
 BATCH_ROWS = 64  # of some 36 KB of text each
 LFS_BYTES = 1024  # more than any pointer of Git LFS has
 
-# Columns that may be absent (SWE-bench has none of these but repo), what others call one, and what
-# of a chat is read.
+# Columns that may be absent, what others call one, and what of a chat is read.
 OPTIONAL = {"repo", "pr_description", "interface", "language", "created_at"}
 OTHER_NAMES = {"messages": "trajectory", "pr_description": "hints_text"}
 CHATS = ("messages", "trajectory")
@@ -38,9 +36,8 @@ CHAT_KEYS = {"role", "content", "tool_calls", "function_call"}
 class Dataset:
     """A dataset's `files` {path: share in the draw, its size in bytes} and `revision`.
 
-    `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit); the
-    revision of local files is a digest of their names and sizes. The files must hold the top-level
-    `columns` under their own or their other name, but for OPTIONAL. Raises UserError.
+    `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit). Local
+    files have a digest of names and sizes for it. All must hold the `columns`. Raises UserError.
     """
 
     def __init__(self, flag: str, name: str, columns, revision=None, train: bool = True):
@@ -75,8 +72,8 @@ class Dataset:
 
     def changed(self) -> UserError:
         """Return the error of a dataset that is not what a plan was made from."""
-        problem = f"{self.label}: it no longer holds what the plan was made from"
-        return UserError(f"{problem}.\nPut its files back, or start in another folder.")
+        advice = "Put its files back, or start in another folder."
+        return UserError(f"{self.label}: it no longer holds what the plan was made from.\n{advice}")
 
     def open(self, file: str) -> ParquetFile | JsonFile:
         """Return a file, opened once. Raises UserError when it lacks a column."""
@@ -84,14 +81,13 @@ class Dataset:
             if not self.hub and file.lower().endswith(KINDS[1:]):
                 opened = JsonFile(self._source(file))
             else:
-                opened = ParquetFile(f"{self.label}: {file}", partial(self._source, file))
+                opened = ParquetFile(f"{self.label}: {file}", lambda: self._source(file))
             for column in self.columns if opened.columns is not None else ():
                 other = OTHER_NAMES.get(column)
                 found = opened.columns.get(column) or opened.columns.get(other, [])
-                fits = found in ([column], [other])
-                if column in CHATS:
-                    fits = len(found) == len({*found}) > 0
-                if not fits and (found or column not in OPTIONAL):
+                is_chat = column in CHATS and len({*found}) == len(found) > 0
+                is_missing = not found and column in OPTIONAL
+                if not (is_chat or is_missing or found in ([column], [other])):
                     raise UserError(
                         f"{self.label}: {file}: expected in each row or JSON object one column "
                         f"{column!r} of text (messages: of role and content), found "
@@ -115,10 +111,10 @@ class ParquetFile:
         self._footer = None
         with self._parquet() as parquet:
             self._footer = parquet.metadata
-        groups = range(self._footer.num_row_groups)
-        self.sizes = [self._footer.row_group(group).num_rows for group in groups]
-        self._names = self._footer.schema.to_arrow_schema().names
+        groups = map(self._footer.row_group, range(self._footer.num_row_groups))
+        self.sizes = [group.num_rows for group in groups]
         self.columns = {}
+        self._names = self._footer.schema.to_arrow_schema().names
         for path in needed_leaves(self._footer, self._names).values():
             self.columns.setdefault(path.partition(".")[0], []).append(path)
 
@@ -139,9 +135,8 @@ class ParquetFile:
         names = self._names
         here = [name if names.count(name) == 1 else OTHER_NAMES.get(name) for name in columns]
         leaves = needed_leaves(self._footer, here)
-        row_group = self._footer.row_group(group)
-        size = sum(row_group.column(leaf).total_compressed_size for leaf in leaves)
-        at_one_go = size <= PRE_BUFFER_BYTES
+        chunks = map(self._footer.row_group(group).column, leaves)
+        at_one_go = sum(chunk.total_compressed_size for chunk in chunks) <= PRE_BUFFER_BYTES
         buffer_size = 0 if at_one_go else PIECE_BYTES
         with self._parquet(pre_buffer=at_one_go, buffer_size=buffer_size) as parquet:
             for batch in parquet.iter_batches(BATCH_ROWS, [group], list(leaves.values())):
@@ -165,36 +160,28 @@ class ParquetFile:
 
 
 class JsonFile:
-    """A JSON file, as ParquetFile. A row's number is its line's, from 0; a run is one row.
-
-    Its `columns` are those of its first group, None where any will do.
-    """
+    """A JSON file, as ParquetFile: a row a line, or a run. Where any `columns` will do: None."""
 
     def __init__(self, path: Path):
         self.path = path
         self.run = path.name[: -len(RUN)] if path.name.lower().endswith(RUN) else ""
+        self.columns = None
         self.sizes = []
-        self._starts = []  # the offset of each group
-        offset = 0
+        self._starts = [0]  # the offset of each group, and of the end
         with open(path, "rb") as file:
-            for number, line in enumerate([b""] if self.run else file):
-                if number % GROUP_LINES == 0:
-                    self._starts.append(offset)
-                    self.sizes.append(0)
-                self.sizes[-1] += 1
-                offset += len(line)
-        self.columns = None if self.run or not self.sizes else {}
-        for _, row in () if self.columns is None else self._documents(0):
-            self.columns |= {key: [key] for key in row or () if row[key] is not None}
+            lines = iter([b""] if self.run else file)
+            while size := sum(1 for _ in itertools.islice(lines, GROUP_LINES)):
+                self.sizes.append(size)
+                self._starts.append(file.tell())
+        if self.sizes and not self.run:
+            self.columns = {}
+            for _, row in self._documents(0):
+                self.columns |= {key: [key] for key in row or () if row[key] is not None}
 
     def rows(self, group: int, columns, wanted: set[int] | None = None):
         """Yield (row number, its values) as ParquetFile; None for what is no JSON object."""
-        for number, row in self._documents(group, wanted):
-            values = []
-            for column in columns if row else ():
-                value = row.get(column)
-                values.append(row.get(OTHER_NAMES.get(column)) if value is None else value)
-            yield number, values if row else None
+        for number, document in self._documents(group, wanted):
+            yield number, document and [document.get(column) for column in columns]
 
     def batches(self, group: int, columns):
         """Yield columns of a group as one batch: as text, where its values differ in type."""
@@ -211,11 +198,10 @@ class JsonFile:
             yield pa.RecordBatch.from_arrays(arrays, list(columns))
 
     def _documents(self, group: int, wanted: set[int] | None = None):
-        first = group * GROUP_LINES
         with open(self.path, "rb") as file:
             file.seek(self._starts[group])
-            for row in range(first, first + self.sizes[group]):
-                text = file.read() if self.run else file.readline()
+            texts = [file.read()] if self.run else itertools.islice(file, GROUP_LINES)
+            for row, text in enumerate(texts, group * GROUP_LINES):
                 if not self.run and (not text.strip() or wanted is not None and row not in wanted):
                     continue
                 document = None
@@ -223,30 +209,32 @@ class JsonFile:
                     document = json.loads(text.decode("utf-8-sig", "replace"))
                 if self.run and isinstance(document, list):  # bare messages
                     document = {"messages": document}
-                if isinstance(document, dict):  # a run's id stands in `info`, or is the file's name
-                    info = document.get("info")
-                    known = info.get("instance_id") if isinstance(info, dict) else None
-                    document["instance_id"] = document.get("instance_id") or known or self.run
-                yield row, document if isinstance(document, dict) else None
+                if not isinstance(document, dict):
+                    yield row, None
+                    continue
+                info = document.get("info")  # a run's id stands there, or is the file's name
+                known = info.get("instance_id") if isinstance(info, dict) else None
+                document["instance_id"] = document.get("instance_id") or known or self.run
+                for name, other in OTHER_NAMES.items():
+                    if document.get(name) is None:
+                        document[name] = document.get(other)
+                yield row, document
 
 
 def local_files(path: Path, kinds: tuple) -> tuple[Path, dict[str, int]]:
     """Return the folder and {path below it: size} of a folder's, a glob's or a file's data.
 
-    Of folders and globs only files of these kinds, no names that begin with `.` or `_`. Raises
-    UserError where Git LFS has left a pointer in place of a file.
+    Of folders and globs only files of these kinds, no names that begin with `.` or `_`.
     """
-    root = path.parent
-    found = [path]
-    if path.is_dir():
-        root = path
-        found = files_below(path)
-    elif not path.is_file():
+    root = path if path.is_dir() else path.parent
+    found = files_below(path) if path.is_dir() else [path]
+    if not path.exists():
         root = Path(*itertools.takewhile(lambda part: not glob.has_magic(part), path.parts))
         before, deep, rest = str(path).partition("**")
-        found = [] if deep else map(Path, glob.glob(before))
-        for folder in glob.glob(before or ".") if deep else ():
-            found += [file for file in files_below(folder) if file.match(rest.strip("/") or "*")]
+        found = map(Path, glob.glob(before or "."))
+        if deep:
+            below = itertools.chain.from_iterable(map(files_below, found))
+            found = [file for file in below if file.match(rest.strip("/") or "*")]
     sizes = {}
     for file in found:
         below = file.relative_to(root)
@@ -262,7 +250,7 @@ def local_files(path: Path, kinds: tuple) -> tuple[Path, dict[str, int]]:
     return root, dict(sorted(sizes.items()))  # the draw goes by their order
 
 
-def files_below(root: Path | str):
+def files_below(root: Path):
     """Yield the files of a folder and of all below it; linked ones are followed, each once."""
     seen = set()
     for folder, folders, names in os.walk(root, followlinks=True):

@@ -70,12 +70,10 @@ class Hub:
                     return result
                 problem = f"{len(result)} bytes of {length} came"
             except Exception as error:
-                response = getattr(error, "response", None)
-                if response is not None:
-                    self.answered = True
-                    status = response.status_code
-                    if status < 500 and status not in (408, 425, 429):
-                        raise self._refusal(error, status) from None
+                status = getattr(getattr(error, "response", None), "status_code", 0)
+                self.answered = self.answered or status > 0
+                if 0 < status < 500 and status not in (408, 425, 429):
+                    raise self._refusal(error, status) from None
                 if self.answered and not isinstance(error, TRANSIENT):
                     raise
                 words = str(error).strip().partition("\n")[0]

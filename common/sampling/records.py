@@ -53,15 +53,15 @@ class Records:
         locations = []
         broken = []
         for row, values in self.prs.open(file).rows(number, LIST_COLUMNS + LICENSE_COLUMNS):
-            if values is None:
-                broken.append(row)
-                continue
-            instance_id, repo, commit, *licenses = map(as_text, values)
-            location = Location(file, number, repo, commit, next(filter(None, licenses), ""))
-            locations.append((instance_id, location))
+            if values:
+                name, repo, commit, *licenses = map(as_text, values)
+                location = Location(file, number, repo, commit, next(filter(None, licenses), ""))
+                locations.append((name, location))
+            else:
+                broken.append(row + 1)
         if broken:
-            warning = f"WARNING: {self.prs.label}: {file}: {len(broken)} lines are no JSON object"
-            print(printable(f"{warning}, such as line {broken[0] + 1}"), file=sys.stderr)
+            words = f"{len(broken)} lines are no JSON object, such as line {broken[0]}"
+            print(printable(f"WARNING: {self.prs.label}: {file}: {words}"), file=sys.stderr)
         return locations
 
     def repo_of(self, instance_id: str, repo: str) -> str:
@@ -74,8 +74,7 @@ class Records:
         """Yield the records of the wanted ids; reads the row groups that hold them, once."""
         groups = defaultdict(list)
         for instance_id in sorted(wanted):
-            location = self.locations[instance_id]
-            groups[location.file, location.group].append(instance_id)
+            groups[self.locations[instance_id][:2]].append(instance_id)
         for records in self.pool.map(self._read_group, groups, groups.values()):
             yield from records
 
@@ -145,12 +144,12 @@ def marks_of(instance_id: str, repo: str, commit: str) -> list[tuple]:
 
 def name_benchmarks(flag: str | None, on_the_hub: bool) -> list[dict]:
     """Return the lists that --benchmarks names, nothing read yet, as a new plan keeps them."""
-    names = [name.strip() for name in (flag or "").split(",")]
-    if flag is None and on_the_hub:
-        names = DEFAULT_LISTS
-    names = [name for name in dict.fromkeys(names) if name.lower() not in ("", "none")]
+    names = DEFAULT_LISTS if flag is None and on_the_hub else (flag or "").split(",")
     unread = {"commit": None, "state": "checked", "why": "", "instances": 0}
-    return [{"name": name, **unread, "overlaps": []} for name in names]
+    entries = [
+        {"name": name, **unread, "overlaps": []} for name in dict.fromkeys(map(str.strip, names))
+    ]
+    return [entry for entry in entries if entry["name"].lower() not in ("", "none")]
 
 
 def read_benchmarks(entries: list[dict]) -> dict[str, set]:
@@ -178,8 +177,7 @@ def read_benchmarks(entries: list[dict]) -> dict[str, set]:
             why = str(error).strip().partition("\n")[0] or type(error).__name__
             why = why.removeprefix(f"--benchmarks {name}").lstrip(": ")[:200]
             entry |= {"state": "not checked", "why": why}
-            warning = f"WARNING: overlap with {name} not checked: {why}"
-            print(printable(warning), file=sys.stderr)
+            print(printable(f"WARNING: overlap with {name} not checked: {why}"), file=sys.stderr)
         else:
             entry |= {"commit": dataset.revision, "instances": len({task[0] for task in tasks})}
             marks[name] = {mark for task in tasks for mark in marks_of(*task)}

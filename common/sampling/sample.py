@@ -9,8 +9,8 @@ from pathlib import Path
 
 from common.cli import Progress, Tally
 from common.files import BadFile, UserError, digest, read_json, write_json
-from common.sampling.chats import Chat, read_chats, read_instances
-from common.sampling.dataset import Dataset
+from common.sampling.chats import ROW_COLUMNS, Chat, read_chat
+from common.sampling.dataset import Dataset, as_text
 from common.sampling.records import Records, name_benchmarks
 from common.turns import PROMPTS_PER_FILE, SAMPLING_LISTS, read_record, set_aside
 
@@ -33,11 +33,9 @@ def read_plan(flags: dict) -> dict | None:
         return None
     for kind in SAMPLING_LISTS:  # these defaults are for older versions
         plan.setdefault(kind, [])
-    if "benchmarks" not in plan:
-        lists = name_benchmarks("any benchmark", False)
-        lists[0] |= {"state": "not checked", "why": "sampled by an older version"}
-        plan["benchmarks"] = {"lists": lists}
-    for flag, there in {"--license": [], **plan["flags"]}.items():  # also flags that are no more
+    plan.setdefault("benchmarks", {"lists": []})
+    made_with = {"--license": [], "--benchmarks": None, **plan["flags"]}  # also flags of the past
+    for flag, there in made_with.items():
         value = flags.get(flag)
         if (there or None) != (value or None):
             raise UserError(
@@ -70,18 +68,18 @@ def planned_turns(plan: dict) -> list[dict]:
 def is_whole(plan: dict, goal: int) -> bool:
     """Tell whether the first `goal` prompts lie there, with their records, or all there can be."""
     turns = planned_turns(plan)
-    end = min(goal, len(turns))
+    end = min(goal, len(turns)) if plan["exhausted"] else goal
     for first in range(0, end, PROMPTS_PER_FILE):
         if len(held_prompts(plan, turns, first)) < min(PROMPTS_PER_FILE, end - first):
             return False
-    return (end == goal or plan["exhausted"]) and not missing_records(turns[:goal])
+    return not missing_records(turns[:goal])
 
 
 def fill(plan: dict, goal: int, dataset: Dataset, records: Records, drawing, tally: Tally) -> None:
     """Fill in what is missing of the first `goal` prompts, file by file, then of their records.
 
-    What is planned is read from the dataset again, then `drawing` goes on with the plan. A kill
-    costs the reading of one file's prompts at most; they are drawn again just so.
+    What is planned is read again, then `drawing` goes on with the plan. A kill costs the reading of
+    one file's prompts at most; they are drawn again just so.
     """
     drawn = []  # what the last file had no room for
     with closing(Progress(goal, "prompts", "prompt")) as progress:
@@ -107,10 +105,10 @@ def fill(plan: dict, goal: int, dataset: Dataset, records: Records, drawing, tal
             drawn = prompts[size:]
     turns = planned_turns(plan)[:goal]
     if not turns:
-        entries = [*(window["passed_over"] for window in plan["offsets"])]
-        entries += [plan[kind] for kind in SAMPLING_LISTS]
-        counted = Counter(entry["reason"] for entry in itertools.chain(*entries)).most_common(3)
-        why = "; ".join(f"{count} x {reason}" for reason, count in counted) or "it has no rows"
+        lists = [window["passed_over"] for window in plan["offsets"]]
+        lists += [plan[kind] for kind in SAMPLING_LISTS]
+        reasons = Counter(entry["reason"] for entry in itertools.chain(*lists)).most_common(3)
+        why = "; ".join(f"{count} x {reason}" for reason, count in reasons) or "it has no rows"
         raise UserError(f"{dataset.label} gave no prompt: {why}.")
     write_json(PLAN, plan)  # the last windows may have given nothing
     missing = missing_records(turns)
@@ -128,13 +126,13 @@ def held_prompts(plan: dict, turns: list[dict], first: int) -> list[dict]:
     """Return the prompts of a file, none without it. Raises UserError for a torn or foreign one."""
     path = prompts_file(plan, first)
     planned = turns[first : first + PROMPTS_PER_FILE]
+    if not planned or not path.exists():
+        return []
     problem = f"it does not hold what {PLAN} says"
     try:
-        prompts = read_json(path) if planned else []
+        prompts = read_json(path)
         if are_planned(prompts, planned):
             return prompts
-    except FileNotFoundError:
-        return []
     except BadFile as bad:
         problem = bad.why
     raise UserError(f"{path}: {problem}.\nRemove it and run prompt.py again.")
@@ -144,9 +142,7 @@ def are_planned(prompts: object, turns: list[dict]) -> bool:
     """Tell whether these are whole prompts, those of the first of the plan's turns."""
     try:
         for prompt, turn in zip(prompts, turns):
-            found = {key: prompt["source"][key] for key in ("file", "row", "turn")}
-            found["chat"] = chat_digest(prompt["instance_id"], prompt["messages"])
-            found["reply"] = digest(prompt["assistant"])[:16]
+            found = {"file": prompt["source"]["file"], **plan_entry(prompt)}
             if not found.items() <= turn.items():
                 return False
     except (TypeError, KeyError, AttributeError):
@@ -160,30 +156,32 @@ def read_again(dataset: Dataset, records: Records, turns: list[dict]) -> list[di
     # Of a dataset that was changed a row group or a row may be missing, or be no chat.
     with suppress(KeyError, IndexError, TypeError, AttributeError):
         for (file, group), window in itertools.groupby(turns, itemgetter("file", "row_group")):
-            planned = list(window)
-            instances, _ = read_instances(dataset, file, group)
-            chats = read_chats(dataset, file, group, {turn["row"] for turn in planned})
-            for turn in planned:
-                repo, _ = instances[turn["instance_id"]]
-                repo = records.repo_of(turn["instance_id"], repo)
-                prompts.append(make_prompt(file, turn, repo, chats[turn["row"]]))
+            planned = [(turn["row"], turn["turn"]) for turn in window]
+            rows = dict(dataset.open(file).rows(group, ROW_COLUMNS, {row for row, _ in planned}))
+            for row, turn in planned:
+                name, repo, messages = rows[row]
+                name = as_text(name)
+                repo = records.repo_of(name, as_text(repo))
+                prompts.append(make_prompt(name, repo, file, row, turn, read_chat(messages)))
     if len(prompts) < len(turns) or not are_planned(prompts, turns):
         raise dataset.changed()
     return prompts
 
 
-def make_prompt(file: str, turn: dict, repo: str, chat: Chat) -> dict:
-    """Return the prompt of a planned turn, as its file holds it."""
-    at = turn["turn"]
-    source = {"file": file, "row": turn["row"], "turn": at, "form": chat.form, "fence": chat.fence}
-    reply = chat.messages[at]["content"]
-    prompt = {"instance_id": turn["instance_id"], "repo": repo, "messages": chat.messages[:at]}
+def make_prompt(name: str, repo: str, file: str, row: int, turn: int, chat: Chat) -> dict:
+    """Return the prompt of a turn of a row's chat, as its file holds it."""
+    source = {"file": file, "row": row, "turn": turn, "form": chat.form, "fence": chat.fence}
+    reply = chat.messages[turn]["content"]
+    prompt = {"instance_id": name, "repo": repo, "messages": chat.messages[:turn]}
     return {**prompt, "assistant": reply, "source": source}
 
 
-def chat_digest(instance_id: str, messages: list[dict]) -> str:
-    """Return what tells one turn from another: a digest of the instance and the whole history."""
-    return digest(instance_id, json.dumps(messages))[:16]
+def plan_entry(prompt: dict) -> dict:
+    """Return a prompt's turn as the plan keeps it; `chat` tells one history from another."""
+    entry = {key: prompt["source"][key] for key in ("row", "turn")}
+    chat = digest(prompt["instance_id"], json.dumps(prompt["messages"]))[:16]
+    reply = digest(prompt["assistant"])[:16]
+    return {"instance_id": prompt["instance_id"], **entry, "chat": chat, "reply": reply}
 
 
 def missing_records(turns: list[dict]) -> set[str]:
@@ -205,23 +203,23 @@ def describe(plan: dict) -> list[str]:
     turns = planned_turns(plan)
     instances = {turn["instance_id"] for turn in turns}
     lines = [f"sampled {len(turns)} turns of {len(instances)} instances"]
-    passed_over = set()  # a row of several windows once
+    passed_over = {}  # {reason: its rows, one of several windows once}
     for window in plan["offsets"]:
         for row in window["passed_over"]:
-            passed_over.add((row["reason"], window["file"], row["row"]))
-    for reason, count in Counter(reason for reason, *_ in sorted(passed_over)).most_common():
-        _, file, row = min(example for example in passed_over if example[0] == reason)
-        lines.append(f"passed over {count} rows: {reason}, such as row {row} of {file}")
+            passed_over.setdefault(row["reason"], set()).add((window["file"], row["row"]))
+    for reason, rows in sorted(passed_over.items(), key=lambda entry: (-len(entry[1]), entry[0])):
+        file, row = min(rows)
+        lines.append(f"passed over {len(rows)} rows: {reason}, such as row {row} of {file}")
     for kind, words in SAMPLING_LISTS.items():
         names = [entry["instance_id"] for entry in plan[kind]]
         if names:
             lines.append(f"left out {len(names)} {words}: {', '.join(names[:5])}")
     for entry in plan["benchmarks"]["lists"]:
-        found = f"{len(entry['overlaps'])} of its {entry['instances']} instances passed over"
-        line = f"benchmark {entry['name']}: {found}"
         if entry["state"] == "not checked":
-            line = f"OVERLAP WITH {entry['name']} NOT CHECKED: {entry['why']}"
-        lines.append(line)
+            lines.append(f"OVERLAP WITH {entry['name']} NOT CHECKED: {entry['why']}")
+        else:
+            found = f"{len(entry['overlaps'])} of its {entry['instances']} instances passed over"
+            lines.append(f"benchmark {entry['name']}: {found}")
     if not plan["benchmarks"]["lists"]:
         lines.append("overlap not checked: no list was named (--benchmarks)")
     if plan["exhausted"]:
