@@ -14,7 +14,6 @@ from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
@@ -22,16 +21,15 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from common.audit.protocol import bash_blocks, fence_of, prose_parts
 from common.audit.styles import jaccard, word_triples
-from common.files import BadFile, UserError, clean_text, natural_key
+from common.files import BadFile, UserError, clean_text
 from common.report.markdown import Markdown, fill
-from common.report.outputs import in_processes, processes_for, written_anew
+from common.report.outputs import in_processes, written_anew
 from common.report.rows import CHARS_PER_TOKEN, Row
 from common.turns import OPPONENT, SIDES, hidden_record, read_answer, read_record
 
 CONFIGS = ("sft", "dpo", "chat", "tools")  # always written; distill by flag, for it shows the patch
 SPLITS = ("train", "validation")
 VALIDATION_PERCENT = 10  # of the repos, by a hash of their names
-MIN_REPOS_TO_VALIDATE = 5  # from here on the repo with the lowest hash is in validation
 NEAR_DUPLICATE_JACCARD = 0.8  # of the sets of word triples of two completions
 
 # Room for a tokenizer that cuts finer than the writer's: longer rows would lose their completion.
@@ -68,13 +66,7 @@ class Export:
     rows: dict[str, list[Row]] = field(default_factory=lambda: {split: [] for split in SPLITS})
     fates: dict[str, str] = field(default_factory=dict)  # by stem its split, or why it has none
     lines: Counter = field(default_factory=Counter)  # of each training file
-    moved_repo: str = ""  # into validation, which its hash alone would have left empty
-    kept_repo: str = ""  # in train, which its hash alone would have left empty
-    held_back: int = 0
-    excluded: int = 0  # turns of instances that were excluded after they were answered
-    duplicates: int = 0
-    too_long: int = 0
-    no_record: int = 0  # turns that distill lacks
+    left_out: Counter = field(default_factory=Counter)  # turns by kind of reason
     teacher_tokens: int = 0  # the longest row of distill with its record
 
     @property
@@ -91,9 +83,11 @@ class Export:
         """The max_length, in tokens, that no row of any configuration should pass."""
         return with_margin(max((row.total_tokens for row in self.all_rows), default=0))
 
-    def lost_at(self, max_length: int) -> int:
-        """Count the rows of which nothing but the prompt is left at this length."""
-        return sum(row.prompt_tokens >= max_length for row in self.all_rows)
+    @property
+    def lost(self) -> dict[int, int]:
+        """By max_length the rows of which nothing but the prompt is left."""
+        tokens = [row.prompt_tokens for row in self.all_rows]
+        return {length: sum(n >= length for n in tokens) for length in MAX_LENGTHS}
 
 
 def with_margin(tokens: int) -> int:
@@ -108,12 +102,13 @@ def export_training(rows: list[Row], export: Export) -> None:
     other the first is taken. A split without rows has no files, for none could be loaded.
     """
     fit = fit_rows(rows, export)
-    held_out = validation_repos({row.repo for row in fit}, export)
-    places = {}  # of the instances, in the order of their first turn
+    held_out = validation_repos({row.repo for row in fit})
+    by_instance = {}
     for row in fit:
-        places.setdefault(row.instance_id, len(places))
-    fit.sort(key=lambda row: (places[row.instance_id], -row.deciding_score, natural_key(row.stem)))
-    instances = [list(group) for _, group in groupby(fit, key=lambda row: row.instance_id)]
+        by_instance.setdefault(row.instance_id, []).append(row)
+    for turns in by_instance.values():
+        turns.sort(key=lambda row: -row.deciding_score)
+    instances = list(by_instance.values())
     work = partial(instance_lines, max_patch_chars=export.max_patch_chars)
     with ExitStack() as stack:
         training_files = {}
@@ -121,11 +116,11 @@ def export_training(rows: list[Row], export: Export) -> None:
             for config in (*CONFIGS, "distill"):  # what is not asked for is removed
                 name = f"{config}-{split}.jsonl"
                 training_files[name] = stack.enter_context(written_anew(Path("export", name)))
-        made = stack.enter_context(in_processes(work, instances, processes_for(len(fit))))
+        made = stack.enter_context(in_processes(work, instances, len(fit)))
         for turns, (record_chars, lines_of_turns) in zip(instances, made):
             for row, lines in zip(turns, lines_of_turns):
                 if not lines:
-                    export.duplicates += 1
+                    export.left_out["duplicate"] += 1
                     export.fates[row.stem] = "not exported: near-duplicate"
                     continue
                 split = "validation" if row.repo in held_out else "train"
@@ -139,7 +134,38 @@ def export_training(rows: list[Row], export: Export) -> None:
                     tokens = row.total_tokens + round(record_chars / CHARS_PER_TOKEN)
                     export.teacher_tokens = max(export.teacher_tokens, tokens)
                 elif export.max_patch_chars is not None:
-                    export.no_record += 1
+                    export.left_out["no_record"] += 1
+
+
+def fit_rows(rows: list[Row], export: Export) -> list[Row]:
+    """Return the turns that may be exported; count the others, and note why they are not."""
+    buckets = ("final", "refined") if export.with_refined else ("final",)
+    fit = []
+    for row in rows:
+        if row.bucket not in buckets and not row.held_back:
+            continue
+        if row.unfit:
+            export.left_out["excluded" if row.excluded else "held_back"] += 1
+            export.fates[row.stem] = f"not exported: {row.unfit}"
+        elif export.max_tokens and row.total_tokens > export.max_tokens:
+            export.left_out["too_long"] += 1
+            export.fates[row.stem] = f"not exported: longer than {export.max_tokens} tokens"
+        else:
+            fit.append(row)
+    return fit
+
+
+def validation_repos(repos: set[str]) -> set[str]:
+    """Return the repos whose turns are validation's, by a hash of the repo's name alone.
+
+    So growing the data never moves a turn across. Where that would be all repos, it is none.
+    """
+    held_out = set()
+    for repo in repos:
+        digest = hashlib.sha256(repo.lower().encode()).digest()
+        if 100 * int.from_bytes(digest[:8], "big") < VALIDATION_PERCENT * 2**64:
+            held_out.add(repo)
+    return held_out if held_out != repos else set()
 
 
 def instance_lines(rows: list[Row], max_patch_chars: int | None) -> tuple[int, list[dict]]:
@@ -165,47 +191,6 @@ def instance_lines(rows: list[Row], max_patch_chars: int | None) -> tuple[int, l
     return len(record), lines
 
 
-def fit_rows(rows: list[Row], export: Export) -> list[Row]:
-    """Return the turns that may be exported; count the others, and note why they are not."""
-    buckets = ("final", "refined") if export.with_refined else ("final",)
-    fit = []
-    for row in rows:
-        if row.bucket not in buckets and not row.held_back:
-            continue
-        if row.unfit:
-            export.excluded += bool(row.excluded)
-            export.held_back += not row.excluded
-            export.fates[row.stem] = f"not exported: {row.unfit}"
-        elif export.max_tokens and row.total_tokens > export.max_tokens:
-            export.too_long += 1
-            export.fates[row.stem] = f"not exported: longer than {export.max_tokens} tokens"
-        else:
-            fit.append(row)
-    return fit
-
-
-def validation_repos(repos: set[str], export: Export) -> set[str]:
-    """Return the repos whose turns are validation's, by a hash of the repo's name alone.
-
-    So growing the data never moves a turn across, but for one repo: where validation would stay
-    empty it gets the repo with the lowest hash, until another's hash is lower; where train would,
-    it keeps the one with the highest.
-    """
-
-    def by_hash(repo: str) -> float:
-        digest = hashlib.sha256(repo.lower().encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64  # from 0 to 1
-
-    held_out = {repo for repo in repos if 100 * by_hash(repo) < VALIDATION_PERCENT}
-    if not held_out and len(repos) >= MIN_REPOS_TO_VALIDATE:
-        export.moved_repo = min(repos, key=by_hash)
-        held_out = {export.moved_repo}
-    elif held_out and held_out == repos:
-        export.kept_repo = max(repos, key=by_hash)
-        held_out = repos - {export.kept_repo}
-    return held_out
-
-
 def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:
     """Return the row of each configuration for one turn; of distill only with a `record`.
 
@@ -216,7 +201,7 @@ def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:
     meta = {
         **{name: getattr(row, name) for name in META},
         "judged_against": SIDES[opponent],
-        "model": answer["meta"]["challenger"].get("model"),
+        "model": row.models.get("challenger"),
         "source": answer["meta"].get("source"),
     }
     about = {name: getattr(row, name) for name in COLUMNS}
@@ -283,22 +268,14 @@ def export_text(export: Export) -> Markdown:
     """Return in a few sentences what export/ holds, for report, card and tally."""
     rows = export.all_rows
     lengths = [row.prompt_tokens for row in rows] or [0]
-    median, ninetieth, most = np.percentile(lengths, (50, 90, 100), method="nearest").tolist()
-    splits = []
-    for split, part in export.rows.items():
-        repos = len({row.repo for row in part})
-        is_small = 0 < len(part) < SMALL_SPLIT or repos == 1
-        splits.append({"name": split, "rows": len(part), "repos": repos, "is_small": is_small})
     return fill(
         "export.md",
         export=export,
         rows=len(rows),
-        splits=splits,
-        least_repos=MIN_REPOS_TO_VALIDATE,
-        median=median,
-        ninetieth=ninetieth,
-        most=most,
+        repos={split: len({row.repo for row in part}) for split, part in export.rows.items()},
+        small_split=SMALL_SPLIT,
+        lengths=np.percentile(lengths, (50, 90, 100), method="nearest").tolist(),
         guessed=sum(row.tokens_from == "guess" for row in rows),
         chars_per_token=CHARS_PER_TOKEN,
-        lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},
+        lost={f"{length:,}:": count for length, count in export.lost.items()},
     )
