@@ -43,14 +43,7 @@ from common.report.exports import Export, export_text, export_training
 from common.report.labels import compare_labels, read_labels
 from common.report.left_out import LeftOut, fail_torn, huge_pr_page, read_left_out
 from common.report.outputs import in_processes, written_anew
-from common.report.report_page import (
-    CARD,
-    Facts,
-    dataset_card,
-    page_lines,
-    report_page,
-    stated_licence,
-)
+from common.report.report_page import CARD, Facts, dataset_card, page_lines, report_page
 from common.report.rows import Row, Turn, count_verdicts_and_costs, read_turn, turns_csv
 from common.report.turns_page import MOST_TURNS, make_charts, pack_texts, page_html
 from common.turns import BUCKETS, Status
@@ -72,26 +65,22 @@ def main() -> int:
     stems = find_stems(flags.limit)
     folders = ["report"] if flags.limit else ["report", *BUCKETS]
     with files.lock_folders([Path(folder) for folder in folders], "report"):
-        facts = read_run(stems, config, flags.limit, tally)
-        judges = list(facts.duel["judges"])
+        patch_chars = config.generate.max_patch_chars if flags.distill else None
+        kept_from = _DEFEAT_MIN if flags.with_refined else _FINAL_MIN
+        export = Export(kept_from, flags.max_tokens, patch_chars)
+        facts = read_run(stems, config, flags.limit, export, tally)
         made = {}
-        fates = {}
-        licence_is_stated = True
         if not flags.limit:
-            kept_from = _DEFEAT_MIN if flags.with_refined else _FINAL_MIN
-            patch_chars = config.generate.max_patch_chars if flags.distill else None
-            facts.export = Export(flags.with_refined, kept_from, flags.max_tokens, patch_chars)
-            export_training(facts.rows, facts.export)
-            fates = facts.export.fates
-            licence_is_stated = stated_licence()["license"] != "unknown"
+            export_training(facts.rows, export)
             made[CARD] = dataset_card(facts)
-        title = f"Challenger against {facts.opponent}: {facts.verdict}"
+        judges = list(facts.duel["judges"])
         shown = [row for row in facts.rows if row.texts]
         charts = make_charts(shown, facts.counts, judges)
-        made["report/turns.csv"] = turns_csv(facts.rows, judges, fates)
+        title = f"Challenger against {facts.opponent}: {facts.verdict}"
+        made["report/turns.csv"] = turns_csv(facts.rows, judges, export.fates)
         made["report/hugePR.md"] = huge_pr_page(facts.left_out, facts.rows)
-        made["report/report.md"] = report_page(facts, licence_is_stated)
-        made["report/turns.html"] = page_html(title, page_lines(facts), shown, fates, charts)
+        made["report/report.md"] = report_page(facts)
+        made["report/turns.html"] = page_html(title, page_lines(facts), shown, export.fates, charts)
         for path, text in made.items():
             with written_anew(path) as file:
                 file.write(files.clean_text(text).encode())
@@ -107,15 +96,15 @@ def find_stems(limit: int | None) -> list[str]:
     scored = [path.stem for path in files.turn_files("score")]
     if not scored:
         raise UserError("score/ holds no judged turn: run python validate.py, then this again.")
-    answered = set()
-    for folder in turns.answer_folders():
-        answered |= {path.stem for path in files.turn_files(folder)}
+    answered = turns.answer_files()
     if not answered:
         raise UserError("answer_*/ hold no turn: put them back, or run python king.py.")
-    return scored[:limit] if limit else sorted(answered.union(scored), key=natural_key)
+    return scored[:limit] if limit else sorted({*answered, *scored}, key=natural_key)
 
 
-def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) -> Facts:
+def read_run(
+    stems: list[str], config: Config, limit: int | None, export: Export, tally: Tally
+) -> Facts:
     """Read all that this stage speaks of. What is torn is a failure of the tally."""
     duel = {}
     plan = {}
@@ -145,10 +134,9 @@ def read_run(stems: list[str], config: Config, limit: int | None, tally: Tally) 
             progress.update(len(part), failed=len(tally.failed))
         progress.close()
     gc.freeze()  # nor are they looked for at the end
-    labels = read_labels()
-    agreement = compare_labels(labels, rows) if labels else None
+    labels = compare_labels(read_labels(), rows)
     torn = {row["mended_by"] for row in tally.failed}
-    return Facts(rows, counts, left_out, duel, plan, config, limit, agreement, torn)
+    return Facts(rows, counts, left_out, duel, plan, config, limit, labels, torn, export)
 
 
 def read_turns(
@@ -237,14 +225,12 @@ def show_tally(facts: Facts, tally: Tally) -> int:
     lines = [f"verdict {facts.verdict}"]
     if facts.stale:
         lines.append(f"stale   score/_duel.json: {facts.stale}")
-    if facts.export:
-        filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
-        lines.append("buckets " + ", ".join(filled))
+    if not facts.limit:
+        lines.append(f"buckets {facts.bucket_words}")
         lines.append("export  " + export_text(facts.export).replace("\n", "\n          "))
     aside = [row.aside for row in facts.rows if row.aside]
     lines += [f"aside   {path} was in the way and is not ours" for path in aside]
-    lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
-    lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
+    lines.append("report  report/report.md; to read every turn: report/turns.html, in any browser")
     return tally.show(*lines, next_command="\n".join(facts.steps))
 
 

@@ -1,9 +1,7 @@
 """The training files of export/: which turns they hold, in which split, in which columns.
 
-Configurations of the same turns: sft and dpo in TRL's conversational formats, chat in the form of
-fine-tuning services, tools with native calls; distill, where it is asked for, with the PR record.
-In each every row has the same keys and types, in nested objects too: `datasets` takes the schema
-from the first rows alone.
+In each configuration every row has the same keys and types, in nested objects too: `datasets` takes
+the schema from the first rows alone.
 """
 
 from __future__ import annotations
@@ -25,9 +23,10 @@ from common.files import BadFile, UserError, clean_text
 from common.report.markdown import Markdown, fill
 from common.report.outputs import in_processes, written_anew
 from common.report.rows import CHARS_PER_TOKEN, Row
-from common.turns import OPPONENT, SIDES, hidden_record, read_answer, read_record
+from common.turns import FINAL_MIN, OPPONENT, SIDES, hidden_record, read_answer, read_record
 
-CONFIGS = ("sft", "dpo", "chat", "tools")  # always written; distill by flag, for it shows the patch
+# Of these distill is written by flag, for it shows the patch.
+CONFIGS = ("sft", "dpo", "chat", "tools", "distill")
 SPLITS = ("train", "validation")
 VALIDATION_PERCENT = 10  # of the repos, by a hash of their names
 NEAR_DUPLICATE_JACCARD = 0.8  # of the sets of word triples of two completions
@@ -59,34 +58,23 @@ BASH_TOOL = {"type": "function", "function": _BASH}
 class Export:
     """What is asked of export/, and what went into it."""
 
-    with_refined: bool
-    kept_from: int  # score points
+    kept_from: int  # score points: final/ alone, or refined/ too
     max_tokens: int | None  # longer rows are left out
     max_patch_chars: int | None  # what distill shows of a patch; None: no distill
-    rows: dict[str, list[Row]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    rows: list[Row] = field(default_factory=list)
     fates: dict[str, str] = field(default_factory=dict)  # by stem its split, or why it has none
-    lines: Counter = field(default_factory=Counter)  # of each training file
     left_out: Counter = field(default_factory=Counter)  # turns by kind of reason
     teacher_tokens: int = 0  # the longest row of distill with its record
 
     @property
-    def configs(self) -> tuple[str, ...]:
-        """Those to load: without a record for any turn there is no distill."""
-        return (*CONFIGS, "distill") if self.teacher_tokens else CONFIGS
-
-    @property
-    def all_rows(self) -> list[Row]:
-        return [row for part in self.rows.values() for row in part]
-
-    @property
     def fitting_length(self) -> int:
         """The max_length, in tokens, that no row of any configuration should pass."""
-        return with_margin(max((row.total_tokens for row in self.all_rows), default=0))
+        return with_margin(max((row.total_tokens for row in self.rows), default=0))
 
     @property
     def lost(self) -> dict[int, int]:
         """By max_length the rows of which nothing but the prompt is left."""
-        tokens = [row.prompt_tokens for row in self.all_rows]
+        tokens = [row.prompt_tokens for row in self.rows]
         return {length: sum(n >= length for n in tokens) for length in MAX_LENGTHS}
 
 
@@ -113,7 +101,7 @@ def export_training(rows: list[Row], export: Export) -> None:
     with ExitStack() as stack:
         training_files = {}
         for split in SPLITS:
-            for config in (*CONFIGS, "distill"):  # what is not asked for is removed
+            for config in CONFIGS:  # what is not asked for is removed
                 name = f"{config}-{split}.jsonl"
                 training_files[name] = stack.enter_context(written_anew(Path("export", name)))
         made = stack.enter_context(in_processes(work, instances, len(fit)))
@@ -125,11 +113,9 @@ def export_training(rows: list[Row], export: Export) -> None:
                     continue
                 split = "validation" if row.repo in held_out else "train"
                 export.fates[row.stem] = split
-                export.rows[split].append(row)
+                export.rows.append(row)
                 for config, line in lines.items():
-                    name = f"{config}-{split}.jsonl"
-                    training_files[name].write(line)
-                    export.lines[name] += 1
+                    training_files[f"{config}-{split}.jsonl"].write(line)
                 if record_chars:
                     tokens = row.total_tokens + round(record_chars / CHARS_PER_TOKEN)
                     export.teacher_tokens = max(export.teacher_tokens, tokens)
@@ -139,7 +125,7 @@ def export_training(rows: list[Row], export: Export) -> None:
 
 def fit_rows(rows: list[Row], export: Export) -> list[Row]:
     """Return the turns that may be exported; count the others, and note why they are not."""
-    buckets = ("final", "refined") if export.with_refined else ("final",)
+    buckets = ("final",) if export.kept_from == FINAL_MIN else ("final", "refined")
     fit = []
     for row in rows:
         if row.bucket not in buckets and not row.held_back:
@@ -229,8 +215,7 @@ def with_tool_calls(chat: list[dict]) -> list[dict]:
     """Return a chat as a student with BASH_TOOL would have had it; its texts stay as they are.
 
     An assistant's message with exactly one block becomes what it said and a call of the command,
-    and the user's message after it the output of that call. Arguments are an object: as JSON text
-    most chat templates refuse them.
+    and the user's message after it the output of that call.
     """
     messages = []
     fence = fence_of(chat)
@@ -246,6 +231,7 @@ def with_tool_calls(chat: list[dict]) -> list[dict]:
         blocks = bash_blocks(content, fence) if is_answered else []
         if len(blocks) == 1:
             call_id = f"call{len(messages):05}"  # nine letters and digits, as Mistral's want it
+            # An object: as JSON text most chat templates refuse it.
             call = {"name": "bash", "arguments": {"command": blocks[0]}}
             calls = [{"id": call_id, "type": "function", "function": call}]
             prose = [part.strip() for part in prose_parts(content, fence)]
@@ -266,13 +252,14 @@ def json_line(value: dict) -> bytes:
 
 def export_text(export: Export) -> Markdown:
     """Return in a few sentences what export/ holds, for report, card and tally."""
-    rows = export.all_rows
+    rows = export.rows
+    splits = {split: [row for row in rows if export.fates[row.stem] == split] for split in SPLITS}
     lengths = [row.prompt_tokens for row in rows] or [0]
     return fill(
         "export.md",
         export=export,
-        rows=len(rows),
-        repos={split: len({row.repo for row in part}) for split, part in export.rows.items()},
+        splits=splits,
+        repos={split: len({row.repo for row in part}) for split, part in splits.items()},
         small_split=SMALL_SPLIT,
         lengths=np.percentile(lengths, (50, 90, 100), method="nearest").tolist(),
         guessed=sum(row.tokens_from == "guess" for row in rows),

@@ -48,10 +48,10 @@ def read_labels(folder: Path | str = "report") -> dict[str, tuple[str, str]]:
 
 def compare_labels(labels: dict[str, tuple[str, str]], rows: list) -> dict:
     """Return how far the panel and the person agree; `stale` are labels of other texts."""
-    found = dict.fromkeys(("labels", "skipped", "final", "not_worse"), 0)
+    found = {"given": len(labels), "labels": 0, "skipped": 0, "final": 0, "not_worse": 0}
     apart = []
     for row in rows:
-        preferred, sha = labels.get(row.stem, ("", ""))
+        preferred, sha = labels.get(row.stem, ("", None))
         if not row.bucket or sha != row.label_sha:
             continue
         if preferred == "skip":
@@ -62,8 +62,9 @@ def compare_labels(labels: dict[str, tuple[str, str]], rows: list) -> dict:
         if row.bucket == "final":
             found["final"] += 1
             found["not_worse"] += said >= 50  # the challenger's reply is better or level
-        if abs(row.score - said) > 50:  # further than level is from either side
-            apart.append({"row": row, "preferred": preferred, "gap": abs(row.score - said)})
+        gap = abs(row.score - said)
+        if gap > 50:  # further than level is from either side
+            apart.append({"row": row, "preferred": preferred, "gap": gap})
     apart.sort(key=lambda turn: -turn["gap"])
     found["stale"] = len(labels) - found["labels"] - found["skipped"]
     found["differences"] = apart[:MOST_DIFFERENCES]

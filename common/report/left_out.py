@@ -23,15 +23,13 @@ class LeftOut:
         self._instances: dict[str, dict] = {}
 
     def look_up(self, instance: str) -> dict:
-        """Return what an instance's record says: why it is left out, its licence, its sizes.
-
-        Without a record, `excluded` is by the list of exclusions alone.
-        """
+        """Return what an instance's record says: why it is left out, its licence, its sizes."""
         if instance not in self._instances:
             missing = ""
             try:
                 record = turns.read_record(instance)
             except (UserError, BadFile) as bad:
+                # Only the list of exclusions can then exclude it.
                 record = {**dict.fromkeys(turns.RECORD_KEYS, ""), "instance_id": instance}
                 missing = str(bad).split("\n")[0]
             excluded = turns.exclusion_reason(record, self.max_record_chars)

@@ -68,9 +68,9 @@ class Facts:
     plan: dict  # prompt/_plan.json, empty without one
     config: Config
     limit: int | None
-    labels: dict | None  # how far panel and person agree; None without labels
+    labels: dict  # how far panel and person agree
     torn: set[str]  # the stages that make torn files again
-    export: Export | None = None
+    export: Export
 
     def __post_init__(self):
         self.parsed = [row for row in self.rows if row.bucket]
@@ -78,6 +78,7 @@ class Facts:
         self.statuses = Counter(row.status for row in self.rows)
         buckets = Counter(row.bucket for row in self.parsed)
         self.buckets = {name: buckets[name] for name in BUCKETS}
+        self.bucket_words = ", ".join(f"{name}/ {self.buckets[name]:,}" for name in BUCKETS)
         self.mode = (self.parsed or self.rows)[0].mode
         self.opponent = SIDES[OPPONENT[self.mode]]
 
@@ -250,12 +251,12 @@ def points(facts: Facts) -> dict:
         "unchecked": facts.unchecked,
         "leaking": [row for row in final if row.leaks.get("challenger")],
         "held_back": [row for row in facts.judged if row.held_back],
-        "far_apart": facts.labels["differences"] if facts.labels else [],
+        "far_apart": facts.labels["differences"],
         "little_doubt": bool(facts.doubt) and facts.doubt["ratio"] < LITTLE_DOUBT,
     }
 
 
-def report_page(facts: Facts, licence_is_stated: bool) -> str:
+def report_page(facts: Facts) -> str:
     """Return report.md, for a reader in a hurry."""
     listed = facts.rows[:MOST_TURNS]
     text = fill(
@@ -268,8 +269,8 @@ def report_page(facts: Facts, licence_is_stated: bool) -> str:
         metrics=METRICS,
         verdict_words=verdict_words,
         why=str(facts.duel["why"] or "").removeprefix(f"{facts.verdict}: "),
-        licence_is_stated=licence_is_stated,
-        export=export_text(facts.export) if facts.export else "",
+        licence=stated_licence()["license"] if facts.export.rows else "",
+        export="" if facts.limit else export_text(facts.export),
         histogram=histogram([row.deciding_score for row in facts.parsed]),
         listed=sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
     )
@@ -292,7 +293,7 @@ def histogram(scores: list[float]) -> Markdown:
 def page_lines(facts: Facts) -> list[str]:
     """Return what turns.html says of the run."""
     lines = [str(facts.duel["why"])] if facts.has_duel else []
-    lines.append(", ".join(f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS))
+    lines.append(facts.bucket_words)
     more = sum(row.challenger_chars > 0 for row in facts.rows[MOST_TURNS:])
     if more:
         lines.append(f"Here are the first {MOST_TURNS:,} turns; turns.csv lists {more:,} more.")
@@ -302,35 +303,33 @@ def page_lines(facts: Facts) -> list[str]:
 def dataset_card(facts: Facts) -> str:
     """Return the card of what facts.export says. Raises BadFile if the card there is torn."""
     export = facts.export
-    rows = export.all_rows
     front = {
         **stated_licence(),
         "pretty_name": "Preferred single turns of a coding agent",
         "task_categories": ["text-generation"],
         "tags": ["code", "agent", "software-engineering", "sft", "dpo"],
     }
-    if rows:
-        front["configs"] = []
-    for config in export.configs if rows else ():
-        names = sorted(name for name in export.lines if name.startswith(f"{config}-"))
-        files = [{"split": name[len(config) + 1 : -len(".jsonl")], "path": name} for name in names]
+    for config in exports.CONFIGS:
+        names = {split: f"{config}-{split}.jsonl" for split in exports.SPLITS}
+        parts = [{"split": split, "path": name} for split, name in names.items()]
+        parts = [part for part in parts if Path("export", part["path"]).exists()]
         default = {"default": True} if config == "sft" else {}
-        front["configs"].append({"config_name": config, **default, "data_files": files})
-    longest_reply = max((row.challenger_chars for row in rows), default=0)
+        if parts:
+            configs = front.setdefault("configs", [])
+            configs.append({"config_name": config, **default, "data_files": parts})
+    longest_reply = max((row.challenger_chars for row in export.rows), default=0)
     text = fill(
         "card.md",
         facts=facts,
         duel=facts.duel,
         export=export,
-        rows=len(rows),
         final_min=FINAL_MIN,
         defeat_min=DEFEAT_MIN,
         export_text=export_text(export),
         metrics=METRICS,
         jaccard=exports.NEAR_DUPLICATE_JACCARD,
         validation_percent=exports.VALIDATION_PERCENT,
-        licences=Counter(row.license for row in rows),
-        lost=export.lost,
+        licences=Counter(row.license for row in export.rows),
         teacher_fit=exports.with_margin(export.teacher_tokens),
         reply_fit=exports.with_margin(round(longest_reply / CHARS_PER_TOKEN)),
     )

@@ -115,11 +115,7 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut) -> Turn:
 
 
 def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
-    """Enter what a row has of an answer.
-
-    The chat's tokens are the king's, whose prompt was the chat alone; the challenger's held the
-    record too.
-    """
+    """Enter what a row has of an answer."""
     messages = answer["messages"]
     challenger = answer["challenger"]
     meta = answer["meta"]
@@ -130,7 +126,7 @@ def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
     row.excluded = instance["excluded"]
     row.challenger_chars = len(challenger)
     row.prompt_chars = sum(len(message["content"]) for message in messages)
-    usage = meta["king"].get("usage")
+    usage = meta["king"].get("usage")  # his prompt was the chat alone
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     has_usage = type(tokens) is int and tokens > 0
     row.prompt_tokens = tokens if has_usage else round(row.prompt_chars / CHARS_PER_TOKEN)
