@@ -39,13 +39,12 @@ from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.config import Config, load_config
 from common.files import BadFile, UserError, natural_key
+from common.report import turns_page
 from common.report.exports import Export, export_text, export_training
-from common.report.labels import compare_labels, read_labels
 from common.report.left_out import LeftOut, fail_torn, huge_pr_page, read_left_out
 from common.report.outputs import in_processes, written_anew
 from common.report.report_page import CARD, Facts, dataset_card, page_lines, report_page
 from common.report.rows import Row, Turn, count_verdicts_and_costs, read_turn, turns_csv
-from common.report.turns_page import MOST_TURNS, make_charts, pack_texts, page_html
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
@@ -75,12 +74,14 @@ def main() -> int:
             made[CARD] = dataset_card(facts)
         judges = list(facts.duel["judges"])
         shown = [row for row in facts.rows if row.texts]
-        charts = make_charts(shown, facts.counts, judges)
+        charts = turns_page.make_charts(shown, facts.counts, judges)
         title = f"Challenger against {facts.opponent}: {facts.verdict}"
         made["report/turns.csv"] = turns_csv(facts.rows, judges, export.fates)
         made["report/hugePR.md"] = huge_pr_page(facts.left_out, facts.rows)
         made["report/report.md"] = report_page(facts)
-        made["report/turns.html"] = page_html(title, page_lines(facts), shown, export.fates, charts)
+        made["report/turns.html"] = turns_page.page_html(
+            title, page_lines(facts), shown, export.fates, charts
+        )
         for path, text in made.items():
             with written_anew(path) as file:
                 file.write(files.clean_text(text).encode())
@@ -119,7 +120,7 @@ def read_run(
     left_out = read_left_out(plan, config, tally)
     rows = []
     counts = Counter()
-    shown = set(stems[:MOST_TURNS])
+    shown = set(stems[: turns_page.MOST_TURNS])
     read = partial(read_turns, shown=shown, left_out=left_out, to_buckets=not limit)
     parts = [stems[at : at + TURNS_A_PART] for at in range(0, len(stems), TURNS_A_PART)]
     gc.disable()  # nothing here holds cycles: to look for some costs a tenth of the time
@@ -134,7 +135,7 @@ def read_run(
             progress.update(len(part), failed=len(tally.failed))
         progress.close()
     gc.freeze()  # nor are they looked for at the end
-    labels = compare_labels(read_labels(), rows)
+    labels = turns_page.compare_labels(turns_page.read_labels(), rows)
     torn = {row["mended_by"] for row in tally.failed}
     return Facts(rows, counts, left_out, duel, plan, config, limit, labels, torn, export)
 
@@ -151,7 +152,7 @@ def read_turns(
         rows.append(turn.row)
         count_verdicts_and_costs(counts, turn)
         if turn.row.challenger_chars and stem in shown:
-            pack_texts(turn, len(shown))
+            turns_page.pack_texts(turn, len(shown))
         if to_buckets:
             sort_into_bucket(turn)
     return rows, counts

@@ -8,8 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 from common.config import METRICS
-from common.report.labels import label_sha
-from common.report.rows import Row
+from common.report.rows import Row, label_sha
 from common.report.turns_page import make_charts, packed, page_html
 from common.turns import ORDERS, half_points
 

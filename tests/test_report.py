@@ -340,12 +340,10 @@ def test_the_page_holds_every_turn_that_has_both_replies(tmp_path):
 
 def test_a_large_run_says_where_the_rest_is(tmp_path, monkeypatch):
     import report as script
-    from common.report import report_page
 
     make_run(tmp_path, [FINAL] * 4)
     monkeypatch.chdir(tmp_path)
-    for module in (script, report_page):
-        monkeypatch.setattr(module, "MOST_TURNS", 3)
+    monkeypatch.setattr(script.turns_page, "MOST_TURNS", 3)
     monkeypatch.setattr("sys.argv", ["report.py"])
     assert script.main() == 0
     assert len(page_facts(tmp_path)["turns"]) == 3

@@ -14,9 +14,8 @@ from pathlib import Path
 import pytest
 
 from common.config import METRICS
-from common.report.labels import label_sha
 from common.report.left_out import LeftOut
-from common.report.rows import read_turn
+from common.report.rows import label_sha, read_turn
 from common.report.turns_page import pack_texts, visible
 from common.turns import ORDERS
 from makers import get, make_chat, make_run

@@ -86,8 +86,8 @@ def with_margin(tokens: int) -> int:
 def export_training(rows: list[Row], export: Export) -> None:
     """Write the training files, and note in `export` what they hold.
 
-    Turns of one instance stand together, best first: of those whose completions nearly repeat each
-    other the first is taken. A split without rows has no files, for none could be loaded.
+    Turns of one instance stand together, best first: of near-duplicates the first is taken. A split
+    without rows has no files, for none could be loaded.
     """
     fit = fit_rows(rows, export)
     held_out = validation_repos({row.repo for row in fit})
@@ -259,10 +259,7 @@ def export_text(export: Export) -> Markdown:
         "export.md",
         export=export,
         splits=splits,
-        repos={split: len({row.repo for row in part}) for split, part in splits.items()},
         small_split=SMALL_SPLIT,
         lengths=np.percentile(lengths, (50, 90, 100), method="nearest").tolist(),
-        guessed=sum(row.tokens_from == "guess" for row in rows),
         chars_per_token=CHARS_PER_TOKEN,
-        lost={f"{length:,}:": count for length, count in export.lost.items()},
     )

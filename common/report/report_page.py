@@ -17,13 +17,11 @@ from common.duel.record import FEWEST_READABLE, LOOKS
 from common.duel.statistics import bootstrap_bounds, rate_ratio
 from common.duel.verdicts import READING
 from common.files import BadFile
-from common.report import exports
+from common.report import exports, turns_page
 from common.report.exports import Export, export_text
-from common.report.labels import share_of
 from common.report.left_out import LeftOut, dicts
 from common.report.markdown import NOTHING, Markdown, fill, written
 from common.report.rows import CHARS_PER_TOKEN, Row, per_hundred
-from common.report.turns_page import MOST_TURNS
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
 
 CARD = Path("export", "README.md")
@@ -133,15 +131,15 @@ class Facts:
             kinds = Counter()
             for hits in audited:
                 kinds.update(sorted(set(hits)))
-            found = share_of(sum(map(bool, audited)), len(audited))
+            found = turns_page.share_of(sum(map(bool, audited)), len(audited))
             self.audits[side] = {"audited": len(audited), "kinds": kinds, **found}
         look = {"turns": 0, "read": 0, **(self.duel["second_look"] or {})}
         named = look.get("named") or {}  # by the reader's test
         self.look = {
             **look,
-            "challenger": share_of(named.get("challenger", 0), look["read"]),
+            "challenger": turns_page.share_of(named.get("challenger", 0), look["read"]),
             # Who cannot have leaked: his rate is the test's false alarm.
-            "opponent": share_of(named.get(OPPONENT[self.mode], 0), look["read"]),
+            "opponent": turns_page.share_of(named.get(OPPONENT[self.mode], 0), look["read"]),
             "calls": self.counts[LOOKS[READING], "", "replies"],  # readable or not
             "kept_before": sum(row.score >= FINAL_MIN for row in self.parsed),
         }
@@ -241,7 +239,6 @@ def points(facts: Facts) -> dict:
             deciding[name] = verdict_words(without)
     alpha = (duel["agreement"] or {}).get("value")
     instances = duel["instances"] or len({row.instance_id for row in facts.judged})
-    final = [row for row in facts.parsed if row.bucket == "final"]
     return {
         "doubtful": doubtful,
         "deciding": deciding,
@@ -249,7 +246,6 @@ def points(facts: Facts) -> dict:
         "few_instances": instances if instances < FEW_INSTANCES else 0,
         "no_benchmarks": not facts.benchmarks,
         "unchecked": facts.unchecked,
-        "leaking": [row for row in final if row.leaks.get("challenger")],
         "held_back": [row for row in facts.judged if row.held_back],
         "far_apart": facts.labels["differences"],
         "little_doubt": bool(facts.doubt) and facts.doubt["ratio"] < LITTLE_DOUBT,
@@ -258,7 +254,7 @@ def points(facts: Facts) -> dict:
 
 def report_page(facts: Facts) -> str:
     """Return report.md, for a reader in a hurry."""
-    listed = facts.rows[:MOST_TURNS]
+    listed = facts.rows[: turns_page.MOST_TURNS]
     text = fill(
         "report.md",
         facts=facts,
@@ -294,9 +290,11 @@ def page_lines(facts: Facts) -> list[str]:
     """Return what turns.html says of the run."""
     lines = [str(facts.duel["why"])] if facts.has_duel else []
     lines.append(facts.bucket_words)
-    more = sum(row.challenger_chars > 0 for row in facts.rows[MOST_TURNS:])
+    more = sum(row.challenger_chars > 0 for row in facts.rows[turns_page.MOST_TURNS :])
     if more:
-        lines.append(f"Here are the first {MOST_TURNS:,} turns; turns.csv lists {more:,} more.")
+        lines.append(
+            f"Here are the first {turns_page.MOST_TURNS:,} turns; turns.csv lists {more:,} more."
+        )
     return lines
 
 

@@ -15,8 +15,7 @@ from common.audit.styles import action_style, count_doubt
 from common.config import METRICS
 from common.duel.record import LOOKS
 from common.duel.verdicts import FIRST_LOOK, READING
-from common.files import BadFile
-from common.report.labels import label_sha
+from common.files import BadFile, digest
 from common.report.left_out import LeftOut, dicts
 from common.report.markdown import Markdown, shown
 from common.turns import OPPONENT, SIDES, Status, bucket, read_answer, read_score, text_digests
@@ -187,6 +186,11 @@ def enter_score(row: Row, answer: dict, score: dict) -> None:
     row.total_tokens = prompt_tokens + round(reply_chars / CHARS_PER_TOKEN)
 
 
+def label_sha(opponent: str, challenger: str) -> str:
+    """Return what stands in the column `sha` of a label of these two replies."""
+    return digest(opponent, challenger)[:16]
+
+
 def count_verdicts_and_costs(counts: Counter, turn: Turn) -> None:
     """Add what a turn took of all tries, with what was replaced, and how its judges called it.
 
@@ -215,9 +219,10 @@ def count_verdicts_and_costs(counts: Counter, turn: Turn) -> None:
             counts[role, judge, "priced"] += 1
     for verdict in counted_verdicts(turn):
         if verdict["look"] == FIRST_LOOK and verdict["calls"]:
-            for half_points in turns.half_points(verdict):
-                word = ("loss", "draw", "win")[half_points]
-                counts["judge", verdict["judge"], f"{verdict['order']} {word}"] += 1
+            half_points = turns.half_points(verdict)
+            for half, word in enumerate(("loss", "draw", "win")):
+                key = ("judge", verdict["judge"], f"{verdict['order']} {word}")
+                counts[key] += half_points.count(half)
 
 
 def counted_verdicts(turn: Turn) -> list[dict]:

@@ -1,9 +1,8 @@
-"""Write report/turns.html: the page to read and to label turns, one file that needs nothing else.
+"""report/turns.html, the page to read and to label turns, and the labels that come back.
 
 turns.html, turns.css, labels.js and turns.js lie beside this module and are put into one. Every
-text of the page comes from models and datasets: control and direction marks are made visible here,
-the data is JSON in which no tag can stand, and the page's own policy lets only its own script and
-style run.
+text of the page comes from models and datasets: it is data in which no tag can stand, its control
+and direction marks are made visible, and the page's own policy lets only its own script run.
 """
 
 from __future__ import annotations
@@ -11,6 +10,7 @@ from __future__ import annotations
 import base64
 import gzip
 import hashlib
+import math
 import re
 from collections import Counter
 from contextlib import suppress
@@ -20,6 +20,7 @@ from pydantic_core import PydanticSerializationError, to_json
 
 from common.audit.protocol import fence_of, protocol_problem
 from common.config import METRICS
+from common.files import UserError, natural_key
 from common.report.rows import Row, Turn, counted_verdicts, leak_hits
 from common.turns import BUCKETS, OPPONENT, ORDERS, SIDES, Status
 
@@ -35,6 +36,17 @@ ENTRY = (
     "stem", "instance_id", "repo", "status", "bucket", "why", "score", "score_confirmed", "style",
     "step", "spread", "marks",
 )  # fmt: skip
+
+# report/labels*.csv: `preferred` is the side that a person, who saw neither names nor scores, held
+# for the better next step; `sha` is of the two replies: it tells when they have changed since.
+HEADER = "stem,preferred,seconds,sha"
+# With DUEL_MODE=1 the reference stands in the king's place.
+LABEL_SCORE = {"challenger": 100, "level": 50, "king": 0, "reference": 0}
+CHOICES = "|".join([*LABEL_SCORE, "skip"])
+LABEL = re.compile(rf"([\w-][\w.-]*),({CHOICES}),\d+(?:\.\d*)?,([0-9a-f]{{16}})", re.ASCII)
+A_LABEL = f"a turn's name, one of {CHOICES.replace('|', ', ')}, a number from 0, and 16 hex digits"
+Z_90 = 1.6449  # standard errors from the middle to each end of a 90 % interval
+MOST_DIFFERENCES = 5  # turns that are named
 
 # What a screen would obey instead of showing: controls, zero-width and direction marks, tags, half
 # characters; and accents piled so high that they cover the lines around.
@@ -118,8 +130,7 @@ def page_html(
     data = visible_json({"metrics": METRICS, "turns": entries}).decode()
     for sign in "<>&":
         data = data.replace(sign, f"\\u{ord(sign):04x}")
-    texts = b"\n".join(row.texts for row in rows)
-    zipped = gzip.compress(texts, compresslevel=1, mtime=0)
+    texts = gzip.compress(b"\n".join(row.texts for row in rows), compresslevel=1, mtime=0)
     style = (HERE / "turns.css").read_text(encoding="utf-8")
     script = (HERE / "labels.js").read_text(encoding="utf-8")
     script += (HERE / "turns.js").read_text(encoding="utf-8")
@@ -136,16 +147,13 @@ def page_html(
         style=Markup(style),
         script=Markup(script),
         data=Markup(data),
-        texts=base64.b64encode(zipped).decode("ascii"),
+        texts=base64.b64encode(texts).decode("ascii"),
         **hashes,
     )
 
 
 def make_charts(rows: list[Row], counts: Counter, judges: list[str]) -> dict[str, dict]:
-    """Return by title the bars of each chart: by label the counts by name; none: a heading.
-
-    counts: see rows.count_verdicts_and_costs.
-    """
+    """Return by title the bars of each chart: label, and counts by name; none: a heading."""
     scored = [row for row in rows if row.bucket]
     turns = Counter((min(int(row.score / 10), 9), row.bucket) for row in scored)
     by_score = []
@@ -196,3 +204,59 @@ def visible(value):
     if isinstance(value, dict):
         return {visible(key): visible(item) for key, item in value.items()}
     return value
+
+
+def read_labels(folder: Path | str = "report") -> dict[str, tuple[str, str]]:
+    """Return (preferred, sha) by stem of all report/labels*.csv; the last of a turn counts."""
+    found = {}
+    for path in sorted(Path(folder).glob("labels*.csv"), key=lambda path: natural_key(path.stem)):
+        text = path.read_text(encoding="utf-8-sig", errors="replace") or "\n"
+        for number, line in enumerate(text.splitlines(), 1):
+            line = re.sub(r"\s*,\s*", ",", line.strip())
+            label = LABEL.fullmatch(line)
+            if label:
+                found[label[1]] = (label[2], label[3])
+            elif line != HEADER and (number == 1 or line.strip(",")):
+                expected = A_LABEL if number > 1 else f"the columns {HEADER}"
+                raise UserError(
+                    f"{path}, line {number}: expected {expected}, found {line[:100]!r}.\n"
+                    "Save the labels again from report/turns.html, or move the file out of report/."
+                )
+    return found
+
+
+def compare_labels(labels: dict[str, tuple[str, str]], rows: list) -> dict:
+    """Return how far the panel and the person agree; `stale` are labels of other texts."""
+    found = {"given": len(labels), "labels": 0, "skipped": 0, "final": 0, "not_worse": 0}
+    apart = []
+    for row in rows:
+        preferred, sha = labels.get(row.stem, ("", None))
+        if not row.bucket or sha != row.label_sha:
+            continue
+        if preferred == "skip":
+            found["skipped"] += 1
+            continue
+        said = LABEL_SCORE[preferred]
+        found["labels"] += 1
+        if row.bucket == "final":
+            found["final"] += 1
+            found["not_worse"] += said >= 50  # the challenger's reply is better or level
+        gap = abs(row.score - said)
+        if gap > 50:  # further than level is from either side
+            apart.append({"row": row, "preferred": preferred, "gap": gap})
+    apart.sort(key=lambda turn: -turn["gap"])
+    found["stale"] = len(labels) - found["labels"] - found["skipped"]
+    found["differences"] = apart[:MOST_DIFFERENCES]
+    return {**found, **share_of(found["not_worse"], found["final"])}
+
+
+def share_of(hits: int, count: int) -> dict:
+    """Return a share, `hits` of `count`, with Wilson's 90 % interval; NaN of 0 to 1 for none."""
+    if not count:
+        return {"hits": 0, "share": math.nan, "interval": (0.0, 1.0)}
+    share = hits / count
+    spread = Z_90**2 / count
+    half = math.sqrt(spread * share * (1 - share) + spread**2 / 4)
+    middle = share + spread / 2
+    interval = ((middle - half) / (1 + spread), (middle + half) / (1 + spread))
+    return {"hits": hits, "share": share, "interval": interval}
