@@ -321,15 +321,12 @@ def dataset_card(facts: Facts) -> str:
         facts=facts,
         duel=facts.duel,
         export=export,
+        exports=exports,
         final_min=FINAL_MIN,
         defeat_min=DEFEAT_MIN,
-        export_text=export_text(export),
         metrics=METRICS,
-        jaccard=exports.NEAR_DUPLICATE_JACCARD,
-        validation_percent=exports.VALIDATION_PERCENT,
         licences=Counter(row.license for row in export.rows),
-        teacher_fit=exports.with_margin(export.teacher_tokens),
-        reply_fit=exports.with_margin(round(longest_reply / CHARS_PER_TOKEN)),
+        reply_tokens=round(longest_reply / CHARS_PER_TOKEN),
     )
     return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{text}\n"
 
