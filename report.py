@@ -30,6 +30,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
 
 import gc
 import os
+from collections import Counter
 from contextlib import suppress
 from functools import partial
 from pathlib import Path
@@ -38,15 +39,12 @@ from common import files, turns
 from common.cli import Progress, Tally, parser, run, whole_number
 from common.config import Config, load_config
 from common.files import BadFile, UserError, natural_key
-from common.report.card import CARD, dataset_card, stated_licence
+from common.report import turns_page
 from common.report.exports import Export, export_text, export_training
-from common.report.labels import compare_labels, read_labels
 from common.report.left_out import LeftOut, fail_torn, huge_pr_page, read_left_out
-from common.report.outputs import in_processes, processes_for, written_anew
-from common.report.report_page import Facts, drop_words, page_lines, report_page
-from common.report.rows import Row, Turn, read_turn, turns_csv
-from common.report.turns_page import MOST_TURNS, Page, turn_data
-from common.report.writers import Writers
+from common.report.outputs import in_processes, written_anew
+from common.report.report_page import CARD, Facts, dataset_card, page_lines, report_page
+from common.report.rows import Row, Turn, count_verdicts_and_costs, read_turn, turns_csv
 from common.turns import BUCKETS, Status
 from common.turns import DEFEAT_MIN as _DEFEAT_MIN
 from common.turns import FINAL_MIN as _FINAL_MIN
@@ -66,25 +64,24 @@ def main() -> int:
     stems = find_stems(flags.limit)
     folders = ["report"] if flags.limit else ["report", *BUCKETS]
     with files.lock_folders([Path(folder) for folder in folders], "report"):
-        facts, page = read_run(stems, config, flags.limit, tally)
-        judges = list(facts.duel["judges"])
+        patch_chars = config.generate.max_patch_chars if flags.distill else None
+        kept_from = _DEFEAT_MIN if flags.with_refined else _FINAL_MIN
+        export = Export(kept_from, flags.max_tokens, patch_chars)
+        facts = read_run(stems, config, flags.limit, export, tally)
         made = {}
-        fates = {}
-        licence_is_stated = True
         if not flags.limit:
-            kept_from = _DEFEAT_MIN if flags.with_refined else _FINAL_MIN
-            shown = config.generate.max_patch_chars if flags.distill else None
-            facts.export = Export(flags.with_refined, kept_from, flags.max_tokens, shown)
-            export_training(facts.rows, facts.export)
-            fates = facts.export.fates
-            licence_is_stated = stated_licence()["license"] != "unknown"
+            export_training(facts.rows, export)
             made[CARD] = dataset_card(facts)
+        judges = list(facts.duel["judges"])
+        shown = [row for row in facts.rows if row.texts]
+        charts = turns_page.make_charts(shown, facts.counts, judges)
         title = f"Challenger against {facts.opponent}: {facts.verdict}"
-        unshown = sum(row.challenger_chars > 0 for row in facts.rows[MOST_TURNS:])
-        made["report/turns.csv"] = turns_csv(facts.rows, judges, fates)
+        made["report/turns.csv"] = turns_csv(facts.rows, judges, export.fates)
         made["report/hugePR.md"] = huge_pr_page(facts.left_out, facts.rows)
-        made["report/report.md"] = report_page(facts, licence_is_stated)
-        made["report/turns.html"] = page.html(title, page_lines(facts, unshown), judges, fates)
+        made["report/report.md"] = report_page(facts)
+        made["report/turns.html"] = turns_page.page_html(
+            title, page_lines(facts), shown, export.fates, charts
+        )
         for path, text in made.items():
             with written_anew(path) as file:
                 file.write(files.clean_text(text).encode())
@@ -100,17 +97,15 @@ def find_stems(limit: int | None) -> list[str]:
     scored = [path.stem for path in files.turn_files("score")]
     if not scored:
         raise UserError("score/ holds no judged turn: run python validate.py, then this again.")
-    answered = set()
-    for folder in turns.answer_folders():
-        answered |= {path.stem for path in files.turn_files(folder)}
+    answered = turns.answer_files()
     if not answered:
         raise UserError("answer_*/ hold no turn: put them back, or run python king.py.")
-    return scored[:limit] if limit else sorted(answered.union(scored), key=natural_key)
+    return scored[:limit] if limit else sorted({*answered, *scored}, key=natural_key)
 
 
 def read_run(
-    stems: list[str], config: Config, limit: int | None, tally: Tally
-) -> tuple[Facts, Page]:
+    stems: list[str], config: Config, limit: int | None, export: Export, tally: Tally
+) -> Facts:
     """Read all that this stage speaks of. What is torn is a failure of the tally."""
     duel = {}
     plan = {}
@@ -124,47 +119,43 @@ def read_run(
         fail_torn(tally, "_plan", "prompt.py", bad)
     left_out = read_left_out(plan, config, tally)
     rows = []
-    writers = Writers()
-    shown = set(stems[:MOST_TURNS])
-    page = Page(len(shown))
+    counts = Counter()
+    shown = set(stems[: turns_page.MOST_TURNS])
     read = partial(read_turns, shown=shown, left_out=left_out, to_buckets=not limit)
     parts = [stems[at : at + TURNS_A_PART] for at in range(0, len(stems), TURNS_A_PART)]
     gc.disable()  # nothing here holds cycles: to look for some costs a tenth of the time
-    with in_processes(read, parts, processes_for(len(stems))) as results:
+    with in_processes(read, parts, len(stems)) as results:
         progress = Progress(len(stems), "reading")
-        for part_rows, part_writers, part_page in results:
-            rows += part_rows
-            writers.update(part_writers)
-            page.update(part_page)
-            for row in part_rows:
+        for part, counts_of_part in results:
+            rows += part
+            counts.update(counts_of_part)
+            for row in part:
                 if row.mended_by:
                     fail_torn(tally, row.stem, row.mended_by, row.why)
-            progress.update(len(part_rows), failed=len(tally.failed))
+            progress.update(len(part), failed=len(tally.failed))
         progress.close()
     gc.freeze()  # nor are they looked for at the end
-    labels = read_labels()
-    agreement = compare_labels(labels, rows) if labels else None
+    labels = turns_page.compare_labels(turns_page.read_labels(), rows)
     torn = {row["mended_by"] for row in tally.failed}
-    return Facts(rows, writers, left_out, duel, plan, config, limit, agreement, torn), page
+    return Facts(rows, counts, left_out, duel, plan, config, limit, labels, torn, export)
 
 
 def read_turns(
     stems: list[str], shown: set[str], left_out: LeftOut, to_buckets: bool
-) -> tuple[list[Row], Writers, Page]:
+) -> tuple[list[Row], Counter]:
     """Read some turns, each once: what needs its texts is made at once, the page's of `shown`."""
     folders = turns.answer_folders()
     rows = []
-    writers = Writers()
-    page = Page(len(shown))
+    counts = Counter()
     for stem in stems:
         turn = read_turn(stem, _find_answer(stem, folders), left_out)
         rows.append(turn.row)
-        writers.add(turn)
+        count_verdicts_and_costs(counts, turn)
         if turn.row.challenger_chars and stem in shown:
-            page.add(*turn_data(turn))
+            turns_page.pack_texts(turn, len(shown))
         if to_buckets:
             sort_into_bucket(turn)
-    return rows, writers, page
+    return rows, counts
 
 
 def _find_answer(stem: str, folders: list[Path] | None = None) -> Path | None:
@@ -235,16 +226,12 @@ def show_tally(facts: Facts, tally: Tally) -> int:
     lines = [f"verdict {facts.verdict}"]
     if facts.stale:
         lines.append(f"stale   score/_duel.json: {facts.stale}")
-    if facts.export:
-        filled = [f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS]
-        lines.append("buckets " + ", ".join(filled))
+    if not facts.limit:
+        lines.append(f"buckets {facts.bucket_words}")
         lines.append("export  " + export_text(facts.export).replace("\n", "\n          "))
     aside = [row.aside for row in facts.rows if row.aside]
     lines += [f"aside   {path} was in the way and is not ours" for path in aside]
-    lines.append("report  report/report.md, report/turns.csv, report/hugePR.md")
-    lines.append("read    report/turns.html: every turn, side by side; opens in any browser")
-    if facts.drop:
-        lines.append(f"judges  {drop_words(facts)}")
+    lines.append("report  report/report.md; to read every turn: report/turns.html, in any browser")
     return tally.show(*lines, next_command="\n".join(facts.steps))
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import random
 import sys
+from collections import Counter
+from pathlib import Path
 
 from common.config import METRICS
-from common.report.labels import label_sha
-from common.report.turns_page import Page
-from common.turns import ORDERS
+from common.report.rows import Row, label_sha
+from common.report.turns_page import make_charts, packed, page_html
+from common.turns import ORDERS, half_points
 
 JUDGES = ["lab/Judge-One", "lab/Judge-Two", "lab/Judge-Three"]
 STYLES = ["read", "search", "edit", "run"]
@@ -83,9 +85,23 @@ def make_data(count: int, seed: int = 0, **changes) -> dict:
 
 def write_page(data: dict) -> str:
     """Return turns.html of what `make_data` returns."""
-    page = Page(len(data["turns"]))
+    rows = []
+    counts = Counter()
+    modes = {"king": 2, "reference": 1}
     for turn in data["turns"]:
-        entry = {name: value for name, value in turn.items() if name not in ("texts", "exported")}
-        page.add(entry, turn["texts"])
+        same = {name: value for name, value in turn.items() if name in Row.__slots__}
+        row = Row(**{**same, "texts": packed(turn["texts"], len(data["turns"]))})
+        row.path = Path(turn["file"])
+        row.mode = modes[turn["opponent"]]
+        row.challenger_chars = turn["length"]
+        row.label_sha = turn["sha"]
+        rows.append(row)
+        for verdict in turn["texts"]["verdicts"]:
+            if verdict["look"] == 1 and verdict["calls"]:
+                calls = dict(zip(METRICS, verdict["calls"]))
+                for half in half_points({**verdict, "calls": calls}):
+                    word = ("loss", "draw", "win")[half]
+                    counts["judge", verdict["judge"], f"{verdict['order']} {word}"] += 1
     fates = {turn["stem"]: turn["exported"] for turn in data["turns"]}
-    return page.html(data["title"], data["facts"], data["judges"], fates)
+    charts = make_charts(rows, counts, data["judges"])
+    return page_html(data["title"], data["facts"], rows, fates, charts)

@@ -288,46 +288,34 @@ def test_the_split_is_by_repo_and_survives_growth(tmp_path):
     assert 0.02 < sum(split == "validation" for split in large.values()) / len(large) < 0.25
 
 
-# No hash of these is below a tenth: all would be in train.
-TO_TRAIN = [f"owner-{n}/project" for n in range(60) if hash_of(f"owner-{n}/project") >= 0.1][:6]
+# By their hashes all of these would be in the one split, or in the other.
+REPOS = [f"owner-{number}/project" for number in range(60)]
+TO_TRAIN = [repo for repo in REPOS if hash_of(repo) >= 0.1][:6]
+TO_VALIDATION = [repo for repo in REPOS if hash_of(repo) < 0.1][:2]
 
 
-@pytest.mark.parametrize("repos", [4, 5, 6])
-def test_from_five_repos_on_there_is_a_validation_split(tmp_path, repos):
+@pytest.mark.parametrize("repos", [TO_TRAIN, TO_VALIDATION, TO_VALIDATION[:1]])
+def test_where_a_hash_would_leave_a_split_empty_all_is_train(tmp_path, repos):
     stems = make_run(tmp_path, [FINAL] * 12, instances=12)
     for number, stem in enumerate(stems):
         answer = get(tmp_path / f"answer_0/{stem}.json")
-        repo = TO_TRAIN[number % repos]
-        edit(tmp_path / f"answer_0/{stem}.json", meta={**answer["meta"], "repo": repo})
-    told = report(tmp_path).stdout
-    found = splits(tmp_path)
-    places = (told, card(tmp_path), read(tmp_path / "report/report.md"))
-    if repos < 5:
-        assert set(found.values()) == {"train"}
-        assert all("There is no validation split" in text for text in places)
-        return
-    lowest = min(found, key=hash_of)
-    assert [repo for repo, split in found.items() if split == "validation"] == [lowest]
-    for text in places:
-        assert "The validation split is small" in text
-        assert f"{lowest} is in validation so that it is not empty" in text
-
-
-# The hash of each of these is below a tenth: all would be in validation.
-TO_VALIDATION = [f"owner-{n}/project" for n in range(60) if hash_of(f"owner-{n}/project") < 0.1][:2]
-
-
-@pytest.mark.parametrize("repos", [1, 2])
-def test_validation_never_takes_the_last_repo_of_train(tmp_path, repos):
-    stems = make_run(tmp_path, [FINAL] * 4, instances=4)
-    for number, stem in enumerate(stems):
-        answer = get(tmp_path / f"answer_0/{stem}.json")
-        meta = {**answer["meta"], "repo": TO_VALIDATION[number % repos]}
+        meta = {**answer["meta"], "repo": repos[number % len(repos)]}
         edit(tmp_path / f"answer_0/{stem}.json", meta=meta)
     told = report(tmp_path).stdout
-    kept = max(TO_VALIDATION[:repos], key=hash_of)
-    assert [repo for repo, split in splits(tmp_path).items() if split == "train"] == [kept]
-    assert f"{kept} is in train so that it is not empty" in told
+    assert splits(tmp_path) == dict.fromkeys(repos, "train")
+    for text in (told, card(tmp_path), read(tmp_path / "report/report.md")):
+        assert "There is no validation split" in text
+
+
+def test_one_repo_in_validation_is_a_small_split(tmp_path):
+    stems = make_run(tmp_path, [FINAL] * 12, instances=12)
+    for number, stem in enumerate(stems):
+        answer = get(tmp_path / f"answer_0/{stem}.json")
+        repo = [*TO_TRAIN, TO_VALIDATION[0]][number % 7]
+        edit(tmp_path / f"answer_0/{stem}.json", meta={**answer["meta"], "repo": repo})
+    told = report(tmp_path).stdout
+    held_out = {repo for repo, split in splits(tmp_path).items() if split == "validation"}
+    assert held_out == {TO_VALIDATION[0]} and "The validation split is small" in told
 
 
 def test_a_kill_leaves_nothing_half_written_beside_the_training_files(tmp_path):
@@ -376,7 +364,6 @@ def test_lengths_stand_in_rows_table_tally_report_and_card(lengths_run):
         cell = cells[row["stem"]]
         assert cell["prompt_chars"] == str(row["prompt_chars"])
         assert cell["prompt_tokens"] == str(row["prompt_tokens"])
-        assert cell["tokens_from"] == ("guess" if guessed else "usage")
     tokens = sorted(row["prompt_tokens"] for row in exported(lengths_run))
     assert tokens[-1] == 10_000 and len(tokens) == 11
     lost = {length: sum(n >= length for n in tokens) for length in (1024, 4096, 8192, 16_384)}

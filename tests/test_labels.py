@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from common.files import UserError
-from common.report.labels import compare_labels, label_sha, read_labels, share_of
-from common.report.rows import Row
+from common.report.rows import Row, label_sha
+from common.report.turns_page import compare_labels, read_labels, share_of
 
 HEADER = "stem,preferred,seconds,sha\n"
 SHA = label_sha("king", "challenger")

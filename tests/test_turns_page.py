@@ -14,10 +14,9 @@ from pathlib import Path
 import pytest
 
 from common.config import METRICS
-from common.report.labels import label_sha
 from common.report.left_out import LeftOut
-from common.report.rows import read_turn
-from common.report.turns_page import turn_data, visible
+from common.report.rows import label_sha, read_turn
+from common.report.turns_page import pack_texts, visible
 from common.turns import ORDERS
 from makers import get, make_chat, make_run
 from pages import BROWSERS, FLAGS, JUDGES, make_data, write_page
@@ -31,16 +30,16 @@ def test_what_the_page_is_told_of_a_turn(tmp_path, monkeypatch):
     chat = make_chat(7, steps=2)
     rewrite(tmp_path, stems[2], messages=chat)
     monkeypatch.chdir(tmp_path)
-    entries = []
+    rows = []
     texts = []
     for stem in stems:
-        path = Path("answer_0", f"{stem}.json")
-        entry, of_turn = turn_data(read_turn(stem, path, LeftOut(200_000)))
-        entries.append(entry)
-        texts.append(of_turn)
+        turn = read_turn(stem, Path("answer_0", f"{stem}.json"), LeftOut(200_000))
+        pack_texts(turn, 3)
+        rows.append(turn.row)
+        texts.append(json.loads(turn.row.texts))
     replies = texts[0]["replies"]
-    assert entries[0]["sha"] == label_sha(replies["king"], replies["challenger"])
-    assert entries[1]["sha"] == "", "identical replies are not put before a person"
+    assert rows[0].label_sha == label_sha(replies["king"], replies["challenger"])
+    assert rows[1].label_sha == "", "identical replies are not put before a person"
     assert texts[2]["chat"] == [[said["role"], said["content"]] for said in chat]
     assert len(texts[0]["verdicts"]) == 6
 

@@ -1,9 +1,7 @@
 """The training files of export/: which turns they hold, in which split, in which columns.
 
-Configurations of the same turns: sft and dpo in TRL's conversational formats, chat in the form of
-fine-tuning services, tools with native calls; distill, where it is asked for, with the PR record.
-In each every row has the same keys and types, in nested objects too: `datasets` takes the schema
-from the first rows alone.
+In each configuration every row has the same keys and types, in nested objects too: `datasets` takes
+the schema from the first rows alone.
 """
 
 from __future__ import annotations
@@ -14,23 +12,22 @@ from collections import Counter
 from contextlib import ExitStack, suppress
 from dataclasses import dataclass, field
 from functools import partial
-from itertools import groupby
 from pathlib import Path
 
 import numpy as np
 from pydantic_core import PydanticSerializationError, to_json
 
 from common.audit.protocol import bash_blocks, fence_of, jaccard, prose_parts, word_triples
-from common.files import BadFile, UserError, clean_text, natural_key
+from common.files import BadFile, UserError, clean_text
 from common.report.markdown import Markdown, fill
-from common.report.outputs import in_processes, processes_for, written_anew
+from common.report.outputs import in_processes, written_anew
 from common.report.rows import CHARS_PER_TOKEN, Row
-from common.turns import OPPONENT, SIDES, hidden_record, read_answer, read_record
+from common.turns import FINAL_MIN, OPPONENT, SIDES, hidden_record, read_answer, read_record
 
-CONFIGS = ("sft", "dpo", "chat", "tools")  # always written; distill by flag, for it shows the patch
+# Of these distill is written by flag, for it shows the patch.
+CONFIGS = ("sft", "dpo", "chat", "tools", "distill")
 SPLITS = ("train", "validation")
 VALIDATION_PERCENT = 10  # of the repos, by a hash of their names
-MIN_REPOS_TO_VALIDATE = 5  # from here on the repo with the lowest hash is in validation
 NEAR_DUPLICATE_JACCARD = 0.8  # of the sets of word triples of two completions
 
 # Room for a tokenizer that cuts finer than the writer's: longer rows would lose their completion.
@@ -60,39 +57,24 @@ BASH_TOOL = {"type": "function", "function": _BASH}
 class Export:
     """What is asked of export/, and what went into it."""
 
-    with_refined: bool
-    kept_from: int  # score points
+    kept_from: int  # score points: final/ alone, or refined/ too
     max_tokens: int | None  # longer rows are left out
     max_patch_chars: int | None  # what distill shows of a patch; None: no distill
-    rows: dict[str, list[Row]] = field(default_factory=lambda: {split: [] for split in SPLITS})
+    rows: list[Row] = field(default_factory=list)
     fates: dict[str, str] = field(default_factory=dict)  # by stem its split, or why it has none
-    lines: Counter = field(default_factory=Counter)  # of each training file
-    moved_repo: str = ""  # into validation, which its hash alone would have left empty
-    kept_repo: str = ""  # in train, which its hash alone would have left empty
-    held_back: int = 0
-    excluded: int = 0  # turns of instances that were excluded after they were answered
-    duplicates: int = 0
-    too_long: int = 0
-    no_record: int = 0  # turns that distill lacks
+    left_out: Counter = field(default_factory=Counter)  # turns by kind of reason
     teacher_tokens: int = 0  # the longest row of distill with its record
-
-    @property
-    def configs(self) -> tuple[str, ...]:
-        """Those to load: without a record for any turn there is no distill."""
-        return (*CONFIGS, "distill") if self.teacher_tokens else CONFIGS
-
-    @property
-    def all_rows(self) -> list[Row]:
-        return [row for part in self.rows.values() for row in part]
 
     @property
     def fitting_length(self) -> int:
         """The max_length, in tokens, that no row of any configuration should pass."""
-        return with_margin(max((row.total_tokens for row in self.all_rows), default=0))
+        return with_margin(max((row.total_tokens for row in self.rows), default=0))
 
-    def lost_at(self, max_length: int) -> int:
-        """Count the rows of which nothing but the prompt is left at this length."""
-        return sum(row.prompt_tokens >= max_length for row in self.all_rows)
+    @property
+    def lost(self) -> dict[int, int]:
+        """By max_length the rows of which nothing but the prompt is left."""
+        tokens = [row.prompt_tokens for row in self.rows]
+        return {length: sum(n >= length for n in tokens) for length in MAX_LENGTHS}
 
 
 def with_margin(tokens: int) -> int:
@@ -103,42 +85,72 @@ def with_margin(tokens: int) -> int:
 def export_training(rows: list[Row], export: Export) -> None:
     """Write the training files, and note in `export` what they hold.
 
-    Turns of one instance stand together, best first: of those whose completions nearly repeat each
-    other the first is taken. A split without rows has no files, for none could be loaded.
+    Turns of one instance stand together, best first: of near-duplicates the first is taken. A split
+    without rows has no files, for none could be loaded.
     """
     fit = fit_rows(rows, export)
-    held_out = validation_repos({row.repo for row in fit}, export)
-    places = {}  # of the instances, in the order of their first turn
+    held_out = validation_repos({row.repo for row in fit})
+    by_instance = {}
     for row in fit:
-        places.setdefault(row.instance_id, len(places))
-    fit.sort(key=lambda row: (places[row.instance_id], -row.deciding_score, natural_key(row.stem)))
-    instances = [list(group) for _, group in groupby(fit, key=lambda row: row.instance_id)]
+        by_instance.setdefault(row.instance_id, []).append(row)
+    for turns in by_instance.values():
+        turns.sort(key=lambda row: -row.deciding_score)
+    instances = list(by_instance.values())
     work = partial(instance_lines, max_patch_chars=export.max_patch_chars)
     with ExitStack() as stack:
         training_files = {}
         for split in SPLITS:
-            for config in (*CONFIGS, "distill"):  # what is not asked for is removed
+            for config in CONFIGS:  # what is not asked for is removed
                 name = f"{config}-{split}.jsonl"
                 training_files[name] = stack.enter_context(written_anew(Path("export", name)))
-        made = stack.enter_context(in_processes(work, instances, processes_for(len(fit))))
+        made = stack.enter_context(in_processes(work, instances, len(fit)))
         for turns, (record_chars, lines_of_turns) in zip(instances, made):
             for row, lines in zip(turns, lines_of_turns):
                 if not lines:
-                    export.duplicates += 1
+                    export.left_out["duplicate"] += 1
                     export.fates[row.stem] = "not exported: near-duplicate"
                     continue
                 split = "validation" if row.repo in held_out else "train"
                 export.fates[row.stem] = split
-                export.rows[split].append(row)
+                export.rows.append(row)
                 for config, line in lines.items():
-                    name = f"{config}-{split}.jsonl"
-                    training_files[name].write(line)
-                    export.lines[name] += 1
+                    training_files[f"{config}-{split}.jsonl"].write(line)
                 if record_chars:
                     tokens = row.total_tokens + round(record_chars / CHARS_PER_TOKEN)
                     export.teacher_tokens = max(export.teacher_tokens, tokens)
                 elif export.max_patch_chars is not None:
-                    export.no_record += 1
+                    export.left_out["no_record"] += 1
+
+
+def fit_rows(rows: list[Row], export: Export) -> list[Row]:
+    """Return the turns that may be exported; count the others, and note why they are not."""
+    buckets = ("final",) if export.kept_from == FINAL_MIN else ("final", "refined")
+    fit = []
+    for row in rows:
+        if row.bucket not in buckets and not row.held_back:
+            continue
+        if row.unfit:
+            export.left_out["excluded" if row.excluded else "held_back"] += 1
+            export.fates[row.stem] = f"not exported: {row.unfit}"
+        elif export.max_tokens and row.total_tokens > export.max_tokens:
+            export.left_out["too_long"] += 1
+            export.fates[row.stem] = f"not exported: longer than {export.max_tokens} tokens"
+        else:
+            fit.append(row)
+    return fit
+
+
+def validation_repos(repos: set[str]) -> set[str]:
+    """Return the repos whose turns are validation's, by a hash of the repo's name alone.
+
+    So growing the data never moves a turn across. Where that would be all repos, it is none.
+    """
+    held_out = set()
+    for repo in repos:
+        digest = hashlib.sha256(repo.lower().encode()).digest()
+        if 100 * int.from_bytes(digest[:8], "big") < VALIDATION_PERCENT * 2**64:
+            held_out.add(repo)
+    return held_out if held_out != repos else set()
 
 
 def instance_lines(rows: list[Row], max_patch_chars: int | None) -> tuple[int, list[dict]]:
@@ -164,47 +176,6 @@ def instance_lines(rows: list[Row], max_patch_chars: int | None) -> tuple[int, l
     return len(record), lines
 
 
-def fit_rows(rows: list[Row], export: Export) -> list[Row]:
-    """Return the turns that may be exported; count the others, and note why they are not."""
-    buckets = ("final", "refined") if export.with_refined else ("final",)
-    fit = []
-    for row in rows:
-        if row.bucket not in buckets and not row.held_back:
-            continue
-        if row.unfit:
-            export.excluded += bool(row.excluded)
-            export.held_back += not row.excluded
-            export.fates[row.stem] = f"not exported: {row.unfit}"
-        elif export.max_tokens and row.total_tokens > export.max_tokens:
-            export.too_long += 1
-            export.fates[row.stem] = f"not exported: longer than {export.max_tokens} tokens"
-        else:
-            fit.append(row)
-    return fit
-
-
-def validation_repos(repos: set[str], export: Export) -> set[str]:
-    """Return the repos whose turns are validation's, by a hash of the repo's name alone.
-
-    So growing the data never moves a turn across, but for one repo: where validation would stay
-    empty it gets the repo with the lowest hash, until another's hash is lower; where train would,
-    it keeps the one with the highest.
-    """
-
-    def by_hash(repo: str) -> float:
-        digest = hashlib.sha256(repo.lower().encode()).digest()
-        return int.from_bytes(digest[:8], "big") / 2**64  # from 0 to 1
-
-    held_out = {repo for repo in repos if 100 * by_hash(repo) < VALIDATION_PERCENT}
-    if not held_out and len(repos) >= MIN_REPOS_TO_VALIDATE:
-        export.moved_repo = min(repos, key=by_hash)
-        held_out = {export.moved_repo}
-    elif held_out and held_out == repos:
-        export.kept_repo = max(repos, key=by_hash)
-        held_out = repos - {export.kept_repo}
-    return held_out
-
-
 def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:
     """Return the row of each configuration for one turn; of distill only with a `record`.
 
@@ -215,7 +186,7 @@ def training_rows(answer: dict, row: Row, record: str) -> dict[str, dict]:
     meta = {
         **{name: getattr(row, name) for name in META},
         "judged_against": SIDES[opponent],
-        "model": answer["meta"]["challenger"].get("model"),
+        "model": row.models.get("challenger"),
         "source": answer["meta"].get("source"),
     }
     about = {name: getattr(row, name) for name in COLUMNS}
@@ -243,8 +214,7 @@ def with_tool_calls(chat: list[dict]) -> list[dict]:
     """Return a chat as a student with BASH_TOOL would have had it; its texts stay as they are.
 
     An assistant's message with exactly one block becomes what it said and a call of the command,
-    and the user's message after it the output of that call. Arguments are an object: as JSON text
-    most chat templates refuse them.
+    and the user's message after it the output of that call.
     """
     messages = []
     fence = fence_of(chat)
@@ -260,6 +230,7 @@ def with_tool_calls(chat: list[dict]) -> list[dict]:
         blocks = bash_blocks(content, fence) if is_answered else []
         if len(blocks) == 1:
             call_id = f"call{len(messages):05}"  # nine letters and digits, as Mistral's want it
+            # An object: as JSON text most chat templates refuse it.
             call = {"name": "bash", "arguments": {"command": blocks[0]}}
             calls = [{"id": call_id, "type": "function", "function": call}]
             prose = [part.strip() for part in prose_parts(content, fence)]
@@ -280,24 +251,14 @@ def json_line(value: dict) -> bytes:
 
 def export_text(export: Export) -> Markdown:
     """Return in a few sentences what export/ holds, for report, card and tally."""
-    rows = export.all_rows
+    rows = export.rows
+    splits = {split: [row for row in rows if export.fates[row.stem] == split] for split in SPLITS}
     lengths = [row.prompt_tokens for row in rows] or [0]
-    median, ninetieth, most = np.percentile(lengths, (50, 90, 100), method="nearest").tolist()
-    splits = []
-    for split, part in export.rows.items():
-        repos = len({row.repo for row in part})
-        is_small = 0 < len(part) < SMALL_SPLIT or repos == 1
-        splits.append({"name": split, "rows": len(part), "repos": repos, "is_small": is_small})
     return fill(
         "export.md",
         export=export,
-        rows=len(rows),
         splits=splits,
-        least_repos=MIN_REPOS_TO_VALIDATE,
-        median=median,
-        ninetieth=ninetieth,
-        most=most,
-        guessed=sum(row.tokens_from == "guess" for row in rows),
+        small_split=SMALL_SPLIT,
+        lengths=np.percentile(lengths, (50, 90, 100), method="nearest").tolist(),
         chars_per_token=CHARS_PER_TOKEN,
-        lost={f"{length:,}:": export.lost_at(length) for length in MAX_LENGTHS},
     )

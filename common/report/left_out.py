@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections import Counter
-from dataclasses import dataclass, field
 from pathlib import Path
 
 from common import turns
@@ -11,36 +10,43 @@ from common.cli import Tally
 from common.config import Config
 from common.files import BadFile, UserError, turn_files
 from common.report.markdown import fill
-from common.report.outputs import in_processes, processes_for
+from common.report.outputs import in_processes
 
 
-@dataclass
 class LeftOut:
-    """What prompt.py and king.py passed over, and what records say of the other instances."""
+    """Which instances get no king and no challenger, and what sampling passed over."""
 
-    max_record_chars: int
-    instances: dict[str, str] = field(default_factory=dict)  # by stem, of every prompt
-    repos: dict[str, str] = field(default_factory=dict)  # by instance
-    licences: dict[str, str] = field(default_factory=dict)  # by instance, where its record has one
-    # Instances without a turn: instance_id, repo, why, prompts; record_chars, patch_chars if known.
-    rows: list[dict] = field(default_factory=list)
-    sampling: list[dict] = field(default_factory=list)  # the plan's: instance_id, repo, reason
-    excluded: dict[str, str] = field(default_factory=dict)  # by instance, why; "": it is not
+    def __init__(self, max_record_chars: int):
+        self.max_record_chars = max_record_chars
+        self.prompts: dict[str, str] = {}  # by the stem of each prompt its instance
+        self.sampling: list[dict] = []  # the plan's: instance_id, repo, reason
+        self._instances: dict[str, dict] = {}
 
-    def stems(self) -> set[str]:
-        """Return the stems of the prompts whose instance is left out."""
-        out = {row["instance_id"] for row in self.rows}
-        return {stem for stem, instance in self.instances.items() if instance in out}
+    def look_up(self, instance: str) -> dict:
+        """Return what an instance's record says: why it is left out, its licence, its sizes."""
+        if instance not in self._instances:
+            missing = ""
+            try:
+                record = turns.read_record(instance)
+            except (UserError, BadFile) as bad:
+                # Only the list of exclusions can then exclude it.
+                record = {**dict.fromkeys(turns.RECORD_KEYS, ""), "instance_id": instance}
+                missing = str(bad).split("\n")[0]
+            excluded = turns.exclusion_reason(record, self.max_record_chars)
+            self._instances[instance] = {
+                "excluded": excluded or "",
+                "why": excluded or missing,
+                "license": str(record.get("license") or ""),
+                "record_chars": turns.record_chars(record),
+                "patch_chars": len(record["patch"] or ""),
+            }
+        return self._instances[instance]
 
-    def unanswered(self, rows: list) -> int:
-        """Count those of `stems` that nobody answered before."""
-        return len(self.stems() - {row.stem for row in rows if row.path})
-
-    def why_excluded(self, instance: str) -> str:
-        """Return why king.py would leave an instance out today; "" where it would not."""
-        if instance not in self.excluded:
-            self.excluded[instance] = turns.why_excluded(instance, self.max_record_chars) or ""
-        return self.excluded[instance]
+    def unanswered(self, rows: list) -> set[str]:
+        """Return the prompts of instances that are left out, but for those answered before."""
+        answered = {row.stem for row in rows if row.path}
+        waiting = self.prompts.keys() - answered
+        return {stem for stem in waiting if self.look_up(self.prompts[stem])["why"]}
 
 
 def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
@@ -49,41 +55,23 @@ def read_left_out(plan: dict, config: Config, tally: Tally) -> LeftOut:
     for name in turns.SAMPLING_LISTS:
         left_out.sampling += dicts(plan.get(name))
     paths = turn_files("prompt")
-    processes = processes_for(turns.PROMPTS_PER_FILE * len(paths))
-    with in_processes(instances_and_repos, paths, processes) as found:
-        for path, prompts in zip(paths, found):
-            if isinstance(prompts, str):
-                fail_torn(tally, path.stem, "prompt.py", prompts)
+    with in_processes(instances, paths, turns.PROMPTS_PER_FILE * len(paths)) as found:
+        for path, names in zip(paths, found):
+            if isinstance(names, str):
+                fail_torn(tally, path.stem, "prompt.py", names)
                 continue
-            for order, (instance, repo) in enumerate(prompts, 1):
-                left_out.instances[f"{path.stem}_{order}"] = instance
-                left_out.repos.setdefault(instance, repo)
-    prompts_of = Counter(left_out.instances.values())
-    for instance, repo in left_out.repos.items():
-        row = {"instance_id": instance, "repo": repo, "prompts": prompts_of[instance]}
-        try:
-            record = turns.read_record(instance)
-        except (UserError, BadFile) as bad:
-            left_out.rows.append({**row, "why": str(bad).split("\n")[0]})
-            continue
-        left_out.licences[instance] = str(record.get("license") or "")
-        row["why"] = turns.exclusion_reason(record, left_out.max_record_chars)
-        left_out.excluded[instance] = row["why"] or ""
-        if row["why"]:
-            row["record_chars"] = turns.record_chars(record)
-            row["patch_chars"] = len(record["patch"] or "")
-            left_out.rows.append(row)
-    left_out.rows.sort(key=lambda row: (-row.get("record_chars", 0), row["instance_id"]))
+            for order, instance in enumerate(names, 1):
+                left_out.prompts[f"{path.stem}_{order}"] = instance
+                left_out.look_up(instance)
     return left_out
 
 
-def instances_and_repos(path: Path) -> list[tuple[str, str]] | str:
-    """Return what is needed of each prompt of a file; of a torn one what is wrong with it."""
+def instances(path: Path) -> list[str] | str:
+    """Return the instance of each prompt of a file; of a torn one what is wrong with it."""
     try:
-        prompts = turns.read_prompts(path)
+        return [prompt["instance_id"] for prompt in turns.read_prompts(path)]
     except UserError as bad:
         return str(bad)
-    return [(prompt["instance_id"], str(prompt.get("repo") or "")) for prompt in prompts]
 
 
 def fail_torn(tally: Tally, item: str, stage: str, what: object) -> None:
@@ -99,13 +87,12 @@ def dicts(value: object) -> list[dict]:
 
 def huge_pr_page(left_out: LeftOut, rows: list) -> str:
     """Return hugePR.md; sizes are in characters."""
-    late = [row for row in rows if row.excluded]
     page = fill(
         "hugePR.md",
         left_out=left_out,
-        out=left_out.unanswered(rows),
-        late=late,
-        judged=sum(row.bucket is not None for row in late),
+        unanswered=left_out.unanswered(rows),
+        late=[row for row in rows if row.excluded],
+        prompts=Counter(left_out.prompts.values()),
         answers=Counter(row.instance_id for row in rows if row.path),
     )
     return f"{page}\n"

@@ -34,9 +34,8 @@ _ESCAPES = (
 
 def shown(text: object, limit: int = 200) -> Markdown:
     """Return text from outside as one line in which no Markdown, HTML, math or mention works."""
-    characters = clean_text(str(text))[: 4 * limit]
-    kinds = _CHARACTER_KINDS
-    line = "".join(kinds.get(unicodedata.category(sign), sign) for sign in characters)
+    signs = clean_text(str(text))[: 4 * limit]
+    line = "".join(_CHARACTER_KINDS.get(unicodedata.category(sign), sign) for sign in signs)
     line = " ".join(line.split())
     if len(line) > limit:
         line = line[: limit - 1] + "…"

@@ -42,22 +42,21 @@ def written_anew(path: Path | str) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def processes_for(turns: int) -> int:
-    return min(MOST_PROCESSES, os.cpu_count() or 1, turns // TURNS_A_PROCESS)
-
-
 @contextmanager
-def in_processes(work: Callable, items: list, processes: int) -> Iterator[Iterator]:
-    """Give work(item) of each item, in order, made by forked processes; below two by this one.
+def in_processes(work: Callable, items: list, turns: int) -> Iterator[Iterator]:
+    """Give work(item) of each item, in order; forked processes share the items of many `turns`.
 
-    Each sends through a pipe of its own and so is never far ahead, and ends when none reads it.
+    Each sends through a pipe of its own and so is never far ahead, and ends when none reads it:
+    a pool's workers would outlive a parent that was killed, and hold its locks.
     """
+    processes = min(MOST_PROCESSES, os.cpu_count() or 1, turns // TURNS_A_PROCESS)
     if processes < 2:
         yield map(work, items)
         return
 
-    def send(reader, writer, share: list) -> None:
-        reader.close()
+    def send(writer, share: list) -> None:
+        for reader in readers:
+            reader.close()
         with suppress(BrokenPipeError):
             for item in share:
                 try:
@@ -83,11 +82,10 @@ def in_processes(work: Callable, items: list, processes: int) -> Iterator[Iterat
         signal.pthread_sigmask(signal.SIG_BLOCK, ENDING)  # for good in those that are forked
         for first in range(processes):
             reader, writer = fork.Pipe(duplex=False)
-            share = items[first::processes]
-            workers.append(fork.Process(target=send, args=(reader, writer, share)))
+            readers.append(reader)
+            workers.append(fork.Process(target=send, args=(writer, items[first::processes])))
             workers[-1].start()
             writer.close()
-            readers.append(reader)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, ENDING)
         yield receive()
     finally:

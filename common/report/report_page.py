@@ -9,21 +9,22 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import yaml
 
 from common.cli import STAGES, steps_from
 from common.config import METRICS, Config, Duel
 from common.duel.record import FEWEST_READABLE, LOOKS
 from common.duel.statistics import bootstrap_bounds, rate_ratio
 from common.duel.verdicts import READING
+from common.files import BadFile
+from common.report import exports, turns_page
 from common.report.exports import Export, export_text
-from common.report.labels import share_of
 from common.report.left_out import LeftOut, dicts
 from common.report.markdown import NOTHING, Markdown, fill, written
-from common.report.rows import Row, per_hundred
-from common.report.turns_page import MOST_TURNS
-from common.report.writers import Writers
+from common.report.rows import CHARS_PER_TOKEN, Row, per_hundred
 from common.turns import BUCKETS, DEFEAT_MIN, FINAL_MIN, OPPONENT, SIDES, Status
 
+CARD = Path("export", "README.md")
 # What fixes a turn of each status, in the order in which the stages are to be run.
 NEXT_STEP = {
     Status.NO_ANSWER: "put the answer back, or delete its score",
@@ -59,15 +60,15 @@ class Facts:
     """All that the report and the card speak of."""
 
     rows: list[Row]
-    writers: Writers
+    counts: Counter  # see rows.count_verdicts_and_costs
     left_out: LeftOut
     duel: dict  # score/_duel.json, empty without one
     plan: dict  # prompt/_plan.json, empty without one
     config: Config
     limit: int | None
-    labels: dict | None  # how far panel and person agree; None without labels
+    labels: dict  # how far panel and person agree
     torn: set[str]  # the stages that make torn files again
-    export: Export | None = None
+    export: Export
 
     def __post_init__(self):
         self.parsed = [row for row in self.rows if row.bucket]
@@ -75,6 +76,7 @@ class Facts:
         self.statuses = Counter(row.status for row in self.rows)
         buckets = Counter(row.bucket for row in self.parsed)
         self.buckets = {name: buckets[name] for name in BUCKETS}
+        self.bucket_words = ", ".join(f"{name}/ {self.buckets[name]:,}" for name in BUCKETS)
         self.mode = (self.parsed or self.rows)[0].mode
         self.opponent = SIDES[OPPONENT[self.mode]]
 
@@ -94,8 +96,9 @@ class Facts:
         self.next_step = dict(NEXT_STEP)
         if self.drop:
             self.next_step[Status.PARSE_FAIL] = "change the panel, then python validate.py"
-        settled = self.left_out.stems() | {row.stem for row in self.rows if row.path}
-        prompts = [] if self.limit else self.left_out.instances
+        self.unanswered = self.left_out.unanswered(self.rows)
+        settled = self.unanswered | {row.stem for row in self.rows if row.path}
+        prompts = [] if self.limit else self.left_out.prompts
         self.waiting = [stem for stem in prompts if stem not in settled]  # for their king
         to_run = {step for status, step in self.next_step.items() if self.statuses[status]}
         lacking = self.torn | {name for name in STAGES if f"python {name}" in to_run}
@@ -106,7 +109,7 @@ class Facts:
         steps = steps_from(min(lacking, key=STAGES.index)).splitlines() if lacking else []
         self.steps = [Markdown(step) for step in steps]
 
-        # The sample, and what lies in its replies.
+        # The sample, who wrote, and what lies in the replies.
         self.dataset = str(self.plan.get("dataset") or NOTHING)
         is_hub_id = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", self.dataset)
         if self.dataset != NOTHING and (not is_hub_id or Path(self.dataset).exists()):
@@ -114,22 +117,30 @@ class Facts:
         benchmarks = self.plan.get("benchmarks")
         self.benchmarks = dicts(benchmarks.get("lists")) if isinstance(benchmarks, dict) else []
         self.unchecked = [of for of in self.benchmarks if of.get("state") != "checked"]
+        self.writers = {}  # by side
+        for side in ("king", "challenger"):
+            names = (row.models[side] for row in self.rows if side in row.models)
+            self.writers[side] = list(dict.fromkeys(names)) or None
+        self.spent = {}  # by role and judge: what they took
+        for (role, judge, what), figure in self.counts.items():
+            self.spent.setdefault((role, judge), Counter())[what] = figure
+        self.spent["together", ""] = sum(self.spent.values(), Counter())
         self.audits = {}  # by side
         for side in ("challenger", "chosen", "king"):
             audited = [row.leaks[side] for row in self.rows if side in row.leaks]
             kinds = Counter()
             for hits in audited:
                 kinds.update(sorted(set(hits)))
-            found = share_of(sum(map(bool, audited)), len(audited))
+            found = turns_page.share_of(sum(map(bool, audited)), len(audited))
             self.audits[side] = {"audited": len(audited), "kinds": kinds, **found}
         look = {"turns": 0, "read": 0, **(self.duel["second_look"] or {})}
         named = look.get("named") or {}  # by the reader's test
         self.look = {
             **look,
-            "challenger": share_of(named.get("challenger", 0), look["read"]),
+            "challenger": turns_page.share_of(named.get("challenger", 0), look["read"]),
             # Who cannot have leaked: his rate is the test's false alarm.
-            "opponent": share_of(named.get(OPPONENT[self.mode], 0), look["read"]),
-            "calls": self.writers.bills[LOOKS[READING], ""]["replies"],  # readable or not
+            "opponent": turns_page.share_of(named.get(OPPONENT[self.mode], 0), look["read"]),
+            "calls": self.counts[LOOKS[READING], "", "replies"],  # readable or not
             "kept_before": sum(row.score >= FINAL_MIN for row in self.parsed),
         }
         self.doubt = doubt(self.rows, self.config.duel.alpha)
@@ -164,14 +175,6 @@ def stale_reason(facts: Facts) -> str:
     return next((f"it is of another {what}" for what, holds in is_of_another.items() if holds), "")
 
 
-def drop_words(facts: Facts) -> str:
-    """Return what to do about the judges of facts.drop, in a line for a terminal."""
-    if len(facts.drop) == len(facts.duel["judges"]):
-        return "hardly any answer could be read: change [judge] models in chain.toml"
-    names = ", ".join(facts.drop)
-    return f"hardly read: drop {names} from [judge] models in chain.toml, which costs nothing"
-
-
 def doubt(rows: list[Row], alpha: float) -> dict | None:
     """Return hedges a hundred words of THOUGHT by side, and challengers' over kings'."""
     rows = [row for row in rows if row.doubt]
@@ -188,10 +191,8 @@ def doubt(rows: list[Row], alpha: float) -> dict | None:
 def compare_kinds(rows: list[Row], duel: Duel) -> dict[str, dict]:
     """Return what each kind of challenger came to, intervals over instances; {} for one kind."""
     kinds = sorted({row.made for row in rows}, reverse=True)
-    if len(kinds) < 2:
-        return {}
     compared = {}
-    for kind in kinds:
+    for kind in kinds if len(kinds) > 1 else ():
         turns = [row for row in rows if row.made == kind]
         side = "chosen" if kind == "chosen" else "challenger"
         values = []
@@ -210,9 +211,8 @@ def compare_kinds(rows: list[Row], duel: Duel) -> dict[str, dict]:
 
 def bounded(value: float, interval: list[float] | None, form: str) -> Markdown:
     """Return a figure with its interval, where it has one, in brackets."""
-    figure = written(value, form)
     limits = written(interval, form)
-    return figure if limits == NOTHING else Markdown(f"{figure} ({limits})")
+    return Markdown(written(value, form) + (f" ({limits})" if limits != NOTHING else ""))
 
 
 def points(facts: Facts) -> dict:
@@ -231,31 +231,30 @@ def points(facts: Facts) -> dict:
             f"drawn to the reply shown {shown}: position bias {bias:+.2f}": abs(bias) > STRONG_BIAS,
             f'nearly always undecided: {draws:.0%} of its calls are "equal"': draws >= MOSTLY_DRAWS,
         }
-        doubtful[name] = "; ".join(words for words, holds in reasons.items() if holds)
+        if any(reasons.values()):
+            doubtful[name] = "; ".join(words for words, holds in reasons.items() if holds)
     deciding = {}
     for name, without in duel["leave_one_out"].items():
         if without.get("accepted") != duel["accepted"]:
             deciding[name] = verdict_words(without)
     alpha = (duel["agreement"] or {}).get("value")
     instances = duel["instances"] or len({row.instance_id for row in facts.judged})
-    final = [row for row in facts.parsed if row.bucket == "final"]
     return {
-        "doubtful": {name: reasons for name, reasons in doubtful.items() if reasons},
+        "doubtful": doubtful,
         "deciding": deciding,
         "low_agreement": alpha is not None and alpha < LOW_AGREEMENT,
         "few_instances": instances if instances < FEW_INSTANCES else 0,
         "no_benchmarks": not facts.benchmarks,
         "unchecked": facts.unchecked,
-        "leaking": [row for row in final if row.leaks.get("challenger")],
         "held_back": [row for row in facts.judged if row.held_back],
-        "far_apart": facts.labels["differences"] if facts.labels else [],
+        "far_apart": facts.labels["differences"],
         "little_doubt": bool(facts.doubt) and facts.doubt["ratio"] < LITTLE_DOUBT,
     }
 
 
-def report_page(facts: Facts, licence_is_stated: bool) -> str:
+def report_page(facts: Facts) -> str:
     """Return report.md, for a reader in a hurry."""
-    listed = facts.rows[:MOST_TURNS]
+    listed = facts.rows[: turns_page.MOST_TURNS]
     text = fill(
         "report.md",
         facts=facts,
@@ -266,8 +265,8 @@ def report_page(facts: Facts, licence_is_stated: bool) -> str:
         metrics=METRICS,
         verdict_words=verdict_words,
         why=str(facts.duel["why"] or "").removeprefix(f"{facts.verdict}: "),
-        licence_is_stated=licence_is_stated,
-        export=export_text(facts.export) if facts.export else "",
+        licence=stated_licence()["license"] if facts.export.rows else "",
+        export="" if facts.limit else export_text(facts.export),
         histogram=histogram([row.deciding_score for row in facts.parsed]),
         listed=sorted(listed, key=lambda row: -row.deciding_score if row.bucket else 1),
     )
@@ -287,9 +286,59 @@ def histogram(scores: list[float]) -> Markdown:
     return Markdown("\n".join([*lines, "```"]))
 
 
-def page_lines(facts: Facts, turns_left_out: int) -> list[str]:
+def page_lines(facts: Facts) -> list[str]:
     """Return what turns.html says of the run."""
-    why = [str(facts.duel["why"])] if facts.has_duel else []
-    buckets = ", ".join(f"{name}/ {facts.buckets[name]:,}" for name in BUCKETS)
-    more = f"Here are the first {MOST_TURNS:,} turns; turns.csv lists {turns_left_out:,} more."
-    return [*why, buckets, *([more] if turns_left_out else [])]
+    lines = [str(facts.duel["why"])] if facts.has_duel else []
+    lines.append(facts.bucket_words)
+    more = sum(row.challenger_chars > 0 for row in facts.rows[turns_page.MOST_TURNS :])
+    if more:
+        lines.append(
+            f"Here are the first {turns_page.MOST_TURNS:,} turns; turns.csv lists {more:,} more."
+        )
+    return lines
+
+
+def dataset_card(facts: Facts) -> str:
+    """Return the card of what facts.export says. Raises BadFile if the card there is torn."""
+    export = facts.export
+    front = {
+        **stated_licence(),
+        "pretty_name": "Preferred single turns of a coding agent",
+        "task_categories": ["text-generation"],
+        "tags": ["code", "agent", "software-engineering", "sft", "dpo"],
+    }
+    for config in exports.CONFIGS:
+        names = {split: f"{config}-{split}.jsonl" for split in exports.SPLITS}
+        parts = [{"split": split, "path": name} for split, name in names.items()]
+        parts = [part for part in parts if Path("export", part["path"]).exists()]
+        default = {"default": True} if config == "sft" else {}
+        if parts:
+            configs = front.setdefault("configs", [])
+            configs.append({"config_name": config, **default, "data_files": parts})
+    longest_reply = max((row.challenger_chars for row in export.rows), default=0)
+    text = fill(
+        "card.md",
+        facts=facts,
+        duel=facts.duel,
+        export=export,
+        exports=exports,
+        final_min=FINAL_MIN,
+        defeat_min=DEFEAT_MIN,
+        metrics=METRICS,
+        licences=Counter(row.license for row in export.rows),
+        reply_tokens=round(longest_reply / CHARS_PER_TOKEN),
+    )
+    return f"---\n{yaml.safe_dump(front, sort_keys=False, allow_unicode=True)}---\n\n{text}\n"
+
+
+def stated_licence() -> dict:
+    """Return what the user wrote into the card there under license, license_name, license_link."""
+    text = CARD.read_text(encoding="utf-8-sig", errors="replace") if CARD.exists() else ""
+    try:
+        front = yaml.safe_load(text.split("\n---")[0]) if text.startswith("---") else {}
+    except (yaml.YAMLError, ValueError) as error:  # the latter of an impossible date
+        problem = f"cannot read its front matter ({str(error).splitlines()[0]})"
+        raise BadFile(CARD, f"{problem}: mend its first lines, or delete the file") from None
+    front = front if isinstance(front, dict) else {}
+    stated = {key: front[key] for key in front if str(key).startswith("license") and front[key]}
+    return {"license": "unknown", **stated}

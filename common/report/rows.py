@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections import Counter
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import NamedTuple
 
+from common import turns
 from common.audit.protocol import action_style, count_doubt, fence_of, protocol_problem
 from common.config import METRICS
+from common.duel.record import LOOKS
+from common.duel.verdicts import FIRST_LOOK, READING
 from common.files import BadFile, digest
-from common.report.labels import label_sha
-from common.report.left_out import LeftOut
-from common.report.markdown import Markdown, shown, written
-from common.turns import OPPONENT, SIDES, Status, bucket, chat_digest, read_answer, read_score
+from common.report.left_out import LeftOut, dicts
+from common.report.markdown import Markdown, shown
+from common.turns import OPPONENT, SIDES, Status, bucket, read_answer, read_score, text_digests
 
 CHARS_PER_TOKEN = 3.6  # measured on chats of SWE-bench repos; a guess where no usage was told
 
@@ -45,6 +47,7 @@ class Row:
     # By audited side each hit's kind; those of a "chosen" challenger, which are no leaks, apart.
     leaks: dict[str, list[str]] = field(default_factory=dict)
     protocol_problem: str = ""  # what the challenger breaks of its chat's protocol
+    models: dict[str, str] = field(default_factory=dict)  # by side, who was asked
     made: str = "informed"  # how the challenger was: with the record, or "chosen" of blind replies
     candidates_distinct: int = 0  # different commands among these replies
     doubt: dict[str, tuple[int, int]] = field(default_factory=dict)  # by side: hedges, words
@@ -53,40 +56,19 @@ class Row:
     unfit: str = ""  # why it must be in neither final/ nor export/, whatever its score
     held_back: bool = False  # from final/, for that reason
     score: float | None = None
-    score_confirmed: float | None = None  # with the second look's verdicts; it then decides
+    score_confirmed: float | None = None  # with the second look's verdicts
+    deciding_score: float | None = None  # the one of these that decides
+    spread: float = 0.0  # how far the judges are apart, in score points
     points: int | None = None
     max_points: int | None = None
     metrics: dict = field(default_factory=dict)
     by_judge: dict = field(default_factory=dict)
     reason: str = ""
-    opponent_chars: int = 0
-    label_sha: str = ""  # of both replies, as labels name them
-
-    @property
-    def deciding_score(self) -> float:
-        return self.score if self.score_confirmed is None else self.score_confirmed
-
-    @property
-    def spread(self) -> float:
-        """How far the judges are apart, in score points."""
-        scores = [score for score in self.by_judge.values() if score is not None]
-        return max(scores) - min(scores) if scores else 0.0
-
-    @property
-    def total_tokens(self) -> int:
-        """The prompt with the longer reply, by the more cautious of two counts."""
-        prompt = max(self.prompt_tokens, round(self.prompt_chars / CHARS_PER_TOKEN))
-        reply = max(self.challenger_chars, self.opponent_chars)
-        return prompt + round(reply / CHARS_PER_TOKEN)
-
-    @property
-    def score_words(self) -> str:
-        """The score, and what the second look made of it."""
-        if not self.bucket:
-            return str(self.status)
-        if self.score_confirmed is None:
-            return written(self.score)
-        return f"{written(self.score)} → {written(self.score_confirmed)}"
+    total_tokens: int = 0  # the prompt with the longer reply, by the more cautious of two counts
+    label_sha: str = ""  # of both replies, as labels name them; of alike ones there are none
+    # For turns.html: its flags, each a side and what it did, and its texts as JSON.
+    marks: list[str] = field(default_factory=list)
+    texts: bytes = b""
 
     @property
     def link(self) -> Markdown:
@@ -100,8 +82,7 @@ class Turn(NamedTuple):
 
     row: Row
     answer: dict | None = None  # None: there is none, or it is torn
-    score: dict | None = None  # None: not judged, or before its texts changed
-    verdicts: Sequence[dict] = ()  # all on file: of older texts, settings and panels, too
+    score: dict | None = None  # None: not judged; of older texts where the row is stale
 
 
 def read_turn(stem: str, path: Path | None, left_out: LeftOut) -> Turn:
@@ -111,12 +92,12 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut) -> Turn:
     row = Row(stem, path, Status.NOT_JUDGED)
     answer = None
     score = None
-    verdicts = []
     try:
         answer = read_answer(path)
+        enter_answer(row, answer, left_out)
         if answer["challenger"]:
             score = read_score(Path("score", f"{stem}.json"))
-            verdicts = [*score["verdicts"], *score.get("on_other_metrics", [])]
+            enter_score(row, answer, score)
         else:
             row.status = Status.NO_CHALLENGER
     except FileNotFoundError:
@@ -125,43 +106,25 @@ def read_turn(stem: str, path: Path | None, left_out: LeftOut) -> Turn:
         row.status = Status.BROKEN
         row.why = str(bad)
         row.mended_by = "validate.py" if answer else "king.py"
-    if answer:
-        enter_answer(row, answer, left_out)
-    if score:
-        row.mode = score["mode"]
-        sha = {"chat": chat_digest(answer["messages"])}
-        for side in ("challenger", OPPONENT[row.mode]):
-            sha[side] = digest(answer[side])
-        changed = [name for name in sha if score["sha"][name] != sha[name]]
-        if changed:
-            score = None
-            row.status = Status.STALE
-            row.why = f"judged before its {' and '.join(changed)} changed"
-        else:
-            enter_score(row, answer, score)
     if row.excluded and row.status not in (Status.PARSED, Status.BROKEN):
         row.status = Status.EXCLUDED
         row.why = row.excluded
-    return Turn(row, answer, score, verdicts)
+    return Turn(row, answer, score)
 
 
 def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
-    """Enter what a row has of an answer.
-
-    The chat's tokens are the king's, whose prompt was the chat alone; the challenger's held the
-    record too.
-    """
+    """Enter what a row has of an answer."""
     messages = answer["messages"]
     challenger = answer["challenger"]
     meta = answer["meta"]
     row.instance_id = answer["instance_id"]
-    # An answer may not name its repo, though its prompt does.
-    row.repo = str(meta.get("repo") or left_out.repos.get(row.instance_id) or row.instance_id)
-    row.license = left_out.licences.get(row.instance_id, "")
-    row.excluded = left_out.why_excluded(row.instance_id)
+    row.repo = str(meta.get("repo") or row.instance_id)
+    instance = left_out.look_up(row.instance_id)
+    row.license = instance["license"]
+    row.excluded = instance["excluded"]
     row.challenger_chars = len(challenger)
     row.prompt_chars = sum(len(message["content"]) for message in messages)
-    usage = meta["king"].get("usage")
+    usage = meta["king"].get("usage")  # his prompt was the chat alone
     tokens = usage.get("prompt_tokens") if isinstance(usage, dict) else None
     has_usage = type(tokens) is int and tokens > 0
     row.prompt_tokens = tokens if has_usage else round(row.prompt_chars / CHARS_PER_TOKEN)
@@ -171,6 +134,8 @@ def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
     row.candidates_distinct = meta["challenger"].get("candidates_distinct") or 0
     kind = "chosen" if row.made == "chosen" else "challenger"
     for side, name in (("king", "king"), ("challenger", kind)):
+        if meta[side].get("model"):
+            row.models[side] = str(meta[side]["model"])
         hits = leak_hits(meta[side])
         if hits is not None:
             row.leaks[name] = [str(hit.get("kind")) for hit in hits]
@@ -183,39 +148,100 @@ def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
 def leak_hits(meta: dict) -> list[dict] | None:
     """Return what the audit found in one side's reply; None where it was not audited."""
     audit = meta.get("leaks")
-    hits = audit.get("hits") if isinstance(audit, dict) else None
-    if not isinstance(hits, list):
-        return None
-    return [hit for hit in hits if isinstance(hit, dict)]
+    return dicts(audit.get("hits")) if isinstance(audit, dict) else None
 
 
 def enter_score(row: Row, answer: dict, score: dict) -> None:
-    """Enter what a row has of the score of its present texts."""
-    opponent = answer[OPPONENT[row.mode]]
+    """Enter what a row has of a score; of one of older texts, which of them have changed."""
+    row.mode = score["mode"]
+    side = OPPONENT[row.mode]
+    sha = text_digests(answer)
+    changed = [name for name in ("chat", "challenger", side) if score["sha"][name] != sha[name]]
+    if changed:
+        row.status = Status.STALE
+        row.why = f"judged before its {' and '.join(changed)} changed"
+        return
     refused = answer["meta"]["challenger"].get("refused")
     audit = f"the audit refuses it: {refused}" if refused else ""
     row.unfit = row.excluded or row.protocol_problem or audit or score.get("held_back") or ""
     row.status = Status(score["status"])
     row.bucket, row.why = bucket(score, row.unfit)
     if row.bucket:
-        row.score = score["score"]
-        row.score_confirmed = score.get("score_confirmed")
+        row.score = row.deciding_score = score["score"]
+        if score.get("score_confirmed") is not None:
+            row.score_confirmed = row.deciding_score = score["score_confirmed"]
         row.held_back = row.bucket != bucket({**score, "held_back": ""})[0]
     row.points = score["points"]
     row.max_points = score["max_points"]
     row.metrics = score["metrics"] or {}
     row.by_judge = score["by_judge"]
+    scores = [of for of in row.by_judge.values() if of is not None]
+    row.spread = max(scores) - min(scores) if scores else 0.0
     row.reason = score["reason"] or ""
-    row.opponent_chars = len(opponent)
-    row.label_sha = label_sha(opponent, answer["challenger"])
+    if row.bucket and answer[side] != answer["challenger"]:
+        row.label_sha = label_sha(answer[side], answer["challenger"])
+    reply_chars = max(row.challenger_chars, len(answer[side]))
+    prompt_tokens = max(row.prompt_tokens, round(row.prompt_chars / CHARS_PER_TOKEN))
+    row.total_tokens = prompt_tokens + round(reply_chars / CHARS_PER_TOKEN)
+
+
+def label_sha(opponent: str, challenger: str) -> str:
+    """Return what stands in the column `sha` of a label of these two replies."""
+    return digest(opponent, challenger)[:16]
+
+
+def count_verdicts_and_costs(counts: Counter, turn: Turn) -> None:
+    """Add what a turn took of all tries, with what was replaced, and how its judges called it.
+
+    Keys: (side, "judge" or a further look; the judge, or ""; what). `what`: replies,
+    prompt_tokens, completion_tokens, usd, priced (the replies of which usd is); and of the judges
+    of the first look the order with "win", "draw" or "loss" of the challenger.
+    """
+    meta = turn.answer["meta"] if turn.answer else {}
+    score = turn.score or {}
+    paid = [(side, "", meta[side]) for side in ("king", "challenger") if meta.get(side)]
+    for older in dicts([*dicts(meta.get("retired")), meta.get("choosing")]):
+        paid.append(("challenger", "", older))
+    for verdict in [*score.get("verdicts", ()), *score.get("on_other_metrics", ())]:
+        if verdict["look"] == FIRST_LOOK:
+            paid.append(("judge", verdict["judge"], verdict))
+        else:
+            paid.append((LOOKS.get(verdict["look"], "another look"), "", verdict))
+    for role, judge, reply in paid:
+        counts[role, judge, "replies"] += 1
+        usage = reply.get("usage_all_tries") or reply.get("usage")
+        for kind in ("prompt_tokens", "completion_tokens"):
+            if isinstance(usage, dict) and isinstance(usage.get(kind), int):
+                counts[role, judge, kind] += usage[kind]
+        if isinstance(reply.get("cost_usd"), (int, float)):
+            counts[role, judge, "usd"] += reply["cost_usd"]
+            counts[role, judge, "priced"] += 1
+    for verdict in counted_verdicts(turn):
+        if verdict["look"] == FIRST_LOOK and verdict["calls"]:
+            half_points = turns.half_points(verdict)
+            for half, word in enumerate(("loss", "draw", "win")):
+                key = ("judge", verdict["judge"], f"{verdict['order']} {word}")
+                counts[key] += half_points.count(half)
+
+
+def counted_verdicts(turn: Turn) -> list[dict]:
+    """Return the verdicts of both looks on which the turn's scores rest."""
+    score = turn.score or {}
+    if turn.row.status == Status.STALE:
+        return []
+    looks = [verdict for verdict in score.get("verdicts", ()) if verdict["look"] != READING]
+    if "counted" not in score:  # validate.py has not made it anew
+        return looks
+    keys = {*score["counted"], *score.get("counted_confirmed", ())}
+    return [verdict for verdict in looks if verdict["key"] in keys]
 
 
 # What a spreadsheet runs as a formula; to some of them these signs of other widths are the same.
 FORMULA_STARTS = tuple("=+-@\t\r\n⁺₊⁼₌﬩﹢﹣﹦﹫＋－＝＠")
 COLUMNS = (
     "stem", "instance_id", "repo", "license", "status", "bucket", "score", "score_confirmed",
-    "style", "step", "prompt_chars", "prompt_tokens", "tokens_from", "spread", "protocol_problem",
-    "why", "points", "max_points", "reason", "made", "candidates_distinct",
+    "style", "step", "prompt_chars", "prompt_tokens", "spread", "protocol_problem", "why", "points",
+    "max_points", "reason", "made", "candidates_distinct",
 )  # fmt: skip
 
 
@@ -230,8 +256,8 @@ def turns_csv(rows: list[Row], judges: list[str], fates: dict[str, str]) -> str:
         cells |= {f"judge {judge}": row.by_judge.get(judge) for judge in judges}
         for side in SIDES.values():
             cells[f"{side}_doubt"] = per_hundred(*row.doubt.get(side, (0, 0)))
-        for side, name in (("challenger", ""), ("chosen", "chosen_"), ("king", "king_")):
-            cells[f"{name}leak_hits"] = len(row.leaks.get(side, ()))
+        cells["leak_hits"] = len(row.leaks.get("challenger", ()))
+        cells["king_leak_hits"] = len(row.leaks.get("king", ()))
         cells["export"] = fates.get(row.stem, "")
         if row is rows[0]:
             table.writerow(map(csv_cell, cells))
