@@ -135,18 +135,15 @@ def parse_verdict(text: str) -> dict | None:
 
 
 def survey(answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tally) -> tuple:
-    """Return a table of the turns that have both replies, and what their verdicts have cost.
-
-    Every score file is brought up to date on the way: which verdicts count may have changed. What
-    still waits for verdicts is entered after the run; what was excluded meanwhile is passed over.
+    """Return a table of the turns that have both replies, its rows that wait for verdicts by stem,
+    and the bills of the others. Every score file is brought up to date on the way.
     """
     table = record.new_table(len(answers), len(panel.names))
+    waiting = {}
     bills = defaultdict(Counter)
     count = 0
     excluded = cache(why_excluded)
-    progress = Progress(len(answers), "reading")
     for stem, path in answers.items():
-        progress.update()
         turn = load_turn(stem, path, mode, tally, write=not flags.dry_run)
         if turn is None:
             continue
@@ -159,17 +156,15 @@ def survey(answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tall
             write_json(turn.path, score)
         row = table[count]
         count += 1
-        row["stem"] = stem
         row["instance"] = instance
         row["identical"] = turn.identical
-        row["waiting"] = any(
-            panel.pending(turn, score, look, flags.retry_failed) for look in LOOKS_OF[flags.confirm]
-        )
-        if not row["waiting"]:
+        looks = LOOKS_OF[flags.confirm]
+        if any(panel.pending(turn, score, look, flags.retry_failed) for look in looks):
+            waiting[stem] = row
+        else:
             record.enter_score(row, score, panel.names, bills)
             tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
-    progress.close()
-    return table[:count], bills
+    return table[:count], waiting, bills
 
 
 def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int]]:
@@ -185,71 +180,58 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
 
 
 async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
-    """Ask the judges side by side for what the turn still needs. Raises ItemFailed, Waiting."""
+    """Ask the judges side by side for what the turn still needs. Raises ItemFailed, Waiting.
+
+    Each verdict is saved as it comes, readable or not. A judge is asked one order after the other:
+    rules and chat, the long part of both prompts, are then in the provider's prefix cache when the
+    second comes.
+    """
     saving = asyncio.Lock()
+    failures = []
+
+    async def ask_judge(questions: list[Question]) -> None:
+        judge = questions[0].call.model
+        read = reader.parse_finding if questions[0].look == READING else parse_verdict
+
+        def problem(text: str) -> str | None:
+            return None if read(text) else "not one JSON object with the calls that were asked for"
+
+        for question in questions:
+            key = question.key(turn)
+            asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
+            who = f"{turn.stem} {key} {asked_before}"  # tells this asking from another in its words
+            try:
+                prompt = prompt_of(turn, panel, question)
+                reply = await llm.ask(question.call, prompt, problem, who=who)
+                calls = read(reply.text)
+            except NoAcceptableReply as failure:
+                reply = failure.last
+                calls = None
+            except ItemFailed as failure:
+                if not isinstance(failure, Waiting):
+                    failure.kind = f"judge {judge}: {failure.kind}"
+                failures.append(failure.with_traceback(None))  # which holds the prompt
+                continue
+            reason = calls.pop("reason", "") if calls else ""
+            verdict = {"key": key, "judge": judge, "mode": turn.mode, "look": question.look}
+            verdict |= {"order": question.order, "calls": calls, "reason": reason}
+            verdict |= {"text": reply.text, **reply.meta}
+            turn.verdicts.append(verdict)
+            if "batch" not in verdict:  # which is on file: saved with the turn's others
+                async with saving:
+                    await llm.save(turn.path, panel.score_record(turn))
+
     for look in LOOKS_OF[flags.confirm]:
         questions = panel.pending(turn, panel.score_record(turn), look, flags.retry_failed)
         by_judge = groupby(questions, key=lambda question: question.call.model)
-        work = [ask_judge(llm, turn, panel, list(group), saving) for _, group in by_judge]
-        failures = []
-        for outcome in await asyncio.gather(*work, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome  # it ends the run, now that nothing more is under way
-            failures += outcome
+        work = [ask_judge(list(group)) for _, group in by_judge]
+        for error in await asyncio.gather(*work, return_exceptions=True):
+            if error:
+                raise error  # it ends the run, now that nothing more is under way
         if questions and any("batch" in verdict for verdict in turn.verdicts):
             await llm.save(turn.path, panel.score_record(turn))
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Waiting))
-
-
-async def ask_judge(
-    llm: LLM, turn: Turn, panel: Panel, questions: list[Question], saving: asyncio.Lock
-) -> list[ItemFailed]:
-    """Ask one judge these questions, save each verdict, readable or not; return what failed.
-
-    One order after the other: rules and chat, the long part of both prompts, are then in the
-    provider's prefix cache when the second comes.
-    """
-    failures = []
-    judge = questions[0].call.model
-    read = reader.parse_finding if questions[0].look == READING else parse_verdict
-
-    def problem(text: str) -> str | None:
-        return None if read(text) else "not one JSON object with the calls that were asked for"
-
-    for question in questions:
-        key = question.key(turn)
-        asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
-        who = f"{turn.stem} {key} {asked_before}"  # tells this asking from another in its words
-        try:
-            prompt = prompt_of(turn, panel, question)
-            reply = await llm.ask(question.call, prompt, problem, who=who)
-            calls = read(reply.text)
-        except NoAcceptableReply as failure:
-            reply = failure.last
-            calls = None
-        except ItemFailed as failure:
-            if not isinstance(failure, Waiting):
-                kind = f"judge {judge}: {failure.kind}"
-                failure = ItemFailed(kind, failure.detail, lasting=failure.lasting)
-            failures.append(failure.with_traceback(None))  # which holds the prompt
-            continue
-        verdict = {
-            "key": key,
-            "judge": judge,
-            "mode": turn.mode,
-            "look": question.look,
-            "order": question.order,
-            "calls": calls,
-            "reason": calls.pop("reason", "") if calls else "",
-            "text": reply.text,
-            **{name: value for name, value in reply.meta.items() if name != "model"},
-        }
-        turn.verdicts.append(verdict)
-        if "batch" not in verdict:  # which is on file: saved with the turn's others
-            async with saving:
-                await llm.save(turn.path, panel.score_record(turn))
-    return failures
 
 
 # --------------------------------------------------------------------------------------- the gate
@@ -326,11 +308,11 @@ def main() -> int:
     tally = Tally("validate.py")
     answers = answer_files(flags.shard)
     with lock_folders([] if flags.dry_run else [SCORE], "validate", flags.shard):
-        table, bills = survey(answers, panel, mode, flags, tally)
+        table, waiting, bills = survey(answers, panel, mode, flags, tally)
         if not len(table) and not tally.failed and not flags.shard:
             steps = "Run python king.py, then python ch.py, then this again."
             raise UserError(f"no turn in answer_*/ has both its replies.\n{steps}")
-        todo = table["stem"][table["waiting"]].tolist()[: flags.limit]
+        todo = list(waiting)[: flags.limit]
         if flags.dry_run:
             turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
             calls = planned(turns, panel, flags)
@@ -354,11 +336,10 @@ def main() -> int:
 
         # Step 2: make the duel from what lies in score/.
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
-            for row in table:
+            for stem, row in waiting.items():
                 with suppress(FileNotFoundError, BadFile):  # it stays unfinished
-                    if row["waiting"]:
-                        score = read_score(SCORE / f"{row['stem']}.json")
-                        record.enter_score(row, score, panel.names, bills)
+                    score = read_score(SCORE / f"{stem}.json")
+                    record.enter_score(row, score, panel.names, bills)
             duel = record.make_duel(table, bills, gate(table, panel.names, config), panel, mode)
             write_json(SCORE / "_duel.json", duel)
             lines, unreadable = record.summary(duel)

@@ -20,16 +20,14 @@ LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader'
 def new_table(turns: int, judges: int) -> np.ndarray:
     """Return a table with a row for each turn, none judged yet.
 
-    waiting: for something to be asked. score_confirmed: NaN without a second look. named: by the
-    reader's test, a dict of sides, None without one. points: half-points of each turn (judges,
-    orders, metrics).
+    named: by the reader's test, a dict of sides, None without one. score_confirmed: NaN without a
+    second look. points: half-points of each turn (judges, orders, metrics).
     """
-    columns = [(name, object) for name in ("stem", "instance", "named")]
-    columns += [(name, bool) for name in ("identical", "waiting")]
-    columns += [(name, float) for name in ("score", "score_confirmed")]
+    columns = [("instance", object), ("named", object), ("identical", bool)]
+    columns += [("score", float), ("score_confirmed", float)]
     columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
     table = np.zeros(turns, columns)
-    table[["instance", "named"]] = ("", None)
+    table["named"] = None
     table["score_confirmed"] = np.nan
     table["points"] = statistics.MISSING
     return table
