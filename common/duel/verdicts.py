@@ -57,13 +57,13 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
         if not answer[side]:
             tally.skipped[f"no {SIDES[side]} yet"] += 1
             return None
-    replies = (answer[sides[0]], answer[sides[1]])
-    same = replies[0] == replies[1]
+    one, other = (answer[side] for side in sides)
     sha = turns.text_digests(answer)
     text_key = "".join(sha[part] for part in ("chat", *sides))
-    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, same, sha, text_key)
+    path = SCORE / f"{stem}.json"
+    turn = Turn(stem, path, mode, answer, (one, other), one == other, sha, text_key)
     try:
-        turn.saved = turns.read_score(turn.path)
+        turn.saved = turns.read_score(path)
         turn.verdicts = list(turn.saved["verdicts"])
     except FileNotFoundError:
         pass
@@ -173,14 +173,12 @@ class Panel:
         }
         if turn.saved and "on_other_metrics" in turn.saved:
             score["on_other_metrics"] = turn.saved["on_other_metrics"]
-        if self.confirm and score["parsed"] and not turn.identical:
-            self.add_confirmation(score, turn)
-        return score
+        if not score["parsed"] or turn.identical:
+            return score
 
-    def add_confirmation(self, score: dict, turn: Turn) -> None:
-        """Add the score of both looks together and what the reader found, once each is complete."""
+        # Both looks together, and what the reader found, once each is complete.
         second = self.look_up(turn, SECOND_LOOK)
-        if self.in_band(score) and None not in second:
+        if second and None not in second and self.in_band(score):
             score["counted_confirmed"] = [verdict["key"] for verdict in second]
             if any(verdict["calls"] is None for verdict in second):
                 score["held_back"] = "a verdict of the second look could not be read"
@@ -188,8 +186,7 @@ class Panel:
                 figures = turns.turn_score(second, [call.model for call in self.confirm])
                 points = score["points"] + figures["points"]
                 most = score["max_points"] + figures["max_points"]
-                score["points_confirmed"] = points
-                score["max_points_confirmed"] = most
+                score |= {"points_confirmed": points, "max_points_confirmed": most}
                 score["score_confirmed"] = 100 * (points / most)
         findings = [verdict and verdict["calls"] for verdict in self.look_up(turn, READING)]
         if findings and None not in findings:
@@ -197,3 +194,4 @@ class Panel:
             if "challenger" in score["reader"] and turns.bucket(score)[0] == "final":
                 quote = " ".join(score["reader"]["challenger"].split())[:200]
                 score["held_back"] = f"the reader's test: the chat does not explain {quote!r}"
+        return score
