@@ -57,9 +57,7 @@ class Provider(_Section):
     batch_price: float = Field(0.5, ge=0, le=1)  # OpenAI, Together, Groq and most others
 
 
-class _Call(_Section):
-    # Shared by [generate], [judge] and [judge.override."maker/model"].
-
+class _Call(_Section):  # [generate], [judge] and [judge.override."maker/model"]
     provider: str = ""
     # Kimi's maker asks for 1.0 and 0.95 while thinking.
     temperature: float = Field(1.0, ge=0, le=2)
@@ -202,14 +200,12 @@ def _problems(config: Config) -> Iterator[str]:
     if duel.alpha * (duel.resamples + 1) < 1:
         least = f"resamples of {math.ceil(1 / duel.alpha) - 1} or more, for a bound to have a rank"
         yield f"[duel] alpha = {duel.alpha:g}, resamples = {duel.resamples}: expected {least}"
-    for section in ("judge", "confirm"):
+    calls = [("[generate]", config.generate)]
+    for section, call_of in (("judge", config.judge_call), ("confirm", config.confirm_call)):
         models = getattr(config, section).models
+        calls += [(f"[{section}]", call_of(model)) for model in models]
         if len(set(models)) < len(models):
             yield f"[{section}] models = {models}: expected none twice"
-    calls = [("[generate]", config.generate)]
-    calls += [("[judge]", config.judge_call(model)) for model in config.judge.models]
-    calls += [("[confirm]", config.confirm_call(model)) for model in config.confirm.models]
-    may_be_omitted = _MAY_BE_OMITTED.union(*(call.extra_body for _, call in calls))
     for section, call in calls:
         key = f"{call.model}, {section}"
         if call.provider not in ("", *config.provider):
@@ -218,12 +214,10 @@ def _problems(config: Config) -> Iterator[str]:
         if call.max_tokens > call.max_tokens_cap:
             most = f"at most max_tokens_cap, which is {call.max_tokens_cap}"
             yield f"{key} max_tokens = {call.max_tokens}: expected {most}"
-        for name in call.extra_body.keys() & {*_OUR_FIELDS, call.max_tokens_field}:
-            hint = "; max_tokens_field names it" if name in _LENGTHS else ""
-            yield f"{key} extra_body: {name!r} has no place there{hint}"
-        for name in set(call.omit) - may_be_omitted:
-            known = ", ".join(sorted(may_be_omitted))
-            yield f"{key} omit: {name!r} is no field that can be left out; such are {known}"
+        if ours := call.extra_body.keys() & {*_OUR_FIELDS, call.max_tokens_field}:
+            yield f"{key} extra_body: {min(ours)!r} has no place there"
+        if ours := (_OUR_FIELDS - _MAY_BE_OMITTED) & {*call.omit}:
+            yield f"{key} omit: without {min(ours)!r} nothing can be asked"
         if call.max_tokens_field in _OUR_FIELDS - _LENGTHS:
             yield f"{key} max_tokens_field = {call.max_tokens_field!r}: that is another field"
         if len(call.prices) == 1:

@@ -7,14 +7,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from urllib.parse import urlsplit
 
-from common.config import (
-    DEFAULT_BASE_URL,
-    CallSettings,
-    Config,
-    Provider,
-    check_address,
-    find_setting_file,
-)
+from common import config
+from common.config import CallSettings, Config, Provider
 from common.files import UserError
 
 
@@ -37,30 +31,30 @@ class Environment:
     duel_mode: int
 
 
-def load_environment(config: Config, calls: Iterable[CallSettings]) -> Environment:
+def load_environment(settings: Config, calls: Iterable[CallSettings]) -> Environment:
     """Return the mode, and the providers that `calls` go to. Raises UserError."""
     values = environment_values()
     mode = values.get("DUEL_MODE") or "2"
     if mode not in ("1", "2"):
         modes = "2 (challenger against king) or 1 (against the reference)"
         raise UserError(f"DUEL_MODE = {mode[:40]!r}: expected {modes}.")
-    own_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
-    providers = {**config.provider, "": Provider(base_url=own_url, key_env="CHUTES_API_KEY")}
+    own_url = values.get("CHUTES_BASE_URL") or config.DEFAULT_BASE_URL
+    own = Provider(base_url=own_url, key_env="CHUTES_API_KEY")
     endpoints = {}
     for name in {call.provider for call in calls}:
-        provider = providers[name]
+        provider = settings.provider[name] if name else own
         key = provider.key_env
         place = f"[provider.{name}] base_url in chain.toml"
         if not name:
             place = "CHUTES_BASE_URL in .env"
-            check_address(own_url, "CHUTES_BASE_URL", key)
+            config.check_address(own_url, "CHUTES_BASE_URL", key)
         base_url = provider.base_url.strip().rstrip("/")
         check_way_out(base_url)
         api_key = values.get(key, "")
         if not api_key.isascii() or not api_key.isprintable():
             raise UserError(f"{key} holds characters that no key has. Copy it anew.")
         # Local servers mostly need no key: one is asked for where it is named, and for Chutes.
-        if not api_key and key and (name or base_url == DEFAULT_BASE_URL):
+        if not api_key and key and (name or base_url == config.DEFAULT_BASE_URL):
             write = "Write it into .env here (.env.example shows how)"
             other = f"or the address of a server that needs none into {place}"
             raise UserError(f"{key} is not set. {write}, {other}.")
@@ -72,7 +66,7 @@ def load_environment(config: Config, calls: Iterable[CallSettings]) -> Environme
 def check_way_out(url: str) -> None:
     """Raise UserError for a proxy or a certificate file of the environment that cannot be used."""
     import ssl  # here, because they take some time
-    from urllib.request import getproxies_environment, proxy_bypass_environment
+    from urllib.request import proxy_bypass_environment
 
     certificates = os.environ.get("SSL_CERT_FILE")
     try:
@@ -81,20 +75,19 @@ def check_way_out(url: str) -> None:
     except OSError as error:
         words = f"SSL_CERT_FILE = {certificates}: {error.strerror or error}"
         raise UserError(f"{words}.\nGive a file of certificates, or unset it.") from None
-    for scheme, proxy in getproxies_environment().items():
-        kind = proxy.partition("://")[0] if "://" in proxy else "http"
-        # The HTTP client takes socks5 as it is made, but cannot speak it; others it refuses then.
-        is_passed_by = kind.startswith("socks5") and proxy_bypass_environment(urlsplit(url).netloc)
-        if kind not in ("http", "https") and not is_passed_by:
-            name = f"{scheme}_proxy"
-            name = name if name in os.environ else name.upper()
+    for name, value in os.environ.items():
+        kind, is_address, _ = value.partition("://")
+        if name.lower().endswith("_proxy") and is_address and kind not in ("http", "https"):
+            # The HTTP client takes socks5 as it is made, but cannot speak it; others not even so.
+            if kind.startswith("socks5") and proxy_bypass_environment(urlsplit(url).netloc):
+                continue
             words = "such a proxy cannot be used. Unset it, or name an http:// one"
             raise UserError(f"{name} = {kind}://...: {words}.")
 
 
 def environment_values() -> dict[str, str]:
     """Return the environment over the nearest .env, values stripped. Raises UserError."""
-    path = find_setting_file(".env")
+    path = config.find_setting_file(".env")
     values = {}
     if path is not None:
         from dotenv import dotenv_values  # here, because many machines have no .env
