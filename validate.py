@@ -99,7 +99,7 @@ def judge_messages(messages: list[dict], first: str, second: str) -> list[dict]:
 
 
 def fixed_prompt() -> str:
-    """Return everything fixed that a judge is told, layout included, by way of a made-up turn."""
+    """Return all that every judge is told, layout included, by way of a made-up turn."""
     return json.dumps(judge_messages([{"role": "user", "content": "chat"}], "first", "second"))
 
 
@@ -115,10 +115,9 @@ def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
 
 
 def parse_verdict(text: str) -> dict | None:
-    """Return the verdict in a judge's answer, None when there is any doubt.
+    """Return a judge's call (0, 1 or 2) of each metric, and "reason"; None when there is any doubt.
 
-    A verdict is each metric as 0, 1 or 2, a number or a string, and "reason"; what is in doubt: see
-    `read_object`. The rubric's example given back is none.
+    What is in doubt: see `read_object`. The rubric's example given back is no verdict.
     """
     answer = reader.read_object(text, METRICS)
     if answer is None or not {str(answer[metric]) for metric in METRICS} <= {"0", "1", "2"}:
@@ -126,9 +125,8 @@ def parse_verdict(text: str) -> dict | None:
     calls = {metric: int(answer[metric]) for metric in METRICS}
     reason = answer.get("reason")
     reason = reason if isinstance(reason, str) else ""
-    if not any(calls.values()) and reason.strip(" .…<>[]'\"").lower() == "a sentence":
-        return None
-    return {**calls, "reason": reason}
+    is_example = reason.strip(" .…<>[]'\"").lower() == "a sentence"
+    return None if is_example and not any(calls.values()) else {**calls, "reason": reason}
 
 
 # ----------------------------------------------------------------------------------------- asking
@@ -263,8 +261,8 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
         asked = points[~table["identical"]]
         readable = (asked >= 0).all(axis=(1, 2, 3))
         parsed = float(readable.mean()) if len(asked) else float(len(table) > 0)
-        found = dict.fromkeys(("accepted", "why", "margin", "mean_score", "lcb", "se", "interval"))
-        found |= {"instances": instances, "turns_counted": turns, "parsed_frac": parsed}
+        found = {"instances": instances, "turns_counted": turns, "parsed_frac": parsed}
+        found |= dict.fromkeys(("accepted", "why", "margin", "mean_score", "lcb", "se", "interval"))
         verdicts[name] = found  # to which is added what can be told
         if (asked == UNREAD).any() and not (asked >= 0).any():
             found["why"] = "not decided: no verdict could be read"
@@ -278,16 +276,16 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
             found["why"] = f"too few to tell: {judged}"
             continue
         lcb, upper, error = (50 * whole / even for whole in bound[1:])
-        demands = [
-            (margin >= duel.win_margin, f"margin {margin:+.2f} (at least {duel.win_margin:g}"),
-            (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50"),
-            (parsed >= share, f"parsed share {parsed:.1%} (at least {share:.1%}"),
-        ]
-        accepted = all(holds for holds, _ in demands)
-        words = [f"{words} asked for)" for holds, words in demands if holds == accepted]
-        found["accepted"] = accepted
+        demands = {
+            f"margin {margin:+.2f} (at least {duel.win_margin:g}": margin >= duel.win_margin,
+            f"lower bound of the mean {50 + lcb:.2f} (above 50": lcb > 0,
+            f"parsed share {parsed:.1%} (at least {share:.1%}": parsed >= share,
+        }
+        accepted = all(demands.values())
+        words = [f"{words} asked for)" for words, holds in demands.items() if holds == accepted]
         found["why"] = ("accepted: " if accepted else "not accepted: ") + ", ".join(words)
-        found |= {"lcb": lcb, "se": error, "interval": [50 + lcb, 50 + upper]}
+        found |= {"accepted": accepted, "lcb": lcb, "se": error}
+        found["interval"] = [50 + lcb, 50 + upper]
     return verdicts
 
 

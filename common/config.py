@@ -1,8 +1,4 @@
-"""Settings: chain.toml over the defaults that stand here. Secrets: environment.py.
-
-Every number that shapes a result has its one home in the classes below. chain.toml repeats the
-defaults with comments, for editing; a test holds the two together.
-"""
+"""Settings: chain.toml over the defaults, which stand here and are repeated there for editing."""
 
 from __future__ import annotations
 
@@ -175,10 +171,7 @@ def load_config() -> Config:
 
 
 def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
-    """Return a parsed chain.toml over the defaults.
-
-    Raises UserError naming section, key, value and what is allowed.
-    """
+    """Return a parsed chain.toml over the defaults. Raises UserError."""
     try:
         config = Config.model_validate(document)
     except ValidationError as error:

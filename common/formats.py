@@ -1,7 +1,4 @@
-"""What the files that pass between the stages must hold, in exactly these types.
-
-Other keys of a file are kept as they are. The readers are in turns.py.
-"""
+"""What the files that turns.py reads must hold, in exactly these types; other keys are kept."""
 
 from __future__ import annotations
 

@@ -221,10 +221,9 @@ _WORTH = {ORDERS[0]: {0: 1, 1: 2, 2: 0}, ORDERS[1]: {0: 1, 1: 0, 2: 2}}
 
 
 def read_score(path: Path) -> dict:
-    """Return the score file at `path`; each verdict has a `look`.
+    """Return the score file at `path`; each verdict has a `look`. Raises OSError, BadFile.
 
     Verdicts on other metrics than today's lie apart, in `on_other_metrics`, and count for nothing.
-    Raises FileNotFoundError, and BadFile for what validate.py does not write.
     """
     score = read_as(_SCORE, path)
     today = set(METRICS)
@@ -275,8 +274,7 @@ def turn_score(verdicts: list[dict], judges: list[str], identical: bool = False)
     """Return points, max_points, score, metrics and by_judge of a panel's verdicts.
 
     Scores are 0-100: the challenger's share of the half-points of the verdicts that could be read,
-    divided last so that 80 is 80; None where none could. A judge has one when both its orders were
-    read. Identical replies draw everywhere.
+    divided last so that 80 is 80. A judge has one when both its orders were read.
     """
     draws = [[1] * len(METRICS)] * len(ORDERS)
     halves = {judge: draws if identical else [] for judge in judges}

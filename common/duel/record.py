@@ -18,17 +18,13 @@ LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader'
 
 
 def new_table(turns: int, judges: int) -> np.ndarray:
-    """Return a table with a row for each turn, none judged yet.
-
-    named: by the reader's test, a dict of sides, None without one. score_confirmed: NaN without a
-    second look. points: half-points of each turn (judges, orders, metrics).
-    """
-    columns = [("instance", object), ("named", object), ("identical", bool)]
-    columns += [("score", float), ("score_confirmed", float)]
+    """Return a table with a row for each turn, none judged yet; `points` are half-points."""
+    columns = [("instance", object), ("identical", bool), ("score", float)]
+    columns += [("score_confirmed", float), ("named", object)]  # second look, reader's test
     columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
     table = np.zeros(turns, columns)
-    table["named"] = None
     table["score_confirmed"] = np.nan
+    table["named"] = None
     table["points"] = statistics.MISSING
     return table
 

@@ -59,10 +59,9 @@ def bootstrap_lcb(
 def bootstrap_bounds(
     values: np.ndarray, groups, *, alpha: float, resamples: int, seed: int
 ) -> list[Bounds]:
-    """Return the bounds of the mean of each column, all from one draw of resamples.
+    """Return the bounds of the mean of each column by `bootstrap_lcb`'s method and one draw.
 
-    values: (turns, columns), NaN where a turn does not count in a column. See `bootstrap_lcb` for
-    the method. Whole values stay exact (their sums below 2**53), so that a bound of 0 is 0.
+    values: (turns, columns), NaN where a turn does not count. Whole values stay exact.
     """
     sums, sizes, error = cluster_sums(values, groups)
     both = np.concatenate([sums, sizes], axis=1).astype(float)

@@ -1,8 +1,4 @@
-"""Verdicts: which of those on file count for a panel, what is missing, and the score they make.
-
-A verdict is cached by judge, sampling, rubric, both replies, chat and order. A score file holds
-every verdict that was ever paid for; its `counted` names those that its score rests on.
-"""
+"""Verdicts: which of those on file count for a panel, what is missing, and the score they make."""
 
 from __future__ import annotations
 
@@ -42,10 +38,7 @@ class Turn:
 
 
 def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Turn | None:
-    """Return a turn with the verdicts on file, None for one that cannot be judged yet.
-
-    Torn files are set aside, with `write` off only told; a torn answer fails in the tally.
-    """
+    """Return a turn with the verdicts on file, None for one that cannot be judged yet."""
     try:
         answer = turns.read_answer(path)
     except BadFile as bad:
@@ -81,7 +74,7 @@ class Question(NamedTuple):
     judge_digest: str
 
     def key(self, turn: Turn) -> str:
-        """Return what the verdict is cached by."""
+        """Return the verdict's key: of judge, sampling, rubric, both replies, chat and order."""
         look = f" look {self.look}" if self.look > FIRST_LOOK else ""
         return digest(self.judge_digest + turn.text_key + self.order + look)
 
