@@ -177,13 +177,15 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
                     yield question.call, prompt_chars(prompt_of(turn, panel, question))
 
 
-async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
+async def judge_turn(llm: LLM, turn: Turn | None, panel: Panel, flags) -> None:
     """Ask the judges side by side for what the turn still needs. Raises ItemFailed, Waiting.
 
     Each verdict is saved as it comes, readable or not. A judge is asked one order after the other:
     rules and chat, the long part of both prompts, are then in the provider's prefix cache when the
     second comes.
     """
+    if turn is None:  # its answer was torn meanwhile
+        return
     saving = asyncio.Lock()
     failures = []
 
@@ -312,7 +314,7 @@ def main() -> int:
             raise UserError(f"no turn in answer_*/ has both its replies.\n{steps}")
         todo = list(waiting)[: flags.limit]
         if flags.dry_run:
-            turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
+            turns = (load_turn(stem, answers[stem], mode, tally, write=False) for stem in todo)
             calls = planned(turns, panel, flags)
             code = dry_run(environment, calls, tally.skipped, own_replies("judge"), flags.batch)
             if flags.confirm:
@@ -321,15 +323,14 @@ def main() -> int:
 
         # Step 1: ask for the verdicts that are missing.
         llm = LLM(environment, flags, stage)
-
-        async def judge(stem: str) -> None:
-            turn = load_turn(stem, answers[stem], mode, tally, write=True)
-            if turn is not None:
-                await judge_turn(llm, turn, panel, flags)
-
-        width = max(flags.concurrency or call.concurrency for call in judges)
-        progress = Progress(len(todo), stage)
-        code = run_turns(llm, todo, judge, width=width, progress=progress, tally=tally)
+        code = run_turns(
+            llm,
+            todo,
+            lambda stem: judge_turn(llm, load_turn(stem, answers[stem], mode, tally), panel, flags),
+            width=max(flags.concurrency or call.concurrency for call in judges),
+            progress=Progress(len(todo), stage),
+            tally=tally,
+        )
         lines = [f"output  {SCORE}/"]
 
         # Step 2: make the duel from what lies in score/.

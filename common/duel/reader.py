@@ -1,8 +1,7 @@
 """How a judge's prompt is laid out, how its answer is read, and the reader's test.
 
-No rule sees a fix that is told in words. So a judge who wrote neither reply is shown the chat, both
-replies without names, and the PR record, in both orders. The king cannot have peeked: how often he
-is named is the test's false-alarm rate on this very data, and stands beside the challenger's.
+No rule sees a fix that is told in words: a judge who wrote neither reply reads them beside the PR
+record. The king cannot have peeked: how often he is named is the test's false-alarm rate.
 """
 
 from __future__ import annotations

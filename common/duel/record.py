@@ -144,7 +144,5 @@ def summary(duel: dict) -> tuple[list[str], list[str]]:
         rests = f"{duel['turns_counted']} of {turns['answered']} turns"
         lines.append(f"score   {duel['mean_score']:.2f}, {level}, by {rests}")
     counts = [f"{count} {name.replace('_', '-')}" for name, count in turns.items()]
-    again = turns["parse_fail"] and not unreadable
-    retry = "; --retry-failed asks the parse-fails again" if again else ""
-    lines.append(f"turns   {', '.join(counts)}{retry}")
+    lines.append(f"turns   {', '.join(counts)}")
     return lines, unreadable

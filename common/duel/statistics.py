@@ -1,8 +1,7 @@
 """The statistics of the duel: bounds over instances, what judges are like, the fall of kept turns.
 
 Half-points come as int8 arrays with the axes (turns, judges, orders, metrics): win 2, draw 1,
-loss 0, UNREAD where a verdict came and cannot be read, MISSING where its call has not returned.
-Both are below 0; the one is a result, the other none.
+loss 0; below 0 UNREAD where a verdict cannot be read, MISSING where its call has not returned.
 """
 
 from __future__ import annotations
@@ -189,10 +188,8 @@ def krippendorff_alpha(ratings: np.ndarray) -> float | None:
 def kept_again(points: np.ndarray) -> dict | None:
     """Return what the turns that reach final/ would score if the same panel judged them again.
 
-    points: parsed turns alone. By shrinkage: mean + r * (kept mean - mean), r = 1 - s2 / (2 J
-    var(turn scores)) for J judges, where s2 is half the mean squared difference between a judge's
-    two verdicts of a turn after the means of each (judge, order) are taken off. Against simulated
-    rejudging its error is 0.2-0.5 points at 1,000-2,000 turns.
+    points: parsed turns alone. By shrinkage towards the mean, by what a judge's two verdicts of a
+    turn differ. Against simulated rejudging its error is 0.2-0.5 points at 1,000-2,000 turns.
     """
     scores = 50 * points.mean(axis=3)  # (turns, judges, orders)
     turns = scores.mean(axis=(1, 2))

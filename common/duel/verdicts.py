@@ -37,7 +37,7 @@ class Turn:
     verdicts: list[dict] = field(default_factory=list)
 
 
-def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Turn | None:
+def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool = True) -> Turn | None:
     """Return a turn with the verdicts on file, None for one that cannot be judged yet."""
     try:
         answer = turns.read_answer(path)
