@@ -30,8 +30,7 @@ from common.cli import Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import load_config
-from common.environment import load_environment
+from common.config import load_config, load_environment
 from common.files import BadFile, ItemFailed, UserError, lock_folders, turn_files
 from common.turns import EXCLUDED_IDS as _EXCLUDE_IDS
 

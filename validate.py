@@ -44,12 +44,11 @@ from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.batches import Waiting
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import METRICS, CallSettings, Config, load_config
+from common.config import METRICS, CallSettings, Config, load_config, load_environment
 from common.duel import reader, record
 from common.duel.statistics import bootstrap_bounds, whole_deltas
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
 from common.duel.verdicts import LOOKS_OF, READING, SCORE, Panel, Question, Turn, load_turn
-from common.environment import load_environment
 from common.files import BadFile, ItemFailed, UserError, lock_folders, write_json
 from common.turns import UNREAD, answer_files, hidden_record, read_score, record_of, why_excluded
 
