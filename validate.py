@@ -239,10 +239,8 @@ async def judge_turn(llm: LLM, turn: Turn | None, panel: Panel, flags) -> None:
 def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]:
     """Return the duel's verdict by the whole panel (""), and by that without each judge (its name).
 
-    Counted are the turns of which all calls of the panel returned; an outage is never a score. In
-    score points: margin is challenger minus king (who has 100 minus the challenger's), lcb how far
-    above an even 50 the mean surely lies, interval the mean score's at level 1 - 2 alpha. accepted
-    is None where nothing could be read or too few are judged to tell.
+    In score points: margin is challenger minus king (who has 100 minus the challenger's), lcb how
+    far above an even 50 the mean surely lies, interval the mean score's at level 1 - 2 alpha.
     """
     duel = config.duel
     share = duel.min_valid_turn_frac
@@ -256,7 +254,7 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
     )
     verdicts = {}
     for (name, points), (deltas, even), bound in zip(panels.items(), units, bounds):
-        counted = ~np.isnan(deltas)
+        counted = ~np.isnan(deltas)  # all calls of the panel returned: an outage is no score
         turns = int(counted.sum())
         instances = len(set(table["instance"][counted]))
         asked = points[~table["identical"]]

@@ -29,9 +29,8 @@ DEFAULT_BASE_URL = "https://llm.chutes.ai/v1"
 ModelId = Annotated[str, Field(pattern=r"\S")]
 Prices = dict[Literal["prompt", "completion"], Annotated[float, Field(ge=0)]]
 # Request fields that have a setting of their own, or that are ours.
-_MAY_BE_OMITTED = {"temperature", "top_p", "stream_options"}
-_LENGTHS = {"max_tokens", "max_completion_tokens"}
-_OUR_FIELDS = {"messages", "model", "stream", *_MAY_BE_OMITTED, *_LENGTHS}
+_OUR_FIELDS = {"messages", "model", "stream", "stream_options", "temperature", "top_p"}
+_OUR_FIELDS |= {"max_tokens", "max_completion_tokens"}
 
 
 class _Section(BaseModel, frozen=True, strict=True, allow_inf_nan=False):
@@ -211,10 +210,6 @@ def _problems(config: Config) -> Iterator[str]:
             yield f"{key} max_tokens = {call.max_tokens}: expected {most}"
         if ours := call.extra_body.keys() & {*_OUR_FIELDS, call.max_tokens_field}:
             yield f"{key} extra_body: {min(ours)!r} has no place there"
-        if ours := (_OUR_FIELDS - _MAY_BE_OMITTED) & {*call.omit}:
-            yield f"{key} omit: without {min(ours)!r} nothing can be asked"
-        if call.max_tokens_field in _OUR_FIELDS - _LENGTHS:
-            yield f"{key} max_tokens_field = {call.max_tokens_field!r}: that is another field"
         if len(call.prices) == 1:
             yield f"{key} prices = {call.prices}: expected {{ prompt = ..., completion = ... }}"
 

@@ -307,10 +307,8 @@ def test_what_is_left_out_asks_anew_and_a_name_or_a_price_does_not():
 @pytest.mark.parametrize(
     "table, words",
     [
-        ({"omit": ["max_tokens"]}, "omit: without 'max_tokens'"),
         ({"omit": "top_p"}, "a valid list"),
         ({"max_tokens_field": "Max Tokens"}, "max_tokens_field"),
-        ({"max_tokens_field": "top_p"}, "that is another field"),
         ({"prices": {"prompt": 1}}, "expected { prompt = ..., completion = ... }"),
         ({"prices": {"prompt": -1, "completion": 1}}, "greater than or equal to 0"),
         ({"prices": {"input": 1, "completion": 1}}, "'prompt' or 'completion'"),
