@@ -38,9 +38,8 @@ from common.cli import Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import Generate, load_config
+from common.config import Generate, load_config, load_environment
 from common.duel import choice
-from common.environment import load_environment
 from common.files import BadFile, ItemFailed, UserError, digest, lock_folders, write_json
 
 PROMPT_VERSION = "challenger-1"

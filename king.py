@@ -20,6 +20,7 @@ if __name__ == "__main__":  # before the other imports, which take a second
     begin()
 
 from functools import lru_cache
+from itertools import chain
 from pathlib import Path
 
 from common import turns
@@ -29,35 +30,28 @@ from common.cli import Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, run_turns
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import load_config
-from common.environment import load_environment
+from common.config import load_config, load_environment
 from common.files import BadFile, ItemFailed, UserError, lock_folders, turn_files
 from common.turns import EXCLUDED_IDS as _EXCLUDE_IDS
 
 PROMPT_VERSION = "king-1: the chat as it is"
 
 
-def find_answered(tally: Tally, write: bool) -> dict[str, tuple]:
-    """Return (instance id, prompt's source) by stem of all answers; torn files are set aside."""
-    answered = {}
-    for folder in turns.answer_folders():
-        for path in turn_files(folder):
-            try:
-                answer = turns.read_answer(path)
-                answered[path.stem] = (answer["instance_id"], answer["meta"].get("source"))
-            except BadFile as bad:
-                turns.set_aside(bad, "asked for again", write)
-                tally.skipped["torn files set aside"] += 1
-    return answered
-
-
 def find_pending(
-    answered: dict[str, tuple], shard: tuple[int, int], max_record_chars: int, tally: Tally
+    shard: tuple[int, int], max_record_chars: int, tally: Tally, write: bool
 ) -> list[str]:
     """List the stems of this shard that need a king; what is passed over goes into `tally`.
 
     Raises UserError when the answers belong to another sample under the same file names.
     """
+    answered = {}  # by stem: instance id, prompt's source
+    for path in chain.from_iterable(map(turn_files, turns.answer_folders())):
+        try:
+            answer = turns.read_answer(path)
+            answered[path.stem] = (answer["instance_id"], answer["meta"].get("source"))
+        except BadFile as bad:
+            turns.set_aside(bad, "asked for again", write)
+            tally.skipped["torn files set aside"] += 1
     pending = []
     foreign = dict(answered)  # until its prompt is seen
     for number, path in enumerate(turn_files("prompt")):
@@ -113,8 +107,8 @@ def main() -> int:
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
     ours = [folder] if flags.shard else sorted({folder, *turns.answer_folders()})
     with lock_folders([] if flags.dry_run else ["prompt", *ours], "king", flags.shard):
-        answered = find_answered(tally, write=not flags.dry_run)
-        pending = find_pending(answered, shard, call.max_record_chars, tally)[: flags.limit]
+        pending = find_pending(shard, call.max_record_chars, tally, write=not flags.dry_run)
+        pending = pending[: flags.limit]
         if flags.dry_run:
             calls = ((call, prompt_chars(prompt_of(stem)["messages"])) for stem in pending)
             return dry_run(environment, calls, tally.skipped, own_replies("king"), flags.batch)

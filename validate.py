@@ -44,12 +44,11 @@ from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.batches import Waiting
 from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
-from common.config import METRICS, CallSettings, Config, load_config
+from common.config import METRICS, CallSettings, Config, load_config, load_environment
 from common.duel import reader, record
 from common.duel.statistics import bootstrap_bounds, whole_deltas
 from common.duel.statistics import bootstrap_lcb as bootstrap_lcb  # the gate's bound, by its name
 from common.duel.verdicts import LOOKS_OF, READING, SCORE, Panel, Question, Turn, load_turn
-from common.environment import load_environment
 from common.files import BadFile, ItemFailed, UserError, lock_folders, write_json
 from common.turns import UNREAD, answer_files, hidden_record, read_score, record_of, why_excluded
 
@@ -99,7 +98,7 @@ def judge_messages(messages: list[dict], first: str, second: str) -> list[dict]:
 
 
 def fixed_prompt() -> str:
-    """Return everything fixed that a judge is told, layout included, by way of a made-up turn."""
+    """Return all that every judge is told, layout included, by way of a made-up turn."""
     return json.dumps(judge_messages([{"role": "user", "content": "chat"}], "first", "second"))
 
 
@@ -115,10 +114,9 @@ def prompt_of(turn: Turn, panel: Panel, question: Question) -> list[dict]:
 
 
 def parse_verdict(text: str) -> dict | None:
-    """Return the verdict in a judge's answer, None when there is any doubt.
+    """Return a judge's call (0, 1 or 2) of each metric, and "reason"; None when there is any doubt.
 
-    A verdict is each metric as 0, 1 or 2, a number or a string, and "reason"; what is in doubt: see
-    `read_object`. The rubric's example given back is none.
+    What is in doubt: see `read_object`. The rubric's example given back is no verdict.
     """
     answer = reader.read_object(text, METRICS)
     if answer is None or not {str(answer[metric]) for metric in METRICS} <= {"0", "1", "2"}:
@@ -126,27 +124,23 @@ def parse_verdict(text: str) -> dict | None:
     calls = {metric: int(answer[metric]) for metric in METRICS}
     reason = answer.get("reason")
     reason = reason if isinstance(reason, str) else ""
-    if not any(calls.values()) and reason.strip(" .…<>[]'\"").lower() == "a sentence":
-        return None
-    return {**calls, "reason": reason}
+    is_example = reason.strip(" .…<>[]'\"").lower() == "a sentence"
+    return None if is_example and not any(calls.values()) else {**calls, "reason": reason}
 
 
 # ----------------------------------------------------------------------------------------- asking
 
 
 def survey(answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tally) -> tuple:
-    """Return a table of the turns that have both replies, and what their verdicts have cost.
-
-    Every score file is brought up to date on the way: which verdicts count may have changed. What
-    still waits for verdicts is entered after the run; what was excluded meanwhile is passed over.
+    """Return a table of the turns that have both replies, its rows that wait for verdicts by stem,
+    and the bills of the others. Every score file is brought up to date on the way.
     """
     table = record.new_table(len(answers), len(panel.names))
+    waiting = {}
     bills = defaultdict(Counter)
     count = 0
     excluded = cache(why_excluded)
-    progress = Progress(len(answers), "reading")
     for stem, path in answers.items():
-        progress.update()
         turn = load_turn(stem, path, mode, tally, write=not flags.dry_run)
         if turn is None:
             continue
@@ -159,17 +153,15 @@ def survey(answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tall
             write_json(turn.path, score)
         row = table[count]
         count += 1
-        row["stem"] = stem
         row["instance"] = instance
         row["identical"] = turn.identical
-        row["waiting"] = any(
-            panel.pending(turn, score, look, flags.retry_failed) for look in LOOKS_OF[flags.confirm]
-        )
-        if not row["waiting"]:
+        looks = LOOKS_OF[flags.confirm]
+        if any(panel.pending(turn, score, look, flags.retry_failed) for look in looks):
+            waiting[stem] = row
+        else:
             record.enter_score(row, score, panel.names, bills)
             tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
-    progress.close()
-    return table[:count], bills
+    return table[:count], waiting, bills
 
 
 def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int]]:
@@ -184,72 +176,61 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
                     yield question.call, prompt_chars(prompt_of(turn, panel, question))
 
 
-async def judge_turn(llm: LLM, turn: Turn, panel: Panel, flags) -> None:
-    """Ask the judges side by side for what the turn still needs. Raises ItemFailed, Waiting."""
+async def judge_turn(llm: LLM, turn: Turn | None, panel: Panel, flags) -> None:
+    """Ask the judges side by side for what the turn still needs. Raises ItemFailed, Waiting.
+
+    Each verdict is saved as it comes, readable or not. A judge is asked one order after the other:
+    rules and chat, the long part of both prompts, are then in the provider's prefix cache when the
+    second comes.
+    """
+    if turn is None:  # its answer was torn meanwhile
+        return
     saving = asyncio.Lock()
+    failures = []
+
+    async def ask_judge(questions: list[Question]) -> None:
+        judge = questions[0].call.model
+        read = reader.parse_finding if questions[0].look == READING else parse_verdict
+
+        def problem(text: str) -> str | None:
+            return None if read(text) else "not one JSON object with the calls that were asked for"
+
+        for question in questions:
+            key = question.key(turn)
+            asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
+            who = f"{turn.stem} {key} {asked_before}"  # tells this asking from another in its words
+            try:
+                prompt = prompt_of(turn, panel, question)
+                reply = await llm.ask(question.call, prompt, problem, who=who)
+                calls = read(reply.text)
+            except NoAcceptableReply as failure:
+                reply = failure.last
+                calls = None
+            except ItemFailed as failure:
+                if not isinstance(failure, Waiting):
+                    failure.kind = f"judge {judge}: {failure.kind}"
+                failures.append(failure.with_traceback(None))  # which holds the prompt
+                continue
+            reason = calls.pop("reason", "") if calls else ""
+            verdict = {"key": key, "judge": judge, "mode": turn.mode, "look": question.look}
+            verdict |= {"order": question.order, "calls": calls, "reason": reason}
+            verdict |= {"text": reply.text, **reply.meta}
+            turn.verdicts.append(verdict)
+            if "batch" not in verdict:  # which is on file: saved with the turn's others
+                async with saving:
+                    await llm.save(turn.path, panel.score_record(turn))
+
     for look in LOOKS_OF[flags.confirm]:
         questions = panel.pending(turn, panel.score_record(turn), look, flags.retry_failed)
         by_judge = groupby(questions, key=lambda question: question.call.model)
-        work = [ask_judge(llm, turn, panel, list(group), saving) for _, group in by_judge]
-        failures = []
-        for outcome in await asyncio.gather(*work, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome  # it ends the run, now that nothing more is under way
-            failures += outcome
+        work = [ask_judge(list(group)) for _, group in by_judge]
+        for error in await asyncio.gather(*work, return_exceptions=True):
+            if error:
+                raise error  # it ends the run, now that nothing more is under way
         if questions and any("batch" in verdict for verdict in turn.verdicts):
             await llm.save(turn.path, panel.score_record(turn))
         if failures:
             raise min(failures, key=lambda failure: isinstance(failure, Waiting))
-
-
-async def ask_judge(
-    llm: LLM, turn: Turn, panel: Panel, questions: list[Question], saving: asyncio.Lock
-) -> list[ItemFailed]:
-    """Ask one judge these questions, save each verdict, readable or not; return what failed.
-
-    One order after the other: rules and chat, the long part of both prompts, are then in the
-    provider's prefix cache when the second comes.
-    """
-    failures = []
-    judge = questions[0].call.model
-    read = reader.parse_finding if questions[0].look == READING else parse_verdict
-
-    def problem(text: str) -> str | None:
-        return None if read(text) else "not one JSON object with the calls that were asked for"
-
-    for question in questions:
-        key = question.key(turn)
-        asked_before = sum(verdict["key"] == key for verdict in turn.verdicts)
-        who = f"{turn.stem} {key} {asked_before}"  # tells this asking from another in its words
-        try:
-            prompt = prompt_of(turn, panel, question)
-            reply = await llm.ask(question.call, prompt, problem, who=who)
-            calls = read(reply.text)
-        except NoAcceptableReply as failure:
-            reply = failure.last
-            calls = None
-        except ItemFailed as failure:
-            if not isinstance(failure, Waiting):
-                kind = f"judge {judge}: {failure.kind}"
-                failure = ItemFailed(kind, failure.detail, lasting=failure.lasting)
-            failures.append(failure.with_traceback(None))  # which holds the prompt
-            continue
-        verdict = {
-            "key": key,
-            "judge": judge,
-            "mode": turn.mode,
-            "look": question.look,
-            "order": question.order,
-            "calls": calls,
-            "reason": calls.pop("reason", "") if calls else "",
-            "text": reply.text,
-            **{name: value for name, value in reply.meta.items() if name != "model"},
-        }
-        turn.verdicts.append(verdict)
-        if "batch" not in verdict:  # which is on file: saved with the turn's others
-            async with saving:
-                await llm.save(turn.path, panel.score_record(turn))
-    return failures
 
 
 # --------------------------------------------------------------------------------------- the gate
@@ -258,10 +239,8 @@ async def ask_judge(
 def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]:
     """Return the duel's verdict by the whole panel (""), and by that without each judge (its name).
 
-    Counted are the turns of which all calls of the panel returned; an outage is never a score. In
-    score points: margin is challenger minus king (who has 100 minus the challenger's), lcb how far
-    above an even 50 the mean surely lies, interval the mean score's at level 1 - 2 alpha. accepted
-    is None where nothing could be read or too few are judged to tell.
+    In score points: margin is challenger minus king (who has 100 minus the challenger's), lcb how
+    far above an even 50 the mean surely lies, interval the mean score's at level 1 - 2 alpha.
     """
     duel = config.duel
     share = duel.min_valid_turn_frac
@@ -275,14 +254,14 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
     )
     verdicts = {}
     for (name, points), (deltas, even), bound in zip(panels.items(), units, bounds):
-        counted = ~np.isnan(deltas)
+        counted = ~np.isnan(deltas)  # all calls of the panel returned: an outage is no score
         turns = int(counted.sum())
         instances = len(set(table["instance"][counted]))
         asked = points[~table["identical"]]
         readable = (asked >= 0).all(axis=(1, 2, 3))
         parsed = float(readable.mean()) if len(asked) else float(len(table) > 0)
-        found = dict.fromkeys(("accepted", "why", "margin", "mean_score", "lcb", "se", "interval"))
-        found |= {"instances": instances, "turns_counted": turns, "parsed_frac": parsed}
+        found = {"instances": instances, "turns_counted": turns, "parsed_frac": parsed}
+        found |= dict.fromkeys(("accepted", "why", "margin", "mean_score", "lcb", "se", "interval"))
         verdicts[name] = found  # to which is added what can be told
         if (asked == UNREAD).any() and not (asked >= 0).any():
             found["why"] = "not decided: no verdict could be read"
@@ -296,16 +275,16 @@ def gate(table: np.ndarray, names: list[str], config: Config) -> dict[str, dict]
             found["why"] = f"too few to tell: {judged}"
             continue
         lcb, upper, error = (50 * whole / even for whole in bound[1:])
-        demands = [
-            (margin >= duel.win_margin, f"margin {margin:+.2f} (at least {duel.win_margin:g}"),
-            (lcb > 0, f"lower bound of the mean {50 + lcb:.2f} (above 50"),
-            (parsed >= share, f"parsed share {parsed:.1%} (at least {share:.1%}"),
-        ]
-        accepted = all(holds for holds, _ in demands)
-        words = [f"{words} asked for)" for holds, words in demands if holds == accepted]
-        found["accepted"] = accepted
+        demands = {
+            f"margin {margin:+.2f} (at least {duel.win_margin:g}": margin >= duel.win_margin,
+            f"lower bound of the mean {50 + lcb:.2f} (above 50": lcb > 0,
+            f"parsed share {parsed:.1%} (at least {share:.1%}": parsed >= share,
+        }
+        accepted = all(demands.values())
+        words = [f"{words} asked for)" for words, holds in demands.items() if holds == accepted]
         found["why"] = ("accepted: " if accepted else "not accepted: ") + ", ".join(words)
-        found |= {"lcb": lcb, "se": error, "interval": [50 + lcb, 50 + upper]}
+        found |= {"accepted": accepted, "lcb": lcb, "se": error}
+        found["interval"] = [50 + lcb, 50 + upper]
     return verdicts
 
 
@@ -326,13 +305,13 @@ def main() -> int:
     tally = Tally("validate.py")
     answers = answer_files(flags.shard)
     with lock_folders([] if flags.dry_run else [SCORE], "validate", flags.shard):
-        table, bills = survey(answers, panel, mode, flags, tally)
+        table, waiting, bills = survey(answers, panel, mode, flags, tally)
         if not len(table) and not tally.failed and not flags.shard:
             steps = "Run python king.py, then python ch.py, then this again."
             raise UserError(f"no turn in answer_*/ has both its replies.\n{steps}")
-        todo = table["stem"][table["waiting"]].tolist()[: flags.limit]
+        todo = list(waiting)[: flags.limit]
         if flags.dry_run:
-            turns = (load_turn(stem, answers[stem], mode, Tally(""), write=False) for stem in todo)
+            turns = (load_turn(stem, answers[stem], mode, tally, write=False) for stem in todo)
             calls = planned(turns, panel, flags)
             code = dry_run(environment, calls, tally.skipped, own_replies("judge"), flags.batch)
             if flags.confirm:
@@ -341,24 +320,22 @@ def main() -> int:
 
         # Step 1: ask for the verdicts that are missing.
         llm = LLM(environment, flags, stage)
-
-        async def judge(stem: str) -> None:
-            turn = load_turn(stem, answers[stem], mode, tally, write=True)
-            if turn is not None:
-                await judge_turn(llm, turn, panel, flags)
-
-        width = max(flags.concurrency or call.concurrency for call in judges)
-        progress = Progress(len(todo), stage)
-        code = run_turns(llm, todo, judge, width=width, progress=progress, tally=tally)
+        code = run_turns(
+            llm,
+            todo,
+            lambda stem: judge_turn(llm, load_turn(stem, answers[stem], mode, tally), panel, flags),
+            width=max(flags.concurrency or call.concurrency for call in judges),
+            progress=Progress(len(todo), stage),
+            tally=tally,
+        )
         lines = [f"output  {SCORE}/"]
 
         # Step 2: make the duel from what lies in score/.
         if flags.shard is None and code in (EXIT_DONE, EXIT_SOME_FAILED):
-            for row in table:
+            for stem, row in waiting.items():
                 with suppress(FileNotFoundError, BadFile):  # it stays unfinished
-                    if row["waiting"]:
-                        score = read_score(SCORE / f"{row['stem']}.json")
-                        record.enter_score(row, score, panel.names, bills)
+                    score = read_score(SCORE / f"{stem}.json")
+                    record.enter_score(row, score, panel.names, bills)
             duel = record.make_duel(table, bills, gate(table, panel.names, config), panel, mode)
             write_json(SCORE / "_duel.json", duel)
             lines, unreadable = record.summary(duel)

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import re
 import signal
 import sys
 import time
+from argparse import ArgumentParser, ArgumentTypeError, RawDescriptionHelpFormatter
 from collections import Counter
 from collections.abc import Callable
 from datetime import timedelta
@@ -27,10 +27,9 @@ NOTHING_USABLE = "a model gives nothing usable"  # kind of the items of a model 
 LOG_EVERY_S = 15  # where there is no terminal: often enough to see life, rare enough for a log
 
 
-def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
+def parser(doc: str, *, calls: bool = False) -> ArgumentParser:
     """Return the flags of a stage, with `calls` of one that asks models; `doc` is its help."""
-    raw = argparse.RawDescriptionHelpFormatter
-    flags = argparse.ArgumentParser(description=doc, formatter_class=raw)
+    flags = ArgumentParser(description=doc, formatter_class=RawDescriptionHelpFormatter)
     add = flags.add_argument
     add("--limit", type=whole_number, metavar="N", help="a trial: the first N turns that need work")
     if calls:
@@ -46,25 +45,21 @@ def parser(doc: str, *, calls: bool = False) -> argparse.ArgumentParser:
 
 def whole_number(text: str) -> int:
     if not re.fullmatch(r"0*[1-9][0-9]{0,17}", text):  # fits into 64 bits
-        raise _wrong(text, "a whole number from 1, of at most 18 digits")
+        raise ArgumentTypeError(f"expected 1 or more, of at most 18 digits, found {text[:40]!r}")
     return int(text)
 
 
 def shard(text: str) -> tuple[int, int]:
     match = re.fullmatch(r"([0-9]{1,9})/([0-9]{1,9})", text)
     if not match or int(match[1]) >= int(match[2]):
-        raise _wrong(text, "I/N with 0 <= I < N, such as 0/4")
+        raise ArgumentTypeError(f"expected I/N, I from 0 and below N, found {text[:40]!r}")
     return int(match[1]), int(match[2])
 
 
 def dollars(text: str) -> float:
     if not re.fullmatch(r"[0-9]*\.?[0-9]+", text) or not float(text):
-        raise _wrong(text, "a sum in dollars above 0")
+        raise ArgumentTypeError(f"expected dollars, above 0, found {text[:40]!r}")
     return float(text)
-
-
-def _wrong(text: str, expected: str) -> argparse.ArgumentTypeError:
-    return argparse.ArgumentTypeError(f"expected {expected}, found {text[:40]!r}")
 
 
 def run(main: Callable[[], int]) -> None:
@@ -105,7 +100,8 @@ class Progress:
     def __init__(self, total: int, what: str, unit: str = "turn"):
         self.total = total
         self.n = 0
-        self._words = f"{what}: {{n}}/{total} {unit}s, ETA {{eta}}"
+        self._what = what
+        self._unit = unit
         self._started = self._printed = time.monotonic()
         self._bar = None
         if sys.stderr.isatty():
@@ -123,7 +119,7 @@ class Progress:
         elif now - self._printed >= LOG_EVERY_S:
             self._printed = now
             ahead_s = (now - self._started) * (self.total - self.n) / max(1, self.n)
-            words = self._words.format(n=self.n, eta=clock(ahead_s))
+            words = f"{self._what}: {self.n}/{self.total} {self._unit}s, ETA {clock(ahead_s)}"
             self.say(words + "".join(f", {name}={value}" for name, value in notes.items()))
 
     def say(self, words: str) -> None:
@@ -186,8 +182,7 @@ class Tally:
 
     def show(self, *lines: str, next_command: str = "", code: int = EXIT_DONE) -> int:
         """Print the tally, `lines` and what to run next; return `code`, or 1 where items failed."""
-        skipped = sum(self.skipped.values())
-        counts = f"{self.done} done, {skipped} skipped, {len(self.failed)} failed"
+        counts = f"{self.done} done, {self.skipped.total()} skipped, {len(self.failed)} failed"
         if self.left:
             counts += f", {self.left} not reached"
         if self.waiting:
@@ -195,7 +190,8 @@ class Tally:
         shown = [f"{self.stage}: {counts} in {clock(time.monotonic() - self._started)}"]
         for reason, count in (+self.skipped).most_common():  # no zeros
             shown.append(f"  skipped {count:>6}  {reason}")
-        for kind, count in Counter(row["kind"] for row in self.failed).most_common():
+        kinds = Counter(row["kind"] for row in self.failed)
+        for kind, count in kinds.most_common():
             first = next(row for row in self.failed if row["kind"] == kind)
             words = f"{kind} (such as {first['item']}: {first['reason'][:160]})"
             shown.append(f"  failed  {count:>6}  {words}".replace("\n", " "))
@@ -208,8 +204,7 @@ class Tally:
             shown.append("  note    the failed ones would fail alike again: _failed.jsonl says why")
             next_command = next_command or "the next stage goes on with the others"
         elif self.failed or self.left:
-            kinds = " ".join(row["kind"] for row in self.failed)
-            steps = [f"python {name}" for name in STAGES if f"run {name} again" in kinds]
+            steps = [f"python {name}" for name in STAGES if f"run {name} again" in str(kinds)]
             steps.append("the same line again: it asks only for what is missing")
             next_command = "\n".join(steps)
         if next_command:

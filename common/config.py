@@ -1,14 +1,12 @@
-"""Settings: chain.toml over the defaults that stand here. Secrets: environment.py.
-
-Every number that shapes a result has its one home in the classes below. chain.toml repeats the
-defaults with comments, for editing; a test holds the two together.
-"""
+"""Settings: chain.toml over the defaults that stand here. Secrets: the environment over .env."""
 
 from __future__ import annotations
 
 import math
+import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -31,9 +29,8 @@ DEFAULT_BASE_URL = "https://llm.chutes.ai/v1"
 ModelId = Annotated[str, Field(pattern=r"\S")]
 Prices = dict[Literal["prompt", "completion"], Annotated[float, Field(ge=0)]]
 # Request fields that have a setting of their own, or that are ours.
-_MAY_BE_OMITTED = {"temperature", "top_p", "stream_options"}
-_LENGTHS = {"max_tokens", "max_completion_tokens"}
-_OUR_FIELDS = {"messages", "model", "stream", *_MAY_BE_OMITTED, *_LENGTHS}
+_OUR_FIELDS = {"messages", "model", "stream", "stream_options", "temperature", "top_p"}
+_OUR_FIELDS |= {"max_tokens", "max_completion_tokens"}
 
 
 class _Section(BaseModel, frozen=True, strict=True, allow_inf_nan=False):
@@ -57,9 +54,7 @@ class Provider(_Section):
     batch_price: float = Field(0.5, ge=0, le=1)  # OpenAI, Together, Groq and most others
 
 
-class _Call(_Section):
-    # Shared by [generate], [judge] and [judge.override."maker/model"].
-
+class _Call(_Section):  # [generate], [judge] and [judge.override."maker/model"]
     provider: str = ""
     # Kimi's maker asks for 1.0 and 0.95 while thinking.
     temperature: float = Field(1.0, ge=0, le=2)
@@ -177,10 +172,7 @@ def load_config() -> Config:
 
 
 def check_config(document: dict, path: Path | str = "chain.toml") -> Config:
-    """Return a parsed chain.toml over the defaults.
-
-    Raises UserError naming section, key, value and what is allowed.
-    """
+    """Return a parsed chain.toml over the defaults. Raises UserError."""
     try:
         config = Config.model_validate(document)
     except ValidationError as error:
@@ -202,14 +194,12 @@ def _problems(config: Config) -> Iterator[str]:
     if duel.alpha * (duel.resamples + 1) < 1:
         least = f"resamples of {math.ceil(1 / duel.alpha) - 1} or more, for a bound to have a rank"
         yield f"[duel] alpha = {duel.alpha:g}, resamples = {duel.resamples}: expected {least}"
-    for section in ("judge", "confirm"):
+    calls = [("[generate]", config.generate)]
+    for section, call_of in (("judge", config.judge_call), ("confirm", config.confirm_call)):
         models = getattr(config, section).models
+        calls += [(f"[{section}]", call_of(model)) for model in models]
         if len(set(models)) < len(models):
             yield f"[{section}] models = {models}: expected none twice"
-    calls = [("[generate]", config.generate)]
-    calls += [("[judge]", config.judge_call(model)) for model in config.judge.models]
-    calls += [("[confirm]", config.confirm_call(model)) for model in config.confirm.models]
-    may_be_omitted = _MAY_BE_OMITTED.union(*(call.extra_body for _, call in calls))
     for section, call in calls:
         key = f"{call.model}, {section}"
         if call.provider not in ("", *config.provider):
@@ -218,14 +208,8 @@ def _problems(config: Config) -> Iterator[str]:
         if call.max_tokens > call.max_tokens_cap:
             most = f"at most max_tokens_cap, which is {call.max_tokens_cap}"
             yield f"{key} max_tokens = {call.max_tokens}: expected {most}"
-        for name in call.extra_body.keys() & {*_OUR_FIELDS, call.max_tokens_field}:
-            hint = "; max_tokens_field names it" if name in _LENGTHS else ""
-            yield f"{key} extra_body: {name!r} has no place there{hint}"
-        for name in set(call.omit) - may_be_omitted:
-            known = ", ".join(sorted(may_be_omitted))
-            yield f"{key} omit: {name!r} is no field that can be left out; such are {known}"
-        if call.max_tokens_field in _OUR_FIELDS - _LENGTHS:
-            yield f"{key} max_tokens_field = {call.max_tokens_field!r}: that is another field"
+        if ours := call.extra_body.keys() & {*_OUR_FIELDS, call.max_tokens_field}:
+            yield f"{key} extra_body: {min(ours)!r} has no place there"
         if len(call.prices) == 1:
             yield f"{key} prices = {call.prices}: expected {{ prompt = ..., completion = ... }}"
 
@@ -244,6 +228,97 @@ def _explain(error: dict) -> str:
     if key == "key_env":  # it may be the key itself: never shown
         return f"{where}: expected the NAME of the variable in .env, never the key itself"
     return f"{where} = {error['input']!r:.200}: {words}"
+
+
+# -------------------------------------------------------------------------------- the environment
+
+
+@dataclass(frozen=True)
+class Endpoint:
+    """A provider's address and key, and in words where the user changes them."""
+
+    base_url: str
+    api_key: str = field(repr=False)
+    url_place: str
+    key_place: str
+    batch_price: float
+
+
+@dataclass(frozen=True)
+class Environment:
+    """The providers by name ("" is .env's own), and the duel's mode."""
+
+    providers: dict[str, Endpoint]
+    duel_mode: int
+
+
+def load_environment(config: Config, calls: Iterable[CallSettings]) -> Environment:
+    """Return the mode, and the providers that `calls` go to. Raises UserError."""
+    values = environment_values()
+    mode = values.get("DUEL_MODE") or "2"
+    if mode not in ("1", "2"):
+        modes = "2 (challenger against king) or 1 (against the reference)"
+        raise UserError(f"DUEL_MODE = {mode[:40]!r}: expected {modes}.")
+    own_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
+    own = Provider(base_url=own_url, key_env="CHUTES_API_KEY")
+    endpoints = {}
+    for name in {call.provider for call in calls}:
+        provider = config.provider[name] if name else own
+        key = provider.key_env
+        place = f"[provider.{name}] base_url in chain.toml"
+        if not name:
+            place = "CHUTES_BASE_URL in .env"
+            check_address(own_url, "CHUTES_BASE_URL", key)
+        base_url = provider.base_url.strip().rstrip("/")
+        check_way_out(base_url)
+        api_key = values.get(key, "")
+        if not api_key.isascii() or not api_key.isprintable():
+            raise UserError(f"{key} holds characters that no key has. Copy it anew.")
+        # Local servers mostly need no key: one is asked for where it is named, and for Chutes.
+        if not api_key and key and (name or base_url == DEFAULT_BASE_URL):
+            write = "Write it into .env here (.env.example shows how)"
+            other = f"or the address of a server that needs none into {place}"
+            raise UserError(f"{key} is not set. {write}, {other}.")
+        key_place = f"{key or 'the key'} in .env"
+        endpoints[name] = Endpoint(base_url, api_key, place, key_place, provider.batch_price)
+    return Environment(endpoints, int(mode))
+
+
+def check_way_out(url: str) -> None:
+    """Raise UserError for a proxy or a certificate file of the environment that cannot be used."""
+    import ssl  # here, because they take some time
+    from urllib.request import proxy_bypass_environment
+
+    certificates = os.environ.get("SSL_CERT_FILE")
+    try:
+        if certificates:
+            ssl.create_default_context(cafile=certificates)
+    except OSError as error:
+        words = f"SSL_CERT_FILE = {certificates}: {error.strerror or error}"
+        raise UserError(f"{words}.\nGive a file of certificates, or unset it.") from None
+    for name, value in os.environ.items():
+        kind, is_address, _ = value.partition("://")
+        if name.lower().endswith("_proxy") and is_address and kind not in ("http", "https"):
+            # The HTTP client takes socks5 as it is made, but cannot speak it; others not even so.
+            if kind.startswith("socks5") and proxy_bypass_environment(urlsplit(url).netloc):
+                continue
+            words = "such a proxy cannot be used. Unset it, or name an http:// one"
+            raise UserError(f"{name} = {kind}://...: {words}.")
+
+
+def environment_values() -> dict[str, str]:
+    """Return the environment over the nearest .env, values stripped. Raises UserError."""
+    path = find_setting_file(".env")
+    values = {}
+    if path is not None:
+        from dotenv import dotenv_values  # here, because many machines have no .env
+
+        try:
+            values = dotenv_values(path, encoding="utf-8-sig")
+        except UnicodeDecodeError:
+            words = "not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8."
+            raise UserError(f"{path}: {words}") from None
+    return {name: (value or "").strip() for name, value in {**values, **os.environ}.items()}
 
 
 def check_address(base_url: str, setting: str, key_setting: str) -> None:

@@ -67,18 +67,15 @@ def printable(text: str) -> str:
 
 def digest(*parts: str) -> str:
     """Return the hex SHA-256 over texts, each with its length in bytes before it."""
-    sized = []
-    for part in parts:
-        size = len(part) if part.isascii() else len(part.encode("utf-8", "surrogatepass"))
-        sized.append(f"{size}:{part}")
-    return hashlib.sha256("".join(sized).encode("utf-8", "surrogatepass")).hexdigest()
+    encoded = [part.encode("utf-8", "surrogatepass") for part in parts]
+    sized = b"".join(b"%d:%b" % (len(part), part) for part in encoded)
+    return hashlib.sha256(sized).hexdigest()
 
 
 def write_bytes(path: Path | str, data: bytes, durable: bool = True) -> None:
     """Write `data` to `path`, whole or not at all, and make its folder. Raises OSError.
 
-    A kill at any instant leaves the old file, the new one, or none. What the next run makes again
-    from other files need not be `durable`: it waits for no disk.
+    What the next run makes again from other files need not be `durable`: it waits for no disk.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -111,10 +108,7 @@ def json_bytes(value: object) -> bytes:
 
 
 def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
-    """Return the JSON document at `path`; with `keys`, an object that holds at least these.
-
-    Raises FileNotFoundError, and BadFile when it is torn or lacks a key.
-    """
+    """Return a JSON document; with `keys`, an object of them. Raises OSError, BadFile."""
     data = Path(path).read_bytes()
     try:
         value = from_json(data)
@@ -159,15 +153,15 @@ def quarantine(path: Path) -> Path:
 def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None = None):
     """Hold `folders` (of a dry run: none) for one run of `stage`, or raise UserError.
 
-    A run holds `_lock_<stage>`, a shard (I, N) `_lock_<stage>_<I>_of_<N>`, by flock(2), which the
-    kernel drops when its holder dies. Only shards of one N run side by side: those of another N
-    hold some of the same turns. What a killed run left half written is removed.
+    By flock(2), which the kernel drops when its holder dies. Only shards of one N run side by side:
+    those of another N hold some of the same turns. What a killed run left half written is removed.
     """
     name = f"_lock_{stage}"
-    holder = f"process {os.getpid()} on {socket.gethostname()}"
+    process = f"process {os.getpid()} on {socket.gethostname()}"
+    holder = f"in use by {process}"
     if shard:
         name += f"_{shard[0]}_of_{shard[1]}"
-        holder = f"shard {shard[0]}/{shard[1]} is at work ({holder})"
+        holder = f"shard {shard[0]}/{shard[1]} is at work ({process})"
     with ExitStack() as stack:
         for folder in map(Path, folders):
             folder.mkdir(parents=True, exist_ok=True)
@@ -175,7 +169,7 @@ def lock_folders(folders: list[Path], stage: str, shard: tuple[int, int] | None 
             _lock(own, fcntl.LOCK_EX)
             stack.callback(own.truncate, 0)  # a finished folder names no process
             own.truncate(0)
-            own.write(holder if shard else f"in use by {holder}")
+            own.write(holder)
             own.flush()
             # Our own lock is held by now: of two that start at once at most one goes on.
             for path in folder.glob(f"_lock_{stage}*"):
@@ -200,5 +194,5 @@ def _lock(file, kind: int) -> None:
         if error.errno not in _WITHOUT_LOCKS:
             raise
         if kind == fcntl.LOCK_EX:
-            words = f"the file system has no locks ({error.strerror}): see that no second run works"
-            print(f"{folder}/: {words} here", file=sys.stderr)
+            words = f"{folder}/: the file system has no locks ({error.strerror})"
+            print(f"{words}: see that no second run works here", file=sys.stderr)

@@ -1,7 +1,4 @@
-"""What the files that pass between the stages must hold, in exactly these types.
-
-Other keys of a file are kept as they are. The readers are in turns.py.
-"""
+"""What the files that turns.py reads must hold, in exactly these types; other keys are kept."""
 
 from __future__ import annotations
 
@@ -42,7 +39,7 @@ class Verdict(TypedDict):
     judge: str
     order: Literal["challenger-first", "challenger-second"]
     look: NotRequired[int]  # 3: the reader's test, a finding
-    calls: dict[str, int | str] | None  # None: the judge's answer could not be read
+    calls: dict[str, Annotated[int, Field(ge=0, le=2)] | str] | None  # None: it cannot be read
     reason: str
     usage: dict[str, int] | None
     usage_all_tries: NotRequired[dict[str, int] | None]

@@ -104,7 +104,7 @@ def read_record(instance_id: str) -> dict:
 
 
 def record_of(instance_id: str) -> dict:
-    """Return the PR record as `read_record` does; without one the turn fails by ItemFailed."""
+    """Return the PR record of an instance; without one the turn fails by ItemFailed."""
     try:
         return read_record(instance_id)
     except (UserError, BadFile) as problem:
@@ -138,8 +138,8 @@ def exclusion_reason(record: dict, max_record_chars: int, excluded_ids=EXCLUDED_
     if record["instance_id"] in excluded_ids:
         return "on the list of excluded instances"
     if record_chars(record) > max_record_chars:
-        limit = f"over {max_record_chars:,} characters"
-        return f"PR record too large for the challenger's prompt ({limit})"
+        what = "PR record too large for the challenger's prompt"
+        return f"{what} (over {max_record_chars:,} characters)"
     return None
 
 
@@ -221,36 +221,25 @@ _WORTH = {ORDERS[0]: {0: 1, 1: 2, 2: 0}, ORDERS[1]: {0: 1, 1: 0, 2: 2}}
 
 
 def read_score(path: Path) -> dict:
-    """Return the score file at `path`; each verdict has a `look`.
+    """Return the score file at `path`; each verdict has a `look`. Raises OSError, BadFile.
 
     Verdicts on other metrics than today's lie apart, in `on_other_metrics`, and count for nothing.
-    Raises FileNotFoundError, and BadFile for what validate.py does not write.
     """
     score = read_as(_SCORE, path)
-    percent = score["score"]
-    won = score["points"]
-    most = score["max_points"]
     today = set(METRICS)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
-    if score["parsed"] != (score["status"] == "parsed"):
-        raise BadFile(path, "keys 'parsed' and 'status' contradict each other")
-    if score["parsed"]:
-        is_sound = None not in (percent, won) and most and 0 <= won <= most
-        if not is_sound or abs(percent - 100 * won / most) > 1e-6:
-            raise BadFile(path, f"score {percent} is not 100 * points / max_points ({won}/{most})")
+    figures = (score["score"], score["points"], score["max_points"])
+    if score["parsed"] != (score["status"] == "parsed") or score["parsed"] and None in figures:
+        raise BadFile(path, "keys 'parsed', 'status' and 'points' contradict each other")
     # An older version stopped early; a parsed one may be of other metrics than today's.
     if score["status"] == "stopped" or score["parsed"] and set(score["metrics"] or ()) != today:
         score |= {"parsed": False, "status": Status.UNFINISHED.value}
     every = score["verdicts"] + score.pop("on_other_metrics", [])
     score["verdicts"] = []
-    for number, verdict in enumerate(every, 1):
-        calls = verdict["calls"]
+    for verdict in every:
         is_finding = verdict.setdefault("look", 1) == 3
-        if calls and not is_finding and not {*calls.values()} <= {0, 1, 2}:
-            problem = "key 'calls': expected 0, 1 or 2 for each metric"
-            raise BadFile(path, f"key 'verdicts': record {number}: {problem}")
-        if calls is None or is_finding or calls.keys() == today:
+        if is_finding or verdict["calls"] is None or verdict["calls"].keys() == today:
             score["verdicts"].append(verdict)
         else:
             score.setdefault("on_other_metrics", []).append(verdict)
@@ -281,8 +270,7 @@ def turn_score(verdicts: list[dict], judges: list[str], identical: bool = False)
     """Return points, max_points, score, metrics and by_judge of a panel's verdicts.
 
     Scores are 0-100: the challenger's share of the half-points of the verdicts that could be read,
-    divided last so that 80 is 80; None where none could. A judge has one when both its orders were
-    read. Identical replies draw everywhere.
+    divided last so that 80 is 80. A judge has one when both its orders were read.
     """
     draws = [[1] * len(METRICS)] * len(ORDERS)
     halves = {judge: draws if identical else [] for judge in judges}
@@ -292,33 +280,35 @@ def turn_score(verdicts: list[dict], judges: list[str], identical: bool = False)
     readable = list(chain.from_iterable(halves.values()))
     points = sum(map(sum, readable))
     most = MOST_HALF_POINTS * len(readable)
-    score = 100 * points / most if readable else None
-    metrics = {}
-    for metric, of_metric in zip(METRICS, zip(*readable)):
-        metrics[metric] = 100 * sum(of_metric) / (2 * len(readable))
     by_judge = dict.fromkeys(judges)
     for judge, both_orders in halves.items():
         if len(both_orders) == len(ORDERS):
             by_judge[judge] = 100 * sum(map(sum, both_orders)) / (MOST_HALF_POINTS * len(ORDERS))
-    return dict(points=points, max_points=most, score=score, metrics=metrics, by_judge=by_judge)
+    columns = zip(METRICS, zip(*readable))
+    return {
+        "points": points,
+        "max_points": most,
+        "score": 100 * points / most if readable else None,
+        "metrics": {metric: 100 * sum(won) / (2 * len(won)) for metric, won in columns},
+        "by_judge": by_judge,
+    }
 
 
 def bucket(score: dict, held_back: str = "") -> tuple[str | None, str]:
     """Return where a turn belongs (final, refined, defeat, or None while it has no score) and why.
 
     The second look's score decides where there is one. `held_back`, or the score file's own, says
-    why a turn must not reach final/ whatever it scored; it then lies in refined/. Compared in whole
-    numbers, so that 80 is 80.
+    why a turn must not reach final/ whatever it scored. Compared in whole numbers: 80 is 80.
     """
     if score["status"] != Status.PARSED:
         return None, f"no score: {score['status']}"
     look = "" if score.get("points_confirmed") is None else "_confirmed"
-    points = score[f"points{look}"]
+    points = 100 * score[f"points{look}"]
     most = score[f"max_points{look}"]
-    held_back = held_back or score.get("held_back") or ""
-    if 100 * points < DEFEAT_MIN * most:
+    held_back = held_back or score.get("held_back")
+    if points < DEFEAT_MIN * most:
         return "defeat", f"below {DEFEAT_MIN} points"
-    if 100 * points < FINAL_MIN * most:
+    if points < FINAL_MIN * most:
         return "refined", f"below {FINAL_MIN} points"
     if held_back:
         return "refined", f"held back from final/: {held_back}"

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from common.config import DEFAULT_OVERRIDES, Config, check_config, load_config
-from common.environment import load_environment
+from common.config import DEFAULT_OVERRIDES, Config, check_config, load_config, load_environment
 from common.files import UserError
 from runner import REPO, stage
 

@@ -73,7 +73,7 @@ def test_excluded_ids_are_never_asked(monkeypatch, tmp_path):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(king, "_EXCLUDE_IDS", excluded)
     tally = king.Tally("king.py")
-    pending = king.find_pending({}, (0, 1), 10**6, tally)
+    pending = king.find_pending((0, 1), 10**6, tally, write=False)
     assert pending == ["prompts_2_1_1"]
     assert tally.skipped == {"on the list of excluded instances": 1}
 

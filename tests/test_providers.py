@@ -6,9 +6,8 @@ import json
 
 import pytest
 
-from common.config import METRICS, check_config
+from common.config import METRICS, check_config, load_environment
 from common.demo.server import Reply, Server
-from common.environment import load_environment
 from common.files import UserError
 from makers import REPLY, answers, make_run, make_sample
 from runner import KEY, assert_no_key, stage

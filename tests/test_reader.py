@@ -6,13 +6,7 @@ import json
 
 import pytest
 
-from common.duel.reader import (
-    READER_RUBRIC,
-    holds_quote,
-    named_sides,
-    parse_finding,
-    reader_messages,
-)
+from common.duel.reader import READER_RUBRIC, named_sides, parse_finding, reader_messages
 from validate import RUBRIC, judge_messages
 
 CHAT = [{"role": "system", "content": "Rules."}, {"role": "user", "content": "Fix the count."}]
@@ -149,7 +143,8 @@ def test_a_doubtful_finding_is_not_read(text):
     ],
 )
 def test_only_words_that_the_reply_really_holds_count(quote, held):
-    assert holds_quote(ANSWER["challenger"], quote) is held
+    both = [finding(1, 0, quote), finding(0, 1, "", quote)]
+    assert ("challenger" in named_sides(both, ANSWER, 2)) is held
 
 
 def test_a_side_is_named_only_in_both_orders_and_with_its_own_words():

@@ -9,7 +9,7 @@ import numpy as np
 from common.config import METRICS
 from common.duel.record import enter_score, new_table, spending
 from common.duel.statistics import MISSING, agreement, habits, mean_score
-from common.duel.verdicts import FIRST_LOOK, SECOND_LOOK
+from common.duel.verdicts import SECOND_LOOK
 from common.turns import ORDERS
 from makers import make_answer, make_score, make_verdict
 
@@ -68,8 +68,8 @@ def test_bills_add_up_whatever_the_order():
     (row,) = new_table(1, 1)
     enter_score(row, {**score, "verdicts": verdicts}, ["a/j"], there)
     enter_score(row, {**score, "verdicts": verdicts[::-1]}, ["a/j"], back)
-    spent = spending(there[FIRST_LOOK, "a/j"])
-    assert spent == spending(back[FIRST_LOOK, "a/j"])
+    spent = spending(there["a/j"])
+    assert spent == spending(back["a/j"])
     assert spent["calls"] == 3 and spent["parse_rate"] == 2 / 3
     assert spent["cost_usd"] == 0.300001
     nothing = spending(Counter())
@@ -93,5 +93,5 @@ def test_rows_hold_what_counts_and_no_second_look():
     enter_score(table[0], score, judges, bills)
     assert [int(points.sum()) for points in table["points"]] == [most - 1, most // 2 * MISSING]
     assert table["score"][0] == score["score"] and table["score_confirmed"][0] == 33
-    assert bills[FIRST_LOOK, "a/one"]["calls"] == 2, "one of other settings is of no account"
-    assert bills[SECOND_LOOK, "z/other"]["calls"] == 1
+    assert bills["a/one"]["calls"] == 2, "one of other settings is of no account"
+    assert "z/other" not in bills, "nor one of the second look"

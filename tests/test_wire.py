@@ -307,15 +307,12 @@ def test_what_is_left_out_asks_anew_and_a_name_or_a_price_does_not():
 @pytest.mark.parametrize(
     "table, words",
     [
-        ({"omit": ["topp"]}, "omit: 'topp' is no field"),
-        ({"omit": ["max_tokens"]}, "omit: 'max_tokens' is no field"),
         ({"omit": "top_p"}, "a valid list"),
         ({"max_tokens_field": "Max Tokens"}, "max_tokens_field"),
-        ({"max_tokens_field": "top_p"}, "that is another field"),
         ({"prices": {"prompt": 1}}, "expected { prompt = ..., completion = ... }"),
         ({"prices": {"prompt": -1, "completion": 1}}, "greater than or equal to 0"),
         ({"prices": {"input": 1, "completion": 1}}, "'prompt' or 'completion'"),
-        ({"extra_body": {"max_completion_tokens": 5}}, "max_tokens_field names it"),
+        ({"extra_body": {"max_completion_tokens": 5}}, "'max_completion_tokens' has no place"),
         ({"max_tokens_field": "most", "extra_body": {"most": 5}}, "'most' has no place"),
     ],
 )

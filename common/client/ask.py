@@ -21,8 +21,7 @@ from common.client.costs import Contexts
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
 from common.client.run import Halted, Run
-from common.config import CallSettings
-from common.environment import Environment
+from common.config import CallSettings, Environment
 from common.files import BadFile, ItemFailed, UserError, clean_text, printable
 
 # How a reply ends: OpenAI's word and its kin at other makers, in lower case.

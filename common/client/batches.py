@@ -21,8 +21,7 @@ from common.client.batch_files import ENDED, UNSENT, WRITTEN, add_request, chang
 from common.client.costs import Listing
 from common.client.faults import Fault
 from common.client.run import Run
-from common.config import CallSettings
-from common.environment import Endpoint
+from common.config import CallSettings, Endpoint
 from common.files import ItemFailed, digest, json_bytes, write_bytes
 
 _NO_BATCHES = (400, 404, 405, 501)  # statuses

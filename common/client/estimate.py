@@ -11,7 +11,7 @@ from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
 from common.client.costs import CHARS_PER_TOKEN, Listing
 from common.client.faults import Fault
 from common.client.run import Run
-from common.environment import Environment
+from common.config import Environment
 from common.files import BadFile, turn_files
 from common.turns import answer_files, read_answer, read_score
 

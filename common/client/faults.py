@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pydantic_core import from_json
 
-from common.environment import Endpoint
+from common.config import Endpoint
 from common.files import printable
 
 STREAM_CUT = ("reply without an end", "connection broken")  # kinds of a reply that broke off

@@ -9,8 +9,7 @@ from pathlib import Path
 
 from common import cli
 from common.client.costs import Budget, Spending
-from common.config import CallSettings
-from common.environment import Environment
+from common.config import CallSettings, Environment
 from common.files import json_bytes, write_bytes
 
 _DISK_PATIENCE_S = 60.0  # somebody who is told of a full disk makes room in a minute, or is away

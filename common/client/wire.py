@@ -20,8 +20,7 @@ from pydantic_core import PydanticSerializationError, to_json
 from common.client import faults
 from common.client.costs import Listing, read_listings
 from common.client.faults import Fault
-from common.config import CallSettings
-from common.environment import Endpoint
+from common.config import CallSettings, Endpoint
 from common.files import printable
 
 _CONNECT_S = 15

@@ -1,8 +1,7 @@
 """How a judge's prompt is laid out, how its answer is read, and the reader's test.
 
-No rule sees a fix that is told in words. So a judge who wrote neither reply is shown the chat, both
-replies without names, and the PR record, in both orders. The king cannot have peeked: how often he
-is named is the test's false-alarm rate on this very data, and stands beside the challenger's.
+No rule sees a fix that is told in words: a judge who wrote neither reply reads them beside the PR
+record. The king cannot have peeked: how often he is named is the test's false-alarm rate.
 """
 
 from __future__ import annotations
@@ -44,8 +43,7 @@ def marked_messages(
 ) -> list[dict]:
     """Return the rubric, then chat, (name, text) sections and closing between unforgeable marks.
 
-    Up to the first section the prompt depends on the chat alone: a prefix cache serves it to both
-    orders, both modes and all judges.
+    Up to the first section it depends on the chat alone: a prefix cache serves it to all judges.
     """
     texts = [text for _, text in sections]
     for message in messages:
@@ -73,11 +71,9 @@ def reader_messages(messages: list[dict], record: str, first: str, second: str) 
 def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | None:
     """Return the JSON object in an answer that holds all `keys`; None when there is any doubt.
 
-    Prose, code and fences around it are passed over, reasoning is cut. Faults of free text are
-    mended: raw line ends and tabs in a string, escapes that JSON does not know. In doubt is an
-    answer that says two things of a key, in nested objects too, or that holds a broken object with
-    one of them: what stands inside may be a quotation. Numbers are read from 0 to `most`,
-    1.0 is none. Linear in the text.
+    Prose, code and fences around it are passed over, and faults of free text. In doubt is an answer
+    that says two things of a key, in nested objects too, or that holds a broken object with one of
+    them: what stands inside may be a quotation. Numbers are from 0 to `most`. Linear in the text.
     """
     text = visible_text(text if isinstance(text, str) else "")
     text = _BACKSLASH.sub(lambda mark: mark[1] or r"\\", text)
@@ -86,14 +82,14 @@ def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | No
     decoder = json.JSONDecoder(
         object_pairs_hook=objects.append, parse_int=numbers.get, parse_float=str, strict=False
     )
-    outside = []  # of all whole objects
+    around = []  # what stands outside of whole objects
     position = 0
     while opening := _OPENING.search(text, position):
         start = opening.start()
-        outside.append(text[position:start])
         whole = len(objects)
         try:
-            _, position = decoder.raw_decode(text, start)
+            _, end = decoder.raw_decode(text, start)
+            around.append(text[position:start])
         except (ValueError, RecursionError):  # code: it ends where its braces are closed
             del objects[whole:]
             depth = 0
@@ -103,17 +99,18 @@ def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | No
                     break
             if depth:
                 return None
-            position = mark.end()
-            outside.append(text[start:position])
-    around = " ".join([*outside, text[position:]])
+            end = mark.end()
+            around.append(text[position:end])
+        position = end
     # A broken object of the judge's own: it begins with one of the keys, or holds one as a key.
     # Or a mark of reasoning that was not cut: what stands before or in it is no answer.
     names = "|".join(keys)
     broken = rf"""\{{\s*["']?(?:{names}|reason)\b|["'](?:{names})["']\s*:"""
-    if re.search(broken, around) or _REASONING.search(around):
+    prose = " ".join([*around, text[position:]])
+    if re.search(broken, prose) or _REASONING.search(prose):
         return None
     said = {}
-    found = None
+    found = {}
     for pairs in objects:
         for key, value in pairs:
             if type(value) is int:  # a call under "Progress" is one, a note is not
@@ -121,8 +118,8 @@ def read_object(text: object, keys: tuple[str, ...], most: int = 2) -> dict | No
             if key in keys and said.setdefault(key, repr(value)) != repr(value):  # true is not 1
                 return None
         if dict(pairs).keys() >= set(keys):
-            found = {**(found or {}), **dict(pairs)}
-    return found
+            found |= dict(pairs)
+    return found or None
 
 
 def parse_finding(text: str) -> dict | None:
@@ -136,20 +133,17 @@ def parse_finding(text: str) -> dict | None:
     return {key: finding[key] for key in ("reply_1", "reply_2", "quote_1", "quote_2")}
 
 
-def holds_quote(reply: str, quote: str) -> bool:
-    """Tell whether the reply really holds these words, white space and case aside."""
-    is_long_enough = len(re.sub(r"\W", "", quote)) >= _MIN_QUOTE_CHARS
-    return is_long_enough and " ".join(quote.lower().split()) in " ".join(reply.lower().split())
-
-
 def named_sides(findings: list[dict], answer: dict, mode: int) -> dict[str, str]:
     """Return the quote of each side that the findings, by order, both name with words it holds."""
     named = {}
     for side, places in (("challenger", (1, 2)), (OPPONENT[mode], (2, 1))):
+        reply = " ".join(answer[side].lower().split())
         quotes = []
         for finding, place in zip(findings, places):
             quote = finding[f"quote_{place}"]
-            if finding[f"reply_{place}"] and holds_quote(answer[side], quote):
+            is_long_enough = len(re.sub(r"\W", "", quote)) >= _MIN_QUOTE_CHARS
+            is_held = is_long_enough and " ".join(quote.lower().split()) in reply
+            if finding[f"reply_{place}"] and is_held:
                 quotes.append(quote)
         if len(quotes) == len(findings):
             named[side] = quotes[0]

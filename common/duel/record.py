@@ -18,40 +18,31 @@ LOOKS = {FIRST_LOOK: "first look", SECOND_LOOK: "second look", READING: "reader'
 
 
 def new_table(turns: int, judges: int) -> np.ndarray:
-    """Return a table with a row for each turn, none judged yet.
-
-    waiting: for something to be asked. score_confirmed: NaN without a second look. named: by the
-    reader's test, a dict of sides, None without one. points: half-points of each turn (judges,
-    orders, metrics).
-    """
-    columns = [(name, object) for name in ("stem", "instance", "named")]
-    columns += [(name, bool) for name in ("identical", "waiting")]
-    columns += [(name, float) for name in ("score", "score_confirmed")]
+    """Return a table with a row for each turn, none judged yet; `points` are half-points."""
+    columns = [("instance", object), ("identical", bool), ("score", float)]
+    columns += [("score_confirmed", float), ("named", object)]  # second look, reader's test
     columns.append(("points", np.int8, (judges, len(ORDERS), len(METRICS))))
     table = np.zeros(turns, columns)
-    table[["instance", "named"]] = ("", None)
     table["score_confirmed"] = np.nan
+    table["named"] = None
     table["points"] = statistics.MISSING
     return table
 
 
-def enter_score(row: np.void, score: dict, names: list[str], bills: dict[tuple, Counter]) -> None:
-    """Enter a turn's score file into its row, and the cost of what counts by (look, judge)."""
+def enter_score(row: np.void, score: dict, names: list[str], bills: dict[str, Counter]) -> None:
+    """Enter a turn's score file into its row; each verdict that counts goes on a bill."""
     row["score"] = score["score"]
     row["score_confirmed"] = score.get("score_confirmed")
     row["named"] = score.get("reader")
     points = row["points"]
     if row["identical"]:
         points[:] = 1
-    counted = {*score["counted"], *score.get("counted_confirmed", ())}
-    for key, verdict in {verdict["key"]: verdict for verdict in score["verdicts"]}.items():
-        look = verdict["look"]
+    on_file = {verdict["key"]: verdict for verdict in score["verdicts"]}
+    for key in score["counted"]:
+        verdict = on_file[key]
         judge = verdict["judge"]
-        if look != READING and key not in counted:
-            continue  # of other texts, settings or another panel
-        if look == FIRST_LOOK:
-            points[names.index(judge), ORDERS.index(verdict["order"])] = half_points(verdict)
-        bill = bills[look, judge]
+        points[names.index(judge), ORDERS.index(verdict["order"])] = half_points(verdict)
+        bill = bills[judge]
         bill["calls"] += 1
         bill["readable"] += verdict["calls"] is not None
         if verdict["cost_usd"] is not None:
@@ -79,24 +70,15 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
     asked = points[~table["identical"]]
     counted = points[(points != statistics.MISSING).all(axis=(1, 2, 3))]  # as in the gate
     parsed = points[(points >= 0).all(axis=(1, 2, 3))]
-    turns = {
-        "answered": len(table),
-        "parsed": len(parsed),
-        "parse_fail": len(counted) - len(parsed),
-        "unfinished": len(table) - len(counted),
-        "identical": int(table["identical"].sum()),
-    }
-    unfinished = f"; {turns['unfinished']} turns are unfinished" if turns["unfinished"] else ""
-    without = {name: verdict for name, verdict in verdicts.items() if name}
+    whole = verdicts.pop("")
+    if unfinished := len(table) - len(counted):
+        whole["why"] += f"; {unfinished} turns are unfinished"
     metrics = {name: statistics.mean_score(counted[..., at]) for at, name in enumerate(METRICS)}
     judges = {}
     for place, name in enumerate(panel.names):
         score = statistics.mean_score(points[:, place])
-        cost = spending(bills[FIRST_LOOK, name])
+        cost = spending(bills[name])
         judges[name] = {"score": score, **statistics.habits(asked[:, place]), **cost}
-    looks = {look: Counter() for look in LOOKS}
-    for (look, _), bill in bills.items():
-        looks[look].update(bill)
     second_look = None
     if panel.confirm:
         again = table[~np.isnan(table["score_confirmed"])]
@@ -114,22 +96,26 @@ def make_duel(table: np.ndarray, bills: dict, verdicts: dict, panel: Panel, mode
     return {
         "mode": mode,
         "opponent": SIDES[OPPONENT[mode]],
-        **verdicts[""],
-        "why": verdicts[""]["why"] + unfinished,
+        **whole,
         "alpha": panel.config.duel.alpha,
-        "turns": turns,
+        "turns": {
+            "answered": len(table),
+            "parsed": len(parsed),
+            "parse_fail": len(counted) - len(parsed),
+            "unfinished": unfinished,
+            "identical": int(table["identical"].sum()),
+        },
         "metrics": metrics if None not in metrics.values() else None,
         "judges": judges,
         "agreement": {
             "name": "Krippendorff's alpha (nominal, mean of the metrics' own)",
             "value": statistics.agreement(asked),
         },
-        "leave_one_out": without,
-        "without_generator": without.get(panel.config.generate.model),
+        "leave_one_out": verdicts,
+        "without_generator": verdicts.get(panel.config.generate.model),
         "kept_again": statistics.kept_again(parsed),
         "second_look": second_look,
-        **spending(looks[FIRST_LOOK]),
-        "looks": {LOOKS[look]: spending(bill) for look, bill in looks.items() if bill},
+        **spending(sum(bills.values(), Counter())),
         "config": {
             "judges": {call.model: call.sampling() for call in panel.judges},
             "duel": vars(panel.config.duel),
@@ -145,10 +131,9 @@ def summary(duel: dict) -> tuple[list[str], list[str]]:
     if not duel["parse_rate"]:  # of all judges
         drop = "Name another under [judge] models in chain.toml"
     for name, judge in duel["judges"].items():
-        calls = judge["calls"]
-        read = round(calls * (judge["parse_rate"] or 0))
-        if read < calls * FEWEST_READABLE:
-            words = f"{read} of {calls} answers could be read. {drop}"
+        if judge["calls"] and judge["parse_rate"] < FEWEST_READABLE:
+            read = round(judge["calls"] * judge["parse_rate"])
+            words = f"{read} of {judge['calls']} answers could be read. {drop}"
             line = f"judge   {name}: {words}; or mend it, then --retry-failed asks it again"
             unreadable.append(line)
     turns = duel["turns"]
@@ -159,7 +144,5 @@ def summary(duel: dict) -> tuple[list[str], list[str]]:
         rests = f"{duel['turns_counted']} of {turns['answered']} turns"
         lines.append(f"score   {duel['mean_score']:.2f}, {level}, by {rests}")
     counts = [f"{count} {name.replace('_', '-')}" for name, count in turns.items()]
-    again = turns["parse_fail"] and not unreadable
-    retry = "; --retry-failed asks the parse-fails again" if again else ""
-    lines.append(f"turns   {', '.join(counts)}{retry}")
+    lines.append(f"turns   {', '.join(counts)}")
     return lines, unreadable

@@ -1,8 +1,7 @@
 """The statistics of the duel: bounds over instances, what judges are like, the fall of kept turns.
 
 Half-points come as int8 arrays with the axes (turns, judges, orders, metrics): win 2, draw 1,
-loss 0, UNREAD where a verdict came and cannot be read, MISSING where its call has not returned.
-Both are below 0; the one is a result, the other none.
+loss 0; below 0 UNREAD where a verdict cannot be read, MISSING where its call has not returned.
 """
 
 from __future__ import annotations
@@ -59,10 +58,9 @@ def bootstrap_lcb(
 def bootstrap_bounds(
     values: np.ndarray, groups, *, alpha: float, resamples: int, seed: int
 ) -> list[Bounds]:
-    """Return the bounds of the mean of each column, all from one draw of resamples.
+    """Return the bounds of the mean of each column by `bootstrap_lcb`'s method and one draw.
 
-    values: (turns, columns), NaN where a turn does not count in a column. See `bootstrap_lcb` for
-    the method. Whole values stay exact (their sums below 2**53), so that a bound of 0 is 0.
+    values: (turns, columns), NaN where a turn does not count. Whole values stay exact.
     """
     sums, sizes, error = cluster_sums(values, groups)
     both = np.concatenate([sums, sizes], axis=1).astype(float)
@@ -105,12 +103,12 @@ def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
     """Return how far each turn is from even, in whole units, and how many units are 50 points.
 
     A turn has the mean over its readable verdicts, one without any is lost: so unread verdicts
-    select nothing. NaN where a call has not returned. A unit is a half-point over the least common
-    multiple of the counts of readable verdicts: whole, so that a bound of 0 is 0.
+    select nothing. NaN where a call has not returned.
     """
     readable = (points >= 0).all(axis=3).sum(axis=(1, 2))  # verdicts of each turn
     won = np.where(points >= 0, points, 0).sum(axis=(1, 2, 3))
     above_even = won - len(METRICS) * readable  # an even verdict holds a half-point a metric
+    # A unit is a half-point over this: so all are whole, and a bound of 0 is 0.
     multiple = math.lcm(*np.unique(readable[readable > 0]).tolist())
     even = len(METRICS) * multiple
     deltas = np.where(readable, above_even * (multiple // np.maximum(readable, 1)), -even)
@@ -119,10 +117,9 @@ def whole_deltas(points: np.ndarray) -> tuple[np.ndarray, int]:
 
 
 def rate_ratio(counts: np.ndarray, groups, alpha: float) -> dict | None:
-    """Return the ratio of two rates and its interval at level 1 - 2 alpha, over groups of turns.
+    """Return the ratio of two rates and, by the delta method, its interval at level 1 - 2 alpha.
 
-    counts: (turns, 4): events and places of the one rate, then of the other. By the delta method,
-    on the ratio's logarithm. None without a ratio; no interval without an event or of one group.
+    counts: (turns, 4): events and places of the one rate, then of the other. None without a ratio.
     """
     totals = counts.sum(axis=0)
     if not len(counts) or not totals[1:].all():
@@ -160,16 +157,14 @@ def habits(points: np.ndarray) -> dict:
 
 
 def agreement(points: np.ndarray) -> float | None:
-    """Return Krippendorff's alpha of the judges over win, draw and loss.
+    """Return Krippendorff's alpha of the judges over win, draw and loss of both orders together.
 
-    Of both orders together, so that a common position bias is no agreement; metric by metric and
-    averaged, for pooled over metrics a metric that is mostly draws would pass for agreement.
+    The mean of the metrics' own: pooled, one that is mostly draws would pass for agreement.
     """
     both_orders = np.where(points >= 0, points, np.nan).mean(axis=2)
-    outcomes = np.sign(both_orders - 1)  # (turns, judges, metrics)
-    alphas = [krippendorff_alpha(of_metric) for of_metric in np.moveaxis(outcomes, 2, 0)]
-    known = [alpha for alpha in alphas if alpha is not None]
-    return sum(known) / len(known) if known else None
+    outcomes = np.moveaxis(np.sign(both_orders - 1), 2, 0)  # (metrics, turns, judges)
+    alphas = [alpha for alpha in map(krippendorff_alpha, outcomes) if alpha is not None]
+    return sum(alphas) / len(alphas) if alphas else None
 
 
 def krippendorff_alpha(ratings: np.ndarray) -> float | None:
@@ -193,10 +188,8 @@ def krippendorff_alpha(ratings: np.ndarray) -> float | None:
 def kept_again(points: np.ndarray) -> dict | None:
     """Return what the turns that reach final/ would score if the same panel judged them again.
 
-    points: parsed turns alone. By shrinkage: mean + r * (kept mean - mean), r = 1 - s2 / (2 J
-    var(turn scores)) for J judges, where s2 is half the mean squared difference between a judge's
-    two verdicts of a turn after the means of each (judge, order) are taken off. Against simulated
-    rejudging its error is 0.2-0.5 points at 1,000-2,000 turns.
+    points: parsed turns alone. By shrinkage towards the mean, by what a judge's two verdicts of a
+    turn differ. Against simulated rejudging its error is 0.2-0.5 points at 1,000-2,000 turns.
     """
     scores = 50 * points.mean(axis=3)  # (turns, judges, orders)
     turns = scores.mean(axis=(1, 2))

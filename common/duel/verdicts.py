@@ -1,8 +1,4 @@
-"""Verdicts: which of those on file count for a panel, what is missing, and the score they make.
-
-A verdict is cached by judge, sampling, rubric, both replies, chat and order. A score file holds
-every verdict that was ever paid for; its `counted` names those that its score rests on.
-"""
+"""Verdicts: which of those on file count for a panel, what is missing, and the score they make."""
 
 from __future__ import annotations
 
@@ -41,11 +37,8 @@ class Turn:
     verdicts: list[dict] = field(default_factory=list)
 
 
-def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Turn | None:
-    """Return a turn with the verdicts on file, None for one that cannot be judged yet.
-
-    Torn files are set aside, with `write` off only told; a torn answer fails in the tally.
-    """
+def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool = True) -> Turn | None:
+    """Return a turn with the verdicts on file, None for one that cannot be judged yet."""
     try:
         answer = turns.read_answer(path)
     except BadFile as bad:
@@ -57,13 +50,13 @@ def load_turn(stem: str, path: Path, mode: int, tally: Tally, write: bool) -> Tu
         if not answer[side]:
             tally.skipped[f"no {SIDES[side]} yet"] += 1
             return None
-    replies = (answer[sides[0]], answer[sides[1]])
-    same = replies[0] == replies[1]
+    one, other = (answer[side] for side in sides)
     sha = turns.text_digests(answer)
     text_key = "".join(sha[part] for part in ("chat", *sides))
-    turn = Turn(stem, SCORE / f"{stem}.json", mode, answer, replies, same, sha, text_key)
+    path = SCORE / f"{stem}.json"
+    turn = Turn(stem, path, mode, answer, (one, other), one == other, sha, text_key)
     try:
-        turn.saved = turns.read_score(turn.path)
+        turn.saved = turns.read_score(path)
         turn.verdicts = list(turn.saved["verdicts"])
     except FileNotFoundError:
         pass
@@ -81,7 +74,7 @@ class Question(NamedTuple):
     judge_digest: str
 
     def key(self, turn: Turn) -> str:
-        """Return what the verdict is cached by."""
+        """Return the verdict's key: of judge, sampling, rubric, both replies, chat and order."""
         look = f" look {self.look}" if self.look > FIRST_LOOK else ""
         return digest(self.judge_digest + turn.text_key + self.order + look)
 
@@ -173,14 +166,12 @@ class Panel:
         }
         if turn.saved and "on_other_metrics" in turn.saved:
             score["on_other_metrics"] = turn.saved["on_other_metrics"]
-        if self.confirm and score["parsed"] and not turn.identical:
-            self.add_confirmation(score, turn)
-        return score
+        if not score["parsed"] or turn.identical:
+            return score
 
-    def add_confirmation(self, score: dict, turn: Turn) -> None:
-        """Add the score of both looks together and what the reader found, once each is complete."""
+        # Both looks together, and what the reader found, once each is complete.
         second = self.look_up(turn, SECOND_LOOK)
-        if self.in_band(score) and None not in second:
+        if second and None not in second and self.in_band(score):
             score["counted_confirmed"] = [verdict["key"] for verdict in second]
             if any(verdict["calls"] is None for verdict in second):
                 score["held_back"] = "a verdict of the second look could not be read"
@@ -188,8 +179,7 @@ class Panel:
                 figures = turns.turn_score(second, [call.model for call in self.confirm])
                 points = score["points"] + figures["points"]
                 most = score["max_points"] + figures["max_points"]
-                score["points_confirmed"] = points
-                score["max_points_confirmed"] = most
+                score |= {"points_confirmed": points, "max_points_confirmed": most}
                 score["score_confirmed"] = 100 * (points / most)
         findings = [verdict and verdict["calls"] for verdict in self.look_up(turn, READING)]
         if findings and None not in findings:
@@ -197,3 +187,4 @@ class Panel:
             if "challenger" in score["reader"] and turns.bucket(score)[0] == "final":
                 quote = " ".join(score["reader"]["challenger"].split())[:200]
                 score["held_back"] = f"the reader's test: the chat does not explain {quote!r}"
+        return score

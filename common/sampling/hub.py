@@ -14,7 +14,7 @@ from huggingface_hub import HfApi, HfFileSystem, constants, errors, get_token
 from huggingface_hub.hf_file_system import HfFileSystemFile
 from huggingface_hub.utils import logging
 
-from common.environment import check_way_out, environment_values
+from common.config import check_way_out, environment_values
 from common.files import ItemFailed, UserError
 
 PAUSES_S = (0.5, 2, 8, 32)  # between tries; only the first where nothing answered at all
