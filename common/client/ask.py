@@ -17,13 +17,13 @@ from typing import NamedTuple
 
 from common import cli, start
 from common.client.batches import Batches, Waiting
-from common.client.costs import Contexts
+from common.client.costs import context_lack
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
 from common.client.run import Halted, Run
 from common.config import CallSettings
 from common.environment import Environment
-from common.files import BadFile, ItemFailed, UserError, clean_text, printable
+from common.files import ItemFailed, clean_text, printable
 
 # How a reply ends: OpenAI's word and its kin at other makers, in lower case.
 _WHOLE = """stop eos eos_token end_turn end_of_turn end_of_text stop_sequence
@@ -33,7 +33,7 @@ _CUT_OFF = """length max_tokens max_output_tokens max_completion_tokens max_leng
 _MANY_CUTS = 3  # in a run: fewer may be any bad line's
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _CHARS_KEPT = 400  # of a refused reply
-_ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
+_ALIKE = 3  # errors of the program before anything is done: its fault, not an item's
 
 
 class Reply(NamedTuple):
@@ -64,7 +64,7 @@ class LLM:
         self.save = self.run.save
         self.concurrency = flags.concurrency
         self._connections = {}
-        self._contexts = Contexts()
+        self._largest_prompts = {}  # see context_lack
 
     async def ask(
         self,
@@ -100,13 +100,14 @@ class LLM:
             end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
             is_cut = end in _CUT_OFF
             was_cut = max_tokens if is_cut else 0
-            if lack := self._contexts.lack(call.model, messages, completion, was_cut):
+            largest = self._largest_prompts
+            if lack := context_lack(largest, call.model, messages, completion, was_cut):
                 run.spending.calls["cut by the context"] += 1
                 raise lack
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
-            text = run.masked_reply(clean_text(visible_text(completion.content)))
+            text = run.masked(clean_text(visible_text(completion.content)))
             meta = {
                 "finish_reason": completion.finish_reason,
                 "usage": completion.usage,
@@ -122,7 +123,7 @@ class LLM:
             }
             if completion.batch:
                 meta["batch"] = completion.batch
-            mark = run.masked_reply(reasoning_left(completion.content))
+            mark = run.masked(reasoning_left(completion.content))
             run.spending.marks[call.model][mark] += 1
             why = _refusal(text, end, mark, completion) or accept(text)
             run.spending.calls["refused reply" if why else "good"] += 1
@@ -158,14 +159,12 @@ class LLM:
                 endpoint = self.run.environment.providers[call.provider]
                 self._connections[call.provider] = Connection(endpoint)
             connection = self._connections[call.provider]
-            connection.prices[call.model] = call.prices
             models[key] = Model(self.run, call, connection, self.concurrency or call.concurrency)
             self.run.disk_patience_s = min(self.run.disk_patience_s, call.outage_s / 2)
         return models[key]
 
     async def close(self) -> None:
-        """Finish what is being saved, close all sockets."""
-        await self.run.finish_writes()
+        """Send the batches, close all sockets."""
         await self.run.batches.close()
         for connection in self._connections.values():
             await connection.close()
@@ -174,10 +173,12 @@ class LLM:
         """Return calls by outcome, tokens and cost, for the tally."""
         lines = [*self.run.spending.lines(), *self.run.batches.lines()]
         for (_, name), model in self.run.models.items():
-            if model.limiter.pace.cuts >= _MANY_CUTS:
-                words = f"{model.limiter.pace.cuts:,} replies of {name} broke off while others ran"
-                settings = "set concurrency = 1 or stream = false in chain.toml"
-                lines.append(f"note    {words}; if its server ends one for the next, {settings}")
+            cuts = model.limiter.pace.cuts
+            if cuts >= _MANY_CUTS:
+                lines.append(
+                    f"note    {cuts:,} replies of {name} broke off while others ran; if its server "
+                    "ends one for the next, set concurrency = 1 or stream = false in chain.toml"
+                )
         if self.run.given_up:
             words = "calls in flight when the run ended, which may be billed all the same"
             lines.append(f"left    {self.run.given_up:,} {words}")
@@ -217,7 +218,6 @@ def run_turns(
     run = llm.run
     run.say = progress.say
     left = iter(stems)
-    errors_in_a_row: list[str] = []
 
     async def worker() -> None:
         for stem in left:
@@ -226,7 +226,6 @@ def run_turns(
             try:
                 await work(stem)
                 tally.done += 1
-                errors_in_a_row.clear()
             except Waiting:
                 tally.waiting += 1
             except ItemFailed as failure:
@@ -234,20 +233,16 @@ def run_turns(
                 tally.fail(stem, failure.kind, failure.detail, failure.lasting, **more)
             except Halted:
                 return
-            except (UserError, BadFile) as stop:
-                return run.halt(cli.EXIT_STOPPED, str(stop))
-            except OSError as error:
-                return run.halt(cli.EXIT_STOPPED, cli.disk_words(error))
-            except ModuleNotFoundError as missing:
-                return run.halt(cli.EXIT_STOPPED, start.install_words(missing))
+            except cli.STOPPING as stop:
+                return run.halt(cli.EXIT_STOPPED, cli.stop_words(stop))
             except Exception as error:  # of this program: it fails its item, three alike the run
-                words = run.masked(f"{type(error).__name__}: {error}")[:_CHARS_KEPT]
-                trace = run.masked("".join(traceback.format_exception(error)))
+                words = run.masked(f"{type(error).__name__}: {error}", 1)[:_CHARS_KEPT]
+                trace = run.masked("".join(traceback.format_exception(error)), 1)
                 kind = f"error of this program: {type(error).__name__}"
                 tally.fail(stem, kind, words, traceback=trace)
-                errors_in_a_row.append(kind)
-                if errors_in_a_row[-_ALIKE:] == [kind] * _ALIKE:
-                    words = f"{_ALIKE} turns in a row failed alike: {words}"
+                kinds = [row["kind"] for row in tally.failed[-_ALIKE:]]
+                if not tally.done and kinds == [kind] * _ALIKE:
+                    words = f"the first {_ALIKE} turns failed alike: {words}"
                     run.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")
             paces = [str(model.limiter.pace) for model in run.models.values()]
             notes = {"failed": len(tally.failed), "at_once": "+".join(paces)}

@@ -9,20 +9,19 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import math
 import os
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
-from dataclasses import replace
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, clock
 from common.client import batch_files, faults
 from common.client.batch_files import ENDED, UNSENT, WRITTEN, add_request, change, path_of
-from common.client.costs import Listing
+from common.client.costs import Prices
 from common.client.faults import Fault
 from common.client.run import Run
 from common.config import CallSettings
-from common.environment import Endpoint
 from common.files import ItemFailed, digest, json_bytes, write_bytes
 
 _NO_BATCHES = (400, 404, 405, 501)  # statuses
@@ -83,7 +82,7 @@ class Batches:
             try:
                 completion = self._read(entry, place)
             except Fault as error:
-                fault = self._fault_behind(error)
+                fault = self._run.masked_fault(error)
                 self._run.spending.calls[fault.kind] += 1
                 # A live call asks it anew: perhaps an engine with a smaller context refused it.
                 if fault.category == "item" and self.asks_nothing_live:
@@ -91,7 +90,7 @@ class Batches:
                 continue
             cost = None  # of an engine of one's own
             if entry["batch_id"]:
-                cost = (await connection.listing(call.model)).cost_usd(completion.usage)
+                cost = (await connection.prices(call)).cost_usd(completion.usage)
                 cost = cost and cost * connection.endpoint.batch_price
             self._run.count_reply(call, completion, cost)
             self._collected += 1
@@ -104,16 +103,16 @@ class Batches:
 
         # It is noted for the next batch, within --max-cost.
         at_most_usd = 0.0
-        budget = self._run.budget
-        listing = await connection.listing(call.model) if self._sends else Listing()
-        if listing.prompt_price is not None or (self._sends and budget.is_limited):
-            at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
+        spending = self._run.spending
+        prices = await connection.prices(call) if self._sends else Prices()
+        if prices.prompt is not None or (self._sends and spending.limit_usd < math.inf):
+            at_most_usd = prices.worst_case_usd(call, messages, max_tokens)
             at_most_usd *= connection.endpoint.batch_price
-            if not await budget.reserve(at_most_usd):
-                words = f"{budget}, as the most that batches can cost.\nRun the same line again."
+            if why := await spending.reserve(at_most_usd):
+                words = f"{why}, as the most that batches can cost.\nRun the same line again."
                 self._stop = max(self._stop, (EXIT_SOME_FAILED, words))
                 raise Waiting("beyond --max-cost")
-            budget.settle(at_most_usd, at_most_usd)
+            spending.settle(at_most_usd, at_most_usd)
         files = self._noted[call.provider, call.model]
         if not files or not add_request(files[-1], custom_id, body, at_most_usd):
             where = (call.provider, connection.endpoint.base_url, call.model)
@@ -142,15 +141,19 @@ class Batches:
     async def _collect(self) -> None:
         """Ask after what is under way, fetch what has ended, find all results on file."""
         for entry in batch_files.read_state().values():
-            if entry["stage"] != self._stage or not path_of(entry).exists():  # removed by the user
+            path = path_of(entry)
+            if entry["stage"] != self._stage or not path.exists():  # removed by the user
                 continue
             if entry["status"] in ENDED:
                 self._told.add(entry["file"])
-            elif entry["input_file_id"]:
-                await self._follow(entry)
+            elif entry["input_file_id"] and (fault := await self._at_provider(entry, self._follow)):
+                self._run.say(
+                    f"{path} could not be asked after: {fault}\nIts requests wait. If it is gone "
+                    "for good, remove that file: they are asked anew, and paid anew."
+                )
             is_sent = entry["status"] != UNSENT or entry["input_file_id"]
             if not is_sent and self._shard in ("", entry["shard"]):
-                path_of(entry).unlink()  # noted anew, within this run's --max-cost
+                path.unlink()  # noted anew, within this run's --max-cost
                 continue
             if entry["status"] not in ENDED and path_of(entry, ".out").exists():
                 change(entry, status="completed")  # elsewhere
@@ -158,42 +161,6 @@ class Batches:
                 self._waiting.append(entry)
             places = batch_files.find_results(entry, self._odd)
             self._results |= {custom_id: (entry, place) for custom_id, place in places.items()}
-
-    async def _follow(self, entry: dict) -> None:
-        """Bring an entry up to date with its batch; fetch the results of one that has ended."""
-        endpoint = self._run.environment.providers.get(entry["provider"])
-        state = {"input_file_id": ""}  # of one that was never started
-        try:
-            if endpoint is None or endpoint.base_url != entry["base_url"]:
-                words = f"it is at {entry['base_url']}, where this run asks nothing"
-                raise Fault("transient", words)
-            async with _sdk(endpoint) as client:
-                if entry["batch_id"]:
-                    batch = await client.batches.retrieve(entry["batch_id"])
-                    state = {"status": batch.status.lower()}
-                else:  # a run ended before it heard of its batch
-                    async for batch in client.batches.list(limit=100):
-                        mark = (batch.metadata or {}).get("mark")
-                        if mark == entry["mark"] or batch.input_file_id == entry["input_file_id"]:
-                            state = {"batch_id": batch.id, "status": batch.status.lower()}
-                            break
-                if state.get("status") in ENDED:
-                    if batch.errors and batch.errors.data:
-                        words = self._run.masked(str(batch.errors.data[0].message))[:400]
-                        self._run.say(f"{path_of(entry)} {state['status']}: {words}")
-                    files = filter(None, (batch.output_file_id, batch.error_file_id))
-                    parts = [(await client.files.content(file)).content for file in files]
-                    if not parts and state["status"] == "completed":
-                        raise ValueError("completed, but it names no file of results yet")
-                    results = self._run.masked_bytes(b"\n".join(parts))
-                    write_bytes(path_of(entry, ".out"), results)
-            change(entry, **state)
-        except Exception as error:  # nothing that a provider answers may end the run
-            self._run.say(
-                f"{path_of(entry)} could not be asked after: {self._fault_behind(error)}\nIts "
-                "requests wait. If it is gone for good, remove that file: they are asked anew, and "
-                "paid anew."
-            )
 
     async def close(self) -> None:
         """Send what was noted, unless the run is over or ends meanwhile."""
@@ -205,57 +172,94 @@ class Batches:
                 await sending
 
     async def _send(self) -> None:
-        for (provider, model), files in self._noted.items():
-            if self._run.models[provider, model].gone:
-                continue
-            for entry in files:
-                with open(path_of(entry), "rb") as file:
-                    os.fsync(file.fileno())
-                if self._sends:
-                    await self._start(entry)
-                else:
-                    change(entry, status=WRITTEN)
-                if path_of(entry).exists():
-                    self._waiting.append(entry)
+        noted = self._noted.items()
+        left = [files for key, files in noted if not self._run.models[key].gone]
+        for entry in itertools.chain(*left):
+            path = path_of(entry)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            if not self._sends:
+                change(entry, status=WRITTEN)
+            elif fault := await self._at_provider(entry, self._start):
+                endpoint = self._run.environment.providers[entry["provider"]]
+                code = EXIT_STOPPED
+                advice = fault.advice_at(endpoint)
+                if fault.status in _NO_BATCHES:
+                    path.unlink()  # nothing is under way: live calls may ask
+                    advice = _WITHOUT_BATCHES
+                elif fault.category != "configuration":
+                    code = EXIT_SOME_FAILED
+                    advice = "Run the same line again: it sends them then."
+                self._stop = max(self._stop, (code, f"{endpoint.base_url}: {fault}\n{advice}"))
+            if path.exists():
+                self._waiting.append(entry)
         if self._stop[0] != EXIT_DONE:
             self._run.halt(*self._stop)
 
-    async def _start(self, entry: dict) -> None:
-        """Upload a request file and start its batch, each step in the state."""
-        endpoint = self._run.environment.providers[entry["provider"]]
-        path = path_of(entry)
-        try:
-            async with _sdk(endpoint) as client:
-                with open(path, "rb") as file:
-                    upload = (path.name, file, "application/jsonl")
-                    uploaded = await client.files.create(file=upload, purpose="batch")
-                change(entry, input_file_id=uploaded.id.strip())
-                # It is tried once: a start whose answer is lost may be one.
-                batch = await client.with_options(max_retries=0).batches.create(
-                    input_file_id=entry["input_file_id"],
-                    endpoint="/v1/chat/completions",
-                    completion_window="24h",
-                    metadata={"mark": entry["mark"]},
-                )
-                status = batch.status.lower()
-                change(entry, batch_id=batch.id, status=status, since=time.time())
-        except Exception as error:
-            fault = self._fault_behind(error)
-            code = EXIT_STOPPED
-            advice = fault.advice_at(endpoint)
-            if fault.status in _NO_BATCHES:
-                path.unlink()  # nothing is under way: live calls may ask
-                advice = _WITHOUT_BATCHES
-            elif fault.category != "configuration":
-                code = EXIT_SOME_FAILED
-                advice = "Run the same line again: it sends them then."
-            self._stop = max(self._stop, (code, f"{endpoint.base_url}: {fault}\n{advice}"))
+    async def _at_provider(self, entry: dict, step) -> Fault | None:
+        """Take a step of an entry where its requests go; return what went wrong, for the user."""
+        import openai  # takes a second
 
-    def _fault_behind(self, error: Exception) -> Fault:
         from common.client.wire import fault_behind
 
-        fault = fault_behind(error)
-        return replace(fault, detail=self._run.masked(fault.detail)[:400])
+        endpoint = self._run.environment.providers.get(entry["provider"])
+        try:
+            if endpoint is None or endpoint.base_url != entry["base_url"]:
+                words = f"it is at {entry['base_url']}, where this run asks nothing"
+                raise Fault("transient", words)
+            # The environment may name an organization at another provider.
+            nobody = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+            async with openai.AsyncOpenAI(
+                api_key=endpoint.api_key or "none",
+                base_url=endpoint.base_url,
+                default_headers=nobody,
+                http_client=openai.DefaultAioHttpClient(follow_redirects=False),
+            ) as client:
+                await step(entry, client)
+        except Exception as error:  # nothing that a provider answers may end the run
+            return self._run.masked_fault(fault_behind(error))
+        return None
+
+    async def _start(self, entry: dict, client) -> None:
+        """Upload a request file and start its batch, each step in the state."""
+        with open(path_of(entry), "rb") as file:
+            upload = (path_of(entry).name, file, "application/jsonl")
+            uploaded = await client.files.create(file=upload, purpose="batch")
+        change(entry, input_file_id=uploaded.id.strip())
+        # It is tried once: a start whose answer is lost may be one.
+        batch = await client.with_options(max_retries=0).batches.create(
+            input_file_id=entry["input_file_id"],
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={"mark": entry["mark"]},
+        )
+        change(entry, batch_id=batch.id, status=batch.status.lower(), since=time.time())
+
+    async def _follow(self, entry: dict, client) -> None:
+        """Bring an entry up to date with its batch; fetch the results of one that has ended."""
+        if entry["batch_id"]:
+            batch = await client.batches.retrieve(entry["batch_id"])
+        else:  # a run ended before it heard of its batch
+            async for batch in client.batches.list(limit=100):
+                mark = (batch.metadata or {}).get("mark")
+                if mark == entry["mark"] or batch.input_file_id == entry["input_file_id"]:
+                    break
+            else:
+                change(entry, input_file_id="")  # it was never started
+                return
+        status = batch.status.lower()
+        if status in ENDED:
+            if batch.errors and batch.errors.data:
+                words = self._run.masked(str(batch.errors.data[0].message), 1)[:400]
+                self._run.say(f"{path_of(entry)} {status}: {words}")
+            files = filter(None, (batch.output_file_id, batch.error_file_id))
+            parts = [(await client.files.content(file)).content for file in files]
+            if not parts and status == "completed":
+                raise ValueError("completed, but it names no file of results yet")
+            text = b"\n".join(parts).decode("utf-8", "surrogateescape")
+            results = self._run.masked(text).encode("utf-8", "surrogateescape")
+            write_bytes(path_of(entry, ".out"), results)
+        change(entry, batch_id=batch.id, status=status)
 
     def lines(self) -> list[str]:
         """Return the lines of the tally."""
@@ -275,16 +279,3 @@ class Batches:
             odd = ", ".join(f"{count:,} {kind}" for kind, count in self._odd.items())
             lines.append(f"batch   lines of results that were left: {odd}")
         return lines
-
-
-def _sdk(endpoint: Endpoint):
-    import openai  # takes a second
-
-    # The environment may name an organization at another provider.
-    nobody = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
-    return openai.AsyncOpenAI(
-        api_key=endpoint.api_key or "none",
-        base_url=endpoint.base_url,
-        default_headers=nobody,
-        http_client=openai.DefaultAioHttpClient(follow_redirects=False),
-    )

@@ -7,7 +7,7 @@ import math
 import re
 from collections import Counter, defaultdict
 from contextlib import suppress
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from common.config import CallSettings
 from common.files import ItemFailed, UserError
@@ -35,52 +35,51 @@ def prompt_chars(messages: list[dict]) -> int:
     return sum(len(message["content"]) for message in messages)
 
 
-@dataclass(frozen=True)
-class Listing:
-    """What a provider's list says of a model: dollars a token, None throughout where it is odd."""
+class Prices(NamedTuple):
+    """A model's prices in dollars a token, None throughout where they are not known."""
 
-    prompt_price: float | None = None
-    completion_price: float | None = None
-    cached_price: float | None = None
-
-    def priced(self, prices: dict | None) -> Listing:
-        """Return the listing with the prices of chain.toml (dollars a million tokens), if any."""
-        if not prices:
-            return self
-        return Listing(prices["prompt"] / 1_000_000, prices["completion"] / 1_000_000)
+    prompt: float | None = None
+    completion: float | None = None
+    cached: float | None = None
 
     def cost_usd(self, usage: dict) -> float | None:
         """Return what a reply with this usage costs; None without a price or a usage report."""
-        if self.prompt_price is None or not usage:
+        if self.prompt is None or not usage:
             return None
-        cached_price = self.prompt_price if self.cached_price is None else self.cached_price
         cached = usage["cached_tokens"]
-        prompt = (usage["prompt_tokens"] - cached) * self.prompt_price + cached * cached_price
-        return prompt + usage["completion_tokens"] * self.completion_price
+        read_usd = (usage["prompt_tokens"] - cached) * self.prompt
+        read_usd += cached * (self.prompt if self.cached is None else self.cached)
+        return read_usd + usage["completion_tokens"] * self.completion
 
     def worst_case_usd(self, call: CallSettings, messages: list[dict], max_tokens: float) -> float:
         """Return the most that a call can cost. Raises UserError when the price is not known."""
-        if self.prompt_price is None:
+        if self.prompt is None:
             raise UserError(
                 f"--max-cost cannot hold: the provider's model list names no price for "
                 f"{call.model}. Write prices = {{ prompt = ..., completion = ... }} for it into "
                 "chain.toml (dollars a million tokens), or run without --max-cost."
             )
         size = sum(len(message["content"].encode("utf-8", "replace")) for message in messages)
-        prompt = size / LEAST_BYTES_PER_TOKEN * self.prompt_price
-        return prompt + max_tokens * self.completion_price
+        return size / LEAST_BYTES_PER_TOKEN * self.prompt + max_tokens * self.completion
 
 
-def read_listings(document: object) -> dict[str, Listing]:
-    """Return the models of a provider's list by id; an odd entry is passed over."""
+def prices_of(call: CallSettings, listed: dict[str, Prices]) -> Prices:
+    """Return the prices of chain.toml (dollars a million tokens), else those of a list."""
+    if call.prices:
+        return Prices(call.prices["prompt"] / 1_000_000, call.prices["completion"] / 1_000_000)
+    return listed.get(call.model, Prices())
+
+
+def read_prices(document: object) -> dict[str, Prices]:
+    """Return the prices of a provider's list by model; an odd entry is passed over."""
     models = document.get("data") if isinstance(document, dict) else document
-    listings = {}
+    listed = {}
     for model in models if isinstance(models, list) else []:
         with suppress(AttributeError, KeyError, TypeError):
             pricing = model.get("pricing") or {}
             prices = [_dollars(pricing.get(key)) for key in _PRICE_KEYS]
-            listings[model["id"]] = Listing() if None in prices[:2] else Listing(*prices)
-    return listings
+            listed[model["id"]] = Prices() if None in prices[:2] else Prices(*prices)
+    return listed
 
 
 def _dollars(price: object) -> float | None:
@@ -93,22 +92,35 @@ def _dollars(price: object) -> float | None:
 
 
 class Spending:
-    """Tokens, dollars and calls of one run."""
+    """Tokens, calls and dollars of one run, held to --max-cost."""
 
-    def __init__(self):
+    def __init__(self, limit_usd: float | None = None):
         self.tokens: Counter = Counter()
         self.calls: Counter = Counter()  # by outcome
         self.answered: Counter = Counter()  # (model asked, model that answered): replies
         # By model: how its replies begin, "" or a mark of reasoning.
         self.marks: defaultdict[str, Counter] = defaultdict(Counter)
-        self.cost_usd = 0.0
+        self.cost_usd = 0.0  # of whole replies
         self.unpriced_calls = 0
+        self.limit_usd = math.inf if limit_usd is None else limit_usd
+        self.at_most_usd = 0.0  # as the limit counts: failed tries at the most they may cost
+        # Of the calls in flight. No running sum, which would keep a rounding error.
+        self._reserved: list[float] = []
 
-    def add(self, usage: dict, cost_usd: float | None) -> None:
-        """Count one whole reply."""
-        self.tokens.update(usage)
-        self.unpriced_calls += cost_usd is None
-        self.cost_usd += cost_usd or 0.0
+    async def reserve(self, worst_case_usd: float) -> str:
+        """Wait until the calls in flight leave room for a call; return why there is none, or ""."""
+        while self.at_most_usd + sum(self._reserved) + worst_case_usd > self.limit_usd:
+            if not self._reserved:
+                spent = f"${self.at_most_usd:.4f} of ${self.limit_usd:.4f} for this run is spent"
+                return f"--max-cost: {spent} (failed tries at the most they may cost)"
+            await asyncio.sleep(_LOOK_AGAIN_S)
+        self._reserved.append(worst_case_usd)
+        return ""
+
+    def settle(self, worst_case_usd: float, cost_usd: float) -> None:
+        """Put the reservation back and count what the call really cost."""
+        self._reserved.remove(worst_case_usd)
+        self.at_most_usd += cost_usd
 
     def lines(self) -> list[str]:
         """Return the lines of the tally: none when nothing was asked."""
@@ -137,68 +149,33 @@ class Spending:
         return lines
 
 
-class Budget:
-    """--max-cost: a call starts only when even its worst case stays within the sum."""
+def context_lack(
+    largest: dict, model: str, messages: list[dict], completion, was_cut: int
+) -> ItemFailed | None:
+    """Return the failure where a context did not hold a chat; another ask would meet it, too.
 
-    def __init__(self, limit_usd: float | None):
-        self.is_limited = limit_usd is not None
-        self.spent_usd = 0.0
-        self._limit_usd = math.inf if limit_usd is None else limit_usd
-        # Of the calls in flight. No running sum, which would keep a rounding error.
-        self._reserved: list[float] = []
-
-    def __str__(self) -> str:
-        spent = f"${self.spent_usd:.4f} of ${self._limit_usd:.4f} for this run is spent"
-        return f"--max-cost: {spent} (failed tries at the most they may cost)"
-
-    async def reserve(self, worst_case_usd: float) -> bool:
-        """Wait until the calls in flight leave room; return False when even then there is none."""
-        while self.spent_usd + sum(self._reserved) + worst_case_usd > self._limit_usd:
-            if not self._reserved:
-                return False
-            await asyncio.sleep(_LOOK_AGAIN_S)
-        self._reserved.append(worst_case_usd)
-        return True
-
-    def settle(self, worst_case_usd: float, cost_usd: float) -> None:
-        """Put the reservation back and count what the call really cost."""
-        self._reserved.remove(worst_case_usd)
-        self.spent_usd += cost_usd
-
-
-class Contexts:
-    """What is known of the contexts of a run's models."""
-
-    def __init__(self):
-        # By model: the most prompt tokens told, and less the fewest characters of such a chat.
-        self._largest: dict[str, tuple[int, int]] = {}
-
-    def lack(self, model: str, messages: list, completion, was_cut: int) -> ItemFailed | None:
-        """Return the failure where the context did not hold a chat; another ask would meet it, too.
-
-        `was_cut`: the max_tokens of a reply that was cut off, 0 of one that came to its own end.
-        """
-        kind = ""
-        told = completion.usage.get("prompt_tokens")
-        if told:
-            came = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
-            chars = prompt_chars(messages)
-            largest, fewer = max((told, -chars), self._largest.get(model, (0, 0)))
-            self._largest[model] = (largest, fewer)
-            is_same = told == largest and chars > _OTHER_LENGTH * -fewer
-            least = 0
-            if told < chars / _CHARS_OF_A_TOKEN:
-                words = sum(len(_WORD.findall(message["content"])) for message in messages)
-                least = int(_TOKENS_OF_A_WORD * words)
-            if max(told, least) >= _SHORT and (told < least or is_same):
-                kind = "the server cut the prompt (its context; Ollama: num_ctx)"
-                detail = f"it counts {told:,} prompt tokens of {chars:,} characters"
-        else:  # llama.cpp's server tells none in streams: no token is shorter than a byte
-            came = len(completion.content.encode("utf-8", "replace")) + completion.reasoning_bytes
-        if not kind and came < _FULL_SHARE * was_cut and (told or completion.content):
-            kind = "cut off: the context is full"
-            detail = (
-                f"{came:,} of max_tokens {was_cut:,} came, or replies have a limit of their own"
-            )
-        advice = "Give the server a larger context (Ollama: num_ctx; llama.cpp: n_ctx)."
-        return ItemFailed(kind, f"{kind}: {detail}. {advice}", lasting=True) if kind else None
+    `largest` keeps by model the most prompt tokens told, and less the fewest characters of such a
+    chat. `was_cut`: the max_tokens of a reply that was cut off, 0 of one that came to its own end.
+    """
+    kind = ""
+    told = completion.usage.get("prompt_tokens")
+    if told:
+        came = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
+        chars = prompt_chars(messages)
+        largest[model] = max((told, -chars), largest.get(model, (0, 0)))
+        most, fewer = largest[model]
+        is_same = told == most and chars > _OTHER_LENGTH * -fewer
+        least = 0
+        if told < chars / _CHARS_OF_A_TOKEN:
+            words = sum(len(_WORD.findall(message["content"])) for message in messages)
+            least = int(_TOKENS_OF_A_WORD * words)
+        if max(told, least) >= _SHORT and (told < least or is_same):
+            kind = "the server cut the prompt (its context; Ollama: num_ctx)"
+            detail = f"it counts {told:,} prompt tokens of {chars:,} characters"
+    else:  # llama.cpp's server tells none in streams: no token is shorter than a byte
+        came = len(completion.content.encode("utf-8", "replace")) + completion.reasoning_bytes
+    if not kind and came < _FULL_SHARE * was_cut and (told or completion.content):
+        kind = "cut off: the context is full"
+        detail = f"{came:,} of max_tokens {was_cut:,} came, or replies have a limit of their own"
+    advice = "Give the server a larger context (Ollama: num_ctx; llama.cpp: n_ctx)."
+    return ItemFailed(kind, f"{kind}: {detail}. {advice}", lasting=True) if kind else None

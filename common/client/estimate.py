@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
-from common.client.costs import CHARS_PER_TOKEN, Listing
+from common.client.costs import CHARS_PER_TOKEN, prices_of
 from common.client.faults import Fault
 from common.client.run import Run
 from common.environment import Environment
@@ -58,14 +58,14 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
         prompt = round(sum(prompts[model]) / CHARS_PER_TOKEN)
         completion = round(count * reply)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
-        listings = lists[call.provider]
-        cost = listings.get(model, Listing()).priced(call.prices).cost_usd(usage)
+        listed = lists[call.provider]
+        cost = prices_of(call, listed).cost_usd(usage)
         share = environment.providers[call.provider].batch_price if batch else 1
         price = "price unknown" if cost is None else f"about ${share * cost:.2f}"
         price += f", as a batch at {share:.0%} of the list" if share < 1 else ""
         tokens = f"about {prompt:,} tokens in, {completion:,} out ({basis})"
         print(f"  {model}: {count:,} calls, {tokens}, {price}")
-        if listings and model not in listings:
+        if listed and model not in listed:
             print("    not on the provider's model list: is the id right?")
         total_usd += share * (cost or 0)
         unpriced += count * (cost is None)
@@ -83,9 +83,9 @@ async def _fetch_list(environment: Environment, provider: str) -> tuple[dict, in
     endpoint = environment.providers[provider]
     connection = Connection(endpoint)
     try:
-        return await connection.models(), EXIT_DONE
+        return await connection.list_prices(), EXIT_DONE
     except Fault as fault:
-        print(f"  {endpoint.base_url}: {Run(environment).masked(str(fault))[:400]}")
+        print(f"  {endpoint.base_url}: {Run(environment).masked_fault(fault)}")
         # A server may have no such list (404): that is no fault of the settings.
         if fault.category != "transient" and fault.status not in (404, 405):
             print(f"  {fault.advice_at(endpoint)}")

@@ -16,13 +16,14 @@ from __future__ import annotations
 import asyncio
 import math
 import random
-from dataclasses import dataclass, replace
+from contextlib import suppress
+from dataclasses import dataclass
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED, NOTHING_USABLE
 from common.client.costs import LEAST_BYTES_PER_TOKEN
 from common.client.faults import CHECK_ADDRESS, STREAM_CUT, Fault
 from common.client.pace import RateLimiter, Ticket
-from common.client.run import Halted, Run
+from common.client.run import DISK_PAUSE_S, Halted, Run
 from common.config import CallSettings
 from common.files import ItemFailed
 
@@ -41,8 +42,7 @@ _NO_MONEY = (402, 429)  # where not transient: no chat would pass
 _HELLO = [{"role": "user", "content": "Hello"}]
 _HELLO_TOKENS = 16  # enough for a sign of life
 _HELLO_HOLDS_S = 60.0  # one that passed speaks for the next refused items, too: each is paid
-_WAIT_WORTH_A_WORD_S = 5.0
-_WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
+_CHARS_SHOWN = 200  # of a refused reply
 
 
 @dataclass
@@ -77,20 +77,20 @@ class Model:
         self._hello: asyncio.Future | None = None  # the last one-word chat
         self._hello_passed_s = -math.inf
         self._cleared_s = -math.inf  # when that showed that the items are at fault
-        self._quiet_until_s = 0.0
 
     async def complete(self, call: CallSettings, messages: list, max_tokens: int, who: str, tried):
         """Return (completion, attempts, dollars or None). Raises ItemFailed, Waiting, Halted."""
         self._raise_if_over()
         answer = self._run.batches.answer
         failed, reply = await answer(self._connection, call, messages, max_tokens, who, tried)
-        if reply is not None:
+        if reply:
             return reply
         tries = _Tries(call.retry_budget_s, failed)
         in_front = False
         while True:
             tries.attempts += 1
-            await self._run.disk_is_sound.wait()
+            while self._run.refused_writes:
+                await asyncio.sleep(DISK_PAUSE_S)
             self._raise_if_over()
             ticket = await self.limiter.enter(first=in_front)
             try:
@@ -104,10 +104,8 @@ class Model:
                 in_front = fault.status == 429 or tries.attempts == 1
             finally:
                 self.limiter.leave()
-            try:
+            with suppress(asyncio.TimeoutError):
                 await asyncio.wait_for(self._run.over.wait(), pause_s)
-            except asyncio.TimeoutError:
-                pass
 
     def _raise_if_over(self) -> None:
         if self._run.end and not self.is_useless:
@@ -131,19 +129,19 @@ class Model:
             self._heard_s = self._now_s()
             self._is_reached = True
 
-        if run.budget.is_limited:
-            listing = await self._connection.listing(call.model, needed=True)
-            reserved = listing.worst_case_usd(call, messages, max_tokens)
-        if not await run.budget.reserve(reserved):
-            words = f"{run.budget}, and the next call could cost ${reserved:.4f}."
+        if run.spending.limit_usd < math.inf:
+            prices = await self._connection.prices(call, needed=True)
+            reserved = prices.worst_case_usd(call, messages, max_tokens)
+        if why := await run.spending.reserve(reserved):
+            words = f"{why}, and the next call could cost ${reserved:.4f}."
             run.halt(EXIT_SOME_FAILED, f"{words}\nRun the same line again to go on.")
             raise Halted()
         try:
             self._raise_if_over()  # perhaps meanwhile
             fresh = messages is _HELLO
             completion = await self._connection.complete(call, messages, max_tokens, hear, fresh)
-            listing = await self._connection.listing(call.model)
-            cost = listing.cost_usd(completion.usage)
+            prices = await self._connection.prices(call)
+            cost = prices.cost_usd(completion.usage)
             settled = reserved if cost is None else cost  # untold, it counts as the worst case
             run.count_reply(call, completion, cost)
             hear(0)
@@ -155,11 +153,10 @@ class Model:
             if reserved and fault.reached and (heard or fault.status < 300):
                 said = heard if call.stream else math.inf
                 tokens = min(max_tokens, said / LEAST_BYTES_PER_TOKEN)
-                settled = listing.worst_case_usd(call, messages, tokens)
-            detail = run.masked(fault.detail)[:_WORDS_SHOWN]
-            raise replace(fault, kind=run.masked(fault.kind), detail=detail) from None
+                settled = prices.worst_case_usd(call, messages, tokens)
+            raise run.masked_fault(fault) from None
         finally:
-            run.budget.settle(reserved, settled)
+            run.spending.settle(reserved, settled)
 
     async def _bear(self, fault: Fault, call: CallSettings, tries: _Tries, ticket: Ticket) -> float:
         """Do what a fault asks for; return the seconds until the next try.
@@ -181,10 +178,6 @@ class Model:
             pace.refused(now_s, ticket, fault.retry_after_s)
         elif is_transient:
             pace.broke(now_s, ticket, self.limiter.in_flight if fault.kind in STREAM_CUT else 1)
-        if pace.next_at - now_s > _WAIT_WORTH_A_WORD_S and now_s > self._quiet_until_s:
-            self._quiet_until_s = pace.next_at
-            words = f"trying again in {pace.next_at - now_s:.0f} s"
-            self._run.say(f"{self._where}: {fault}; {words}")
 
         is_no_api = fault.advice == CHECK_ADDRESS and not self._is_proven  # a page of HTML
         is_known = fault.category == "item" and now_s - self._hello_passed_s < _HELLO_HOLDS_S
@@ -272,7 +265,7 @@ class Model:
         is_enough = self._refused_replies >= _REPLIES_OF_A_TRIAL
         if is_enough and self._tried_items >= _ITEMS_OF_A_TRIAL:
             self.is_useless = True
-            example = " ".join(f"{why}: {text}".split())[: _WORDS_SHOWN // 2]
+            example = " ".join(f"{why}: {text}".split())[:_CHARS_SHOWN]
             began = f"of its first {self._refused_replies} replies none was accepted"
             words = f"{self._where} gives nothing usable: {began}; last: {example}"
             advice = "Ask for another model in chain.toml, or change its settings there."
@@ -282,15 +275,14 @@ class Model:
         """Return the fault of a one-word chat, None if it passes; one chat for all who ask."""
 
         async def say_it() -> Fault | None:
-            fault = None
             try:
                 await self._call(call, _HELLO, max_tokens)
-                self._hello_passed_s = self._now_s()
-            except Fault as refused:
-                fault = refused
-            outcome = f"one-word probe: {fault.kind}" if fault else "one-word probe"
-            self._run.spending.calls[outcome] += 1
-            return fault
+            except Fault as fault:
+                self._run.spending.calls[f"one-word probe: {fault.kind}"] += 1
+                return fault
+            self._hello_passed_s = self._now_s()
+            self._run.spending.calls["one-word probe"] += 1
+            return None
 
         if self._hello is None or self._hello.done():
             self._hello = asyncio.ensure_future(say_it())
