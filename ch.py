@@ -35,8 +35,8 @@ from common.audit.protocol import fence_of, protocol_problem
 from common.audit.texts import Chat
 from common.cli import Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, run_turns
-from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
+from common.client.run import prompt_chars
 from common.config import Generate, load_config
 from common.duel import choice
 from common.environment import load_environment

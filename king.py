@@ -27,8 +27,8 @@ from common.audit.protocol import format_ok as format_ok  # this stage's check b
 from common.audit.protocol import format_problem
 from common.cli import Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, run_turns
-from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
+from common.client.run import prompt_chars
 from common.config import load_config
 from common.environment import load_environment
 from common.files import BadFile, ItemFailed, UserError, lock_folders, turn_files

@@ -42,8 +42,8 @@ import numpy as np
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.batches import Waiting
-from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
+from common.client.run import prompt_chars
 from common.config import METRICS, CallSettings, Config, load_config
 from common.duel import reader, record
 from common.duel.statistics import bootstrap_bounds, whole_deltas

@@ -17,8 +17,8 @@ from threading import Thread
 
 import pytest
 
-from common.client.costs import Spending
 from common.client.faults import Fault
+from common.client.run import Spending
 from common.client.wire import read_completion
 from common.config import METRICS
 from common.demo.server import Reply, Server

@@ -6,6 +6,7 @@ How often and how fast a model is asked, and what a fault ends: model.py and pac
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 import time
@@ -17,10 +18,9 @@ from typing import NamedTuple
 
 from common import cli, start
 from common.client.batches import Batches, Waiting
-from common.client.costs import context_lack
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
-from common.client.run import Halted, Run
+from common.client.run import Halted, Run, prompt_chars
 from common.config import CallSettings
 from common.environment import Environment
 from common.files import ItemFailed, clean_text, printable
@@ -34,6 +34,15 @@ _MANY_CUTS = 3  # in a run: fewer may be any bad line's
 _GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _CHARS_KEPT = 400  # of a refused reply
 _ALIKE = 3  # errors of the program before anything is done: its fault, not an item's
+# A prompt was cut that counts fewer tokens than one for so many characters, and fewer than these
+# for each word (of 12 letters at most, in scripts without blanks too). English prose has 1.2 to 1.4
+# tokens a word, code and other languages two and more; blanks and rules of marks may have none.
+_CHARS_OF_A_TOKEN = 4.5
+_TOKENS_OF_A_WORD = 0.9
+_WORD = re.compile(r"[^\s!-/:-@\[-^`{-~]{1,12}")
+_OTHER_LENGTH = 2  # times as long as another chat of the same count, the largest that was told
+_SHORT = 1000  # tokens: no context is so small that it cuts fewer
+_FULL_SHARE = 0.95  # of max_tokens: servers count the end of a reply or not, some a few tokens less
 
 
 class Reply(NamedTuple):
@@ -64,7 +73,7 @@ class LLM:
         self.save = self.run.save
         self.concurrency = flags.concurrency
         self._connections = {}
-        self._largest_prompts = {}  # see context_lack
+        self._largest_prompts = {}  # see _context_lack
 
     async def ask(
         self,
@@ -101,7 +110,7 @@ class LLM:
             is_cut = end in _CUT_OFF
             was_cut = max_tokens if is_cut else 0
             largest = self._largest_prompts
-            if lack := context_lack(largest, call.model, messages, completion, was_cut):
+            if lack := _context_lack(largest, call.model, messages, completion, was_cut):
                 run.spending.calls["cut by the context"] += 1
                 raise lack
             tries += attempts
@@ -198,6 +207,38 @@ def _refusal(text: str, end: str, mark: str, completion) -> str | None:
     if not text and completion.reasoning_field:
         return f"empty: all that came is in {completion.reasoning_field}"
     return None if text else "empty"
+
+
+def _context_lack(
+    largest: dict, model: str, messages: list[dict], completion, was_cut: int
+) -> ItemFailed | None:
+    """Return the failure where a context did not hold a chat; another ask would meet it, too.
+
+    `largest` keeps by model the most prompt tokens told, and less the fewest characters of such a
+    chat. `was_cut`: the max_tokens of a reply that was cut off, 0 of one that came to its own end.
+    """
+    kind = ""
+    told = completion.usage.get("prompt_tokens")
+    if told:
+        came = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
+        chars = prompt_chars(messages)
+        largest[model] = max((told, -chars), largest.get(model, (0, 0)))
+        most, fewer = largest[model]
+        is_same = told == most and chars > _OTHER_LENGTH * -fewer
+        least = 0
+        if told < chars / _CHARS_OF_A_TOKEN:
+            words = sum(len(_WORD.findall(message["content"])) for message in messages)
+            least = int(_TOKENS_OF_A_WORD * words)
+        if max(told, least) >= _SHORT and (told < least or is_same):
+            kind = "the server cut the prompt (its context; Ollama: num_ctx)"
+            detail = f"it counts {told:,} prompt tokens of {chars:,} characters"
+    else:  # llama.cpp's server tells none in streams: no token is shorter than a byte
+        came = len(completion.content.encode("utf-8", "replace")) + completion.reasoning_bytes
+    if not kind and came < _FULL_SHARE * was_cut and (told or completion.content):
+        kind = "cut off: the context is full"
+        detail = f"{came:,} of max_tokens {was_cut:,} came, or replies have a limit of their own"
+    advice = "Give the server a larger context (Ollama: num_ctx; llama.cpp: n_ctx)."
+    return ItemFailed(kind, f"{kind}: {detail}. {advice}", lasting=True) if kind else None
 
 
 def run_turns(

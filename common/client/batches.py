@@ -2,33 +2,44 @@
 
 A request's `custom_id` is a digest of its body, of who asks, and of the number of the try. So a run
 finds the results of every try by itself, reads them as replies by wire, and notes the next try. A
-line that failed, or that never came back, has used up its try. The files: batch_files.py.
+line that failed, or that never came back, has used up its try.
+
+<stage>-<provider>-<model>-<k>.jsonl       requests of one model, one a line
+<stage>-<provider>-<model>-<k>.out.jsonl   their results, wherever they were made
+_state.json                                an entry for each request file: who wrote it, where it
+                                           went, what has become of it and since when
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
 import math
 import os
+import re
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
+from pathlib import Path
+from uuid import uuid4
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, clock
-from common.client import batch_files, faults
-from common.client.batch_files import ENDED, UNSENT, WRITTEN, add_request, change, path_of
-from common.client.costs import Prices
+from common.client import faults
 from common.client.faults import Fault
-from common.client.run import Run
+from common.client.run import Prices, Run
 from common.config import CallSettings
-from common.files import ItemFailed, digest, json_bytes, write_bytes
+from common.files import ItemFailed, digest, json_bytes, read_json, write_bytes, write_json
 
+_BATCH = Path("batch")
+_UNSENT = "not sent"  # being written, or its run ended before it was sent
+_WRITTEN = "written"  # for whoever takes it
+_ENDED = ("completed", "failed", "expired", "cancelled")
+_MOST_LINES = 50_000
+_MOST_BYTES = 90 * 10**6  # OpenAI takes 200 MB, others 100
+_LINE = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":%b}\n'
+_ID_PLACE = slice(14, 78)  # in such a line
 _NO_BATCHES = (400, 404, 405, 501)  # statuses
-_WITHOUT_BATCHES = (
-    "It seems to take no batches. With --batch-files the files are written for an engine of your "
-    "own; without either flag the calls go out live."
-)
 
 
 class Waiting(ItemFailed):
@@ -77,7 +88,7 @@ class Batches:
             if custom_id not in self._results:
                 break
             entry, place = self._results[custom_id]
-            if entry["status"] not in ENDED:
+            if entry["status"] not in _ENDED:
                 raise Waiting("under way in a batch")
             try:
                 completion = self._read(entry, place)
@@ -116,7 +127,7 @@ class Batches:
         files = self._noted[call.provider, call.model]
         if not files or not add_request(files[-1], custom_id, body, at_most_usd):
             where = (call.provider, connection.endpoint.base_url, call.model)
-            files.append(batch_files.new_file(self._stage, self._shard, *where))
+            files.append(new_file(self._stage, self._shard, *where))
             add_request(files[-1], custom_id, body, at_most_usd)
         self._results[custom_id] = (files[-1], None)
         raise Waiting("noted for a batch")
@@ -140,26 +151,26 @@ class Batches:
 
     async def _collect(self) -> None:
         """Ask after what is under way, fetch what has ended, find all results on file."""
-        for entry in batch_files.read_state().values():
+        for entry in read_state().values():
             path = path_of(entry)
             if entry["stage"] != self._stage or not path.exists():  # removed by the user
                 continue
-            if entry["status"] in ENDED:
+            if entry["status"] in _ENDED:
                 self._told.add(entry["file"])
             elif entry["input_file_id"] and (fault := await self._at_provider(entry, self._follow)):
                 self._run.say(
                     f"{path} could not be asked after: {fault}\nIts requests wait. If it is gone "
                     "for good, remove that file: they are asked anew, and paid anew."
                 )
-            is_sent = entry["status"] != UNSENT or entry["input_file_id"]
+            is_sent = entry["status"] != _UNSENT or entry["input_file_id"]
             if not is_sent and self._shard in ("", entry["shard"]):
                 path.unlink()  # noted anew, within this run's --max-cost
                 continue
-            if entry["status"] not in ENDED and path_of(entry, ".out").exists():
+            if entry["status"] not in _ENDED and path_of(entry, ".out").exists():
                 change(entry, status="completed")  # elsewhere
-            if entry["status"] not in ENDED:
+            if entry["status"] not in _ENDED:
                 self._waiting.append(entry)
-            places = batch_files.find_results(entry, self._odd)
+            places = find_results(entry, self._odd)
             self._results |= {custom_id: (entry, place) for custom_id, place in places.items()}
 
     async def close(self) -> None:
@@ -179,14 +190,14 @@ class Batches:
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             if not self._sends:
-                change(entry, status=WRITTEN)
+                change(entry, status=_WRITTEN)
             elif fault := await self._at_provider(entry, self._start):
                 endpoint = self._run.environment.providers[entry["provider"]]
                 code = EXIT_STOPPED
                 advice = fault.advice_at(endpoint)
                 if fault.status in _NO_BATCHES:
                     path.unlink()  # nothing is under way: live calls may ask
-                    advice = _WITHOUT_BATCHES
+                    advice = "It seems to take no batches: use --batch-files, or ask live."
                 elif fault.category != "configuration":
                     code = EXIT_SOME_FAILED
                     advice = "Run the same line again: it sends them then."
@@ -248,7 +259,7 @@ class Batches:
                 change(entry, input_file_id="")  # it was never started
                 return
         status = batch.status.lower()
-        if status in ENDED:
+        if status in _ENDED:
             if batch.errors and batch.errors.data:
                 words = self._run.masked(str(batch.errors.data[0].message), 1)[:400]
                 self._run.say(f"{path_of(entry)} {status}: {words}")
@@ -271,7 +282,7 @@ class Batches:
             if entry["at_most_usd"]:
                 words += f", at most ${entry['at_most_usd']:.2f}"
             words += f", {entry['status']} for {clock(time.time() - entry['since'])}"
-            if entry["status"] == WRITTEN:
+            if entry["status"] == _WRITTEN:
                 results = path_of(entry, ".out")
                 words += f"; put the results into {results}, or remove the requests to ask anew"
             lines.append(f"batch   {words}")
@@ -279,3 +290,82 @@ class Batches:
             odd = ", ".join(f"{count:,} {kind}" for kind, count in self._odd.items())
             lines.append(f"batch   lines of results that were left: {odd}")
         return lines
+
+
+def new_file(stage: str, shard: str, provider: str, base_url: str, model: str) -> dict:
+    """Return the entry of a request file under a new name."""
+    entry = {"stage": stage, "shard": shard, "provider": provider, "base_url": base_url}
+    entry |= {"model": model, "requests": 0, "at_most_usd": 0.0, "input_file_id": ""}
+    entry |= {"mark": uuid4().hex, "batch_id": "", "status": _UNSENT, "since": time.time()}
+    _BATCH.mkdir(exist_ok=True)
+    change(entry)
+    return entry
+
+
+def add_request(entry: dict, custom_id: str, body: bytes, at_most_usd: float) -> bool:
+    """Write a request into a file; return False where that is full."""
+    line = _LINE % (custom_id.encode(), body)
+    with open(path_of(entry), "ab") as file:
+        if entry["requests"] == _MOST_LINES or file.tell() + len(line) > _MOST_BYTES:
+            return False
+        file.write(line)
+    entry["requests"] += 1
+    entry["at_most_usd"] += at_most_usd
+    return True
+
+
+def path_of(entry: dict, kind: str = "") -> Path:
+    """Return an entry's request file, or of kind ".out" its results."""
+    return _BATCH / f"{entry['file']}{kind}.jsonl"
+
+
+def read_state() -> dict[str, dict]:
+    """Return the entries of all stages by file."""
+    path = _BATCH / "_state.json"
+    return read_json(path, ("batches",))["batches"] if path.exists() else {}
+
+
+def change(entry: dict, **changes) -> None:
+    """Change an entry, here and in the state; a new one gets the name of its file."""
+    entry.update(changes)
+    with open(_BATCH / "_lock_state", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in _BATCH.glob("._state.json.*.tmp"):
+            left.unlink()  # a killed run's
+        entries = read_state()
+        if "file" not in entry:
+            stem = f"{entry['stage']}-{entry['provider'] or 'env'}-{entry['model']}"
+            stem = re.sub(r"[^A-Za-z0-9._-]", "-", stem)[:160]
+            k = 1
+            while f"{stem}-{k}" in entries or (_BATCH / f"{stem}-{k}.jsonl").exists():
+                k += 1
+            entry["file"] = f"{stem}-{k}"
+        write_json(_BATCH / "_state.json", {"batches": {**entries, entry["file"]: entry}})
+
+
+def find_results(entry: dict, counts: Counter) -> dict[str, int | None]:
+    """Return where the result of each request of a file stands, None for one without.
+
+    Lines that are torn, double or of somebody else are counted. Of two the first one stands.
+    """
+    with open(path_of(entry), "rb") as file:
+        found = {line[_ID_PLACE].decode("ascii", "replace"): None for line in file}
+    path = path_of(entry, ".out")
+    if entry["status"] not in _ENDED or not path.exists():
+        return found
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                custom_id = str(faults.parse_json(line)["custom_id"])
+            except (ValueError, KeyError, TypeError):
+                counts["torn"] += 1
+                continue
+            if custom_id not in found:
+                counts["unknown"] += 1
+            elif found[custom_id] is not None:
+                counts["double"] += 1
+            else:
+                found[custom_id] = file.tell() - len(line)
+    return found

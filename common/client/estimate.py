@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
-from common.client.costs import CHARS_PER_TOKEN, prices_of
 from common.client.faults import Fault
-from common.client.run import Run
-from common.environment import Environment
+from common.client.run import CHARS_PER_TOKEN, Run, prices_of
+from common.environment import Endpoint, Environment
 from common.files import BadFile, turn_files
 from common.turns import answer_files, read_answer, read_score
 
@@ -41,10 +40,21 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
             lengths[model].append(usage["completion_tokens"])
 
     lists = {}
-    codes = []
+    code = EXIT_DONE
     for provider in sorted({call.provider for call in calls.values()}):
-        lists[provider], code = asyncio.run(_fetch_list(environment, provider))
-        codes.append(code)
+        endpoint = environment.providers[provider]
+        lists[provider] = {}
+        try:
+            lists[provider] = asyncio.run(_list_prices(endpoint))
+        except Fault as fault:
+            print(f"  {endpoint.base_url}: {Run(environment).masked_fault(fault)}")
+            # A server may have no such list (404): that is no fault of the settings.
+            if fault.category != "transient" and fault.status not in (404, 405):
+                print(f"  {fault.advice_at(endpoint)}")
+                code = EXIT_STOPPED
+            elif not fault.reached:
+                print(f"  It does not answer. Check {endpoint.url_place}, or start it.")
+                code = max(code, EXIT_SOME_FAILED)
     print("dry run: no call was sent. Ahead, if every first reply is good:")
     total_usd = 0.0
     unpriced = 0
@@ -73,27 +83,15 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
         unknown = f" and {unpriced:,} calls of unknown price" if unpriced else ""
         count = sum(map(len, prompts.values()))
         print(f"  all: {count:,} calls, about ${total_usd:.2f}{unknown}")
-    return max(codes)
+    return code
 
 
-async def _fetch_list(environment: Environment, provider: str) -> tuple[dict, int]:
-    """Return a provider's models by id, and an exit code; say why the list cannot be had."""
+async def _list_prices(endpoint: Endpoint) -> dict:
     from common.client.wire import Connection  # takes a second
 
-    endpoint = environment.providers[provider]
     connection = Connection(endpoint)
     try:
-        return await connection.list_prices(), EXIT_DONE
-    except Fault as fault:
-        print(f"  {endpoint.base_url}: {Run(environment).masked_fault(fault)}")
-        # A server may have no such list (404): that is no fault of the settings.
-        if fault.category != "transient" and fault.status not in (404, 405):
-            print(f"  {fault.advice_at(endpoint)}")
-            return {}, EXIT_STOPPED
-        if fault.reached:
-            return {}, EXIT_DONE
-        print(f"  It does not answer. Check {endpoint.url_place}, or start it.")
-        return {}, EXIT_SOME_FAILED
+        return await connection.list_prices()
     finally:
         await connection.close()
 

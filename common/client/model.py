@@ -20,10 +20,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 
 from common.cli import EXIT_SOME_FAILED, EXIT_STOPPED, NOTHING_USABLE
-from common.client.costs import LEAST_BYTES_PER_TOKEN
 from common.client.faults import CHECK_ADDRESS, STREAM_CUT, Fault
 from common.client.pace import RateLimiter, Ticket
-from common.client.run import DISK_PAUSE_S, Halted, Run
+from common.client.run import DISK_PAUSE_S, LEAST_BYTES_PER_TOKEN, Halted, Run
 from common.config import CallSettings
 from common.files import ItemFailed
 

@@ -18,8 +18,8 @@ import openai
 from pydantic_core import PydanticSerializationError, to_json
 
 from common.client import faults
-from common.client.costs import Prices, prices_of, read_prices
 from common.client.faults import Fault
+from common.client.run import Prices, prices_of, read_prices
 from common.config import CallSettings
 from common.environment import Endpoint
 from common.files import printable
@@ -28,7 +28,6 @@ _CONNECT_S = 15
 _LIST_AGAIN_S = 30  # each time some replies wait for it
 _LIST_S = 4  # the first finished reply waits for the prices: less than the grace of an interrupt
 _MOST_BYTES = 64 * 2**20  # a server that never ends must not fill the memory
-_MOST_ERROR_BYTES = 64 * 2**10
 _HEADER_BYTES = 16 * 2**10  # of one header; aiohttp takes 8,190, some gateways send more
 _NAME_CHARS = 200  # of what a server calls its model or a call
 _MOST_TOKENS = 10**9  # a larger count is no count
@@ -71,7 +70,7 @@ class Connection:
             raise Fault("transient", "malformed model list", faults.provider_words(body)) from None
 
     async def prices(self, call: CallSettings, needed: bool = False) -> Prices:
-        """Return the prices of a model, by chain.toml or the list; unknown ones where neither tells.
+        """Return the prices of a model by chain.toml, else by the list, where it tells them.
 
         A list that could not be had is fetched again now and then; `needed`: at once, or Fault.
         """
@@ -147,7 +146,6 @@ async def _fetch(client, request, total_s: float, alive=None) -> tuple[bytes, ht
 
     async def receive() -> tuple[httpx2.Response, bytes]:
         response = await client.send(request, stream=True)
-        most_bytes = _MOST_BYTES if response.status_code < 300 else _MOST_ERROR_BYTES
         body = bytearray()
         try:
             async for part in response.aiter_bytes():
@@ -155,7 +153,7 @@ async def _fetch(client, request, total_s: float, alive=None) -> tuple[bytes, ht
                 # Words of a reply, not a comment that keeps the connection open.
                 if alive and b'"delta"' in part:
                     alive(len(part))
-                if len(body) > most_bytes:
+                if len(body) > _MOST_BYTES:
                     break
         except (httpx2.NetworkError, httpx2.ProtocolError):
             if body or response.status_code >= 300:
