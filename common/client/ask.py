@@ -20,7 +20,7 @@ from common import cli, start
 from common.client.batches import Batches, Waiting
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
-from common.client.run import Halted, Run, prompt_chars
+from common.client.run import GRACE_S, Halted, Run, prompt_chars
 from common.config import CallSettings
 from common.environment import Environment
 from common.files import ItemFailed, clean_text, printable
@@ -31,7 +31,6 @@ _WHOLE = """stop eos eos_token end_turn end_of_turn end_of_text stop_sequence
 _CUT_OFF = """length max_tokens max_output_tokens max_completion_tokens max_length model_length
     model_context_window_exceeded""".split()
 _MANY_CUTS = 3  # in a run: fewer may be any bad line's
-_GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _CHARS_KEPT = 400  # of a refused reply
 _ALIKE = 3  # errors of the program before anything is done: its fault, not an item's
 # A prompt was cut that counts fewer tokens than one for so many characters, and fewer than these
@@ -58,21 +57,17 @@ class Reply(NamedTuple):
 class NoAcceptableReply(ItemFailed):
     """Every reply was refused; `last` is the last one that came, empty or cut off as it may be."""
 
-    def __init__(self, kind: str, detail: str, last: Reply, replies: list[dict]):
-        super().__init__(kind, detail)
-        self.last = last
-        self.replies = replies
+    last: Reply
 
 
 class LLM:
-    """All models of a run: a connection for each provider, one budget."""
+    """All models of a run."""
 
     def __init__(self, environment: Environment, flags, stage: str):
         self.run = Run(environment, flags.max_cost)
         self.run.batches = Batches(self.run, stage, flags)
         self.save = self.run.save
         self.concurrency = flags.concurrency
-        self._connections = {}
         self._largest_prompts = {}  # see _context_lack
 
     async def ask(
@@ -101,16 +96,16 @@ class LLM:
         refused: list[dict] = []
         for _ in range(call.bad_reply_tries):
             try:
-                reply = await model.complete(call, messages, max_tokens, who, tries)
+                answer = await model.complete(call, messages, max_tokens, who, tries)
             except ItemFailed as failure:
                 failure.replies = refused
                 raise
-            completion, attempts, cost = reply
+            completion, attempts, cost = answer
             end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
             is_cut = end in _CUT_OFF
             was_cut = max_tokens if is_cut else 0
-            largest = self._largest_prompts
-            if lack := _context_lack(largest, call.model, messages, completion, was_cut):
+            known = self._largest_prompts
+            if lack := _context_lack(known, call.model, messages, completion, was_cut):
                 run.spending.calls["cut by the context"] += 1
                 raise lack
             tries += attempts
@@ -136,7 +131,7 @@ class LLM:
             run.spending.marks[call.model][mark] += 1
             why = _refusal(text, end, mark, completion) or accept(text)
             run.spending.calls["refused reply" if why else "good"] += 1
-            if not why or run.batches.is_news(completion.batch):
+            if not why or completion.batch not in run.batches.told:
                 model.note_reply(call, text, why, len(refused) + 1, is_cut)
             if not why:
                 return Reply(text, meta)
@@ -150,33 +145,31 @@ class LLM:
 
         detail = f"{why} (asked {call.bad_reply_tries} times)"
         if is_cut:
-            asked = f"max_tokens {meta['sampling']['max_tokens']:,}"
-            cap = f"max_tokens_cap {call.max_tokens_cap:,}"
             came = f"{len(completion.content):,} characters came"
-            detail = f"{detail}; {asked} of {cap} in chain.toml was not enough: {came}"
-        last = Reply(text, meta)
-        raise NoAcceptableReply(f"no acceptable reply: {why}", detail, last, refused)
+            cap = f"max_tokens_cap {call.max_tokens_cap:,} in chain.toml"
+            detail += f"; {came} in max_tokens {was_cut:,} of {cap}"
+        failure = NoAcceptableReply(f"no acceptable reply: {why}", detail)
+        failure.last = Reply(text, meta)
+        failure.replies = refused
+        raise failure
 
     def _model(self, call: CallSettings) -> Model:
-        """Return the model that a call goes to, and its connection: made when first asked."""
-        models = self.run.models
+        """Return the model that a call goes to, made when first asked."""
+        run = self.run
         key = (call.provider, call.model)
-        if key not in models:
+        if key not in run.models:
             from common.client.wire import Connection  # takes a second
 
-            if call.provider not in self._connections:
-                endpoint = self.run.environment.providers[call.provider]
-                self._connections[call.provider] = Connection(endpoint)
-            connection = self._connections[call.provider]
-            models[key] = Model(self.run, call, connection, self.concurrency or call.concurrency)
-            self.run.disk_patience_s = min(self.run.disk_patience_s, call.outage_s / 2)
-        return models[key]
+            connection = Connection(run.environment.providers[call.provider])
+            run.models[key] = Model(run, call, connection, self.concurrency or call.concurrency)
+            run.disk_patience_s = min(run.disk_patience_s, call.outage_s / 2)
+        return run.models[key]
 
     async def close(self) -> None:
         """Send the batches, close all sockets."""
         await self.run.batches.close()
-        for connection in self._connections.values():
-            await connection.close()
+        for model in self.run.models.values():
+            await model.connection.close()
 
     def usage_lines(self) -> list[str]:
         """Return calls by outcome, tokens and cost, for the tally."""
@@ -316,13 +309,11 @@ async def _run_workers(llm: LLM, worker: Callable[[], Awaitable[None]], width: i
     workers = [loop.create_task(worker()) for _ in range(width)]
     through = loop.create_task(asyncio.wait(workers))
     over = loop.create_task(run.over.wait())
-    hurried = loop.create_task(run.hurried.wait())
-    first = asyncio.FIRST_COMPLETED
-    await asyncio.wait({through, over}, return_when=first)
-    await asyncio.wait({through, hurried}, timeout=_GRACE_S, return_when=first)
+    await asyncio.wait({through, over}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({through}, timeout=GRACE_S)
     run.given_up = sum(model.limiter.in_flight for model in run.models.values())
     loop.set_exception_handler(lambda *_: None)  # nobody asks for what is cancelled now
-    for task in (over, hurried, *workers):
+    for task in (over, *workers):
         task.cancel()
     await through
     await llm.close()

@@ -4,10 +4,8 @@ A request's `custom_id` is a digest of its body, of who asks, and of the number 
 finds the results of every try by itself, reads them as replies by wire, and notes the next try. A
 line that failed, or that never came back, has used up its try.
 
-<stage>-<provider>-<model>-<k>.jsonl       requests of one model, one a line
-<stage>-<provider>-<model>-<k>.out.jsonl   their results, wherever they were made
-_state.json                                an entry for each request file: who wrote it, where it
-                                           went, what has become of it and since when
+A file X.jsonl holds requests of one model, X.out.jsonl their results, wherever they were made;
+_state.json has an entry for each: who wrote it, where it went, what has become of it.
 """
 
 from __future__ import annotations
@@ -59,15 +57,11 @@ class Batches:
         self._waiting: list[dict] = []  # entries of the files that are not back
         # By custom_id: the entry, and where in its results the line stands, None without one.
         self._results: dict[str, tuple[dict, int | None]] = {}
-        self._told: set[str] = set()  # files that an earlier run has collected
+        self.told: set[str] = set()  # files that an earlier run has collected
         self._collected = 0  # replies
         self._odd: Counter = Counter()  # lines of results that were left
         self._noted: defaultdict[tuple, list[dict]] = defaultdict(list)  # by provider and model
         self._stop = (EXIT_DONE, "")  # the gravest reason why not all is sent, with its exit code
-
-    def is_news(self, file: str) -> bool:
-        """Tell whether a reply came by wire, or from a batch that no run has collected before."""
-        return file not in self._told
 
     async def answer(self, connection, call: CallSettings, messages, max_tokens, who, tried):
         """Return (failed tries, None), or as second (completion, tries, dollars or None) from file.
@@ -126,8 +120,9 @@ class Batches:
             spending.settle(at_most_usd, at_most_usd)
         files = self._noted[call.provider, call.model]
         if not files or not add_request(files[-1], custom_id, body, at_most_usd):
-            where = (call.provider, connection.endpoint.base_url, call.model)
-            files.append(new_file(self._stage, self._shard, *where))
+            where = {"provider": call.provider, "base_url": connection.endpoint.base_url}
+            whose = {"stage": self._stage, "shard": self._shard, "model": call.model, **where}
+            files.append(new_file(**whose))
             add_request(files[-1], custom_id, body, at_most_usd)
         self._results[custom_id] = (files[-1], None)
         raise Waiting("noted for a batch")
@@ -156,7 +151,7 @@ class Batches:
             if entry["stage"] != self._stage or not path.exists():  # removed by the user
                 continue
             if entry["status"] in _ENDED:
-                self._told.add(entry["file"])
+                self.told.add(entry["file"])
             elif entry["input_file_id"] and (fault := await self._at_provider(entry, self._follow)):
                 self._run.say(
                     f"{path} could not be asked after: {fault}\nIts requests wait. If it is gone "
@@ -183,9 +178,9 @@ class Batches:
                 await sending
 
     async def _send(self) -> None:
-        noted = self._noted.items()
-        left = [files for key, files in noted if not self._run.models[key].gone]
-        for entry in itertools.chain(*left):
+        models = self._run.models
+        noted = [files for key, files in self._noted.items() if not models[key].gone]
+        for entry in itertools.chain(*noted):
             path = path_of(entry)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
@@ -278,13 +273,12 @@ class Batches:
         if self._collected:
             lines.append(f"batch   {self._collected:,} of the replies came from batches")
         for entry in self._waiting:
-            words = f"{path_of(entry)}: {entry['requests']:,} requests"
-            if entry["at_most_usd"]:
-                words += f", at most ${entry['at_most_usd']:.2f}"
-            words += f", {entry['status']} for {clock(time.time() - entry['since'])}"
+            at_most = f", at most ${entry['at_most_usd']:.2f}" if entry["at_most_usd"] else ""
+            age = f"{entry['status']} for {clock(time.time() - entry['since'])}"
+            words = f"{path_of(entry)}: {entry['requests']:,} requests{at_most}, {age}"
             if entry["status"] == _WRITTEN:
-                results = path_of(entry, ".out")
-                words += f"; put the results into {results}, or remove the requests to ask anew"
+                words += f"; put the results into {path_of(entry, '.out')}"
+                words += ", or remove the requests to ask anew"
             lines.append(f"batch   {words}")
         if self._odd:
             odd = ", ".join(f"{count:,} {kind}" for kind, count in self._odd.items())
@@ -292,11 +286,10 @@ class Batches:
         return lines
 
 
-def new_file(stage: str, shard: str, provider: str, base_url: str, model: str) -> dict:
+def new_file(**whose: str) -> dict:
     """Return the entry of a request file under a new name."""
-    entry = {"stage": stage, "shard": shard, "provider": provider, "base_url": base_url}
-    entry |= {"model": model, "requests": 0, "at_most_usd": 0.0, "input_file_id": ""}
-    entry |= {"mark": uuid4().hex, "batch_id": "", "status": _UNSENT, "since": time.time()}
+    entry = {**whose, "requests": 0, "at_most_usd": 0.0, "input_file_id": "", "batch_id": ""}
+    entry |= {"mark": uuid4().hex, "status": _UNSENT, "since": time.time()}
     _BATCH.mkdir(exist_ok=True)
     change(entry)
     return entry

@@ -9,7 +9,7 @@ from contextlib import suppress
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
 from common.client.faults import Fault
-from common.client.run import CHARS_PER_TOKEN, Run, prices_of
+from common.client.run import CHARS_PER_TOKEN, Run, prices_of, prompt_chars
 from common.environment import Endpoint, Environment
 from common.files import BadFile, turn_files
 from common.turns import answer_files, read_answer, read_score
@@ -20,7 +20,7 @@ _COMPLETION_TOKENS = 3000  # a thinking model's usual reply to one turn; a guess
 def dry_run(environment: Environment, planned, passed_over: Counter, replies, batch=False) -> int:
     """Print what is ahead; return the exit code. Asks the providers for their free lists alone.
 
-    `planned` yields (settings, prompt characters) of each call, `passed_over` counts items by why,
+    `planned` yields (settings, messages) of each call, `passed_over` counts items by why,
     `replies` yields (model, what its file says) of those on file; `batch`: at the batch price.
     """
     for reason, count in passed_over.most_common():
@@ -28,9 +28,9 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
     calls = {}
     prompts = defaultdict(list)  # by model, in characters
     lengths = defaultdict(list)  # of the replies so far, in tokens of all tries
-    for call, chars in planned:
+    for call, messages in planned:
         calls[call.model] = call
-        prompts[call.model].append(chars)
+        prompts[call.model].append(prompt_chars(messages))
     if not calls:
         print("dry run: nothing to ask; a run would send no call.")
         return EXIT_DONE

@@ -63,7 +63,7 @@ class Model:
         self.gone: ItemFailed | None = None  # why nothing more is asked of it
         self.is_useless = False  # that is since nothing that it said was of use
         self._run = run
-        self._connection = connection
+        self.connection = connection
         self._where = f"{call.model} at {connection.endpoint.base_url}"
         self._now_s = asyncio.get_running_loop().time
         self._heard_s = self._now_s()  # when words of a reply last arrived
@@ -72,7 +72,6 @@ class Model:
         self._is_useful = False  # a reply was accepted
         self._tried_items = 0  # until then
         self._refused_replies = 0  # of these
-        self._faults_in_a_row = 0
         self._hello: asyncio.Future | None = None  # the last one-word chat
         self._hello_passed_s = -math.inf
         self._cleared_s = -math.inf  # when that showed that the items are at fault
@@ -81,17 +80,16 @@ class Model:
         """Return (completion, attempts, dollars or None). Raises ItemFailed, Waiting, Halted."""
         self._raise_if_over()
         answer = self._run.batches.answer
-        failed, reply = await answer(self._connection, call, messages, max_tokens, who, tried)
+        failed, reply = await answer(self.connection, call, messages, max_tokens, who, tried)
         if reply:
             return reply
         tries = _Tries(call.retry_budget_s, failed)
-        in_front = False
         while True:
             tries.attempts += 1
             while self._run.refused_writes:
                 await asyncio.sleep(DISK_PAUSE_S)
             self._raise_if_over()
-            ticket = await self.limiter.enter(first=in_front)
+            ticket = await self.limiter.enter()
             try:
                 completion, cost = await self._call(call, messages, max_tokens)
                 self.limiter.pace.succeeded(self._now_s(), ticket)
@@ -99,8 +97,6 @@ class Model:
             except Fault as fault:
                 # Before the place is given on, so that a bad key costs two calls.
                 pause_s = await self._bear(fault, call, tries, ticket)
-                # Not for ever: an item that never passes is not to hold the others up.
-                in_front = fault.status == 429 or tries.attempts == 1
             finally:
                 self.limiter.leave()
             with suppress(asyncio.TimeoutError):
@@ -113,10 +109,7 @@ class Model:
             raise ItemFailed(self.gone.kind, self.gone.detail)
 
     async def _call(self, call: CallSettings, messages: list[dict], max_tokens: int):
-        """Send one request, counted and within --max-cost; return (completion, dollars or None).
-
-        Raises Fault, Halted.
-        """
+        """Return (completion, dollars or None) of one request. Raises Fault, Halted."""
         run = self._run
         reserved = 0.0
         settled = 0.0
@@ -129,7 +122,7 @@ class Model:
             self._is_reached = True
 
         if run.spending.limit_usd < math.inf:
-            prices = await self._connection.prices(call, needed=True)
+            prices = await self.connection.prices(call, needed=True)
             reserved = prices.worst_case_usd(call, messages, max_tokens)
         if why := await run.spending.reserve(reserved):
             words = f"{why}, and the next call could cost ${reserved:.4f}."
@@ -138,14 +131,13 @@ class Model:
         try:
             self._raise_if_over()  # perhaps meanwhile
             fresh = messages is _HELLO
-            completion = await self._connection.complete(call, messages, max_tokens, hear, fresh)
-            prices = await self._connection.prices(call)
+            completion = await self.connection.complete(call, messages, max_tokens, hear, fresh)
+            prices = await self.connection.prices(call)
             cost = prices.cost_usd(completion.usage)
             settled = reserved if cost is None else cost  # untold, it counts as the worst case
             run.count_reply(call, completion, cost)
             hear(0)
             self._is_proven = True
-            self._faults_in_a_row = 0
             return completion, cost
         except Fault as fault:
             # What came before a reply broke is paid for; an error from the start is not.
@@ -158,10 +150,7 @@ class Model:
             run.spending.settle(reserved, settled)
 
     async def _bear(self, fault: Fault, call: CallSettings, tries: _Tries, ticket: Ticket) -> float:
-        """Do what a fault asks for; return the seconds until the next try.
-
-        Raises ItemFailed, or Halted when the run is over.
-        """
+        """Return the seconds until the next try after a fault. Raises ItemFailed, Halted."""
         now_s = self._now_s()
         took_s = now_s - ticket.at
         pace = self.limiter.pace
@@ -169,7 +158,6 @@ class Model:
         is_slow_down = fault.status == 429 or (fault.status >= 500 and took_s < _QUICK_S)
         self._run.spending.calls[fault.kind] += 1
         self._is_reached = self._is_reached or fault.reached
-        self._faults_in_a_row += is_transient
         if fault.status != 429:
             tries.faults += 1
             tries.first_fault_s = min(tries.first_fault_s, now_s)
@@ -189,7 +177,7 @@ class Model:
                 shared = refused  # its words hold no prompt
         if shared:
             code = EXIT_SOME_FAILED if shared.category == "cap" else EXIT_STOPPED
-            advice = shared.advice_at(self._connection.endpoint)
+            advice = shared.advice_at(self.connection.endpoint)
             self._run.halt(code, f"{self._where}: {shared}\n{advice}")
         self._raise_if_over()
         if not is_transient:
@@ -211,7 +199,7 @@ class Model:
         now_s = self._now_s()
         silent_s = now_s - self._heard_s
         patience_s = call.outage_s if self._is_reached else min(call.outage_s, _NEVER_REACHED_S)
-        is_out = silent_s > patience_s and self._faults_in_a_row > 1
+        is_out = silent_s > patience_s and tries.attempts > 1
         is_lasting = now_s - tries.first_fault_s > call.outage_s / 4
         is_stuck = is_lasting and tries.faults >= _FAULTS_OF_AN_ITEM
         why = ""  # it is given up
@@ -229,7 +217,7 @@ class Model:
             words = f"{self._where} does not answer: {why}; last: {fault}"
             advice = "What was finished is saved. Run the same line again when it is back."
             if not self._is_reached or fault.advice == CHECK_ADDRESS:
-                advice += f" Check {self._connection.endpoint.url_place}."
+                advice += f" Check {self.connection.endpoint.url_place}."
             self._leave("provider: a model does not answer", words, advice)
         self._raise_if_over()
         if self._cleared_s > tries.first_fault_s and tries.faults > 1:

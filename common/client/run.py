@@ -27,6 +27,7 @@ _LOOK_AGAIN_S = 0.05  # for room in the budget
 _PRICE_KEYS = ("prompt", "completion", "input_cache_read")
 _DISK_PATIENCE_S = 60.0  # somebody who is told of a full disk makes room in a minute, or is away
 DISK_PAUSE_S = 0.5
+GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 # A shorter key, such as "ollama", is a word that a reply may well hold; no real key is that short.
 _SECRET_CHARS = 12
 _WORDS_SHOWN = 400  # of what a provider says, cut after the key is taken out
@@ -167,7 +168,6 @@ class Run:
         self.given_up = 0  # calls in flight that the end did not wait for
         self.end: tuple[int, str] | None = None  # exit code and reason, once it is over
         self.over = asyncio.Event()
-        self.hurried = asyncio.Event()  # interrupted twice: nothing is waited for
         self.disk_patience_s = _DISK_PATIENCE_S
         self.refused_writes: set[Path] = set()  # no new calls while there are any
         keys = {endpoint.api_key for endpoint in environment.providers.values()}
@@ -182,9 +182,8 @@ class Run:
                 model.limiter.turn_away(Halted())
 
     def interrupt(self) -> None:
-        """End the run by Ctrl-C or its like; asked twice, do not wait for the calls in flight."""
-        if self.end and self.end[0] == cli.EXIT_INTERRUPTED:
-            self.hurried.set()
+        """End the run by Ctrl-C or its like."""
+        self.disk_patience_s = min(self.disk_patience_s, GRACE_S)
         self.halt(cli.EXIT_INTERRUPTED, cli.INTERRUPTED)
 
     def masked(self, text: str, shortest: int = _SECRET_CHARS) -> str:
@@ -228,7 +227,7 @@ class Run:
                 except OSError as error:
                     error.filename = error.filename or str(path)
                     waited_s = time.monotonic() - began_s
-                    if self.hurried.is_set() or waited_s > self.disk_patience_s:
+                    if waited_s > self.disk_patience_s:
                         self.disk_patience_s = 0.0  # what one waited for in vain, no other does
                         raise
                     if not self.refused_writes:

@@ -28,6 +28,7 @@ _CONNECT_S = 15
 _LIST_AGAIN_S = 30  # each time some replies wait for it
 _LIST_S = 4  # the first finished reply waits for the prices: less than the grace of an interrupt
 _MOST_BYTES = 64 * 2**20  # a server that never ends must not fill the memory
+_MOST_ERROR_BYTES = 64 * 2**10
 _HEADER_BYTES = 16 * 2**10  # of one header; aiohttp takes 8,190, some gateways send more
 _NAME_CHARS = 200  # of what a server calls its model or a call
 _MOST_TOKENS = 10**9  # a larger count is no count
@@ -48,7 +49,7 @@ class Completion:
 
 
 class Connection:
-    """The HTTP client for one provider, and the prices of its list of models."""
+    """The HTTP client for one model, and the prices of its provider's list."""
 
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
@@ -146,6 +147,7 @@ async def _fetch(client, request, total_s: float, alive=None) -> tuple[bytes, ht
 
     async def receive() -> tuple[httpx2.Response, bytes]:
         response = await client.send(request, stream=True)
+        most_bytes = _MOST_BYTES if response.status_code < 300 else _MOST_ERROR_BYTES
         body = bytearray()
         try:
             async for part in response.aiter_bytes():
@@ -153,7 +155,7 @@ async def _fetch(client, request, total_s: float, alive=None) -> tuple[bytes, ht
                 # Words of a reply, not a comment that keeps the connection open.
                 if alive and b'"delta"' in part:
                     alive(len(part))
-                if len(body) > _MOST_BYTES:
+                if len(body) > most_bytes:
                     break
         except (httpx2.NetworkError, httpx2.ProtocolError):
             if body or response.status_code >= 300:
@@ -198,11 +200,7 @@ def fault_behind(error: Exception) -> Fault:
 
 
 def read_completion(body: bytes) -> Completion:
-    """Read a reply: server-sent events, or one JSON document, the only event then. Raises Fault.
-
-    A fault in mid-stream may come as an event or, on Chutes, as a bare JSON line without `data:`,
-    after which the stream just ends: without a finish_reason it is no reply.
-    """
+    """Read a reply: server-sent events, or one JSON document, the only event then. Raises Fault."""
     body = body.removeprefix(b"\xef\xbb\xbf").strip()
     if body.startswith(b"<"):
         kind = "a page of HTML instead of a reply"
@@ -212,7 +210,8 @@ def read_completion(body: bytes) -> Completion:
     try:
         for line in [body] if body.startswith(b"{") else body.splitlines():
             line = line.removeprefix(b"data:").strip()
-            if line.startswith(b"{"):  # no comment, no event's name, no [DONE]
+            # No comment, no event's name, no [DONE]; on Chutes a fault comes without `data:`.
+            if line.startswith(b"{"):
                 _read_event(line, completion, pieces)
     except Fault:
         raise
