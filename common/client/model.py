@@ -89,7 +89,8 @@ class Model:
             while self._run.refused_writes:
                 await asyncio.sleep(DISK_PAUSE_S)
             self._raise_if_over()
-            ticket = await self.limiter.enter()
+            # Once in front; not for ever, for an item that never passes would hold the others up.
+            ticket = await self.limiter.enter(first=tries.attempts == 2)
             try:
                 completion, cost = await self._call(call, messages, max_tokens)
                 self.limiter.pace.succeeded(self._now_s(), ticket)

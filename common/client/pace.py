@@ -182,10 +182,10 @@ class RateLimiter:
         self._waiting: deque[asyncio.Future] = deque()
         self._timer: asyncio.TimerHandle | None = None
 
-    async def enter(self) -> Ticket:
-        """Wait for a call's turn; leave() ends it. Only the end of the run may cancel it."""
+    async def enter(self, first: bool) -> Ticket:
+        """Wait for a call's turn, in front of the others when `first`; leave() ends it."""
         place = asyncio.get_running_loop().create_future()
-        self._waiting.append(place)
+        self._waiting.insert(0 if first else len(self._waiting), place)
         self.let_out()
         return await place
 
