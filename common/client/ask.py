@@ -45,12 +45,9 @@ _FULL_SHARE = 0.95  # of max_tokens: servers count the end of a reply or not, so
 
 
 class Reply(NamedTuple):
-    """A reply: `text` without reasoning, and for the file what is known of it.
+    """A reply, and for the file what is known of it: `cost_usd` (None: unknown) is of all tries."""
 
-    `usage` is of this reply; `usage_all_tries`, `cost_usd` (None: unknown), `tries` of all tries.
-    """
-
-    text: str
+    text: str  # without reasoning
     meta: dict
 
 
@@ -207,8 +204,8 @@ def _context_lack(
 ) -> ItemFailed | None:
     """Return the failure where a context did not hold a chat; another ask would meet it, too.
 
-    `largest` keeps by model the most prompt tokens told, and less the fewest characters of such a
-    chat. `was_cut`: the max_tokens of a reply that was cut off, 0 of one that came to its own end.
+    `largest`, by model: the most prompt tokens told, and less the fewest characters of such a chat;
+    `was_cut`: the max_tokens of a reply that was cut off, 0 of one that came to its own end.
     """
     kind = ""
     told = completion.usage.get("prompt_tokens")

@@ -76,9 +76,8 @@ class Batches:
         if not (self.asks_nothing_live or self._results):
             return 0, None
         body = request_body(call.model_copy(update={"stream": False}), messages, max_tokens)
-        for number in itertools.count(tried + 1):
-            custom_id = digest(call.provider, who, str(number), body.decode())
-            failed = number - tried - 1
+        for failed in itertools.count():
+            custom_id = digest(call.provider, who, str(tried + failed + 1), body.decode())
             if custom_id not in self._results:
                 break
             entry, place = self._results[custom_id]
@@ -102,8 +101,8 @@ class Batches:
             return failed, (completion, failed + 1, cost)
         if not self.asks_nothing_live:
             return failed, None
-        if number > call.bad_reply_tries:
-            detail = f"failed in {number - 1} batches: {fault}; without --batch it is asked live"
+        if tried + failed >= call.bad_reply_tries:
+            detail = f"failed in {tried + failed} batches: {fault}; without --batch it goes live"
             raise ItemFailed(f"provider: {fault.kind}", detail)
 
         # It is noted for the next batch, within --max-cost.
@@ -337,10 +336,7 @@ def change(entry: dict, **changes) -> None:
 
 
 def find_results(entry: dict, counts: Counter) -> dict[str, int | None]:
-    """Return where the result of each request of a file stands, None for one without.
-
-    Lines that are torn, double or of somebody else are counted. Of two the first one stands.
-    """
+    """Return where each request's result stands, None without one; count other lines."""
     with open(path_of(entry), "rb") as file:
         found = {line[_ID_PLACE].decode("ascii", "replace"): None for line in file}
     path = path_of(entry, ".out")
