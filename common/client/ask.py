@@ -260,8 +260,8 @@ def run_turns(
             except Waiting:
                 tally.waiting += 1
             except ItemFailed as failure:
-                more = {"replies": failure.replies} if failure.replies else {}
-                tally.fail(stem, failure.kind, failure.detail, failure.lasting, **more)
+                kept = failure.replies
+                tally.fail(stem, failure.kind, failure.detail, failure.lasting, replies=kept)
             except Halted:
                 return
             except cli.STOPPING as stop:
@@ -286,13 +286,12 @@ def run_turns(
     finally:
         start.handle_signals(signal.default_int_handler)
         progress.close()
-    tally.stopped = any(model.is_useless for model in run.models.values())
-    if run.end is None:
-        return cli.EXIT_DONE
-    tally.left = max(0, progress.total - progress.n)
-    code, words = run.end
-    tally.stopped = tally.stopped or code == cli.EXIT_STOPPED
-    print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
+    code, words = run.end or (cli.EXIT_DONE, "")
+    is_useless = any(model.is_useless for model in run.models.values())
+    tally.stopped = is_useless or code == cli.EXIT_STOPPED
+    if words:
+        tally.left = max(0, progress.total - progress.n)
+        print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
     return code
 
 
