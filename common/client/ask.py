@@ -57,13 +57,12 @@ class NoAcceptableReply(ItemFailed):
     last: Reply
 
 
-class LLM:
-    """All models of a run."""
+class LLM(Run):
+    """A run, and what its stage asks of its models."""
 
     def __init__(self, environment: Environment, flags, stage: str):
-        self.run = Run(environment, flags.max_cost)
-        self.run.batches = Batches(self.run, stage, flags)
-        self.save = self.run.save
+        super().__init__(environment, flags.max_cost)
+        self.batches = Batches(self, stage, flags)
         self.concurrency = flags.concurrency
         self._largest_prompts = {}  # see _context_lack
 
@@ -82,7 +81,6 @@ class LLM:
         give other messages for the next try. `who` tells this asking from another in the same
         words. Raises ItemFailed, NoAcceptableReply, or Halted when the run is over.
         """
-        run = self.run
         asked_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         started_s = time.monotonic()
         model = self._model(call)
@@ -103,12 +101,12 @@ class LLM:
             was_cut = max_tokens if is_cut else 0
             known = self._largest_prompts
             if lack := _context_lack(known, call.model, messages, completion, was_cut):
-                run.spending.calls["cut by the context"] += 1
+                self.spending.calls["cut by the context"] += 1
                 raise lack
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
-            text = run.masked(clean_text(visible_text(completion.content)))
+            text = self.masked(clean_text(visible_text(completion.content)))
             meta = {
                 "finish_reason": completion.finish_reason,
                 "usage": completion.usage,
@@ -124,11 +122,11 @@ class LLM:
             }
             if completion.batch:
                 meta["batch"] = completion.batch
-            mark = run.masked(reasoning_left(completion.content))
-            run.spending.marks[call.model][mark] += 1
+            mark = self.masked(reasoning_left(completion.content))
+            self.spending.marks[call.model][mark] += 1
             why = _refusal(text, end, mark, completion) or accept(text)
-            run.spending.calls["refused reply" if why else "good"] += 1
-            if not why or completion.batch not in run.batches.told:
+            self.spending.calls["refused reply" if why else "good"] += 1
+            if not why or completion.batch not in self.batches.told:
                 model.note_reply(call, text, why, len(refused) + 1, is_cut)
             if not why:
                 return Reply(text, meta)
@@ -137,7 +135,7 @@ class LLM:
                 messages = again(text, why)
             if is_cut:
                 max_tokens = min(2 * max_tokens, call.max_tokens_cap)
-            if run.batches.asks_nothing_live and tries >= call.bad_reply_tries:
+            if self.batches.asks_nothing_live and tries >= call.bad_reply_tries:
                 break
 
         detail = f"{why} (asked {call.bad_reply_tries} times)"
@@ -152,35 +150,34 @@ class LLM:
 
     def _model(self, call: CallSettings) -> Model:
         """Return the model that a call goes to, made when first asked."""
-        run = self.run
         key = (call.provider, call.model)
-        if key not in run.models:
+        if key not in self.models:
             from common.client.wire import Connection  # takes a second
 
-            connection = Connection(run.environment.providers[call.provider])
-            run.models[key] = Model(run, call, connection, self.concurrency or call.concurrency)
-            run.disk_patience_s = min(run.disk_patience_s, call.outage_s / 2)
-        return run.models[key]
+            connection = Connection(self.environment.providers[call.provider])
+            self.models[key] = Model(self, call, connection, self.concurrency or call.concurrency)
+            self.disk_patience_s = min(self.disk_patience_s, call.outage_s / 2)
+        return self.models[key]
 
     async def close(self) -> None:
         """Send the batches, close all sockets."""
-        await self.run.batches.close()
-        for model in self.run.models.values():
+        await self.batches.close()
+        for model in self.models.values():
             await model.connection.close()
 
     def usage_lines(self) -> list[str]:
         """Return calls by outcome, tokens and cost, for the tally."""
-        lines = [*self.run.spending.lines(), *self.run.batches.lines()]
-        for (_, name), model in self.run.models.items():
+        lines = [*self.spending.lines(), *self.batches.lines()]
+        for (_, name), model in self.models.items():
             cuts = model.limiter.pace.cuts
             if cuts >= _MANY_CUTS:
                 lines.append(
                     f"note    {cuts:,} replies of {name} broke off while others ran; if its server "
                     "ends one for the next, set concurrency = 1 or stream = false in chain.toml"
                 )
-        if self.run.given_up:
+        if self.given_up:
             words = "calls in flight when the run ended, which may be billed all the same"
-            lines.append(f"left    {self.run.given_up:,} {words}")
+            lines.append(f"left    {self.given_up:,} {words}")
         return lines
 
 
@@ -246,13 +243,12 @@ def run_turns(
     the run: no new calls, those in flight get a few seconds, what they bring is saved. Return 0, or
     the exit code, its reason told on stderr.
     """
-    run = llm.run
-    run.say = progress.say
+    llm.say = progress.say
     left = iter(stems)
 
     async def worker() -> None:
         for stem in left:
-            if run.end:
+            if llm.end:
                 return
             try:
                 await work(stem)
@@ -265,20 +261,20 @@ def run_turns(
             except Halted:
                 return
             except cli.STOPPING as stop:
-                return run.halt(cli.EXIT_STOPPED, cli.stop_words(stop))
+                return llm.halt(cli.EXIT_STOPPED, cli.stop_words(stop))
             except Exception as error:  # of this program: it fails its item, three alike the run
-                words = run.masked(f"{type(error).__name__}: {error}", 1)[:_CHARS_KEPT]
-                trace = run.masked("".join(traceback.format_exception(error)), 1)
+                words = llm.masked(f"{type(error).__name__}: {error}", 1)[:_CHARS_KEPT]
+                trace = llm.masked("".join(traceback.format_exception(error)), 1)
                 kind = f"error of this program: {type(error).__name__}"
                 tally.fail(stem, kind, words, traceback=trace)
                 kinds = [row["kind"] for row in tally.failed[-_ALIKE:]]
                 if not tally.done and kinds == [kind] * _ALIKE:
                     words = f"the first {_ALIKE} turns failed alike: {words}"
-                    run.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")
-            paces = [str(model.limiter.pace) for model in run.models.values()]
+                    llm.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")
+            paces = [str(model.limiter.pace) for model in llm.models.values()]
             notes = {"failed": len(tally.failed), "at_once": "+".join(paces)}
-            if run.spending.cost_usd:
-                notes = {"spent": f"${run.spending.cost_usd:.2f}", **notes}
+            if llm.spending.cost_usd:
+                notes = {"spent": f"${llm.spending.cost_usd:.2f}", **notes}
             progress.update(**notes)
 
     try:
@@ -286,8 +282,8 @@ def run_turns(
     finally:
         start.handle_signals(signal.default_int_handler)
         progress.close()
-    code, words = run.end or (cli.EXIT_DONE, "")
-    is_useless = any(model.is_useless for model in run.models.values())
+    code, words = llm.end or (cli.EXIT_DONE, "")
+    is_useless = any(model.is_useless for model in llm.models.values())
     tally.stopped = is_useless or code == cli.EXIT_STOPPED
     if words:
         tally.left = max(0, progress.total - progress.n)
@@ -297,17 +293,16 @@ def run_turns(
 
 async def _run_workers(llm: LLM, worker: Callable[[], Awaitable[None]], width: int) -> None:
     """Let so many workers run until they are through or the run is over."""
-    run = llm.run
     loop = asyncio.get_running_loop()
     for number in start.ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            loop.add_signal_handler(number, run.interrupt)
+            loop.add_signal_handler(number, llm.interrupt)
     workers = [loop.create_task(worker()) for _ in range(width)]
     through = loop.create_task(asyncio.wait(workers))
-    over = loop.create_task(run.over.wait())
+    over = loop.create_task(llm.over.wait())
     await asyncio.wait({through, over}, return_when=asyncio.FIRST_COMPLETED)
     await asyncio.wait({through}, timeout=GRACE_S)
-    run.given_up = sum(model.limiter.in_flight for model in run.models.values())
+    llm.given_up = sum(model.limiter.in_flight for model in llm.models.values())
     loop.set_exception_handler(lambda *_: None)  # nobody asks for what is cancelled now
     for task in (over, *workers):
         task.cancel()

@@ -24,7 +24,6 @@ CHARS_PER_TOKEN = 3.5
 LEAST_BYTES_PER_TOKEN = 2
 _MOST_REPLIES = 3  # that begin alike: fewer tell nothing of a server
 _LOOK_AGAIN_S = 0.05  # for room in the budget
-_PRICE_KEYS = ("prompt", "completion", "input_cache_read")
 _DISK_PATIENCE_S = 60.0  # somebody who is told of a full disk makes room in a minute, or is away
 DISK_PAUSE_S = 0.5
 GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
@@ -80,7 +79,8 @@ def read_prices(document: object) -> dict[str, Prices]:
     for model in models if isinstance(models, list) else []:
         with suppress(AttributeError, KeyError, TypeError):
             pricing = model.get("pricing") or {}
-            prices = [_dollars(pricing.get(key)) for key in _PRICE_KEYS]
+            keys = ("prompt", "completion", "input_cache_read")
+            prices = [_dollars(pricing.get(key)) for key in keys]
             listed[model["id"]] = Prices() if None in prices[:2] else Prices(*prices)
     return listed
 

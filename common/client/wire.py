@@ -56,10 +56,7 @@ class Connection:
         self._list: asyncio.Task | None = None  # the last that was asked for
         self._list_again_at_s = 0.0
         self._http = _new_client(endpoint)
-
-    async def close(self) -> None:
-        """Close all sockets."""
-        await self._http.aclose()
+        self.close = self._http.aclose
 
     async def list_prices(self) -> dict[str, Prices]:
         """Return the models of the provider's free list with their prices. Raises Fault."""
