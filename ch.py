@@ -36,7 +36,6 @@ from common.audit.protocol import fence_of, protocol_problem
 from common.audit.texts import Chat
 from common.cli import Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, run_turns
-from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
 from common.config import Generate, load_config, load_environment
 from common.duel import choice
@@ -244,7 +243,7 @@ def main() -> int:
         pending = find_pending(files, generate, flags, tally)[: flags.limit]
         if flags.dry_run:
             prompts = (p for stem in pending for p in prompts_ahead(files[stem], generate))
-            calls = ((generate, prompt_chars(prompt)) for prompt in prompts)
+            calls = ((generate, prompt) for prompt in prompts)
             # Blind replies are as long as kings.
             replies = own_replies("king" if generate.challenger == "chosen" else "challenger")
             return dry_run(environment, calls, tally.skipped, replies, flags.batch)

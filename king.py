@@ -28,7 +28,6 @@ from common.audit.protocol import format_ok as format_ok  # this stage's check b
 from common.audit.protocol import format_problem
 from common.cli import Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, run_turns
-from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
 from common.config import load_config, load_environment
 from common.files import BadFile, ItemFailed, UserError, lock_folders, turn_files
@@ -110,7 +109,7 @@ def main() -> int:
         pending = find_pending(shard, call.max_record_chars, tally, write=not flags.dry_run)
         pending = pending[: flags.limit]
         if flags.dry_run:
-            calls = ((call, prompt_chars(prompt_of(stem)["messages"])) for stem in pending)
+            calls = ((call, prompt_of(stem)["messages"]) for stem in pending)
             return dry_run(environment, calls, tally.skipped, own_replies("king"), flags.batch)
 
         llm = LLM(environment, flags, "king")

@@ -42,7 +42,6 @@ import numpy as np
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, Progress, Tally, parser, run, steps_from
 from common.client.ask import LLM, NoAcceptableReply, run_turns
 from common.client.batches import Waiting
-from common.client.costs import prompt_chars
 from common.client.estimate import dry_run, own_replies
 from common.config import METRICS, CallSettings, Config, load_config, load_environment
 from common.duel import reader, record
@@ -164,8 +163,8 @@ def survey(answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tall
     return table[:count], waiting, bills
 
 
-def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, int]]:
-    """Yield (judge's settings, prompt characters) of each call ahead at most."""
+def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSettings, list]]:
+    """Yield (judge's settings, messages) of each call ahead at most."""
     for turn in turns:
         score = panel.score_record(turn)
         for look in LOOKS_OF[flags.confirm]:
@@ -173,7 +172,7 @@ def planned(turns: Iterable[Turn], panel: Panel, flags) -> Iterator[tuple[CallSe
                 # The second look may bring the turn to final/, where the reader sees it.
                 score = {**score, "points": score["max_points"], "held_back": ""}
                 with suppress(ItemFailed):  # the run itself fails this turn and says why
-                    yield question.call, prompt_chars(prompt_of(turn, panel, question))
+                    yield question.call, prompt_of(turn, panel, question)
 
 
 async def judge_turn(llm: LLM, turn: Turn | None, panel: Panel, flags) -> None:

@@ -24,6 +24,7 @@ EXIT_INTERRUPTED = 130
 INTERRUPTED = "interrupted; what was finished is saved, the same line goes on from here"
 STAGES = ("prompt.py", "king.py", "ch.py", "validate.py", "report.py")
 NOTHING_USABLE = "a model gives nothing usable"  # kind of the items of a model that is left
+STOPPING = (UserError, BadFile, OSError, ModuleNotFoundError)  # they end a stage, exit 2
 LOG_EVERY_S = 15  # where there is no terminal: often enough to see life, rare enough for a log
 
 
@@ -70,23 +71,25 @@ def run(main: Callable[[], int]) -> None:
     try:
         code = main()
         sys.stdout.flush()
-    except (UserError, BadFile) as problem:
-        words = str(problem)
     except KeyboardInterrupt:
         words = INTERRUPTED
         code = EXIT_INTERRUPTED
     except BrokenPipeError:  # the reader left (head): no one is there to read more
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-    except OSError as error:
-        words = disk_words(error)
+    except STOPPING as problem:
+        words = stop_words(problem)
     if words:
         print(printable(f"{Path(sys.argv[0]).name}: {words}"), file=sys.stderr)
     start.handle_signals(signal.SIG_IGN)  # the code is decided
     sys.exit(code)
 
 
-def disk_words(error: OSError) -> str:
-    """Return what a disk or a file system refused, and in a second line what to do."""
+def stop_words(error: Exception) -> str:
+    """Return what one of STOPPING says; of a disk also what it refused, and what to do."""
+    if isinstance(error, ModuleNotFoundError):
+        return start.install_words(error)
+    if not isinstance(error, OSError):
+        return str(error)
     refused = error.strerror or str(error)
     if error.filename:
         refused = f"{error.filename}: {refused}"

@@ -17,8 +17,8 @@ from threading import Thread
 
 import pytest
 
-from common.client.costs import Budget
 from common.client.faults import Fault
+from common.client.run import Spending
 from common.client.wire import read_completion
 from common.config import METRICS
 from common.demo.server import Reply, Server
@@ -515,16 +515,16 @@ def test_max_cost_is_never_passed(tmp_path):
 
 def test_max_cost_ends_whatever_the_order_in_which_calls_settle():
     async def spend() -> float:
-        budget, chance = Budget(0.031), random.Random(3)
+        spending, chance = Spending(0.031), random.Random(3)
 
         async def call() -> None:
             worst = chance.uniform(0.001, 0.003)
-            if await budget.reserve(worst):
+            if not await spending.reserve(worst):
                 await asyncio.sleep(chance.random() / 1000)
-                budget.settle(worst, worst / 3)
+                spending.settle(worst, worst / 3)
 
         await asyncio.wait_for(asyncio.gather(*(call() for _ in range(200))), 10)
-        return budget.spent_usd
+        return spending.at_most_usd
 
     for _ in range(4):
         assert 0.025 < asyncio.run(spend()) <= 0.031

@@ -6,6 +6,7 @@ How often and how fast a model is asked, and what a fault ends: model.py and pac
 from __future__ import annotations
 
 import asyncio
+import re
 import signal
 import sys
 import time
@@ -17,12 +18,11 @@ from typing import NamedTuple
 
 from common import cli, start
 from common.client.batches import Batches, Waiting
-from common.client.costs import Contexts
 from common.client.model import Model
 from common.client.reasoning import reasoning_left, visible_text
-from common.client.run import Halted, Run
+from common.client.run import GRACE_S, Halted, Run, prompt_chars
 from common.config import CallSettings, Environment
-from common.files import BadFile, ItemFailed, UserError, clean_text, printable
+from common.files import ItemFailed, clean_text, printable
 
 # How a reply ends: OpenAI's word and its kin at other makers, in lower case.
 _WHOLE = """stop eos eos_token end_turn end_of_turn end_of_text stop_sequence
@@ -30,40 +30,40 @@ _WHOLE = """stop eos eos_token end_turn end_of_turn end_of_text stop_sequence
 _CUT_OFF = """length max_tokens max_output_tokens max_completion_tokens max_length model_length
     model_context_window_exceeded""".split()
 _MANY_CUTS = 3  # in a run: fewer may be any bad line's
-_GRACE_S = 5.0  # after Ctrl-C: time for calls in flight, which are paid, to come home
 _CHARS_KEPT = 400  # of a refused reply
-_ALIKE = 3  # errors of the program alike in a row: a fault of the program, not of an item
+_ALIKE = 3  # errors of the program before anything is done: its fault, not an item's
+# A prompt was cut that counts fewer tokens than one for so many characters, and fewer than these
+# for each word (of 12 letters at most, in scripts without blanks too). English prose has 1.2 to 1.4
+# tokens a word, code and other languages two and more; blanks and rules of marks may have none.
+_CHARS_OF_A_TOKEN = 4.5
+_TOKENS_OF_A_WORD = 0.9
+_WORD = re.compile(r"[^\s!-/:-@\[-^`{-~]{1,12}")
+_OTHER_LENGTH = 2  # times as long as another chat of the same count, the largest that was told
+_SHORT = 1000  # tokens: no context is so small that it cuts fewer
+_FULL_SHARE = 0.95  # of max_tokens: servers count the end of a reply or not, some a few tokens less
 
 
 class Reply(NamedTuple):
-    """A reply: `text` without reasoning, and for the file what is known of it.
+    """A reply, and for the file what is known of it: `cost_usd` (None: unknown) is of all tries."""
 
-    `usage` is of this reply; `usage_all_tries`, `cost_usd` (None: unknown), `tries` of all tries.
-    """
-
-    text: str
+    text: str  # without reasoning
     meta: dict
 
 
 class NoAcceptableReply(ItemFailed):
     """Every reply was refused; `last` is the last one that came, empty or cut off as it may be."""
 
-    def __init__(self, kind: str, detail: str, last: Reply, replies: list[dict]):
-        super().__init__(kind, detail)
-        self.last = last
-        self.replies = replies
+    last: Reply
 
 
-class LLM:
-    """All models of a run: a connection for each provider, one budget."""
+class LLM(Run):
+    """A run, and what its stage asks of its models."""
 
     def __init__(self, environment: Environment, flags, stage: str):
-        self.run = Run(environment, flags.max_cost)
-        self.run.batches = Batches(self.run, stage, flags)
-        self.save = self.run.save
+        super().__init__(environment, flags.max_cost)
+        self.batches = Batches(self, stage, flags)
         self.concurrency = flags.concurrency
-        self._connections = {}
-        self._contexts = Contexts()
+        self._largest_prompts = {}  # see _context_lack
 
     async def ask(
         self,
@@ -80,7 +80,6 @@ class LLM:
         give other messages for the next try. `who` tells this asking from another in the same
         words. Raises ItemFailed, NoAcceptableReply, or Halted when the run is over.
         """
-        run = self.run
         asked_at = datetime.now(timezone.utc).isoformat(timespec="seconds")
         started_s = time.monotonic()
         model = self._model(call)
@@ -91,21 +90,22 @@ class LLM:
         refused: list[dict] = []
         for _ in range(call.bad_reply_tries):
             try:
-                reply = await model.complete(call, messages, max_tokens, who, tries)
+                answer = await model.complete(call, messages, max_tokens, who, tries)
             except ItemFailed as failure:
                 failure.replies = refused
                 raise
-            completion, attempts, cost = reply
+            completion, attempts, cost = answer
             end = completion.finish_reason.lower().rpartition(".")[2]  # FinishReason.STOP
             is_cut = end in _CUT_OFF
             was_cut = max_tokens if is_cut else 0
-            if lack := self._contexts.lack(call.model, messages, completion, was_cut):
-                run.spending.calls["cut by the context"] += 1
+            known = self._largest_prompts
+            if lack := _context_lack(known, call.model, messages, completion, was_cut):
+                self.spending.calls["cut by the context"] += 1
                 raise lack
             tries += attempts
             cost_usd = None if cost is None or cost_usd is None else cost_usd + cost
             usage_all_tries.update(completion.usage)
-            text = run.masked_reply(clean_text(visible_text(completion.content)))
+            text = self.masked(clean_text(visible_text(completion.content)))
             meta = {
                 "finish_reason": completion.finish_reason,
                 "usage": completion.usage,
@@ -121,11 +121,11 @@ class LLM:
             }
             if completion.batch:
                 meta["batch"] = completion.batch
-            mark = run.masked_reply(reasoning_left(completion.content))
-            run.spending.marks[call.model][mark] += 1
+            mark = self.masked(reasoning_left(completion.content))
+            self.spending.marks[call.model][mark] += 1
             why = _refusal(text, end, mark, completion) or accept(text)
-            run.spending.calls["refused reply" if why else "good"] += 1
-            if not why or run.batches.is_news(completion.batch):
+            self.spending.calls["refused reply" if why else "good"] += 1
+            if not why or completion.batch not in self.batches.told:
                 model.note_reply(call, text, why, len(refused) + 1, is_cut)
             if not why:
                 return Reply(text, meta)
@@ -134,52 +134,49 @@ class LLM:
                 messages = again(text, why)
             if is_cut:
                 max_tokens = min(2 * max_tokens, call.max_tokens_cap)
-            if run.batches.asks_nothing_live and tries >= call.bad_reply_tries:
+            if self.batches.asks_nothing_live and tries >= call.bad_reply_tries:
                 break
 
         detail = f"{why} (asked {call.bad_reply_tries} times)"
         if is_cut:
-            asked = f"max_tokens {meta['sampling']['max_tokens']:,}"
-            cap = f"max_tokens_cap {call.max_tokens_cap:,}"
             came = f"{len(completion.content):,} characters came"
-            detail = f"{detail}; {asked} of {cap} in chain.toml was not enough: {came}"
-        last = Reply(text, meta)
-        raise NoAcceptableReply(f"no acceptable reply: {why}", detail, last, refused)
+            cap = f"max_tokens_cap {call.max_tokens_cap:,} in chain.toml"
+            detail += f"; {came} in max_tokens {was_cut:,} of {cap}"
+        failure = NoAcceptableReply(f"no acceptable reply: {why}", detail)
+        failure.last = Reply(text, meta)
+        failure.replies = refused
+        raise failure
 
     def _model(self, call: CallSettings) -> Model:
-        """Return the model that a call goes to, and its connection: made when first asked."""
-        models = self.run.models
+        """Return the model that a call goes to, made when first asked."""
         key = (call.provider, call.model)
-        if key not in models:
+        if key not in self.models:
             from common.client.wire import Connection  # takes a second
 
-            if call.provider not in self._connections:
-                endpoint = self.run.environment.providers[call.provider]
-                self._connections[call.provider] = Connection(endpoint)
-            connection = self._connections[call.provider]
-            connection.prices[call.model] = call.prices
-            models[key] = Model(self.run, call, connection, self.concurrency or call.concurrency)
-            self.run.disk_patience_s = min(self.run.disk_patience_s, call.outage_s / 2)
-        return models[key]
+            connection = Connection(self.environment.providers[call.provider])
+            self.models[key] = Model(self, call, connection, self.concurrency or call.concurrency)
+            self.disk_patience_s = min(self.disk_patience_s, call.outage_s / 2)
+        return self.models[key]
 
     async def close(self) -> None:
-        """Finish what is being saved, close all sockets."""
-        await self.run.finish_writes()
-        await self.run.batches.close()
-        for connection in self._connections.values():
-            await connection.close()
+        """Send the batches, close all sockets."""
+        await self.batches.close()
+        for model in self.models.values():
+            await model.connection.close()
 
     def usage_lines(self) -> list[str]:
         """Return calls by outcome, tokens and cost, for the tally."""
-        lines = [*self.run.spending.lines(), *self.run.batches.lines()]
-        for (_, name), model in self.run.models.items():
-            if model.limiter.pace.cuts >= _MANY_CUTS:
-                words = f"{model.limiter.pace.cuts:,} replies of {name} broke off while others ran"
-                settings = "set concurrency = 1 or stream = false in chain.toml"
-                lines.append(f"note    {words}; if its server ends one for the next, {settings}")
-        if self.run.given_up:
+        lines = [*self.spending.lines(), *self.batches.lines()]
+        for (_, name), model in self.models.items():
+            cuts = model.limiter.pace.cuts
+            if cuts >= _MANY_CUTS:
+                lines.append(
+                    f"note    {cuts:,} replies of {name} broke off while others ran; if its server "
+                    "ends one for the next, set concurrency = 1 or stream = false in chain.toml"
+                )
+        if self.given_up:
             words = "calls in flight when the run ended, which may be billed all the same"
-            lines.append(f"left    {self.run.given_up:,} {words}")
+            lines.append(f"left    {self.given_up:,} {words}")
         return lines
 
 
@@ -198,6 +195,38 @@ def _refusal(text: str, end: str, mark: str, completion) -> str | None:
     return None if text else "empty"
 
 
+def _context_lack(
+    largest: dict, model: str, messages: list[dict], completion, was_cut: int
+) -> ItemFailed | None:
+    """Return the failure where a context did not hold a chat; another ask would meet it, too.
+
+    `largest`, by model: the most prompt tokens told, and less the fewest characters of such a chat;
+    `was_cut`: the max_tokens of a reply that was cut off, 0 of one that came to its own end.
+    """
+    kind = ""
+    told = completion.usage.get("prompt_tokens")
+    if told:
+        came = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
+        chars = prompt_chars(messages)
+        largest[model] = max((told, -chars), largest.get(model, (0, 0)))
+        most, fewer = largest[model]
+        is_same = told == most and chars > _OTHER_LENGTH * -fewer
+        least = 0
+        if told < chars / _CHARS_OF_A_TOKEN:
+            words = sum(len(_WORD.findall(message["content"])) for message in messages)
+            least = int(_TOKENS_OF_A_WORD * words)
+        if max(told, least) >= _SHORT and (told < least or is_same):
+            kind = "the server cut the prompt (its context; Ollama: num_ctx)"
+            detail = f"it counts {told:,} prompt tokens of {chars:,} characters"
+    else:  # llama.cpp's server tells none in streams: no token is shorter than a byte
+        came = len(completion.content.encode("utf-8", "replace")) + completion.reasoning_bytes
+    if not kind and came < _FULL_SHARE * was_cut and (told or completion.content):
+        kind = "cut off: the context is full"
+        detail = f"{came:,} of max_tokens {was_cut:,} came, or replies have a limit of their own"
+    advice = "Give the server a larger context (Ollama: num_ctx; llama.cpp: n_ctx)."
+    return ItemFailed(kind, f"{kind}: {detail}. {advice}", lasting=True) if kind else None
+
+
 def run_turns(
     llm: LLM,
     stems: list[str],
@@ -213,45 +242,38 @@ def run_turns(
     the run: no new calls, those in flight get a few seconds, what they bring is saved. Return 0, or
     the exit code, its reason told on stderr.
     """
-    run = llm.run
-    run.say = progress.say
+    llm.say = progress.say
     left = iter(stems)
-    errors_in_a_row: list[str] = []
 
     async def worker() -> None:
         for stem in left:
-            if run.end:
+            if llm.end:
                 return
             try:
                 await work(stem)
                 tally.done += 1
-                errors_in_a_row.clear()
             except Waiting:
                 tally.waiting += 1
             except ItemFailed as failure:
-                more = {"replies": failure.replies} if failure.replies else {}
-                tally.fail(stem, failure.kind, failure.detail, failure.lasting, **more)
+                kept = failure.replies
+                tally.fail(stem, failure.kind, failure.detail, failure.lasting, replies=kept)
             except Halted:
                 return
-            except (UserError, BadFile) as stop:
-                return run.halt(cli.EXIT_STOPPED, str(stop))
-            except OSError as error:
-                return run.halt(cli.EXIT_STOPPED, cli.disk_words(error))
-            except ModuleNotFoundError as missing:
-                return run.halt(cli.EXIT_STOPPED, start.install_words(missing))
+            except cli.STOPPING as stop:
+                return llm.halt(cli.EXIT_STOPPED, cli.stop_words(stop))
             except Exception as error:  # of this program: it fails its item, three alike the run
-                words = run.masked(f"{type(error).__name__}: {error}")[:_CHARS_KEPT]
-                trace = run.masked("".join(traceback.format_exception(error)))
+                words = llm.masked(f"{type(error).__name__}: {error}", 1)[:_CHARS_KEPT]
+                trace = llm.masked("".join(traceback.format_exception(error)), 1)
                 kind = f"error of this program: {type(error).__name__}"
                 tally.fail(stem, kind, words, traceback=trace)
-                errors_in_a_row.append(kind)
-                if errors_in_a_row[-_ALIKE:] == [kind] * _ALIKE:
-                    words = f"{_ALIKE} turns in a row failed alike: {words}"
-                    run.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")
-            paces = [str(model.limiter.pace) for model in run.models.values()]
+                kinds = [row["kind"] for row in tally.failed[-_ALIKE:]]
+                if not tally.done and kinds == [kind] * _ALIKE:
+                    words = f"the first {_ALIKE} turns failed alike: {words}"
+                    llm.halt(cli.EXIT_STOPPED, f"{words}\n_failed.jsonl holds the tracebacks.")
+            paces = [str(model.limiter.pace) for model in llm.models.values()]
             notes = {"failed": len(tally.failed), "at_once": "+".join(paces)}
-            if run.spending.cost_usd:
-                notes = {"spent": f"${run.spending.cost_usd:.2f}", **notes}
+            if llm.spending.cost_usd:
+                notes = {"spent": f"${llm.spending.cost_usd:.2f}", **notes}
             progress.update(**notes)
 
     try:
@@ -259,33 +281,29 @@ def run_turns(
     finally:
         start.handle_signals(signal.default_int_handler)
         progress.close()
-    tally.stopped = any(model.is_useless for model in run.models.values())
-    if run.end is None:
-        return cli.EXIT_DONE
-    tally.left = max(0, progress.total - progress.n)
-    code, words = run.end
-    tally.stopped = tally.stopped or code == cli.EXIT_STOPPED
-    print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
+    code, words = llm.end or (cli.EXIT_DONE, "")
+    is_useless = any(model.is_useless for model in llm.models.values())
+    tally.stopped = is_useless or code == cli.EXIT_STOPPED
+    if words:
+        tally.left = max(0, progress.total - progress.n)
+        print(printable(f"\n{tally.stage}: {words}"), file=sys.stderr)
     return code
 
 
 async def _run_workers(llm: LLM, worker: Callable[[], Awaitable[None]], width: int) -> None:
     """Let so many workers run until they are through or the run is over."""
-    run = llm.run
     loop = asyncio.get_running_loop()
     for number in start.ENDING:
         if signal.getsignal(number) != signal.SIG_IGN:  # nohup
-            loop.add_signal_handler(number, run.interrupt)
+            loop.add_signal_handler(number, llm.interrupt)
     workers = [loop.create_task(worker()) for _ in range(width)]
     through = loop.create_task(asyncio.wait(workers))
-    over = loop.create_task(run.over.wait())
-    hurried = loop.create_task(run.hurried.wait())
-    first = asyncio.FIRST_COMPLETED
-    await asyncio.wait({through, over}, return_when=first)
-    await asyncio.wait({through, hurried}, timeout=_GRACE_S, return_when=first)
-    run.given_up = sum(model.limiter.in_flight for model in run.models.values())
+    over = loop.create_task(llm.over.wait())
+    await asyncio.wait({through, over}, return_when=asyncio.FIRST_COMPLETED)
+    await asyncio.wait({through}, timeout=GRACE_S)
+    llm.given_up = sum(model.limiter.in_flight for model in llm.models.values())
     loop.set_exception_handler(lambda *_: None)  # nobody asks for what is cancelled now
-    for task in (over, hurried, *workers):
+    for task in (over, *workers):
         task.cancel()
     await through
     await llm.close()

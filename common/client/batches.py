@@ -2,33 +2,42 @@
 
 A request's `custom_id` is a digest of its body, of who asks, and of the number of the try. So a run
 finds the results of every try by itself, reads them as replies by wire, and notes the next try. A
-line that failed, or that never came back, has used up its try. The files: batch_files.py.
+line that failed, or that never came back, has used up its try.
+
+A file X.jsonl holds requests of one model, X.out.jsonl their results, wherever they were made;
+_state.json has an entry for each: who wrote it, where it went, what has become of it.
 """
 
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import itertools
+import math
 import os
+import re
 import time
 from collections import Counter, defaultdict
 from contextlib import suppress
-from dataclasses import replace
+from pathlib import Path
+from uuid import uuid4
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, clock
-from common.client import batch_files, faults
-from common.client.batch_files import ENDED, UNSENT, WRITTEN, add_request, change, path_of
-from common.client.costs import Listing
+from common.client import faults
 from common.client.faults import Fault
-from common.client.run import Run
-from common.config import CallSettings, Endpoint
-from common.files import ItemFailed, digest, json_bytes, write_bytes
+from common.client.run import Prices, Run
+from common.config import CallSettings
+from common.files import ItemFailed, digest, json_bytes, read_json, write_bytes, write_json
 
+_BATCH = Path("batch")
+_UNSENT = "not sent"  # being written, or its run ended before it was sent
+_WRITTEN = "written"  # for whoever takes it
+_ENDED = ("completed", "failed", "expired", "cancelled")
+_MOST_LINES = 50_000
+_MOST_BYTES = 90 * 10**6  # OpenAI takes 200 MB, others 100
+_LINE = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":%b}\n'
+_ID_PLACE = slice(14, 78)  # in such a line
 _NO_BATCHES = (400, 404, 405, 501)  # statuses
-_WITHOUT_BATCHES = (
-    "It seems to take no batches. With --batch-files the files are written for an engine of your "
-    "own; without either flag the calls go out live."
-)
 
 
 class Waiting(ItemFailed):
@@ -48,15 +57,11 @@ class Batches:
         self._waiting: list[dict] = []  # entries of the files that are not back
         # By custom_id: the entry, and where in its results the line stands, None without one.
         self._results: dict[str, tuple[dict, int | None]] = {}
-        self._told: set[str] = set()  # files that an earlier run has collected
+        self.told: set[str] = set()  # files that an earlier run has collected
         self._collected = 0  # replies
         self._odd: Counter = Counter()  # lines of results that were left
         self._noted: defaultdict[tuple, list[dict]] = defaultdict(list)  # by provider and model
         self._stop = (EXIT_DONE, "")  # the gravest reason why not all is sent, with its exit code
-
-    def is_news(self, file: str) -> bool:
-        """Tell whether a reply came by wire, or from a batch that no run has collected before."""
-        return file not in self._told
 
     async def answer(self, connection, call: CallSettings, messages, max_tokens, who, tried):
         """Return (failed tries, None), or as second (completion, tries, dollars or None) from file.
@@ -71,18 +76,17 @@ class Batches:
         if not (self.asks_nothing_live or self._results):
             return 0, None
         body = request_body(call.model_copy(update={"stream": False}), messages, max_tokens)
-        for number in itertools.count(tried + 1):
-            custom_id = digest(call.provider, who, str(number), body.decode())
-            failed = number - tried - 1
+        for failed in itertools.count():
+            custom_id = digest(call.provider, who, str(tried + failed + 1), body.decode())
             if custom_id not in self._results:
                 break
             entry, place = self._results[custom_id]
-            if entry["status"] not in ENDED:
+            if entry["status"] not in _ENDED:
                 raise Waiting("under way in a batch")
             try:
                 completion = self._read(entry, place)
             except Fault as error:
-                fault = self._fault_behind(error)
+                fault = self._run.masked_fault(error)
                 self._run.spending.calls[fault.kind] += 1
                 # A live call asks it anew: perhaps an engine with a smaller context refused it.
                 if fault.category == "item" and self.asks_nothing_live:
@@ -90,33 +94,34 @@ class Batches:
                 continue
             cost = None  # of an engine of one's own
             if entry["batch_id"]:
-                cost = (await connection.listing(call.model)).cost_usd(completion.usage)
+                cost = (await connection.prices(call)).cost_usd(completion.usage)
                 cost = cost and cost * connection.endpoint.batch_price
             self._run.count_reply(call, completion, cost)
             self._collected += 1
             return failed, (completion, failed + 1, cost)
         if not self.asks_nothing_live:
             return failed, None
-        if number > call.bad_reply_tries:
-            detail = f"failed in {number - 1} batches: {fault}; without --batch it is asked live"
+        if tried + failed >= call.bad_reply_tries:
+            detail = f"failed in {tried + failed} batches: {fault}; without --batch it goes live"
             raise ItemFailed(f"provider: {fault.kind}", detail)
 
         # It is noted for the next batch, within --max-cost.
         at_most_usd = 0.0
-        budget = self._run.budget
-        listing = await connection.listing(call.model) if self._sends else Listing()
-        if listing.prompt_price is not None or (self._sends and budget.is_limited):
-            at_most_usd = listing.worst_case_usd(call, messages, max_tokens)
+        spending = self._run.spending
+        prices = await connection.prices(call) if self._sends else Prices()
+        if prices.prompt is not None or (self._sends and spending.limit_usd < math.inf):
+            at_most_usd = prices.worst_case_usd(call, messages, max_tokens)
             at_most_usd *= connection.endpoint.batch_price
-            if not await budget.reserve(at_most_usd):
-                words = f"{budget}, as the most that batches can cost.\nRun the same line again."
+            if why := await spending.reserve(at_most_usd):
+                words = f"{why}, as the most that batches can cost.\nRun the same line again."
                 self._stop = max(self._stop, (EXIT_SOME_FAILED, words))
                 raise Waiting("beyond --max-cost")
-            budget.settle(at_most_usd, at_most_usd)
+            spending.settle(at_most_usd, at_most_usd)
         files = self._noted[call.provider, call.model]
         if not files or not add_request(files[-1], custom_id, body, at_most_usd):
-            where = (call.provider, connection.endpoint.base_url, call.model)
-            files.append(batch_files.new_file(self._stage, self._shard, *where))
+            where = {"provider": call.provider, "base_url": connection.endpoint.base_url}
+            whose = {"stage": self._stage, "shard": self._shard, "model": call.model, **where}
+            files.append(new_file(**whose))
             add_request(files[-1], custom_id, body, at_most_usd)
         self._results[custom_id] = (files[-1], None)
         raise Waiting("noted for a batch")
@@ -140,59 +145,27 @@ class Batches:
 
     async def _collect(self) -> None:
         """Ask after what is under way, fetch what has ended, find all results on file."""
-        for entry in batch_files.read_state().values():
-            if entry["stage"] != self._stage or not path_of(entry).exists():  # removed by the user
+        for entry in read_state().values():
+            path = path_of(entry)
+            if entry["stage"] != self._stage or not path.exists():  # removed by the user
                 continue
-            if entry["status"] in ENDED:
-                self._told.add(entry["file"])
-            elif entry["input_file_id"]:
-                await self._follow(entry)
-            is_sent = entry["status"] != UNSENT or entry["input_file_id"]
+            if entry["status"] in _ENDED:
+                self.told.add(entry["file"])
+            elif entry["input_file_id"] and (fault := await self._at_provider(entry, self._follow)):
+                self._run.say(
+                    f"{path} could not be asked after: {fault}\nIts requests wait. If it is gone "
+                    "for good, remove that file: they are asked anew, and paid anew."
+                )
+            is_sent = entry["status"] != _UNSENT or entry["input_file_id"]
             if not is_sent and self._shard in ("", entry["shard"]):
-                path_of(entry).unlink()  # noted anew, within this run's --max-cost
+                path.unlink()  # noted anew, within this run's --max-cost
                 continue
-            if entry["status"] not in ENDED and path_of(entry, ".out").exists():
+            if entry["status"] not in _ENDED and path_of(entry, ".out").exists():
                 change(entry, status="completed")  # elsewhere
-            if entry["status"] not in ENDED:
+            if entry["status"] not in _ENDED:
                 self._waiting.append(entry)
-            places = batch_files.find_results(entry, self._odd)
+            places = find_results(entry, self._odd)
             self._results |= {custom_id: (entry, place) for custom_id, place in places.items()}
-
-    async def _follow(self, entry: dict) -> None:
-        """Bring an entry up to date with its batch; fetch the results of one that has ended."""
-        endpoint = self._run.environment.providers.get(entry["provider"])
-        state = {"input_file_id": ""}  # of one that was never started
-        try:
-            if endpoint is None or endpoint.base_url != entry["base_url"]:
-                words = f"it is at {entry['base_url']}, where this run asks nothing"
-                raise Fault("transient", words)
-            async with _sdk(endpoint) as client:
-                if entry["batch_id"]:
-                    batch = await client.batches.retrieve(entry["batch_id"])
-                    state = {"status": batch.status.lower()}
-                else:  # a run ended before it heard of its batch
-                    async for batch in client.batches.list(limit=100):
-                        mark = (batch.metadata or {}).get("mark")
-                        if mark == entry["mark"] or batch.input_file_id == entry["input_file_id"]:
-                            state = {"batch_id": batch.id, "status": batch.status.lower()}
-                            break
-                if state.get("status") in ENDED:
-                    if batch.errors and batch.errors.data:
-                        words = self._run.masked(str(batch.errors.data[0].message))[:400]
-                        self._run.say(f"{path_of(entry)} {state['status']}: {words}")
-                    files = filter(None, (batch.output_file_id, batch.error_file_id))
-                    parts = [(await client.files.content(file)).content for file in files]
-                    if not parts and state["status"] == "completed":
-                        raise ValueError("completed, but it names no file of results yet")
-                    results = self._run.masked_bytes(b"\n".join(parts))
-                    write_bytes(path_of(entry, ".out"), results)
-            change(entry, **state)
-        except Exception as error:  # nothing that a provider answers may end the run
-            self._run.say(
-                f"{path_of(entry)} could not be asked after: {self._fault_behind(error)}\nIts "
-                "requests wait. If it is gone for good, remove that file: they are asked anew, and "
-                "paid anew."
-            )
 
     async def close(self) -> None:
         """Send what was noted, unless the run is over or ends meanwhile."""
@@ -204,57 +177,94 @@ class Batches:
                 await sending
 
     async def _send(self) -> None:
-        for (provider, model), files in self._noted.items():
-            if self._run.models[provider, model].gone:
-                continue
-            for entry in files:
-                with open(path_of(entry), "rb") as file:
-                    os.fsync(file.fileno())
-                if self._sends:
-                    await self._start(entry)
-                else:
-                    change(entry, status=WRITTEN)
-                if path_of(entry).exists():
-                    self._waiting.append(entry)
+        models = self._run.models
+        noted = [files for key, files in self._noted.items() if not models[key].gone]
+        for entry in itertools.chain(*noted):
+            path = path_of(entry)
+            with open(path, "rb") as file:
+                os.fsync(file.fileno())
+            if not self._sends:
+                change(entry, status=_WRITTEN)
+            elif fault := await self._at_provider(entry, self._start):
+                endpoint = self._run.environment.providers[entry["provider"]]
+                code = EXIT_STOPPED
+                advice = fault.advice_at(endpoint)
+                if fault.status in _NO_BATCHES:
+                    path.unlink()  # nothing is under way: live calls may ask
+                    advice = "It seems to take no batches: use --batch-files, or ask live."
+                elif fault.category != "configuration":
+                    code = EXIT_SOME_FAILED
+                    advice = "Run the same line again: it sends them then."
+                self._stop = max(self._stop, (code, f"{endpoint.base_url}: {fault}\n{advice}"))
+            if path.exists():
+                self._waiting.append(entry)
         if self._stop[0] != EXIT_DONE:
             self._run.halt(*self._stop)
 
-    async def _start(self, entry: dict) -> None:
-        """Upload a request file and start its batch, each step in the state."""
-        endpoint = self._run.environment.providers[entry["provider"]]
-        path = path_of(entry)
-        try:
-            async with _sdk(endpoint) as client:
-                with open(path, "rb") as file:
-                    upload = (path.name, file, "application/jsonl")
-                    uploaded = await client.files.create(file=upload, purpose="batch")
-                change(entry, input_file_id=uploaded.id.strip())
-                # It is tried once: a start whose answer is lost may be one.
-                batch = await client.with_options(max_retries=0).batches.create(
-                    input_file_id=entry["input_file_id"],
-                    endpoint="/v1/chat/completions",
-                    completion_window="24h",
-                    metadata={"mark": entry["mark"]},
-                )
-                status = batch.status.lower()
-                change(entry, batch_id=batch.id, status=status, since=time.time())
-        except Exception as error:
-            fault = self._fault_behind(error)
-            code = EXIT_STOPPED
-            advice = fault.advice_at(endpoint)
-            if fault.status in _NO_BATCHES:
-                path.unlink()  # nothing is under way: live calls may ask
-                advice = _WITHOUT_BATCHES
-            elif fault.category != "configuration":
-                code = EXIT_SOME_FAILED
-                advice = "Run the same line again: it sends them then."
-            self._stop = max(self._stop, (code, f"{endpoint.base_url}: {fault}\n{advice}"))
+    async def _at_provider(self, entry: dict, step) -> Fault | None:
+        """Take a step of an entry where its requests go; return what went wrong, for the user."""
+        import openai  # takes a second
 
-    def _fault_behind(self, error: Exception) -> Fault:
         from common.client.wire import fault_behind
 
-        fault = fault_behind(error)
-        return replace(fault, detail=self._run.masked(fault.detail)[:400])
+        endpoint = self._run.environment.providers.get(entry["provider"])
+        try:
+            if endpoint is None or endpoint.base_url != entry["base_url"]:
+                words = f"it is at {entry['base_url']}, where this run asks nothing"
+                raise Fault("transient", words)
+            # The environment may name an organization at another provider.
+            nobody = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
+            async with openai.AsyncOpenAI(
+                api_key=endpoint.api_key or "none",
+                base_url=endpoint.base_url,
+                default_headers=nobody,
+                http_client=openai.DefaultAioHttpClient(follow_redirects=False),
+            ) as client:
+                await step(entry, client)
+        except Exception as error:  # nothing that a provider answers may end the run
+            return self._run.masked_fault(fault_behind(error))
+        return None
+
+    async def _start(self, entry: dict, client) -> None:
+        """Upload a request file and start its batch, each step in the state."""
+        with open(path_of(entry), "rb") as file:
+            upload = (path_of(entry).name, file, "application/jsonl")
+            uploaded = await client.files.create(file=upload, purpose="batch")
+        change(entry, input_file_id=uploaded.id.strip())
+        # It is tried once: a start whose answer is lost may be one.
+        batch = await client.with_options(max_retries=0).batches.create(
+            input_file_id=entry["input_file_id"],
+            endpoint="/v1/chat/completions",
+            completion_window="24h",
+            metadata={"mark": entry["mark"]},
+        )
+        change(entry, batch_id=batch.id, status=batch.status.lower(), since=time.time())
+
+    async def _follow(self, entry: dict, client) -> None:
+        """Bring an entry up to date with its batch; fetch the results of one that has ended."""
+        if entry["batch_id"]:
+            batch = await client.batches.retrieve(entry["batch_id"])
+        else:  # a run ended before it heard of its batch
+            async for batch in client.batches.list(limit=100):
+                mark = (batch.metadata or {}).get("mark")
+                if mark == entry["mark"] or batch.input_file_id == entry["input_file_id"]:
+                    break
+            else:
+                change(entry, input_file_id="")  # it was never started
+                return
+        status = batch.status.lower()
+        if status in _ENDED:
+            if batch.errors and batch.errors.data:
+                words = self._run.masked(str(batch.errors.data[0].message), 1)[:400]
+                self._run.say(f"{path_of(entry)} {status}: {words}")
+            files = filter(None, (batch.output_file_id, batch.error_file_id))
+            parts = [(await client.files.content(file)).content for file in files]
+            if not parts and status == "completed":
+                raise ValueError("completed, but it names no file of results yet")
+            text = b"\n".join(parts).decode("utf-8", "surrogateescape")
+            results = self._run.masked(text).encode("utf-8", "surrogateescape")
+            write_bytes(path_of(entry, ".out"), results)
+        change(entry, batch_id=batch.id, status=status)
 
     def lines(self) -> list[str]:
         """Return the lines of the tally."""
@@ -262,13 +272,12 @@ class Batches:
         if self._collected:
             lines.append(f"batch   {self._collected:,} of the replies came from batches")
         for entry in self._waiting:
-            words = f"{path_of(entry)}: {entry['requests']:,} requests"
-            if entry["at_most_usd"]:
-                words += f", at most ${entry['at_most_usd']:.2f}"
-            words += f", {entry['status']} for {clock(time.time() - entry['since'])}"
-            if entry["status"] == WRITTEN:
-                results = path_of(entry, ".out")
-                words += f"; put the results into {results}, or remove the requests to ask anew"
+            at_most = f", at most ${entry['at_most_usd']:.2f}" if entry["at_most_usd"] else ""
+            age = f"{entry['status']} for {clock(time.time() - entry['since'])}"
+            words = f"{path_of(entry)}: {entry['requests']:,} requests{at_most}, {age}"
+            if entry["status"] == _WRITTEN:
+                words += f"; put the results into {path_of(entry, '.out')}"
+                words += ", or remove the requests to ask anew"
             lines.append(f"batch   {words}")
         if self._odd:
             odd = ", ".join(f"{count:,} {kind}" for kind, count in self._odd.items())
@@ -276,14 +285,76 @@ class Batches:
         return lines
 
 
-def _sdk(endpoint: Endpoint):
-    import openai  # takes a second
+def new_file(**whose: str) -> dict:
+    """Return the entry of a request file under a new name."""
+    entry = {**whose, "requests": 0, "at_most_usd": 0.0, "input_file_id": "", "batch_id": ""}
+    entry |= {"mark": uuid4().hex, "status": _UNSENT, "since": time.time()}
+    _BATCH.mkdir(exist_ok=True)
+    change(entry)
+    return entry
 
-    # The environment may name an organization at another provider.
-    nobody = {"OpenAI-Organization": openai.Omit(), "OpenAI-Project": openai.Omit()}
-    return openai.AsyncOpenAI(
-        api_key=endpoint.api_key or "none",
-        base_url=endpoint.base_url,
-        default_headers=nobody,
-        http_client=openai.DefaultAioHttpClient(follow_redirects=False),
-    )
+
+def add_request(entry: dict, custom_id: str, body: bytes, at_most_usd: float) -> bool:
+    """Write a request into a file; return False where that is full."""
+    line = _LINE % (custom_id.encode(), body)
+    with open(path_of(entry), "ab") as file:
+        if entry["requests"] == _MOST_LINES or file.tell() + len(line) > _MOST_BYTES:
+            return False
+        file.write(line)
+    entry["requests"] += 1
+    entry["at_most_usd"] += at_most_usd
+    return True
+
+
+def path_of(entry: dict, kind: str = "") -> Path:
+    """Return an entry's request file, or of kind ".out" its results."""
+    return _BATCH / f"{entry['file']}{kind}.jsonl"
+
+
+def read_state() -> dict[str, dict]:
+    """Return the entries of all stages by file."""
+    path = _BATCH / "_state.json"
+    return read_json(path, ("batches",))["batches"] if path.exists() else {}
+
+
+def change(entry: dict, **changes) -> None:
+    """Change an entry, here and in the state; a new one gets the name of its file."""
+    entry.update(changes)
+    with open(_BATCH / "_lock_state", "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        for left in _BATCH.glob("._state.json.*.tmp"):
+            left.unlink()  # a killed run's
+        entries = read_state()
+        if "file" not in entry:
+            stem = f"{entry['stage']}-{entry['provider'] or 'env'}-{entry['model']}"
+            stem = re.sub(r"[^A-Za-z0-9._-]", "-", stem)[:160]
+            k = 1
+            while f"{stem}-{k}" in entries or (_BATCH / f"{stem}-{k}.jsonl").exists():
+                k += 1
+            entry["file"] = f"{stem}-{k}"
+        write_json(_BATCH / "_state.json", {"batches": {**entries, entry["file"]: entry}})
+
+
+def find_results(entry: dict, counts: Counter) -> dict[str, int | None]:
+    """Return where each request's result stands, None without one; count other lines."""
+    with open(path_of(entry), "rb") as file:
+        found = {line[_ID_PLACE].decode("ascii", "replace"): None for line in file}
+    path = path_of(entry, ".out")
+    if entry["status"] not in _ENDED or not path.exists():
+        return found
+    with open(path, "rb") as file:
+        for line in file:
+            if not line.strip():
+                continue
+            try:
+                custom_id = str(faults.parse_json(line)["custom_id"])
+            except (ValueError, KeyError, TypeError):
+                counts["torn"] += 1
+                continue
+            if custom_id not in found:
+                counts["unknown"] += 1
+            elif found[custom_id] is not None:
+                counts["double"] += 1
+            else:
+                found[custom_id] = file.tell() - len(line)
+    return found

@@ -8,10 +8,9 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED
-from common.client.costs import CHARS_PER_TOKEN, Listing
 from common.client.faults import Fault
-from common.client.run import Run
-from common.config import Environment
+from common.client.run import CHARS_PER_TOKEN, Run, prices_of, prompt_chars
+from common.config import Endpoint, Environment
 from common.files import BadFile, turn_files
 from common.turns import answer_files, read_answer, read_score
 
@@ -21,7 +20,7 @@ _COMPLETION_TOKENS = 3000  # a thinking model's usual reply to one turn; a guess
 def dry_run(environment: Environment, planned, passed_over: Counter, replies, batch=False) -> int:
     """Print what is ahead; return the exit code. Asks the providers for their free lists alone.
 
-    `planned` yields (settings, prompt characters) of each call, `passed_over` counts items by why,
+    `planned` yields (settings, messages) of each call, `passed_over` counts items by why,
     `replies` yields (model, what its file says) of those on file; `batch`: at the batch price.
     """
     for reason, count in passed_over.most_common():
@@ -29,9 +28,9 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
     calls = {}
     prompts = defaultdict(list)  # by model, in characters
     lengths = defaultdict(list)  # of the replies so far, in tokens of all tries
-    for call, chars in planned:
+    for call, messages in planned:
         calls[call.model] = call
-        prompts[call.model].append(chars)
+        prompts[call.model].append(prompt_chars(messages))
     if not calls:
         print("dry run: nothing to ask; a run would send no call.")
         return EXIT_DONE
@@ -41,10 +40,21 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
             lengths[model].append(usage["completion_tokens"])
 
     lists = {}
-    codes = []
+    code = EXIT_DONE
     for provider in sorted({call.provider for call in calls.values()}):
-        lists[provider], code = asyncio.run(_fetch_list(environment, provider))
-        codes.append(code)
+        endpoint = environment.providers[provider]
+        lists[provider] = {}
+        try:
+            lists[provider] = asyncio.run(_list_prices(endpoint))
+        except Fault as fault:
+            print(f"  {endpoint.base_url}: {Run(environment).masked_fault(fault)}")
+            # A server may have no such list (404): that is no fault of the settings.
+            if fault.category != "transient" and fault.status not in (404, 405):
+                print(f"  {fault.advice_at(endpoint)}")
+                code = EXIT_STOPPED
+            elif not fault.reached:
+                print(f"  It does not answer. Check {endpoint.url_place}, or start it.")
+                code = max(code, EXIT_SOME_FAILED)
     print("dry run: no call was sent. Ahead, if every first reply is good:")
     total_usd = 0.0
     unpriced = 0
@@ -58,14 +68,14 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
         prompt = round(sum(prompts[model]) / CHARS_PER_TOKEN)
         completion = round(count * reply)
         usage = {"prompt_tokens": prompt, "completion_tokens": completion, "cached_tokens": 0}
-        listings = lists[call.provider]
-        cost = listings.get(model, Listing()).priced(call.prices).cost_usd(usage)
+        listed = lists[call.provider]
+        cost = prices_of(call, listed).cost_usd(usage)
         share = environment.providers[call.provider].batch_price if batch else 1
         price = "price unknown" if cost is None else f"about ${share * cost:.2f}"
         price += f", as a batch at {share:.0%} of the list" if share < 1 else ""
         tokens = f"about {prompt:,} tokens in, {completion:,} out ({basis})"
         print(f"  {model}: {count:,} calls, {tokens}, {price}")
-        if listings and model not in listings:
+        if listed and model not in listed:
             print("    not on the provider's model list: is the id right?")
         total_usd += share * (cost or 0)
         unpriced += count * (cost is None)
@@ -73,27 +83,15 @@ def dry_run(environment: Environment, planned, passed_over: Counter, replies, ba
         unknown = f" and {unpriced:,} calls of unknown price" if unpriced else ""
         count = sum(map(len, prompts.values()))
         print(f"  all: {count:,} calls, about ${total_usd:.2f}{unknown}")
-    return max(codes)
+    return code
 
 
-async def _fetch_list(environment: Environment, provider: str) -> tuple[dict, int]:
-    """Return a provider's models by id, and an exit code; say why the list cannot be had."""
+async def _list_prices(endpoint: Endpoint) -> dict:
     from common.client.wire import Connection  # takes a second
 
-    endpoint = environment.providers[provider]
     connection = Connection(endpoint)
     try:
-        return await connection.models(), EXIT_DONE
-    except Fault as fault:
-        print(f"  {endpoint.base_url}: {Run(environment).masked(str(fault))[:400]}")
-        # A server may have no such list (404): that is no fault of the settings.
-        if fault.category != "transient" and fault.status not in (404, 405):
-            print(f"  {fault.advice_at(endpoint)}")
-            return {}, EXIT_STOPPED
-        if fault.reached:
-            return {}, EXIT_DONE
-        print(f"  It does not answer. Check {endpoint.url_place}, or start it.")
-        return {}, EXIT_SOME_FAILED
+        return await connection.list_prices()
     finally:
         await connection.close()
 

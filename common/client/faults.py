@@ -49,22 +49,18 @@ _CHANGE_SETTINGS = (
     '(sampling, extra_body, stream; omit = ["top_p"] leaves a field out, max_tokens_field = '
     '"max_completion_tokens" sends max_tokens by its other name), then run again.'
 )
-_CHECK_KEY = "Check {key} (and that {url} is the one it is for)."
+_CHECK_KEY = "Check {key}, that it may use this model, and that {url} is the one it is for."
 _CHECK_MODEL = "Check the model id in chain.toml ([generate], [judge], [confirm]) and {url}."
 _TOP_UP = "The account has no balance left. Top it up, then run the same line again."
 _ANOTHER_TIER = (
-    "The words above say which subscription this model needs. Ask for another model in "
-    "chain.toml, or change the subscription."
+    "The words above say which subscription this model needs: take it, or another model."
 )
-_WAIT_FOR_CAP = (
-    "A cap of the subscription is reached; it passes by itself{when}. Run the same line again then."
-)
-_NOT_THIS_KEY = "This key may not use this model. Check {key} and the id in chain.toml."
+_WAIT = "A cap of the subscription is reached; it passes by itself{when}. Run the same line then."
 _LOOK = "Nothing more is asked. Look at the account, then run the same line again."
 _NEW_ADDRESS = "Write the address that it should be into {url}."
 
-_NO_BALANCE = r"insufficient.*balance|balance.*insufficient"
-_TIER = r"\btier\b|\bmodels? requires?\b|requires? a .{0,40}(subscription|plan)\b"
+# Of no balance nothing else is believed.
+_TIER = r"^(?!.*balance).*(\btier\b|models? requires?\b|requires? a .{0,40}(subscription|plan)\b)"
 # A subscription's limit of some hours or days.
 _CAP = (
     r"^(?!.*balance).*(\bcap\b|\bwindow\b|per (4|four) ?h|hourly|daily|monthly|usage limit|per day)"
@@ -80,15 +76,13 @@ _ANY = range(1000)
 # The first that fits: statuses, what stands in the words (lower case); category, kind, advice.
 # Words may be the prompt's own, echoed: they count only for 402 and 429, where nobody echoes.
 _FAULTS = (
-    ([402], _NO_BALANCE, "configuration", "HTTP {status}", _TOP_UP),
     ([402], _TIER, "configuration", "HTTP {status}", _ANOTHER_TIER),
-    ([402], _CAP, "cap", "HTTP {status}", _WAIT_FOR_CAP),
+    ([402], _CAP, "cap", "HTTP {status}", _WAIT),
     ([402], "", "configuration", "HTTP {status}", _TOP_UP),
     ([429], "stop spamming", "configuration", "the provider wants no more of these calls", _LOOK),
     ([429], "", "transient", "rate limit (429)", ""),
     (_TROUBLE, "", "transient", "server trouble ({status})", ""),
-    ([401], "", "configuration", "HTTP {status}", _CHECK_KEY),
-    ([403], "", "configuration", "HTTP {status}", _NOT_THIS_KEY),
+    ([401, 403], "", "configuration", "HTTP {status}", _CHECK_KEY),
     ([404], "", "configuration", "HTTP {status}", _CHECK_MODEL),
     ([405], "", "configuration", "HTTP {status}", CHECK_ADDRESS),
     (_MOVED, "", "configuration", "redirected ({status}), which is not followed", _NEW_ADDRESS),
@@ -138,17 +132,13 @@ def provider_words(body: bytes) -> str:
     return printable(" ".join(text[:_WORDS_READ].split()))
 
 
-# Python refuses numbers of thousands of digits, which must not cost a reply.
-_LENIENT = json.JSONDecoder(parse_int=lambda digits: int(digits[:19]))
-
-
 def parse_json(body: bytes) -> object:
     """Return a JSON document. Raises ValueError for whatever cannot be read."""
     try:
         return from_json(body)
-    except ValueError:  # perhaps for a lone surrogate, a BOM or a number without end
+    except ValueError:  # perhaps for a lone surrogate or a BOM
         pass
     try:
-        return _LENIENT.decode(body.decode("utf-8-sig", "replace"))
+        return json.loads(body.decode("utf-8-sig", "replace"))
     except RecursionError:
         raise ValueError("nested too deep") from None

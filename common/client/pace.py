@@ -138,12 +138,8 @@ class Pace:
         self.next_at = max(self.next_at, now + pause_s)
 
     def broke(self, now: float, ticket: Ticket, in_flight: int = 1) -> None:
-        """Note a call that broke or stalled: three without a success halve the size.
-
-        A reply that broke off while others were `in_flight` may have been ended by them. Where
-        that is no exception, fewer are in flight from now on, for twice as long each time.
-        """
-        if in_flight > 1:
+        """Note a call that broke or stalled: three without a success halve the size."""
+        if in_flight > 1:  # others may have ended this reply; often, and fewer are let out
             self.cuts += 1
             self._cut_share += _CUT_WEIGHT * (1 - self._cut_share)
         if ticket.at <= self._refused_at:
@@ -187,15 +183,9 @@ class RateLimiter:
         self._timer: asyncio.TimerHandle | None = None
 
     async def enter(self, first: bool) -> Ticket:
-        """Wait for a call's turn, in front of the others when `first`; leave() ends it.
-
-        Only the end of the run may cancel it: the place of a call that was let out stays taken.
-        """
+        """Wait for a call's turn, in front of the others when `first`; leave() ends it."""
         place = asyncio.get_running_loop().create_future()
-        if first:
-            self._waiting.appendleft(place)
-        else:
-            self._waiting.append(place)
+        self._waiting.insert(0 if first else len(self._waiting), place)
         self.let_out()
         return await place
 

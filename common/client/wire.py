@@ -18,8 +18,8 @@ import openai
 from pydantic_core import PydanticSerializationError, to_json
 
 from common.client import faults
-from common.client.costs import Listing, read_listings
 from common.client.faults import Fault
+from common.client.run import Prices, prices_of, read_prices
 from common.config import CallSettings, Endpoint
 from common.files import printable
 
@@ -48,30 +48,26 @@ class Completion:
 
 
 class Connection:
-    """The HTTP client for one provider, and the provider's list of models."""
+    """The HTTP client for one model, and the prices of its provider's list."""
 
     def __init__(self, endpoint: Endpoint):
         self.endpoint = endpoint
-        self.prices: dict[str, dict] = {}  # of chain.toml, by model: they go over the list's
         self._list: asyncio.Task | None = None  # the last that was asked for
         self._list_again_at_s = 0.0
         self._http = _new_client(endpoint)
+        self.close = self._http.aclose
 
-    async def close(self) -> None:
-        """Close all sockets."""
-        await self._http.aclose()
-
-    async def models(self) -> dict[str, Listing]:
-        """Return the models of the provider's free list by id. Raises Fault."""
+    async def list_prices(self) -> dict[str, Prices]:
+        """Return the models of the provider's free list with their prices. Raises Fault."""
         request = self._http.build_request("GET", f"{self.endpoint.base_url}/models")
         body, _ = await _fetch(self._http, request, _LIST_S)
         try:
-            return read_listings(faults.parse_json(body))
+            return read_prices(faults.parse_json(body))
         except ValueError:
             raise Fault("transient", "malformed model list", faults.provider_words(body)) from None
 
-    async def listing(self, model: str, needed: bool = False) -> Listing:
-        """Return what the list says of a model, an empty listing where it does not tell.
+    async def prices(self, call: CallSettings, needed: bool = False) -> Prices:
+        """Return the prices of a model by chain.toml, else by the list, where it tells them.
 
         A list that could not be had is fetched again now and then; `needed`: at once, or Fault.
         """
@@ -80,15 +76,13 @@ class Connection:
         is_due = lost and lost.category == "transient" and (needed or now_s > self._list_again_at_s)
         if self._list is None or is_due:
             self._list_again_at_s = now_s + _LIST_AGAIN_S
-            self._list = asyncio.ensure_future(self.models())
+            self._list = asyncio.ensure_future(self.list_prices())
         if not self._list.done():
             await asyncio.wait([self._list])
-        prices = self.prices.get(model)
         fault = self._list.exception()
-        if fault and fault.category == "transient" and needed and not prices:
+        if fault and fault.category == "transient" and needed and not call.prices:
             raise fault
-        listings = {} if fault else self._list.result()
-        return listings.get(model, Listing()).priced(prices)
+        return prices_of(call, {} if fault else self._list.result())
 
     async def complete(self, call, messages, max_tokens, alive, fresh=False) -> Completion:
         """Return a completion from one attempt; call `alive(bytes)` when words come. Raises Fault.
@@ -96,7 +90,7 @@ class Connection:
         `fresh`: over a connection of its own, which nothing before can have broken.
         """
         # Now: llama-cpp-python ends a running stream for whatever comes next.
-        await self.listing(call.model)
+        await self.prices(call)
         # Without a stream, silence is how a reply is made.
         silence_s = call.stall_s if call.stream else call.timeout_s
         request = self._http.build_request(
@@ -202,11 +196,7 @@ def fault_behind(error: Exception) -> Fault:
 
 
 def read_completion(body: bytes) -> Completion:
-    """Read a reply: server-sent events, or one JSON document, the only event then. Raises Fault.
-
-    A fault in mid-stream may come as an event or, on Chutes, as a bare JSON line without `data:`,
-    after which the stream just ends: without a finish_reason it is no reply.
-    """
+    """Read a reply: server-sent events, or one JSON document, the only event then. Raises Fault."""
     body = body.removeprefix(b"\xef\xbb\xbf").strip()
     if body.startswith(b"<"):
         kind = "a page of HTML instead of a reply"
@@ -216,7 +206,8 @@ def read_completion(body: bytes) -> Completion:
     try:
         for line in [body] if body.startswith(b"{") else body.splitlines():
             line = line.removeprefix(b"data:").strip()
-            if line.startswith(b"{"):  # no comment, no event's name, no [DONE]
+            # No comment, no event's name, no [DONE]; on Chutes a fault comes without `data:`.
+            if line.startswith(b"{"):
                 _read_event(line, completion, pieces)
     except Fault:
         raise
