@@ -4,9 +4,9 @@
   decide nothing, they may be the prompt's own. A one-word chat tells: refused alike, and the run
   ends, exit 2; else this item fails. No money (402) ends the run unasked, a cap with exit 1.
 - transient (429, 408, 409, 5xx, broken or stalled connections, replies without an end): tried
-  again after growing, jittered waits, at most `retry_budget_s` an item. Nothing good for
-  `outage_s`, and a one-word chat tells: where it passes, the items that have failed fail alone;
-  else the model is left; no other model left, and the run ends, exit 1.
+  again after growing, jittered waits, at most `retry_budget_s` an item. An item that goes on
+  failing while others and a one-word chat pass fails alone; nothing good for `outage_s`, and the
+  model is left; no other model left, and the run ends, exit 1.
 
 A model whose first replies are all refused by the stage is left, too.
 """
@@ -32,12 +32,16 @@ _ITEMS_OF_A_TRIAL = 10
 _REPLIES_OF_A_TRIAL = 25
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
+# Over a quarter of `outage_s`: a provider that fails one call in five strikes one item in 600 so
+# often, and quick refusals may be a limit on the rate.
+_FAULTS_OF_AN_ITEM = 4
 _NEVER_REACHED_S = 15.0  # an address that never answered: a typo, or a server that is down
 _QUICK_S = 1.0  # a server's trouble that comes sooner is a refusal, as nginx's 503 is
 _NO_MONEY = (402, 429)  # where not transient: no chat would pass
 _HELLO = [{"role": "user", "content": "Hello"}]
 _HELLO_TOKENS = 16  # enough for a sign of life
 _HELLO_HOLDS_S = 60.0  # one that passed speaks for the next refused items, too: each is paid
+_WAIT_WORTH_A_WORD_S = 5.0
 _CHARS_SHOWN = 200  # of a refused reply
 
 
@@ -47,7 +51,8 @@ class _Tries:
 
     left_s: float  # of retry_budget_s
     attempts: int = 0
-    first_fault_s: float = math.inf  # but for being told to slow down
+    faults: int = 0  # but for being told to slow down
+    first_fault_s: float = math.inf
 
 
 class Model:
@@ -71,6 +76,7 @@ class Model:
         self._hello: asyncio.Future | None = None  # the last one-word chat
         self._hello_passed_s = -math.inf
         self._cleared_s = -math.inf  # when that showed that the items are at fault
+        self._quiet_until_s = 0.0
 
     async def complete(self, call: CallSettings, messages: list, max_tokens: int, who: str, tried):
         """Return (completion, attempts, dollars or None). Raises ItemFailed, Waiting, Halted."""
@@ -156,11 +162,16 @@ class Model:
         self._run.spending.calls[fault.kind] += 1
         self._is_reached = self._is_reached or fault.reached
         if fault.status != 429:
+            tries.faults += 1
             tries.first_fault_s = min(tries.first_fault_s, now_s)
         if is_slow_down:
             pace.refused(now_s, ticket, fault.retry_after_s)
         elif is_transient:
             pace.broke(now_s, ticket, self.limiter.in_flight if fault.kind in STREAM_CUT else 1)
+        if pace.next_at - now_s > _WAIT_WORTH_A_WORD_S and now_s > self._quiet_until_s:
+            self._quiet_until_s = pace.next_at
+            words = f"trying again in {pace.next_at - now_s:.0f} s"
+            self._run.say(f"{self._where}: {fault}; {words}")
 
         is_no_api = fault.advice == CHECK_ADDRESS and not self._is_proven  # a page of HTML
         is_known = fault.category == "item" and now_s - self._hello_passed_s < _HELLO_HOLDS_S
@@ -196,16 +207,18 @@ class Model:
         silent_s = now_s - self._heard_s
         patience_s = call.outage_s if self._is_reached else min(call.outage_s, _NEVER_REACHED_S)
         is_out = silent_s > patience_s and tries.attempts > 1
+        is_lasting = now_s - tries.first_fault_s > call.outage_s / 4
+        is_stuck = is_lasting and tries.faults >= _FAULTS_OF_AN_ITEM
         why = ""  # it is given up
         if fault.retry_after_s > call.retry_budget_s:
             why = f"it asks to come back in {fault.retry_after_s:.0f} s"
-        elif is_out:
+        elif is_out or (is_stuck and self._heard_s > tries.first_fault_s):
             refused = await self._say_hello(call, min(call.max_tokens, _HELLO_TOKENS))
             if refused is None or refused.category == "item":  # of its own
                 self._cleared_s = self._now_s()
                 self.limiter.pace.forget_refusals()
                 self.limiter.let_out()
-            else:
+            elif is_out:
                 why = f"nothing good for {silent_s:.0f} s"
         if why:
             words = f"{self._where} does not answer: {why}; last: {fault}"
@@ -214,7 +227,7 @@ class Model:
                 advice += f" Check {self.connection.endpoint.url_place}."
             self._leave("provider: a model does not answer", words, advice)
         self._raise_if_over()
-        if self._cleared_s > tries.first_fault_s and tries.attempts > 1:
+        if self._cleared_s > tries.first_fault_s and tries.faults > 1:
             words = f"failed {tries.attempts} times while others pass: {fault}"
             raise ItemFailed(f"provider: {fault.kind}", words)
 
