@@ -126,6 +126,7 @@ def test_a_guess_at_a_path_needs_a_reason_that_the_chat_gives():
     ("src/render/SchemaEditor.ts", "`SchemaEditor` renders twice"),
     ("src/codec/bit_reader.cpp", '#include "codec/bit_reader.h"'),
     ("retry/retry.go", "`retry.Do` never returns"),
+    ("harvest/ext/autodoc/__init__.py", "harvest.ext.autodoc loses members"),
 ])  # fmt: skip
 def test_other_languages_have_their_conventions(path, said):
     record = {**RECORD, "files": [path], "patch": ""}
@@ -134,6 +135,20 @@ def test_other_languages_have_their_conventions(path, said):
     assert kinds(reply(f"cat {path}"), [{"role": "user", "content": "It fails."}], record) == {
         "path"
     }
+
+
+@pytest.mark.parametrize("path, text, said", [
+    ("acme/store/fields/__init__.py", reply("cat acme/store/fields/__init__.py"),
+     "Two fields are lost in `def __init__(self)`."),
+    ("acme/internals/api/run.py", reply("cat acme/internals/api/run.py"), "A rapid run is lost."),
+    ("api/run.py", reply("cat api/run.py"), "A rapid run is lost."),
+    ("acme/quick/parsing.py", reply("cat acme/quick/parsing.py"), "Parsing goes quicker there."),
+    *[(f"acme/quirks/{name}", reply("ls", "The cause is in acme.quirks."), "Totals are wrong.")
+      for name in ("__init__.py", "index.js", "mod.rs")],
+])  # fmt: skip
+def test_a_common_stem_or_part_of_a_word_does_not_show_a_file(path, text, said):
+    record = {**RECORD, "files": [path], "patch": ""}
+    assert kinds(text, [{"role": "user", "content": said}], record) == {"path"}
 
 
 # ---- identifier ----

@@ -21,6 +21,7 @@ from common.audit.texts import Chat, Record, Reply
 AUDIT_VERSION = "9"
 
 _MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
+_MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
 _MOST_CHARS = 60_000  # that are read for disclosure; real replies have a few thousand
 # A text nearly holds a hidden line: of its runs of three tokens (four at least) it has this share,
 # and this share of those that the chat does not hold.
@@ -83,11 +84,11 @@ def _named(path: str, text: str) -> str:
         if longer in text and re.search(before + re.escape(longer) + r"(?![\w-])", text):
             ending = longer
     parts = [folder for folder in folders if folder not in word_list("source roots")]
-    stem = name.split(".")[0]
-    if "/" in ending or not parts or stem not in text:
+    if (stem := name.split(".")[0]) not in ("__init__", "index", "mod"):
+        parts.append(stem)  # `a/b/__init__.py` is module b of folder a
+    if "/" in ending or len(parts) < 2 or parts[-1] not in text:
         return ending
-    near = re.escape(parts[-1])
-    stem = re.escape(stem)
+    near, stem = map(re.escape, parts[-2:])
     module = re.search(
         rf"(?<!\w){near}(?:\.|::|/){stem}(?!\w)|(?<!\w)`?{stem}`? module\b|\bmodule `?{stem}(?!\w)"
         rf"|\bfrom (?:[\w.]{{1,150}}\.)?{near} import [^\n]{{0,200}}?(?<!\w){stem}(?!\w)",
@@ -101,11 +102,16 @@ def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
     folder, _, name = path.rpartition("/")
     if name in word_list("conventional files") and "/" not in folder:
         return True
-    if name.split(".")[0].lower().strip("_") in chat.words:
-        return True  # `options.py` where the chat speaks of options; `retry.Do` -> retry/retry.go
     if _named(path, chat.text) not in ("", name if folder else ""):
         return True  # written out
-    return reply.only_guesses(mention, chat.words if "/" in mention else None)
+    bare = "/" not in mention
+    if reply.only_guesses(mention, None if bare else chat.words):
+        return True
+    # `options.py` where the chat speaks of options; listed in its folder; a telling word in a
+    # folder that the chat speaks of: `retry.Do` -> retry/retry.go
+    stem = name.split(".")[0].lower().strip("_")
+    near = texts.base_name(folder) if len(stem) >= _MIN_WORD else folder
+    return stem in chat.words and (bare or texts.says(near.lower(), chat.lower))
 
 
 def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:

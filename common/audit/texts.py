@@ -63,6 +63,11 @@ def base_name(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
 
+def says(phrase: str, text: str) -> bool:
+    """Tell whether the text holds the phrase, or its plural, as whole words."""
+    return phrase in text and bool(re.search(rf"(?<!\w){re.escape(phrase)}s?(?!\w)", text))
+
+
 def same_file(named: str, path: str) -> bool:
     """Tell whether two paths can be one: `forms/models.py`, `/testbed/django/forms/models.py`."""
     named = named.lstrip("./")
