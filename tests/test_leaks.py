@@ -179,6 +179,8 @@ SPOKEN_CLASS = "`entries_after` may end in `WindowIndex` of harvest/store/window
     (reply("harvest --durations"), TASK, FLAGS),
     (reply("ls", "A `--durations` flag is missing."), TASK, FLAGS),
     (reply("ls", "It ends in `WindowIndex`."), TASK, RECORD),
+    (reply("ls", "It should fail with cannot combine frobs with green gadgets there."), TASK,
+     record_adding('    raise ValueError("%s: cannot combine frobs with green gadgets" % name)')),
 ])  # fmt: skip
 def test_a_name_that_is_no_guess_is_a_leak(text, chat, record):
     assert kinds(text, chat, record) == {"identifier"}

@@ -115,8 +115,9 @@ def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
 
 
 def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
-    """Find the record's names in the reply, but for those that it may have made up."""
-    for name in sorted(record.names & reply.names):
+    """Find the record's names and texts in the reply, but for those that it may have made up."""
+    held = {text for text in record.texts if texts.squeeze(text) in reply.squeezed}
+    for name in sorted(held | record.names & reply.names):
         # get, http and url of `getHTTPUrl`, `get_http_url` and `get-http-url` alike
         parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
@@ -128,7 +129,7 @@ def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
         files = record.defined.get(name, ())
         if any(_named(path, reply.said) and _named(path, chat.text) for path in files):
             continue  # the class of a shown file that the reply speaks of
-        yield "identifier", name, "a name from the hidden patch, never shown"
+        yield "identifier", name, "a name or text from the hidden patch, never shown"
 
 
 def _lines(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:

@@ -35,6 +35,7 @@ _GUESS = re.compile(
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
+_LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
 # `a.py:3`, `a.py(3)`, `a.py#L3-9`, `In a.py, around line 3`, and `lines 3 to 9` of no file
 _SPOKEN_LINES = re.compile(
     r"(?:(?<![\w./-])([\w./-]{1,150}\.[A-Za-z]\w{0,9})(?:[:(]|#?L|[^\w\n][^\n]{0,14}?\blines? )"
@@ -231,7 +232,7 @@ def hunk_lines(hunk: Hunk) -> list[str]:
 
 
 class Record:
-    """The hidden side of a turn: its paths, hunks, lines and names."""
+    """The hidden side of a turn: its paths, hunks, lines, names and texts."""
 
     def __init__(self, patch: str, notes: str, files: tuple, repo: str):
         self.repo = repo
@@ -258,6 +259,10 @@ class Record:
             triples = token_triples(line)
             if triples and set(re.findall(r"[A-Za-z_]\w{2,}", line)) - word_list("keywords"):
                 self.lines.append((line.strip(), triples))
+        changed = "\n".join(line[1:] for line in lines if line[0] != " ")
+        # Literals of several words, in pieces between their placeholders.
+        pieces = re.split(r"%\w?|[{}]", " % ".join(text for _, text in _LITERAL.findall(changed)))
+        self.texts = {piece.strip(" :,.") for piece in pieces if len(piece.split()) > 2}
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
         added = {line[1:].strip() for line in lines if line[0] == "+"}
         self.added = [
