@@ -360,9 +360,17 @@ def test_common_lines_prove_nothing():
         "    return None",
         "from __future__ import annotations",
         "else:",
+        "for k in keys:",
+        "class Base:",
     ]
     text = reply("cat > r.py <<'EOF'\n" + "\n".join(lines) + "\nEOF")
     assert find_leaks(text, TASK, record_adding(*lines)) == []
+
+    record = {
+        **RECORD,
+        "description": "Each widget counts once, also one that stands\nin the parser.",
+    }
+    assert find_leaks(reply("ls", "The bug is in the parser."), TASK, record) == []
 
 
 # ---- odd input ----

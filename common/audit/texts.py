@@ -21,6 +21,8 @@ from common.audit.shell import TO_THE_END, Command, addressed_lines, expand_scri
 
 _SLACK = 12  # lines before a hunk that lead straight to it
 _REACH = 30  # lines: to page on from what was shown or told, up to this far, is honest
+_MIN_LINE_CHARS = 12  # a shorter line (`else:`, `class Base:`) proves nothing
+_MIN_NOTE_WORDS = 6  # of a line of the description
 
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 # What a hunk's header or a piece of code defines; Go: `func (w *Window) shift(`.
@@ -252,12 +254,14 @@ class Record:
                         self.defined[name].add(file.path)
                 lines += hunk_lines(hunk)
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
-        code = [line[1:] for line in lines] + notes.splitlines()
+        told = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
+        code = [line[1:] for line in lines] + told
         self.squeezed = "\n".join(map(squeeze, code))
         self.lines = []  # that nobody writes by accident, with their runs of tokens
         for line in dict.fromkeys(code):
             triples = token_triples(line)
-            if triples and set(re.findall(r"[A-Za-z_]\w{2,}", line)) - word_list("keywords"):
+            telling = set(re.findall(r"[A-Za-z_]\w{2,}", line)) - word_list("keywords")
+            if triples and telling and len(squeeze(line)) >= _MIN_LINE_CHARS:
                 self.lines.append((line.strip(), triples))
         changed = "\n".join(line[1:] for line in lines if line[0] != " ")
         # Literals of several words, in pieces between their placeholders.
