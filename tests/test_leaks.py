@@ -194,6 +194,9 @@ def test_a_name_that_is_no_guess_is_a_leak(text, chat, record):
     (reply("grep -rn '_midnight_floor' .", "`_midnight_floor` is the helper."),
      after(("cat util.py", "def _midnight_floor(moment, tz):\n    ...")), RECORD),
     (reply("harvest --verbose"), TASK, FLAGS),
+    # a name of the task behind a small word
+    (reply("grep -rn get_settings ."), TASK, record_adding("rows = get_settings(config)")),
+    (reply("grep -rn getSettings ."), TASK, record_adding("rows = getSettings(config)")),
     # what stands between two literals; the class of a file that was shown and is spoken of
     (reply("ls", "I look if there is no cache."), TASK,
      record_adding("pick('first' if there is no 'second' or 'third')")),

@@ -118,14 +118,16 @@ def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
     """Find the record's names and texts in the reply, but for those that it may have made up."""
     held = {text for text in record.texts if texts.squeeze(text) in reply.squeezed}
     for name in sorted(held | record.names & reply.names):
-        # get, http and url of `getHTTPUrl`, `get_http_url` and `get-http-url` alike
-        parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+        parts = texts.name_parts(name)
+        core = "".join(parts[1:])
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
         if not telling or texts.squeeze(name) in chat.squeezed:
             continue
         made_up = reply.only_guesses(name) or name in reply.defined
-        if made_up and all(part.lower() in chat.lower for part in parts):
+        if made_up and all(part in chat.lower for part in parts):
             continue
+        if len(core) > 5 and core in chat.task_names and parts[0] in word_list("glue"):
+            continue  # `get_viewports` where the task speaks of viewports
         files = record.defined.get(name, ())
         if any(_named(path, reply.said) and _named(path, chat.text) for path in files):
             continue  # the class of a shown file that the reply speaks of

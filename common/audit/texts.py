@@ -62,6 +62,11 @@ def token_triples(text: str) -> set[tuple[str, str, str]]:
     return set(zip(tokens, tokens[1:], tokens[2:], strict=False))
 
 
+def name_parts(name: str) -> list[str]:
+    """Return ["get", "http", "url"] for `getHTTPUrl`, `get_http_url` and `get-http-url` alike."""
+    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+
+
 def base_name(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
 
@@ -152,6 +157,11 @@ class Chat:
     def shown(self) -> str:
         """All that commands named and printed: not the task, nor what the agent said."""
         return "\n".join("\n".join([*named, output]) for _, named, output in self.turns[1:])
+
+    @cached_property
+    def task_names(self) -> set[str]:
+        """The words of the task, `getRows`, `get_rows` and `get-rows` alike."""
+        return {"".join(name_parts(word)) for word in re.findall(r"[\w-]+", self.turns[0][2])}
 
     @cached_property
     def triples(self) -> set[tuple]:
