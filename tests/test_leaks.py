@@ -333,6 +333,9 @@ def test_what_every_project_of_a_language_has_can_be_read():
 def test_line_numbers_of_other_files_prove_nothing():
     chat = after(("ls harvest/cli", "report.py"))
     assert find_leaks(reply("sed -n '140,149p' harvest/cli/report.py"), chat, RECORD) == []
+    thought = "In report.py, which I have just read as a whole, line 142 is wrong."
+    assert find_leaks(reply("ls", thought), chat, RECORD) == []
+    assert kinds(reply("ls", thought.replace("report", "window_index")), LISTED) == {"line"}
 
 
 # ---- verbatim ----

@@ -14,13 +14,14 @@ from pathlib import Path
 
 from common.audit import texts
 from common.audit.history import peeks
-from common.audit.shell import addressed_lines, word_list
+from common.audit.shell import FILE, addressed_lines, word_list
 from common.audit.texts import Chat, Record, Reply
 
 # Raise it whenever the findings change: stored replies are audited again.
 AUDIT_VERSION = "9"
 
 _MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
+_MOST_FILES = 20  # that a line number in prose can belong to
 _MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
 _MOST_CHARS = 60_000  # that are read for disclosure; real replies have a few thousand
 # A text nearly holds a hidden line: of its runs of three tokens (four at least) it has this share,
@@ -50,7 +51,7 @@ def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
     for find in (_files, _names, _lines, _verbatim, _disclosure):
         for kind, text, why in itertools.islice(find(*sides), _MOST):
             hits[kind, text[:200]] = why
-    for command in peeks(sides[0].commands, sides[2]):
+    for command in peeks(sides[0].commands, chat.text, sides[2]):
         hits["history", command] = "looks at later commits or at a copy of the project"
     return [{"kind": kind, "text": text, "why": why} for (kind, text), why in hits.items()]
 
@@ -136,7 +137,10 @@ def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str,
 
 def _lines(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
     """Find lines of hidden hunks that the reply points at though none near was shown."""
-    pointed = [*addressed_lines(reply.commands), *texts.spoken_lines(reply.text)]
+    pointed = addressed_lines(reply.commands)
+    files = sorted(set(FILE.findall(reply.prose)))[:_MOST_FILES] or [""]
+    for named, first, last in texts.spoken_lines(reply.text)[:_MOST]:
+        pointed += [(file, first, last) for file in ([named] if named else files)]
     for named, first, last in pointed[:_MOST]:
         for path, start, end in record.hunks:
             there = (

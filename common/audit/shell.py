@@ -46,7 +46,7 @@ _BRACES = re.compile(r"\{([^{}\s]{0,400},[^{}\s]{0,400})\}")
 # `-Sname`, `--include=a.py`
 _GLUED_OPTION = re.compile(r"^(?:-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}=)")
 
-_FILE = re.compile(r"(?<![\w./@+-])[\w./@+-]{1,200}\.\w{1,10}\b")
+FILE = re.compile(r"(?<![\w./@+-])[\w./@+-]{1,200}\.\w{1,10}\b")
 # `3,9p`, `3,+6p`, `3{p;q}`, `NR>=3`, `3..9`, `[3:9]`, `-L3,9:a.py`, `+3`
 _RANGE = re.compile(
     r"(?:^|[\s;{\[(=<>L]|\.\.)\+?(\d{1,7})(?:\s?(?:,|:|\.\.)\s?(\+?)(\d{1,7}|\$))?"
@@ -175,7 +175,7 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
         numbers_all = program == "grep" and "" in options  # `grep -n '' file`, as `nl` does
         by_range = program in word_list("line tools")
         trims = program in ("head", "tail")
-        if (by_range or numbers_all or trims) and (named := _FILE.findall(text)):
+        if (by_range or numbers_all or trims) and (named := FILE.findall(text)):
             files = named[:_MOST_VALUES]
             head_end = 0
         spans = []
