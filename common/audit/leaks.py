@@ -178,8 +178,12 @@ def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str,
     """
     text = " ".join(reply.text.split())[:_MOST_CHARS]
     phrases = [match[0] for pattern in _wordings() for match in pattern.finditer(text)]
-    found = [phrase for phrase in dict.fromkeys(phrases) if phrase.lower() not in chat.lower]
-    found += [f"#{number}" for number in _NUMBER.findall(text) if number not in chat.words]
+    phrases = list(dict.fromkeys(phrases))[:_MOST]
+    found = [phrase for phrase in phrases if not texts.says(phrase.lower(), chat.lower)]
+    numbers = _NUMBER.findall(text)
+    if record.number:  # the record's own counts however it is named
+        numbers += re.findall(rf"#({record.number})\b", text)
+    found += [f"#{number}" for number in numbers if number not in chat.words]
     found += [commit for commit in _COMMIT.findall(text) if commit[:7] not in chat.lower]
     for phrase in dict.fromkeys(found):
         yield "disclosure", phrase, "speaks of a source outside the visible chat"

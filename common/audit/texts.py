@@ -246,8 +246,9 @@ def hunk_lines(hunk: Hunk) -> list[str]:
 class Record:
     """The hidden side of a turn: its paths, hunks, lines, names and texts."""
 
-    def __init__(self, patch: str, notes: str, files: tuple, repo: str):
+    def __init__(self, patch: str, notes: str, files: tuple, repo: str, number: str):
         self.repo = repo
+        self.number = number
         self.hunks: list[tuple[str, int, int]] = []  # (path, first, last)
         self.defined: dict[str, set[str]] = defaultdict(set)  # names of hunk headers: their files
         paths = list(files)
@@ -295,9 +296,11 @@ def read_record(pr: dict) -> Record:
     """Return the record of one PR, as in commit/<instance_id>.json."""
     pr = pr if isinstance(pr, dict) else {}
     files = pr.get("files") if isinstance(pr.get("files"), (list, tuple)) else ()
+    number = re.search(r"-(\d{1,9})$", text_of(pr.get("instance_id")))
     return _read(
         text_of(pr.get("patch")).rstrip("\n") + "\n" + text_of(pr.get("test_patch")),
         text_of(pr.get("description")) + "\n" + text_of(pr.get("interface")),
         tuple(path for path in files if isinstance(path, str)),
         text_of(pr.get("repo")).lower(),
+        number[1] if number else "",
     )
