@@ -49,7 +49,8 @@ def test_honest_first_moves_are_clean(text):
     reply("grep -rn 'from harvest.store import ledger, window_index' ."),
     reply("ls", "I will check window_index.py, where the days are compared."),
     *map(reply, [
-        "cd harvest/store && cat window_index.py", "cat harvest/store/'window'_index.py",
+        "cd harvest/store && cat window_index.py", "cat harvest//store/./cli/../window_index.py",
+        "cat harvest/store/'window'_index.py",
         "F=window_index; sed -n '1,80p' harvest/store/$F.py",
         "cat harvest/store/{ledger,window_index}.py",
         "python - <<'EOF'\nimport os\nopen(os.path.join('harvest/store', 'window_index.py'))\nEOF",
@@ -142,6 +143,7 @@ def test_other_languages_have_their_conventions(path, said):
      "Two fields are lost in `def __init__(self)`."),
     ("acme/internals/api/run.py", reply("cat acme/internals/api/run.py"), "A rapid run is lost."),
     ("api/run.py", reply("cat api/run.py"), "A rapid run is lost."),
+    ("acme/api/run.py", reply("cd acme/api && cat run.py"), "A rapid run is lost."),
     ("acme/quick/parsing.py", reply("cat acme/quick/parsing.py"), "Parsing goes quicker there."),
     *[(f"acme/quirks/{name}", reply("ls", "The cause is in acme.quirks."), "Totals are wrong.")
       for name in ("__init__.py", "index.js", "mod.rs")],
