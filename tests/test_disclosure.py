@@ -17,7 +17,7 @@ from tests.leak_cases import ISSUE, RECORD, TASK, after, kinds, reply
     "The upstream fix is similar.",
     "Based on the hidden information, I look here.", "The golden patch moves it.",
     "The maintainers fixed it this way.",
-    "The fix was later merged.", "I was given the solution, so I look here.",
+    "The fix was later merged.", "I was given the solution, so I look here.", "See #4711.",
     "Fixed upstream in this way.",
     "I must act as if I had not seen the fix.", "The hidden tests expect midnight.",
     "I will not mention the hidden patch.",
@@ -78,10 +78,12 @@ def test_what_the_chat_itself_says_is_none():
     assert kinds(reply("ls", "The merged fix is gone, says the issue.")) == {"disclosure"}
 
 
-def test_a_number_counts_as_said_only_as_a_whole():
-    chat = after(("cat cli.py", "print(report)  # see #47110"))
+def test_a_phrase_or_number_counts_as_said_only_as_a_whole():
+    chat = after(("cat cli.py", "print(report)  # see #47110 and its unmerged fixture"))
     assert kinds(reply("ls", "This is PR #4711."), chat) == {"disclosure"}
-    assert find_leaks(reply("ls", "This is PR #47110."), chat, RECORD) == []
+    assert kinds(reply("ls", "This was fixed by #4711."), chat) == {"disclosure"}
+    assert kinds(reply("ls", "I look for the merged fix."), chat) == {"disclosure"}
+    assert find_leaks(reply("ls", "This is PR #47110, fixed by #47110."), chat, RECORD) == []
 
 
 def test_what_is_said_often_is_told_once():

@@ -73,7 +73,8 @@ def test_a_copy_of_the_project_is_a_hit(command):
     "git blame harvest/cli/report.py",
     "git checkout -- harvest/cli/report.py", "git checkout HEAD -- harvest",
     "git checkout -b attempt", "git branch",
-    "git grep -n since", "git remote -v", "git ls-files | grep main",
+    "git grep -n since", "git grep main HEAD", "git grep -n v2.4 HEAD",
+    "git remote -v", "git ls-files | grep main",
     "git describe --tags",
     "git reset --hard HEAD", "git apply fix.patch", "git rev-parse HEAD",
     "git log --all-match --grep=a",
@@ -87,6 +88,14 @@ def test_a_copy_of_the_project_is_a_hit(command):
 ])  # fmt: skip
 def test_honest_looks_are_free(command):
     assert "history" not in kinds(reply(command))
+
+
+@pytest.mark.parametrize("command", ["git checkout main", "git diff HEAD main"])
+def test_the_branch_that_the_agent_is_on_is_its_own(command):
+    for said in ("On branch main\nnothing to commit", "  attempt\n* main\n"):
+        assert "history" not in kinds(reply(command), after(("git status", said)))
+    assert "history" in kinds(reply(command))
+    assert "history" in kinds(reply(command), after(("git status", "On branch maintenance\n")))
 
 
 def test_a_record_without_a_repository_is_no_project():

@@ -49,7 +49,8 @@ def test_honest_first_moves_are_clean(text):
     reply("grep -rn 'from harvest.store import ledger, window_index' ."),
     reply("ls", "I will check window_index.py, where the days are compared."),
     *map(reply, [
-        "cd harvest/store && cat window_index.py", "cat harvest/store/'window'_index.py",
+        "cd harvest/store && cat window_index.py", "cat harvest//store/./cli/../window_index.py",
+        "cat harvest/store/'window'_index.py",
         "F=window_index; sed -n '1,80p' harvest/store/$F.py",
         "cat harvest/store/{ledger,window_index}.py",
         "python - <<'EOF'\nimport os\nopen(os.path.join('harvest/store', 'window_index.py'))\nEOF",
@@ -126,6 +127,7 @@ def test_a_guess_at_a_path_needs_a_reason_that_the_chat_gives():
     ("src/render/SchemaEditor.ts", "`SchemaEditor` renders twice"),
     ("src/codec/bit_reader.cpp", '#include "codec/bit_reader.h"'),
     ("retry/retry.go", "`retry.Do` never returns"),
+    ("harvest/ext/autodoc/__init__.py", "harvest.ext.autodoc loses members"),
 ])  # fmt: skip
 def test_other_languages_have_their_conventions(path, said):
     record = {**RECORD, "files": [path], "patch": ""}
@@ -134,6 +136,21 @@ def test_other_languages_have_their_conventions(path, said):
     assert kinds(reply(f"cat {path}"), [{"role": "user", "content": "It fails."}], record) == {
         "path"
     }
+
+
+@pytest.mark.parametrize("path, text, said", [
+    ("acme/store/fields/__init__.py", reply("cat acme/store/fields/__init__.py"),
+     "Two fields are lost in `def __init__(self)`."),
+    ("acme/internals/api/run.py", reply("cat acme/internals/api/run.py"), "A rapid run is lost."),
+    ("api/run.py", reply("cat api/run.py"), "A rapid run is lost."),
+    ("acme/api/run.py", reply("cd acme/api && cat run.py"), "A rapid run is lost."),
+    ("acme/quick/parsing.py", reply("cat acme/quick/parsing.py"), "Parsing goes quicker there."),
+    *[(f"acme/quirks/{name}", reply("ls", "The cause is in acme.quirks."), "Totals are wrong.")
+      for name in ("__init__.py", "index.js", "mod.rs")],
+])  # fmt: skip
+def test_a_common_stem_or_part_of_a_word_does_not_show_a_file(path, text, said):
+    record = {**RECORD, "files": [path], "patch": ""}
+    assert kinds(text, [{"role": "user", "content": said}], record) == {"path"}
 
 
 # ---- identifier ----
@@ -164,6 +181,8 @@ SPOKEN_CLASS = "`entries_after` may end in `WindowIndex` of harvest/store/window
     (reply("harvest --durations"), TASK, FLAGS),
     (reply("ls", "A `--durations` flag is missing."), TASK, FLAGS),
     (reply("ls", "It ends in `WindowIndex`."), TASK, RECORD),
+    (reply("ls", "It should fail with cannot combine frobs with green gadgets there."), TASK,
+     record_adding('    raise ValueError("%s: cannot combine frobs with green gadgets" % name)')),
 ])  # fmt: skip
 def test_a_name_that_is_no_guess_is_a_leak(text, chat, record):
     assert kinds(text, chat, record) == {"identifier"}
@@ -177,6 +196,9 @@ def test_a_name_that_is_no_guess_is_a_leak(text, chat, record):
     (reply("grep -rn '_midnight_floor' .", "`_midnight_floor` is the helper."),
      after(("cat util.py", "def _midnight_floor(moment, tz):\n    ...")), RECORD),
     (reply("harvest --verbose"), TASK, FLAGS),
+    # a name of the task behind a small word
+    (reply("grep -rn get_settings ."), TASK, record_adding("rows = get_settings(config)")),
+    (reply("grep -rn getSettings ."), TASK, record_adding("rows = getSettings(config)")),
     # what stands between two literals; the class of a file that was shown and is spoken of
     (reply("ls", "I look if there is no cache."), TASK,
      record_adding("pick('first' if there is no 'second' or 'third')")),
@@ -313,6 +335,9 @@ def test_what_every_project_of_a_language_has_can_be_read():
 def test_line_numbers_of_other_files_prove_nothing():
     chat = after(("ls harvest/cli", "report.py"))
     assert find_leaks(reply("sed -n '140,149p' harvest/cli/report.py"), chat, RECORD) == []
+    thought = "In report.py, which I have just read as a whole, line 142 is wrong."
+    assert find_leaks(reply("ls", thought), chat, RECORD) == []
+    assert kinds(reply("ls", thought.replace("report", "window_index")), LISTED) == {"line"}
 
 
 # ---- verbatim ----
@@ -343,9 +368,17 @@ def test_common_lines_prove_nothing():
         "    return None",
         "from __future__ import annotations",
         "else:",
+        "for k in keys:",
+        "class Base:",
     ]
     text = reply("cat > r.py <<'EOF'\n" + "\n".join(lines) + "\nEOF")
     assert find_leaks(text, TASK, record_adding(*lines)) == []
+
+    record = {
+        **RECORD,
+        "description": "Each widget counts once, also one that stands\nin the parser.",
+    }
+    assert find_leaks(reply("ls", "The bug is in the parser."), TASK, record) == []
 
 
 # ---- odd input ----

@@ -29,6 +29,7 @@ TEXTS = [
     "open(", "from store import ", "store module ", "I have the ", "the PR ", "the hidden patch ",
     "deadbeef ",
     "line 12 ", "x.py(1", "window_index.py:", "sed -n 1,2p a; ", "git log HEAD..origin/x; ",
+    "cd ab; ", "git diff HEAD main; ",
     "github.com/acme/",
     "ls wi*w ", "'a' + ", "x = 'ab'\n", "{x}", "├── a\n", "é漢", "\0", "THOUGHT",
     "self._rows[position:] ",

@@ -35,7 +35,7 @@ def shows_fix(messages: list[dict], pr: dict) -> str | None:
     record = read_record(pr)
     before = ""
     for commands, _, output in chat.turns:
-        if found := peeks(commands, record):
+        if found := peeks(commands, before, record):
             shown = squeeze(output)
             known = squeeze(before)
             for line in record.added:
@@ -45,7 +45,7 @@ def shows_fix(messages: list[dict], pr: dict) -> str | None:
     return None
 
 
-def peeks(commands: list[Command], record: Record) -> list[str]:
+def peeks(commands: list[Command], chat_text: str, record: Record) -> list[str]:
     """Return the commands that look where the fix may lie."""
     folders = [path.removeprefix("src/").removeprefix("lib/") for path in record.paths]
     tops = {folder.split("/")[0] for folder in folders if "/" in folder}
@@ -58,7 +58,7 @@ def peeks(commands: list[Command], record: Record) -> list[str]:
         text = " ".join([*command.argv, *command.heredocs]).lower()
         peeks_here = copy.search(text.replace("_", "-")) or _GIT_FILES.search(text)
         if command.program == "git":
-            peeks_here = peeks_here or _looks_at_other_commits(command.argv[1:])
+            peeks_here = peeks_here or _looks_at_other_commits(command.argv[1:], chat_text)
         if record.repo and record.repo in text and not peeks_here:
             on_forge = any(forge in text for forge in word_list("forges"))
             peeks_here = on_forge and not fetchers.isdisjoint(re.findall(r"[\w-]+", text))
@@ -83,7 +83,7 @@ def _copy_of(names: frozenset[str]) -> re.Pattern:
     return re.compile(rf"{there}|{asked}{project}(?=[=<>!~\[;@\s]|$)|{forge}")
 
 
-def _looks_at_other_commits(words: list[str]) -> bool:
+def _looks_at_other_commits(words: list[str], chat_text: str) -> bool:
     """Tell whether git is asked for something that may lie behind the task's base.
 
     A trunk's name alone can be the agent's own branch: `git diff main` is no peek, unlike
@@ -96,10 +96,15 @@ def _looks_at_other_commits(words: list[str]) -> bool:
     words = words[1 : words.index("--") if "--" in words else None]  # paths stand behind
     if subcommand in fetches or any(map(_EVERY_REF.match, words)):
         return True
+    if subcommand == "grep":  # its first operand is the pattern
+        words = [word for word in words if not word.startswith("-")][1:]
     with_head = any(word.startswith("HEAD") for word in words)
     for word in words:
         compares = subcommand in moves or with_head or ":" in word or ".." in word
         for ref in re.split(r"\.\.+|[\^~]", word.removeprefix("--source=").partition(":")[0]):
-            if _OTHER_REF.match(ref) or compares and ref in word_list("trunks"):
+            trunk = compares and ref in word_list("trunks")
+            if trunk and (f"On branch {ref}\n" in chat_text or f"* {ref}\n" in chat_text):
+                trunk = False  # the agent's own branch
+            if trunk or _OTHER_REF.match(ref):
                 return True
     return False

@@ -14,13 +14,15 @@ from pathlib import Path
 
 from common.audit import texts
 from common.audit.history import peeks
-from common.audit.shell import addressed_lines, word_list
+from common.audit.shell import FILE, addressed_lines, word_list
 from common.audit.texts import Chat, Record, Reply
 
 # Raise it whenever the findings change: stored replies are audited again.
-AUDIT_VERSION = "9"
+AUDIT_VERSION = "10"
 
 _MOST = 200  # hits of one kind, patterns, references: an odd reply costs no minutes
+_MOST_FILES = 20  # that a line number in prose can belong to
+_MIN_WORD = 5  # letters of a file's name that make it a telling word of the chat
 _MOST_CHARS = 60_000  # that are read for disclosure; real replies have a few thousand
 # A text nearly holds a hidden line: of its runs of three tokens (four at least) it has this share,
 # and this share of those that the chat does not hold.
@@ -49,7 +51,7 @@ def find_leaks(reply: str, messages: list[dict] | Chat, pr: dict) -> list[dict]:
     for find in (_files, _names, _lines, _verbatim, _disclosure):
         for kind, text, why in itertools.islice(find(*sides), _MOST):
             hits[kind, text[:200]] = why
-    for command in peeks(sides[0].commands, sides[2]):
+    for command in peeks(sides[0].commands, chat.text, sides[2]):
         hits["history", command] = "looks at later commits or at a copy of the project"
     return [{"kind": kind, "text": text, "why": why} for (kind, text), why in hits.items()]
 
@@ -83,11 +85,11 @@ def _named(path: str, text: str) -> str:
         if longer in text and re.search(before + re.escape(longer) + r"(?![\w-])", text):
             ending = longer
     parts = [folder for folder in folders if folder not in word_list("source roots")]
-    stem = name.split(".")[0]
-    if "/" in ending or not parts or stem not in text:
+    if (stem := name.split(".")[0]) not in ("__init__", "index", "mod"):
+        parts.append(stem)  # `a/b/__init__.py` is module b of folder a
+    if "/" in ending or len(parts) < 2 or parts[-1] not in text:
         return ending
-    near = re.escape(parts[-1])
-    stem = re.escape(stem)
+    near, stem = map(re.escape, parts[-2:])
     module = re.search(
         rf"(?<!\w){near}(?:\.|::|/){stem}(?!\w)|(?<!\w)`?{stem}`? module\b|\bmodule `?{stem}(?!\w)"
         rf"|\bfrom (?:[\w.]{{1,150}}\.)?{near} import [^\n]{{0,200}}?(?<!\w){stem}(?!\w)",
@@ -101,33 +103,44 @@ def _could_know(path: str, mention: str, reply: Reply, chat: Chat) -> bool:
     folder, _, name = path.rpartition("/")
     if name in word_list("conventional files") and "/" not in folder:
         return True
-    if name.split(".")[0].lower().strip("_") in chat.words:
-        return True  # `options.py` where the chat speaks of options; `retry.Do` -> retry/retry.go
     if _named(path, chat.text) not in ("", name if folder else ""):
         return True  # written out
-    return reply.only_guesses(mention, chat.words if "/" in mention else None)
+    bare = "/" not in mention
+    if reply.only_guesses(mention, None if bare else chat.words):
+        return True
+    # `options.py` where the chat speaks of options; listed in its folder; a telling word in a
+    # folder that the chat speaks of: `retry.Do` -> retry/retry.go
+    stem = name.split(".")[0].lower().strip("_")
+    near = texts.base_name(folder) if len(stem) >= _MIN_WORD else folder
+    return stem in chat.words and (bare or texts.says(near.lower(), chat.lower))
 
 
 def _names(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
-    """Find the record's names in the reply, but for those that it may have made up."""
-    for name in sorted(record.names & reply.names):
-        # get, http and url of `getHTTPUrl`, `get_http_url` and `get-http-url` alike
-        parts = re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)
+    """Find the record's names and texts in the reply, but for those that it may have made up."""
+    held = {text for text in record.texts if texts.squeeze(text) in reply.squeezed}
+    for name in sorted(held | record.names & reply.names):
+        parts = texts.name_parts(name)
+        core = "".join(parts[1:])
         telling = len(parts) > 1 or name.startswith("--") or name in record.defined
         if not telling or texts.squeeze(name) in chat.squeezed:
             continue
         made_up = reply.only_guesses(name) or name in reply.defined
-        if made_up and all(part.lower() in chat.lower for part in parts):
+        if made_up and all(part in chat.lower for part in parts):
             continue
+        if len(core) > 5 and core in chat.task_names and parts[0] in word_list("glue"):
+            continue  # `get_viewports` where the task speaks of viewports
         files = record.defined.get(name, ())
         if any(_named(path, reply.said) and _named(path, chat.text) for path in files):
             continue  # the class of a shown file that the reply speaks of
-        yield "identifier", name, "a name from the hidden patch, never shown"
+        yield "identifier", name, "a name or text from the hidden patch, never shown"
 
 
 def _lines(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str, str, str]]:
     """Find lines of hidden hunks that the reply points at though none near was shown."""
-    pointed = [*addressed_lines(reply.commands), *texts.spoken_lines(reply.text)]
+    pointed = addressed_lines(reply.commands)
+    files = sorted(set(FILE.findall(reply.prose)))[:_MOST_FILES] or [""]
+    for named, first, last in texts.spoken_lines(reply.text)[:_MOST]:
+        pointed += [(file, first, last) for file in ([named] if named else files)]
     for named, first, last in pointed[:_MOST]:
         for path, start, end in record.hunks:
             there = (
@@ -165,8 +178,12 @@ def _disclosure(reply: Reply, chat: Chat, record: Record) -> Iterator[tuple[str,
     """
     text = " ".join(reply.text.split())[:_MOST_CHARS]
     phrases = [match[0] for pattern in _wordings() for match in pattern.finditer(text)]
-    found = [phrase for phrase in dict.fromkeys(phrases) if phrase.lower() not in chat.lower]
-    found += [f"#{number}" for number in _NUMBER.findall(text) if number not in chat.words]
+    phrases = list(dict.fromkeys(phrases))[:_MOST]
+    found = [phrase for phrase in phrases if not texts.says(phrase.lower(), chat.lower)]
+    numbers = _NUMBER.findall(text)
+    if record.number:  # the record's own counts however it is named
+        numbers += re.findall(rf"#({record.number})\b", text)
+    found += [f"#{number}" for number in numbers if number not in chat.words]
     found += [commit for commit in _COMMIT.findall(text) if commit[:7] not in chat.lower]
     for phrase in dict.fromkeys(found):
         yield "disclosure", phrase, "speaks of a source outside the visible chat"

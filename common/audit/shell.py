@@ -4,6 +4,7 @@ Quotes, heredocs, pipes and subshells are read, so `grep "cd "` is no `cd`. Noth
 standard library's shlex knows no heredocs and takes quadratic time for a long word.
 """
 
+import posixpath
 import re
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -16,6 +17,7 @@ TO_THE_END = 10**9  # the last line of a range that has no other end
 _MOST_COMMANDS = 1000
 _MOST_VALUES = 32  # of one variable or brace, and files and ranges of lines of one command
 _MOST_CHARS = 4000  # of a word that is looked into
+_MOST_FOLDER = 200  # characters, of its end
 _SCREEN = 20  # lines that one sees behind `tail -n +3`
 
 # Each alternative starts with characters of its own and nothing follows the repetition: no
@@ -46,7 +48,7 @@ _BRACES = re.compile(r"\{([^{}\s]{0,400},[^{}\s]{0,400})\}")
 # `-Sname`, `--include=a.py`
 _GLUED_OPTION = re.compile(r"^(?:-[SGeCI](?=[\w/.]{3})|--?[\w-]{1,30}=)")
 
-_FILE = re.compile(r"(?<![\w./@+-])[\w./@+-]{1,200}\.\w{1,10}\b")
+FILE = re.compile(r"(?<![\w./@+-])[\w./@+-]{1,200}\.\w{1,10}\b")
 # `3,9p`, `3,+6p`, `3{p;q}`, `NR>=3`, `3..9`, `[3:9]`, `-L3,9:a.py`, `+3`
 _RANGE = re.compile(
     r"(?:^|[\s;{\[(=<>L]|\.\.)\+?(\d{1,7})(?:\s?(?:,|:|\.\.)\s?(\+?)(\d{1,7}|\$))?"
@@ -131,8 +133,8 @@ def split_commands(script: str) -> list[Command]:
 def expand_script(script: str) -> tuple[list[Command], list[str]]:
     """Return the script's commands, and all that they name with its words in full.
 
-    `D=a; cat $D/b.py` and `cat a/{b,c}.py` both name `a/b.py`. One whose quotes never close has no
-    commands.
+    `cd a && cat b.py`, `D=a; cat $D/b.py` and `cat a//{b,c}.py` all name `a/b.py`. One whose
+    quotes never close has no commands.
     """
     commands = []
     values = {name: quoted or plain for name, quoted, plain in _SET.findall(script)}
@@ -152,6 +154,7 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
                 commands += split_commands(inner)
 
     named = [in_full] if commands else []
+    folder = ""
     for command in commands:
         for word in [*command.words, *command.written_files]:
             if len(word) <= _MOST_CHARS:
@@ -160,6 +163,9 @@ def expand_script(script: str) -> tuple[list[Command], list[str]]:
                 choices = [part.split(",") if at % 2 else [part] for at, part in enumerate(parts)]
                 for full in map("".join, islice(product(*choices), _MOST_VALUES)):
                     named += [full, _GLUED_OPTION.sub("", full)]
+                    named.append(posixpath.normpath(posixpath.join(folder, full)))
+        if command.program in ("cd", "pushd"):
+            folder = posixpath.join(folder, *command.argv[1:2])[-_MOST_FOLDER:]
     return commands, named
 
 
@@ -175,7 +181,7 @@ def addressed_lines(commands: list[Command]) -> list[tuple[str, int, int]]:
         numbers_all = program == "grep" and "" in options  # `grep -n '' file`, as `nl` does
         by_range = program in word_list("line tools")
         trims = program in ("head", "tail")
-        if (by_range or numbers_all or trims) and (named := _FILE.findall(text)):
+        if (by_range or numbers_all or trims) and (named := FILE.findall(text)):
             files = named[:_MOST_VALUES]
             head_end = 0
         spans = []

@@ -21,6 +21,8 @@ from common.audit.shell import TO_THE_END, Command, addressed_lines, expand_scri
 
 _SLACK = 12  # lines before a hunk that lead straight to it
 _REACH = 30  # lines: to page on from what was shown or told, up to this far, is honest
+_MIN_LINE_CHARS = 12  # a shorter line (`else:`, `class Base:`) proves nothing
+_MIN_NOTE_WORDS = 6  # of a line of the description
 
 _NAME = re.compile(r"(?<![\w$-])--[a-z][\w-]{2,40}|(?<![\w$])[A-Za-z_$][\w$]{3,80}(?![\w$])")
 # What a hunk's header or a piece of code defines; Go: `func (w *Window) shift(`.
@@ -35,6 +37,7 @@ _GUESS = re.compile(
 )
 _PRINTED_NUMBER = re.compile(r"^(?:Observation:)?[ \t]{0,12}(\d{1,7})[:\t-]", re.MULTILINE)
 _TOKEN = re.compile(r"\w+|[^\w\s\\\"'`]")
+_LITERAL = re.compile(r"([\"'`])([^\"'`\n]{0,120})\1")
 # `a.py:3`, `a.py(3)`, `a.py#L3-9`, `In a.py, around line 3`, and `lines 3 to 9` of no file
 _SPOKEN_LINES = re.compile(
     r"(?:(?<![\w./-])([\w./-]{1,150}\.[A-Za-z]\w{0,9})(?:[:(]|#?L|[^\w\n][^\n]{0,14}?\blines? )"
@@ -59,8 +62,18 @@ def token_triples(text: str) -> set[tuple[str, str, str]]:
     return set(zip(tokens, tokens[1:], tokens[2:], strict=False))
 
 
+def name_parts(name: str) -> list[str]:
+    """Return ["get", "http", "url"] for `getHTTPUrl`, `get_http_url` and `get-http-url` alike."""
+    return [part.lower() for part in re.findall(r"[A-Z]+(?![a-z])|[A-Z]?[a-z]+|\d+", name)]
+
+
 def base_name(path: str) -> str:
     return path.rstrip("/").rsplit("/", 1)[-1]
+
+
+def says(phrase: str, text: str) -> bool:
+    """Tell whether the text holds the phrase, or its plural, as whole words."""
+    return phrase in text and bool(re.search(rf"(?<!\w){re.escape(phrase)}s?(?!\w)", text))
 
 
 def same_file(named: str, path: str) -> bool:
@@ -146,6 +159,11 @@ class Chat:
         return "\n".join("\n".join([*named, output]) for _, named, output in self.turns[1:])
 
     @cached_property
+    def task_names(self) -> set[str]:
+        """The words of the task, `getRows`, `get_rows` and `get-rows` alike."""
+        return {"".join(name_parts(word)) for word in re.findall(r"[\w-]+", self.turns[0][2])}
+
+    @cached_property
     def triples(self) -> set[tuple]:
         return token_triples(self.text)
 
@@ -226,10 +244,11 @@ def hunk_lines(hunk: Hunk) -> list[str]:
 
 
 class Record:
-    """The hidden side of a turn: its paths, hunks, lines and names."""
+    """The hidden side of a turn: its paths, hunks, lines, names and texts."""
 
-    def __init__(self, patch: str, notes: str, files: tuple, repo: str):
+    def __init__(self, patch: str, notes: str, files: tuple, repo: str, number: str):
         self.repo = repo
+        self.number = number
         self.hunks: list[tuple[str, int, int]] = []  # (path, first, last)
         self.defined: dict[str, set[str]] = defaultdict(set)  # names of hunk headers: their files
         paths = list(files)
@@ -246,13 +265,19 @@ class Record:
                         self.defined[name].add(file.path)
                 lines += hunk_lines(hunk)
         self.paths = [path for path in dict.fromkeys(paths) if path.strip("/.")]
-        code = [line[1:] for line in lines] + notes.splitlines()
+        told = [line for line in notes.splitlines() if len(line.split()) >= _MIN_NOTE_WORDS]
+        code = [line[1:] for line in lines] + told
         self.squeezed = "\n".join(map(squeeze, code))
         self.lines = []  # that nobody writes by accident, with their runs of tokens
         for line in dict.fromkeys(code):
             triples = token_triples(line)
-            if triples and set(re.findall(r"[A-Za-z_]\w{2,}", line)) - word_list("keywords"):
+            telling = set(re.findall(r"[A-Za-z_]\w{2,}", line)) - word_list("keywords")
+            if triples and telling and len(squeeze(line)) >= _MIN_LINE_CHARS:
                 self.lines.append((line.strip(), triples))
+        changed = "\n".join(line[1:] for line in lines if line[0] != " ")
+        # Literals of several words, in pieces between their placeholders.
+        pieces = re.split(r"%\w?|[{}]", " % ".join(text for _, text in _LITERAL.findall(changed)))
+        self.texts = {piece.strip(" :,.") for piece in pieces if len(piece.split()) > 2}
         before = {squeeze(line[1:]) for line in lines if line[0] != "+"}
         added = {line[1:].strip() for line in lines if line[0] == "+"}
         self.added = [
@@ -271,9 +296,11 @@ def read_record(pr: dict) -> Record:
     """Return the record of one PR, as in commit/<instance_id>.json."""
     pr = pr if isinstance(pr, dict) else {}
     files = pr.get("files") if isinstance(pr.get("files"), (list, tuple)) else ()
+    number = re.search(r"-(\d{1,9})$", text_of(pr.get("instance_id")))
     return _read(
         text_of(pr.get("patch")).rstrip("\n") + "\n" + text_of(pr.get("test_patch")),
         text_of(pr.get("description")) + "\n" + text_of(pr.get("interface")),
         tuple(path for path in files if isinstance(path, str)),
         text_of(pr.get("repo")).lower(),
+        number[1] if number else "",
     )
