@@ -88,10 +88,11 @@ class Dataset:
                 is_chat = column in CHATS and len({*found}) == len(found) > 0
                 is_missing = not found and column in OPTIONAL
                 if not (is_chat or is_missing or found in ([column], [other])):
+                    none = "none" if opened.columns else "no JSON object in its first lines"
                     raise UserError(
                         f"{self.label}: {file}: expected in each row or JSON object one column "
                         f"{column!r} of text (messages: of role and content), found "
-                        f"{', '.join(found) or 'none'}.\n"
+                        f"{', '.join(found) or none}.\n"
                         f"Needed: {', '.join(sorted({*self.columns} - OPTIONAL))}."
                     )
             self._opened[file] = opened
@@ -214,7 +215,7 @@ class JsonFile:
                     continue
                 info = document.get("info")  # a run's id stands there, or is the file's name
                 known = info.get("instance_id") if isinstance(info, dict) else None
-                document["instance_id"] = document.get("instance_id") or known or self.run
+                document["instance_id"] = document.get("instance_id") or known or self.run or None
                 for name, other in OTHER_NAMES.items():
                     if document.get(name) is None:
                         document[name] = document.get(other)
