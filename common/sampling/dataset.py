@@ -185,16 +185,16 @@ class JsonFile:
             yield number, document and [document.get(column) for column in columns]
 
     def batches(self, group: int, columns):
-        """Yield columns of a group as one batch: as text, where its values differ in type."""
+        """Yield columns of a group as one batch of text; times may be numbers."""
         import pyarrow as pa
 
         arrays = []
         rows = [values for _, values in self.rows(group, columns) if values]
-        for values in zip(*rows):
-            try:
-                arrays.append(pa.array(values))
-            except (pa.ArrowException, ValueError, OverflowError):
-                arrays.append(pa.array([as_text(value) for value in values]))
+        for column, values in zip(columns, zip(*rows)):
+            array = pa.array(map(as_text, values))
+            with suppress(pa.ArrowException, ValueError, OverflowError):
+                array = pa.array(values) if column == "created_at" else array
+            arrays.append(array)
         if rows:
             yield pa.RecordBatch.from_arrays(arrays, list(columns))
 

@@ -90,11 +90,13 @@ class Records:
         import pyarrow as pa
 
         file, number = group
-        query = "SELECT * FROM batch WHERE CAST(instance_id AS VARCHAR) IN (SELECT unnest($wanted))"
+        query = "SELECT * FROM batch WHERE name IN (SELECT unnest($wanted))"
         records = {}
         with duckdb.connect() as database:
             for batch in self.prs.open(file).batches(number, PR_COLUMNS):
-                database.register("batch", pa.Table.from_batches([batch]))
+                names = pa.array(as_text(plain_value(name)) for name in batch["instance_id"])
+                table = pa.Table.from_batches([batch]).append_column("name", names)
+                database.register("batch", table)
                 found = database.sql(query, params={"wanted": wanted}).to_arrow_table()
                 for index in range(found.num_rows):
                     row = {name: plain_value(found[name][index]) for name in PR_COLUMNS}
