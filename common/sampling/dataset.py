@@ -37,7 +37,8 @@ class Dataset:
     """A dataset's `files` {path: share in the draw, its size in bytes} and `revision`.
 
     `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit). Local
-    files have a digest of names and sizes for it. All must hold the `columns`. Raises UserError.
+    files have a digest for it: of names and sizes, or of the text of a benchmark's list (those are
+    read without `train`). All must hold the `columns`. Raises UserError.
     """
 
     def __init__(self, flag: str, name: str, columns, revision=None, train: bool = True):
@@ -47,7 +48,9 @@ class Dataset:
         self.hub = None  # of a local one
         self._opened = {}
         kinds = KINDS if "messages" in columns else KINDS[:-1]
-        is_here = glob.has_magic(name) or Path(name).expanduser().exists()
+        path = Path(name).expanduser()
+        was_here = (revision or "").startswith("local-")
+        is_here = was_here or glob.has_magic(name) or path.exists()
         if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
             from common.sampling.hub import Hub
 
@@ -56,11 +59,15 @@ class Dataset:
             self.revision = self.hub.revision
             self._source = self.hub.open
         else:
-            root, self.files = local_files(Path(name).expanduser(), kinds)
-            self.revision = "local-" + digest(json.dumps(self.files))[:16]
+            root, self.files = local_files(path, kinds)
+            held = json.dumps(self.files)
+            if not train and path.is_file() and path.suffix.lower() != ".parquet":
+                held = path.read_bytes().decode("utf-8", "replace")
+            self.revision = "local-" + digest(held)[:16]
             self._source = root.joinpath
-            if revision and not revision.startswith("local-"):
-                raise UserError(f"{self.label} lies here and has no revisions: drop --revision.")
+            if revision and not was_here:
+                advice = "Drop --revision, or move it away"
+                raise UserError(f"{self.label} lies here, with no revision {revision}.\n{advice}.")
             if revision not in (None, self.revision):
                 raise self.changed()
             self.files |= {file: RUN_WEIGHT for file in self.files if file.lower().endswith(RUN)}
