@@ -34,7 +34,7 @@ CHAT_KEYS = {"role", "content", "tool_calls", "function_call"}
 
 
 class Dataset:
-    """A dataset's `files` {path: share in the draw, its size in bytes} and `revision`.
+    """A dataset's `files` {path: share in the draw, mostly its size in bytes} and `revision`.
 
     `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit). Local
     files have a digest for it: of names and sizes, or of the text of a benchmark's list (those are
@@ -49,7 +49,7 @@ class Dataset:
         self._opened = {}
         kinds = KINDS if "messages" in columns else KINDS[:-1]
         path = Path(name).expanduser()
-        was_here = (revision or "").startswith("local-")
+        was_here = re.fullmatch("local-[0-9a-f]{16}", revision or "")  # as a plan pins local files
         is_here = was_here or glob.has_magic(name) or path.exists()
         if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
             from common.sampling.hub import Hub
@@ -192,7 +192,7 @@ class JsonFile:
             yield number, document and [document.get(column) for column in columns]
 
     def batches(self, group: int, columns):
-        """Yield columns of a group as one batch of text; times may be numbers."""
+        """Yield columns of a group as one batch of text; times stay as they are if they can."""
         import pyarrow as pa
 
         arrays = []

@@ -125,8 +125,8 @@ def why_left_out(instance_id: str, records: Records, licenses: list, marks: dict
     location = records.locations.get(instance_id)
     if location is None:
         return "without_record", f"no PR record in {records.prs.name}", []
-    asked_as = location.license.lower().replace(" ", "")  # as prompt.py keeps the flag's
-    if licenses and asked_as not in licenses:
+    license_key = location.license.lower().replace(" ", "")  # as main() spells those of the flag
+    if licenses and license_key not in licenses:
         found = location.license or "unknown"
         return "other_license", f"its licence is {found}, --license keeps others", []
     own = marks_of(instance_id, location.repo, location.base_commit)
