@@ -49,6 +49,10 @@ def test_bad_input_is_told_with_its_flag(data, tmp_path):
         with pytest.raises(UserError, match="no file there"):
             Dataset("--prs", name, COLUMNS)
         (tmp_path / "empty" / "zero.parquet").touch()
+    with pytest.raises(UserError, match="no revision main.\nDrop --revision"):
+        Dataset("--dataset", str(data / "acme" / "prs"), COLUMNS, "main")
+    with pytest.raises(UserError, match="acme/gone: it no longer holds"):
+        Dataset("--dataset", "acme/gone", COLUMNS, "local-0123456789abcdef")
     files = Dataset("--prs", str(data / "acme" / "prs"), COLUMNS)
     with pytest.raises(UserError, match="--prs .*train-00000.* column 'messages' .*found none"):
         files.open(next(iter(files.files)))

@@ -193,7 +193,9 @@ LFS = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n"
     ("good.jsonl", "no-patch.jsonl", ("--prs", "no-patch.jsonl", "'patch'")),
     ("good.jsonl", "no-patch.parquet", ("--prs", "no-patch.parquet", "'patch'")),
     ("no-chat.jsonl", "prs.jsonl", ("--dataset", "no-chat.jsonl", "'messages'")),
-    ("text.jsonl", "prs.jsonl", ("--dataset", "text.jsonl", "JSON object")),
+    ("text.jsonl", "prs.jsonl", ("--dataset", "text.jsonl", "no JSON object in its first lines")),
+    ("no-id.jsonl", "prs.jsonl", ("--dataset", "no-id.jsonl", "'instance_id'", "found none")),
+    ("good.jsonl", "no-id-prs.jsonl", ("--prs", "no-id-prs.jsonl", "'instance_id'")),
     ("lfs.jsonl", "prs.jsonl", ("lfs.jsonl", "git lfs pull")),
     ("lfs.parquet", "prs.jsonl", ("lfs.parquet", "git lfs pull")),
     ("lfs.traj.json", "prs.jsonl", ("lfs.traj.json", "git lfs pull")),
@@ -207,6 +209,8 @@ def test_what_is_missing_is_named_before_anything_is_drawn(tmp_path, dataset, pr
     write_lines(tmp_path / "good.jsonl", rows)
     write_lines(tmp_path / "prs.jsonl", [record(f"acme__odd-{n}") for n in range(300)])
     write_lines(tmp_path / "no-chat.jsonl", [{"instance_id": "acme__odd-1", "text": "x"}])
+    write_lines(tmp_path / "no-id.jsonl", [{"id": "acme__odd-1", "messages": chat(1)}])
+    write_lines(tmp_path / "no-id-prs.jsonl", [{**record("acme__odd-1"), "instance_id": None}])
     incomplete = record("acme__odd-1")
     del incomplete["patch"]
     write_lines(tmp_path / "no-patch.jsonl", [incomplete])

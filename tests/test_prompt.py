@@ -369,10 +369,13 @@ def test_unsafe_ids_and_missing_records_are_named_and_replaced(tmp_path):
     assert refused == ["", "../evil", "a\x1b[2Jb"]
     assert "lost-1" in run.stdout and "../evil" in run.stdout
     assert r"a\x1b[2Jb" in run.stdout and "\x1b" not in run.stdout
-    made["flags"]["--exclude"] = ["in-3"]  # of a version that had this flag
-    Path(tmp_path, "prompt", "_plan.json").write_text(json.dumps(made))
-    run = from_rows(tmp_path, "--count", "2")
-    assert run.returncode == 2 and "--exclude ['in-3']" in run.stderr
+    for flag, there, none in (("--exclude", ["in-3"], []), ("--per-instance", 1, None)):
+        for value, code in ((there, 2), (none, 0)):
+            made["flags"][flag] = value  # of a version that had this flag
+            Path(tmp_path, "prompt", "_plan.json").write_text(json.dumps(made))
+            run = from_rows(tmp_path, "--count", "2")
+            assert run.returncode == code and (f"{flag} {there}" in run.stderr) == (code == 2)
+            assert ("no such flag: sample into another folder" in run.stderr) == (code == 2)
 
 
 FIX = "    return compute_total(items, start=offset)"

@@ -80,6 +80,20 @@ def test_records_of_files_that_differ_in_a_type(tmp_path, monkeypatch):
     assert {record["interface"] for record in records} == {""}
 
 
+@pytest.mark.parametrize("names", [[True], [7, 7.5], ["7", 7.5], [2**70, None]])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_record_is_found_by_an_id_that_is_no_text(tmp_path, names, kind):
+    rows = [{**pull_request(1), "instance_id": name, "language": name} for name in names]
+    try:
+        pq.write_table(pa.Table.from_pylist(rows), tmp_path / "prs.parquet")
+    except (pa.ArrowException, OverflowError):
+        kind = "jsonl"
+    (tmp_path / "prs.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    records = Records(Dataset("--prs", f"{tmp_path}/prs.{kind}", PR_COLUMNS), ThreadPoolExecutor(2))
+    for name in filter(None, records.locations):
+        assert records.read_one(name)["language"] == name
+
+
 def test_a_record_in_a_torn_file_is_told_in_plain_words(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     table = pa.Table.from_pylist([pull_request(number, 3000) for number in range(300)])

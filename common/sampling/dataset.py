@@ -34,10 +34,11 @@ CHAT_KEYS = {"role", "content", "tool_calls", "function_call"}
 
 
 class Dataset:
-    """A dataset's `files` {path: share in the draw, its size in bytes} and `revision`.
+    """A dataset's `files` {path: share in the draw, mostly its size in bytes} and `revision`.
 
     `name` is a folder, a file, a glob, or a Hub id, read at `revision` (its newest commit). Local
-    files have a digest of names and sizes for it. All must hold the `columns`. Raises UserError.
+    files have a digest for it: of names and sizes, or of the text of a benchmark's list (those are
+    read without `train`). All must hold the `columns`. Raises UserError.
     """
 
     def __init__(self, flag: str, name: str, columns, revision=None, train: bool = True):
@@ -47,7 +48,9 @@ class Dataset:
         self.hub = None  # of a local one
         self._opened = {}
         kinds = KINDS if "messages" in columns else KINDS[:-1]
-        is_here = glob.has_magic(name) or Path(name).expanduser().exists()
+        path = Path(name).expanduser()
+        was_here = re.fullmatch("local-[0-9a-f]{16}", revision or "")  # as a plan pins local files
+        is_here = was_here or glob.has_magic(name) or path.exists()
         if not is_here and re.fullmatch(r"\w[\w.-]*/\w[\w.-]*", name):
             from common.sampling.hub import Hub
 
@@ -56,11 +59,15 @@ class Dataset:
             self.revision = self.hub.revision
             self._source = self.hub.open
         else:
-            root, self.files = local_files(Path(name).expanduser(), kinds)
-            self.revision = "local-" + digest(json.dumps(self.files))[:16]
+            root, self.files = local_files(path, kinds)
+            held = json.dumps(self.files)
+            if not train and path.is_file() and path.suffix.lower() != ".parquet":
+                held = path.read_bytes().decode("utf-8", "replace")
+            self.revision = "local-" + digest(held)[:16]
             self._source = root.joinpath
-            if revision and not revision.startswith("local-"):
-                raise UserError(f"{self.label} lies here and has no revisions: drop --revision.")
+            if revision and not was_here:
+                advice = "Drop --revision, or move it away"
+                raise UserError(f"{self.label} lies here, with no revision {revision}.\n{advice}.")
             if revision not in (None, self.revision):
                 raise self.changed()
             self.files |= {file: RUN_WEIGHT for file in self.files if file.lower().endswith(RUN)}
@@ -88,10 +95,11 @@ class Dataset:
                 is_chat = column in CHATS and len({*found}) == len(found) > 0
                 is_missing = not found and column in OPTIONAL
                 if not (is_chat or is_missing or found in ([column], [other])):
+                    none = "none" if opened.columns else "no JSON object in its first lines"
                     raise UserError(
                         f"{self.label}: {file}: expected in each row or JSON object one column "
                         f"{column!r} of text (messages: of role and content), found "
-                        f"{', '.join(found) or 'none'}.\n"
+                        f"{', '.join(found) or none}.\n"
                         f"Needed: {', '.join(sorted({*self.columns} - OPTIONAL))}."
                     )
             self._opened[file] = opened
@@ -184,16 +192,16 @@ class JsonFile:
             yield number, document and [document.get(column) for column in columns]
 
     def batches(self, group: int, columns):
-        """Yield columns of a group as one batch: as text, where its values differ in type."""
+        """Yield columns of a group as one batch of text; times stay as they are if they can."""
         import pyarrow as pa
 
         arrays = []
         rows = [values for _, values in self.rows(group, columns) if values]
-        for values in zip(*rows):
-            try:
-                arrays.append(pa.array(values))
-            except (pa.ArrowException, ValueError, OverflowError):
-                arrays.append(pa.array([as_text(value) for value in values]))
+        for column, values in zip(columns, zip(*rows)):
+            array = pa.array(map(as_text, values))
+            with suppress(pa.ArrowException, ValueError, OverflowError):
+                array = pa.array(values) if column == "created_at" else array
+            arrays.append(array)
         if rows:
             yield pa.RecordBatch.from_arrays(arrays, list(columns))
 
@@ -214,7 +222,7 @@ class JsonFile:
                     continue
                 info = document.get("info")  # a run's id stands there, or is the file's name
                 known = info.get("instance_id") if isinstance(info, dict) else None
-                document["instance_id"] = document.get("instance_id") or known or self.run
+                document["instance_id"] = document.get("instance_id") or known or self.run or None
                 for name, other in OTHER_NAMES.items():
                     if document.get(name) is None:
                         document[name] = document.get(other)

@@ -90,11 +90,13 @@ class Records:
         import pyarrow as pa
 
         file, number = group
-        query = "SELECT * FROM batch WHERE CAST(instance_id AS VARCHAR) IN (SELECT unnest($wanted))"
+        query = "SELECT * FROM batch WHERE name IN (SELECT unnest($wanted))"
         records = {}
         with duckdb.connect() as database:
             for batch in self.prs.open(file).batches(number, PR_COLUMNS):
-                database.register("batch", pa.Table.from_batches([batch]))
+                names = pa.array(as_text(plain_value(name)) for name in batch["instance_id"])
+                table = pa.Table.from_batches([batch]).append_column("name", names)
+                database.register("batch", table)
                 found = database.sql(query, params={"wanted": wanted}).to_arrow_table()
                 for index in range(found.num_rows):
                     row = {name: plain_value(found[name][index]) for name in PR_COLUMNS}
@@ -123,8 +125,8 @@ def why_left_out(instance_id: str, records: Records, licenses: list, marks: dict
     location = records.locations.get(instance_id)
     if location is None:
         return "without_record", f"no PR record in {records.prs.name}", []
-    asked_as = location.license.lower().replace(" ", "")  # as prompt.py keeps the flag's
-    if licenses and asked_as not in licenses:
+    license_key = location.license.lower().replace(" ", "")  # as main() spells those of the flag
+    if licenses and license_key not in licenses:
         found = location.license or "unknown"
         return "other_license", f"its licence is {found}, --license keeps others", []
     own = marks_of(instance_id, location.repo, location.base_commit)

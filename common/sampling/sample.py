@@ -38,10 +38,11 @@ def read_plan(flags: dict) -> dict | None:
     for flag, there in made_with.items():
         value = flags.get(flag)
         if (there or None) != (value or None):
-            raise UserError(
-                f"{PLAN} was made with {flag} {there}, this run has {value}.\nGive the same flags "
-                "to go on with it, or sample into another folder."
-            )
+            advice = "Give the same flags to go on with it, or sample into another folder."
+            if flag not in flags:
+                advice = "This version has no such flag: sample into another folder."
+            made = f"{flag} {there}"[:200]
+            raise UserError(f"{PLAN} was made with {made}, this run has {value}.\n{advice}")
     return plan
 
 
