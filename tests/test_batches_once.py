@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from common.client.batches import add_request, find_results, new_file, path_of
+from common.client.batch_files import add_request, find_results, new_file, path_of
 from common.demo.server import Server
 from judges import JUDGES, by_merit, score, write_panel, write_turns
 from makers import REPLY, answers, make_prompt, make_sample, write_prompts, write_settings
