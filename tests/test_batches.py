@@ -178,6 +178,7 @@ def test_files_alone_are_collected_wherever_they_were_answered(tmp_path, server)
     lines[0]["response"] = {"status_code": 400, "request_id": "vllm", "body": None}
     lines[0]["error"] = {"error": {"message": "maximum context length is 8192", "code": 400}}
     lines[3]["response"]["status_code"] = 10**6
+    lines.insert(0, {"custom_id": rows[1]["custom_id"], "response": {"status_code": 500}})
     path.with_suffix(".out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     result = stage("king.py", "--batch-files", cwd=tmp_path, server=server)
     assert result.returncode == 1 and "2 done" in result.stdout, result.stdout

@@ -77,7 +77,11 @@ def change(entry: dict, **changes) -> None:
 
 
 def find_results(entry: dict, counts: Counter) -> dict[str, int | None]:
-    """Return where each request's result stands, None without one; count other lines."""
+    """Return where each request's result stands, None without one; count other lines.
+
+    Of two the first good one stands.
+    """
+    good = set()
     with open(path_of(entry), "rb") as file:
         found = {line[_ID_PLACE].decode("ascii", "replace"): None for line in file}
     path = path_of(entry, ".out")
@@ -88,14 +92,27 @@ def find_results(entry: dict, counts: Counter) -> dict[str, int | None]:
             if not line.strip():
                 continue
             try:
-                custom_id = str(faults.parse_json(line)["custom_id"])
+                row = faults.parse_json(line)
+                custom_id = str(row["custom_id"])
             except (ValueError, KeyError, TypeError):
                 counts["torn"] += 1
                 continue
             if custom_id not in found:
                 counts["unknown"] += 1
-            elif found[custom_id] is not None:
+                continue
+            if found[custom_id] is not None:
                 counts["double"] += 1
-            else:
+            is_better = is_good(row) and custom_id not in good
+            if is_better:
+                good.add(custom_id)
+            if is_better or found[custom_id] is None:
                 found[custom_id] = file.tell() - len(line)
     return found
+
+
+def is_good(row: dict) -> bool:
+    """Return whether a line of results holds a reply."""
+    response = row.get("response")
+    if row.get("error") or not isinstance(response, dict):
+        return False
+    return response.get("status_code") == 200

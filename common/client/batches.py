@@ -24,6 +24,7 @@ from common.client.batch_files import (
     add_request,
     change,
     find_results,
+    is_good,
     new_file,
     path_of,
     read_state,
@@ -132,7 +133,7 @@ class Batches:
             row = faults.parse_json(file.readline())
         response = row.get("response") if isinstance(row.get("response"), dict) else {}
         status = response.get("status_code")
-        if status == 200 and not row.get("error"):
+        if is_good(row):
             completion = read_completion(json_bytes(response.get("body")))
             completion.batch = entry["file"]
             return completion
