@@ -178,6 +178,8 @@ def test_files_alone_are_collected_wherever_they_were_answered(tmp_path, server)
     lines[0]["response"] = {"status_code": 400, "request_id": "vllm", "body": None}
     lines[0]["error"] = {"error": {"message": "maximum context length is 8192", "code": 400}}
     lines[3]["response"]["status_code"] = 10**6
+    lines[1]["response"]["body"] = json.dumps({"choices": [reply]})
+    lines[2]["response"] = {"choices": [reply]}  # as Fireworks writes it
     lines.insert(0, {"custom_id": rows[1]["custom_id"], "response": {"status_code": 500}})
     path.with_suffix(".out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     result = stage("king.py", "--batch-files", cwd=tmp_path, server=server)

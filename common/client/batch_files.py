@@ -115,4 +115,4 @@ def is_good(row: dict) -> bool:
     response = row.get("response")
     if row.get("error") or not isinstance(response, dict):
         return False
-    return response.get("status_code") == 200
+    return response.get("status_code", 200) == 200

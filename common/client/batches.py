@@ -133,11 +133,13 @@ class Batches:
             row = faults.parse_json(file.readline())
         response = row.get("response") if isinstance(row.get("response"), dict) else {}
         status = response.get("status_code")
+        body = response.get("body", response)  # Fireworks: the reply itself is the response
         if is_good(row):
-            completion = read_completion(json_bytes(response.get("body")))
+            text = body.encode("utf-8", "replace") if isinstance(body, str) else json_bytes(body)
+            completion = read_completion(text)
             completion.batch = entry["file"]
             return completion
-        words = faults.provider_words(json_bytes(row.get("error") or response.get("body")))
+        words = faults.provider_words(json_bytes(row.get("error") or body))
         raise faults.sort_status(status if status in range(300, 1000) else 500, words)
 
     async def _collect(self) -> None:
