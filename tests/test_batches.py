@@ -108,6 +108,20 @@ def test_what_comes_back_is_used_and_the_rest_asked_again(tmp_path, server, faul
     assert len(asked(server)) == requests, "a rerun asks nothing"
 
 
+@pytest.mark.parametrize("fault, advice", [("401", "Check CHUTES_API_KEY"), ("402", "Top it up")])
+def test_a_batch_refused_line_by_line_ends_the_run_that_collects_it(
+    tmp_path, server, fault, advice
+):
+    make_sample(tmp_path, 2)
+    server.batch_faults = lambda number, custom_id: custom_id and fault
+    batch("king.py", tmp_path, server)
+    assert advice in batch("king.py", tmp_path, server, code=2).stderr
+    assert len(asked(server)) == 2
+    server.batch_faults = lambda number, custom_id: fault if custom_id == asked(server)[2] else None
+    assert until_done("king.py", tmp_path, server) == 3, "of a batch with a good line"
+    assert len(asked(server)) == 5 and len(answers(tmp_path)) == 2
+
+
 @pytest.mark.parametrize("fault", ["tool-tokens", "503", "failed"])
 def test_tries_have_an_end_and_live_calls_go_on(tmp_path, server, fault):
     make_sample(tmp_path, 2)

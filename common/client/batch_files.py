@@ -79,7 +79,7 @@ def change(entry: dict, **changes) -> None:
 def find_results(entry: dict, counts: Counter) -> dict[str, int | None]:
     """Return where each request's result stands, None without one; count other lines.
 
-    Of two the first good one stands.
+    Of two the first good one stands. `entry` gets the number of good ones, for this run alone.
     """
     good = set()
     with open(path_of(entry), "rb") as file:
@@ -107,6 +107,7 @@ def find_results(entry: dict, counts: Counter) -> dict[str, int | None]:
                 good.add(custom_id)
             if is_better or found[custom_id] is None:
                 found[custom_id] = file.tell() - len(line)
+    entry["good"] = len(good)
     return found
 
 

@@ -30,7 +30,7 @@ from common.client.batch_files import (
     read_state,
 )
 from common.client.faults import Fault
-from common.client.run import Prices, Run
+from common.client.run import Halted, Prices, Run
 from common.config import CallSettings
 from common.files import ItemFailed, digest, json_bytes, write_bytes
 
@@ -64,7 +64,7 @@ class Batches:
         """Return (failed tries, None), or as second (completion, tries, dollars or None) from file.
 
         `who` tells this asking from another in the same words, `tried` counts the tries before.
-        Raises Waiting, or ItemFailed when all tries have failed.
+        Raises Waiting, ItemFailed when all tries have failed, or Halted.
         """
         from common.client.wire import request_body  # takes a second
 
@@ -88,6 +88,11 @@ class Batches:
                 # A live call asks it anew: perhaps an engine with a smaller context refused it.
                 if fault.category == "item" and self.asks_nothing_live:
                     raise ItemFailed(fault.kind, str(fault), lasting=True) from None
+                is_shared = fault.category in ("configuration", "cap")
+                if is_shared and entry["file"] not in self.told and not entry["good"]:
+                    advice = fault.advice_at(connection.endpoint)  # the next run asks anew
+                    self._run.halt(EXIT_STOPPED, f"{path_of(entry)}: {fault}\n{advice}")
+                    raise Halted() from None
                 continue
             cost = None  # of an engine of one's own
             if entry["batch_id"]:
