@@ -178,6 +178,21 @@ def test_what_could_not_be_sent_is_sent_within_the_next_runs_max_cost(tmp_path, 
     assert len(asked(server)) == 2
 
 
+def test_a_full_disk_is_told_as_the_disks(tmp_path, server):
+    make_sample(tmp_path, 2)
+    state = tmp_path / "batch/_state.json"
+
+    def take(headers, data):
+        state.unlink()
+        state.mkdir()  # it can be neither read nor written
+        return {"id": "file-1"}
+
+    server.desk._upload = take
+    result = batch("king.py", tmp_path, server, code=2)
+    assert "_state.json: Is a directory" in result.stderr and "Make room" in result.stderr
+    assert "2 waiting" in result.stdout and "change what is said above" in result.stdout
+
+
 def test_a_batch_that_cannot_be_asked_after_is_named_until_it_is_removed(tmp_path, server):
     make_sample(tmp_path, 2)
     batch("king.py", tmp_path, server)

@@ -13,9 +13,8 @@ import math
 import os
 import time
 from collections import Counter, defaultdict
-from contextlib import suppress
 
-from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, clock
+from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, STOPPING, clock, stop_words
 from common.client import faults
 from common.client.batch_files import (
     ENDED,
@@ -177,8 +176,12 @@ class Batches:
             sending = asyncio.ensure_future(self._send())
             over = asyncio.ensure_future(self._run.over.wait())
             over.add_done_callback(lambda _: sending.cancel())
-            with suppress(asyncio.CancelledError):
+            try:
                 await sending
+            except STOPPING as error:
+                self._run.halt(EXIT_STOPPED, stop_words(error))
+            except asyncio.CancelledError:
+                pass
 
     async def _send(self) -> None:
         models = self._run.models
@@ -225,6 +228,8 @@ class Batches:
                 http_client=openai.DefaultAioHttpClient(follow_redirects=False),
             ) as client:
                 await step(entry, client)
+        except STOPPING:  # of our own files
+            raise
         except Exception as error:  # nothing that a provider answers may end the run
             return self._run.masked_fault(fault_behind(error))
         return None
