@@ -169,6 +169,19 @@ def test_the_most_that_a_batch_may_cost_is_told_and_held(tmp_path, server):
     assert len(asked(server)) == len(answers(tmp_path)) == 6
 
 
+def test_a_bad_key_costs_one_upload(tmp_path, server):
+    write_turns(tmp_path, 1)
+    write_panel(tmp_path)
+    server.reply = by_merit
+    server.key = "another"
+    result = batch("validate.py", tmp_path, server, code=2)
+    assert [one["path"] for one in server.requests].count("/v1/files") == 1
+    assert result.stdout.count("not sent") == 3
+    server.key = KEY
+    until_done("validate.py", tmp_path, server)
+    assert len(asked(server)) == 6
+
+
 def test_what_could_not_be_sent_is_sent_within_the_next_runs_max_cost(tmp_path, server):
     make_sample(tmp_path, 6)
     server.desk.says = (500, {"error": "down"})

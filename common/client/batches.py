@@ -185,6 +185,7 @@ class Batches:
 
     async def _send(self) -> None:
         models = self._run.models
+        refused_by = set()  # providers
         noted = [files for key, files in self._noted.items() if not models[key].gone]
         for entry in itertools.chain(*noted):
             path = path_of(entry)
@@ -192,7 +193,11 @@ class Batches:
                 os.fsync(file.fileno())
             if not self._sends:
                 change(entry, status=WRITTEN)
+            elif entry["provider"] in refused_by:
+                pass
             elif fault := await self._at_provider(entry, self._start):
+                if fault.category != "item":  # of this file
+                    refused_by.add(entry["provider"])
                 endpoint = self._run.environment.providers[entry["provider"]]
                 code = EXIT_STOPPED
                 advice = fault.advice_at(endpoint)
