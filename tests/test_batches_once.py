@@ -32,6 +32,10 @@ def test_a_batch_whose_start_was_never_heard_of_is_found_by_its_metadata(tmp_pat
     server.desk.lists = False
     assert "could not be asked after" in batch("king.py", tmp_path, server).stderr
     server.desk.lists = True
+    for body in ({}, [], {"object": "list", "data": None}, {"data": {}}, "no"):
+        server.desk.says = (200, body)
+        assert "could not be asked after" in batch("king.py", tmp_path, server).stderr, body
+    server.desk.says = None
     for _ in range(2):  # found, then asked after
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     assert len(answers(tmp_path)) == len(asked(server)) == 3

@@ -259,7 +259,10 @@ class Batches:
         if entry["batch_id"]:
             batch = await client.batches.retrieve(entry["batch_id"])
         else:  # a run ended before it heard of its batch
-            async for batch in client.batches.list(limit=100):
+            page = await client.batches.list(limit=100)
+            if not isinstance(page.data, list):
+                raise ValueError("its list of batches cannot be read")
+            async for batch in page:
                 mark = (batch.metadata or {}).get("mark")
                 if mark == entry["mark"] or batch.input_file_id == entry["input_file_id"]:
                     break
