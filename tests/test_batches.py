@@ -108,6 +108,20 @@ def test_what_comes_back_is_used_and_the_rest_asked_again(tmp_path, server, faul
     assert len(asked(server)) == requests, "a rerun asks nothing"
 
 
+@pytest.mark.parametrize("fault, advice", [("401", "Check CHUTES_API_KEY"), ("402", "Top it up")])
+def test_a_batch_refused_line_by_line_ends_the_run_that_collects_it(
+    tmp_path, server, fault, advice
+):
+    make_sample(tmp_path, 2)
+    server.batch_faults = lambda number, custom_id: custom_id and fault
+    batch("king.py", tmp_path, server)
+    assert advice in batch("king.py", tmp_path, server, code=2).stderr
+    assert len(asked(server)) == 2
+    server.batch_faults = lambda number, custom_id: fault if custom_id == asked(server)[2] else None
+    assert until_done("king.py", tmp_path, server) == 3, "of a batch with a good line"
+    assert len(asked(server)) == 5 and len(answers(tmp_path)) == 2
+
+
 @pytest.mark.parametrize("fault", ["tool-tokens", "503", "failed"])
 def test_tries_have_an_end_and_live_calls_go_on(tmp_path, server, fault):
     make_sample(tmp_path, 2)
@@ -178,6 +192,9 @@ def test_files_alone_are_collected_wherever_they_were_answered(tmp_path, server)
     lines[0]["response"] = {"status_code": 400, "request_id": "vllm", "body": None}
     lines[0]["error"] = {"error": {"message": "maximum context length is 8192", "code": 400}}
     lines[3]["response"]["status_code"] = 10**6
+    lines[1]["response"]["body"] = json.dumps({"choices": [reply]})
+    lines[2]["response"] = {"choices": [reply]}  # as Fireworks writes it
+    lines.insert(0, {"custom_id": rows[1]["custom_id"], "response": {"status_code": 500}})
     path.with_suffix(".out.jsonl").write_text("".join(json.dumps(one) + "\n" for one in lines))
     result = stage("king.py", "--batch-files", cwd=tmp_path, server=server)
     assert result.returncode == 1 and "2 done" in result.stdout, result.stdout

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from common.client.batches import add_request, find_results, new_file, path_of
+from common.client.batch_files import add_request, find_results, new_file, path_of
 from common.demo.server import Server
 from judges import JUDGES, by_merit, score, write_panel, write_turns
 from makers import REPLY, answers, make_prompt, make_sample, write_prompts, write_settings
@@ -32,6 +32,10 @@ def test_a_batch_whose_start_was_never_heard_of_is_found_by_its_metadata(tmp_pat
     server.desk.lists = False
     assert "could not be asked after" in batch("king.py", tmp_path, server).stderr
     server.desk.lists = True
+    for body in ({}, [], {"object": "list", "data": None}, {"data": {}}, "no"):
+        server.desk.says = (200, body)
+        assert "could not be asked after" in batch("king.py", tmp_path, server).stderr, body
+    server.desk.says = None
     for _ in range(2):  # found, then asked after
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     assert len(answers(tmp_path)) == len(asked(server)) == 3
@@ -169,6 +173,19 @@ def test_the_most_that_a_batch_may_cost_is_told_and_held(tmp_path, server):
     assert len(asked(server)) == len(answers(tmp_path)) == 6
 
 
+def test_a_bad_key_costs_one_upload(tmp_path, server):
+    write_turns(tmp_path, 1)
+    write_panel(tmp_path)
+    server.reply = by_merit
+    server.key = "another"
+    result = batch("validate.py", tmp_path, server, code=2)
+    assert [one["path"] for one in server.requests].count("/v1/files") == 1
+    assert result.stdout.count("not sent") == 3
+    server.key = KEY
+    until_done("validate.py", tmp_path, server)
+    assert len(asked(server)) == 6
+
+
 def test_what_could_not_be_sent_is_sent_within_the_next_runs_max_cost(tmp_path, server):
     make_sample(tmp_path, 6)
     server.desk.says = (500, {"error": "down"})
@@ -176,6 +193,21 @@ def test_what_could_not_be_sent_is_sent_within_the_next_runs_max_cost(tmp_path, 
     server.desk.says = None
     batch("king.py", tmp_path, server, "--max-cost", "0.05", code=1)
     assert len(asked(server)) == 2
+
+
+def test_a_full_disk_is_told_as_the_disks(tmp_path, server):
+    make_sample(tmp_path, 2)
+    state = tmp_path / "batch/_state.json"
+
+    def take(headers, data):
+        state.unlink()
+        state.mkdir()  # it can be neither read nor written
+        return {"id": "file-1"}
+
+    server.desk._upload = take
+    result = batch("king.py", tmp_path, server, code=2)
+    assert "_state.json: Is a directory" in result.stderr and "Make room" in result.stderr
+    assert "2 waiting" in result.stdout and "change what is said above" in result.stdout
 
 
 def test_a_batch_that_cannot_be_asked_after_is_named_until_it_is_removed(tmp_path, server):

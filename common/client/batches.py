@@ -2,41 +2,37 @@
 
 A request's `custom_id` is a digest of its body, of who asks, and of the number of the try. So a run
 finds the results of every try by itself, reads them as replies by wire, and notes the next try. A
-line that failed, or that never came back, has used up its try.
-
-A file X.jsonl holds requests of one model, X.out.jsonl their results, wherever they were made;
-_state.json has an entry for each: who wrote it, where it went, what has become of it.
+line that failed, or that never came back, has used up its try. The files: batch_files.py.
 """
 
 from __future__ import annotations
 
 import asyncio
-import fcntl
 import itertools
 import math
 import os
-import re
 import time
 from collections import Counter, defaultdict
-from contextlib import suppress
-from pathlib import Path
-from uuid import uuid4
 
-from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, clock
+from common.cli import EXIT_DONE, EXIT_SOME_FAILED, EXIT_STOPPED, STOPPING, clock, stop_words
 from common.client import faults
+from common.client.batch_files import (
+    ENDED,
+    UNSENT,
+    WRITTEN,
+    add_request,
+    change,
+    find_results,
+    is_good,
+    new_file,
+    path_of,
+    read_state,
+)
 from common.client.faults import Fault
-from common.client.run import Prices, Run
+from common.client.run import Halted, Prices, Run
 from common.config import CallSettings
-from common.files import ItemFailed, digest, json_bytes, read_json, write_bytes, write_json
+from common.files import ItemFailed, digest, json_bytes, write_bytes
 
-_BATCH = Path("batch")
-_UNSENT = "not sent"  # being written, or its run ended before it was sent
-_WRITTEN = "written"  # for whoever takes it
-_ENDED = ("completed", "failed", "expired", "cancelled")
-_MOST_LINES = 50_000
-_MOST_BYTES = 90 * 10**6  # OpenAI takes 200 MB, others 100
-_LINE = b'{"custom_id":"%b","method":"POST","url":"/v1/chat/completions","body":%b}\n'
-_ID_PLACE = slice(14, 78)  # in such a line
 _NO_BATCHES = (400, 404, 405, 501)  # statuses
 
 
@@ -67,7 +63,7 @@ class Batches:
         """Return (failed tries, None), or as second (completion, tries, dollars or None) from file.
 
         `who` tells this asking from another in the same words, `tried` counts the tries before.
-        Raises Waiting, or ItemFailed when all tries have failed.
+        Raises Waiting, ItemFailed when all tries have failed, or Halted.
         """
         from common.client.wire import request_body  # takes a second
 
@@ -81,7 +77,7 @@ class Batches:
             if custom_id not in self._results:
                 break
             entry, place = self._results[custom_id]
-            if entry["status"] not in _ENDED:
+            if entry["status"] not in ENDED:
                 raise Waiting("under way in a batch")
             try:
                 completion = self._read(entry, place)
@@ -91,6 +87,11 @@ class Batches:
                 # A live call asks it anew: perhaps an engine with a smaller context refused it.
                 if fault.category == "item" and self.asks_nothing_live:
                     raise ItemFailed(fault.kind, str(fault), lasting=True) from None
+                is_shared = fault.category in ("configuration", "cap")
+                if is_shared and entry["file"] not in self.told and not entry["good"]:
+                    advice = fault.advice_at(connection.endpoint)  # the next run asks anew
+                    self._run.halt(EXIT_STOPPED, f"{path_of(entry)}: {fault}\n{advice}")
+                    raise Halted() from None
                 continue
             cost = None  # of an engine of one's own
             if entry["batch_id"]:
@@ -136,11 +137,13 @@ class Batches:
             row = faults.parse_json(file.readline())
         response = row.get("response") if isinstance(row.get("response"), dict) else {}
         status = response.get("status_code")
-        if status == 200 and not row.get("error"):
-            completion = read_completion(json_bytes(response.get("body")))
+        body = response.get("body", response)  # Fireworks: the reply itself is the response
+        if is_good(row):
+            text = body.encode("utf-8", "replace") if isinstance(body, str) else json_bytes(body)
+            completion = read_completion(text)
             completion.batch = entry["file"]
             return completion
-        words = faults.provider_words(json_bytes(row.get("error") or response.get("body")))
+        words = faults.provider_words(json_bytes(row.get("error") or body))
         raise faults.sort_status(status if status in range(300, 1000) else 500, words)
 
     async def _collect(self) -> None:
@@ -149,20 +152,20 @@ class Batches:
             path = path_of(entry)
             if entry["stage"] != self._stage or not path.exists():  # removed by the user
                 continue
-            if entry["status"] in _ENDED:
+            if entry["status"] in ENDED:
                 self.told.add(entry["file"])
             elif entry["input_file_id"] and (fault := await self._at_provider(entry, self._follow)):
                 self._run.say(
                     f"{path} could not be asked after: {fault}\nIts requests wait. If it is gone "
                     "for good, remove that file: they are asked anew, and paid anew."
                 )
-            is_sent = entry["status"] != _UNSENT or entry["input_file_id"]
+            is_sent = entry["status"] != UNSENT or entry["input_file_id"]
             if not is_sent and self._shard in ("", entry["shard"]):
                 path.unlink()  # noted anew, within this run's --max-cost
                 continue
-            if entry["status"] not in _ENDED and path_of(entry, ".out").exists():
+            if entry["status"] not in ENDED and path_of(entry, ".out").exists():
                 change(entry, status="completed")  # elsewhere
-            if entry["status"] not in _ENDED:
+            if entry["status"] not in ENDED:
                 self._waiting.append(entry)
             places = find_results(entry, self._odd)
             self._results |= {custom_id: (entry, place) for custom_id, place in places.items()}
@@ -173,19 +176,28 @@ class Batches:
             sending = asyncio.ensure_future(self._send())
             over = asyncio.ensure_future(self._run.over.wait())
             over.add_done_callback(lambda _: sending.cancel())
-            with suppress(asyncio.CancelledError):
+            try:
                 await sending
+            except STOPPING as error:
+                self._run.halt(EXIT_STOPPED, stop_words(error))
+            except asyncio.CancelledError:
+                pass
 
     async def _send(self) -> None:
         models = self._run.models
+        refused_by = set()  # providers
         noted = [files for key, files in self._noted.items() if not models[key].gone]
         for entry in itertools.chain(*noted):
             path = path_of(entry)
             with open(path, "rb") as file:
                 os.fsync(file.fileno())
             if not self._sends:
-                change(entry, status=_WRITTEN)
+                change(entry, status=WRITTEN)
+            elif entry["provider"] in refused_by:
+                pass
             elif fault := await self._at_provider(entry, self._start):
+                if fault.category != "item":  # of this file
+                    refused_by.add(entry["provider"])
                 endpoint = self._run.environment.providers[entry["provider"]]
                 code = EXIT_STOPPED
                 advice = fault.advice_at(endpoint)
@@ -221,6 +233,8 @@ class Batches:
                 http_client=openai.DefaultAioHttpClient(follow_redirects=False),
             ) as client:
                 await step(entry, client)
+        except STOPPING:  # of our own files
+            raise
         except Exception as error:  # nothing that a provider answers may end the run
             return self._run.masked_fault(fault_behind(error))
         return None
@@ -245,7 +259,10 @@ class Batches:
         if entry["batch_id"]:
             batch = await client.batches.retrieve(entry["batch_id"])
         else:  # a run ended before it heard of its batch
-            async for batch in client.batches.list(limit=100):
+            page = await client.batches.list(limit=100)
+            if not isinstance(page.data, list):
+                raise ValueError("its list of batches cannot be read")
+            async for batch in page:
                 mark = (batch.metadata or {}).get("mark")
                 if mark == entry["mark"] or batch.input_file_id == entry["input_file_id"]:
                     break
@@ -253,7 +270,7 @@ class Batches:
                 change(entry, input_file_id="")  # it was never started
                 return
         status = batch.status.lower()
-        if status in _ENDED:
+        if status in ENDED:
             if batch.errors and batch.errors.data:
                 words = self._run.masked(str(batch.errors.data[0].message), 1)[:400]
                 self._run.say(f"{path_of(entry)} {status}: {words}")
@@ -275,7 +292,7 @@ class Batches:
             at_most = f", at most ${entry['at_most_usd']:.2f}" if entry["at_most_usd"] else ""
             age = f"{entry['status']} for {clock(time.time() - entry['since'])}"
             words = f"{path_of(entry)}: {entry['requests']:,} requests{at_most}, {age}"
-            if entry["status"] == _WRITTEN:
+            if entry["status"] == WRITTEN:
                 words += f"; put the results into {path_of(entry, '.out')}"
                 words += ", or remove the requests to ask anew"
             lines.append(f"batch   {words}")
@@ -283,78 +300,3 @@ class Batches:
             odd = ", ".join(f"{count:,} {kind}" for kind, count in self._odd.items())
             lines.append(f"batch   lines of results that were left: {odd}")
         return lines
-
-
-def new_file(**whose: str) -> dict:
-    """Return the entry of a request file under a new name."""
-    entry = {**whose, "requests": 0, "at_most_usd": 0.0, "input_file_id": "", "batch_id": ""}
-    entry |= {"mark": uuid4().hex, "status": _UNSENT, "since": time.time()}
-    _BATCH.mkdir(exist_ok=True)
-    change(entry)
-    return entry
-
-
-def add_request(entry: dict, custom_id: str, body: bytes, at_most_usd: float) -> bool:
-    """Write a request into a file; return False where that is full."""
-    line = _LINE % (custom_id.encode(), body)
-    with open(path_of(entry), "ab") as file:
-        if entry["requests"] == _MOST_LINES or file.tell() + len(line) > _MOST_BYTES:
-            return False
-        file.write(line)
-    entry["requests"] += 1
-    entry["at_most_usd"] += at_most_usd
-    return True
-
-
-def path_of(entry: dict, kind: str = "") -> Path:
-    """Return an entry's request file, or of kind ".out" its results."""
-    return _BATCH / f"{entry['file']}{kind}.jsonl"
-
-
-def read_state() -> dict[str, dict]:
-    """Return the entries of all stages by file."""
-    path = _BATCH / "_state.json"
-    return read_json(path, ("batches",))["batches"] if path.exists() else {}
-
-
-def change(entry: dict, **changes) -> None:
-    """Change an entry, here and in the state; a new one gets the name of its file."""
-    entry.update(changes)
-    with open(_BATCH / "_lock_state", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        for left in _BATCH.glob("._state.json.*.tmp"):
-            left.unlink()  # a killed run's
-        entries = read_state()
-        if "file" not in entry:
-            stem = f"{entry['stage']}-{entry['provider'] or 'env'}-{entry['model']}"
-            stem = re.sub(r"[^A-Za-z0-9._-]", "-", stem)[:160]
-            k = 1
-            while f"{stem}-{k}" in entries or (_BATCH / f"{stem}-{k}.jsonl").exists():
-                k += 1
-            entry["file"] = f"{stem}-{k}"
-        write_json(_BATCH / "_state.json", {"batches": {**entries, entry["file"]: entry}})
-
-
-def find_results(entry: dict, counts: Counter) -> dict[str, int | None]:
-    """Return where each request's result stands, None without one; count other lines."""
-    with open(path_of(entry), "rb") as file:
-        found = {line[_ID_PLACE].decode("ascii", "replace"): None for line in file}
-    path = path_of(entry, ".out")
-    if entry["status"] not in _ENDED or not path.exists():
-        return found
-    with open(path, "rb") as file:
-        for line in file:
-            if not line.strip():
-                continue
-            try:
-                custom_id = str(faults.parse_json(line)["custom_id"])
-            except (ValueError, KeyError, TypeError):
-                counts["torn"] += 1
-                continue
-            if custom_id not in found:
-                counts["unknown"] += 1
-            elif found[custom_id] is not None:
-                counts["double"] += 1
-            else:
-                found[custom_id] = file.tell() - len(line)
-    return found
