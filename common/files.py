@@ -34,9 +34,12 @@ class BadFile(Exception):
     """A file that is there but torn or not ours: `path` and, in plain words, `why`."""
 
     def __init__(self, path: Path | str, why: str):
-        super().__init__(printable(f"{path}: {why}"))
+        super().__init__(path, why)  # from which pickle makes it anew
         self.path = Path(path)
         self.why = why
+
+    def __str__(self) -> str:
+        return printable(f"{self.path}: {self.why}")
 
 
 class ItemFailed(Exception):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from common import files
 from common.files import (
     BadFile,
+    ItemFailed,
     UserError,
     clean_text,
     digest,
@@ -97,6 +99,15 @@ def test_a_foreign_file_is_named_with_what_is_wrong(tmp_path, text, why):
     with pytest.raises(BadFile, match=why) as bad:
         read_json(path, ("king", "messages"))
     assert bad.value.path == path
+
+
+@pytest.mark.parametrize(
+    "error", [BadFile("a.json", "torn \x1b"), UserError("no \x1b"), ItemFailed("kind", "detail")]
+)
+def test_an_error_comes_whole_through_a_pipe(error):
+    received = pickle.loads(pickle.dumps(error))
+    assert (type(received), str(received), vars(received)) == (type(error), str(error), vars(error))
+    assert "\x1b" not in str(received)
 
 
 def test_quarantine_never_overwrites(tmp_path):
