@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
 from typing_extensions import NotRequired, TypedDict
 
-from common.files import BadFile, read_json
+from common.files import BadFile, read_json, read_whole
 
 
 class Message(TypedDict):
@@ -66,10 +66,8 @@ class Score(TypedDict):
 
 def read_as(form: TypeAdapter, path: Path) -> Any:
     """Return the JSON document at `path`; BadFile says what first is not as `form` has it."""
-    with open(path, "rb", buffering=0) as file:  # a buffer would double the time
-        data = file.read()
     try:
-        return form.validate_json(data, strict=True, extra="allow")
+        return form.validate_json(read_whole(path), strict=True, extra="allow")
     except ValidationError:
         document = read_json(path)  # it reads lone surrogates too, and names what is torn
     try:
