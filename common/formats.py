@@ -1,4 +1,7 @@
-"""What the files that turns.py reads must hold, in exactly these types; other keys are kept."""
+"""What the files that turns.py reads must hold, in exactly these types; other keys are kept.
+
+What is read has its keys in the order that stands here: as the stages write them.
+"""
 
 from __future__ import annotations
 
@@ -22,23 +25,29 @@ def _end_with_user(messages: list[Message]) -> list[Message]:
     return messages
 
 
+Messages = Annotated[list[Message], Field(min_length=1), AfterValidator(_end_with_user)]
+
+
 class Prompt(TypedDict):
     instance_id: str
-    messages: Annotated[list[Message], Field(min_length=1), AfterValidator(_end_with_user)]
+    messages: Messages
     assistant: str | None
 
 
-class Answer(Prompt):
+class Answer(TypedDict):
+    instance_id: str
     king: str | None  # older versions wrote null for "not yet"
     challenger: str | None
+    assistant: str | None
+    messages: Messages
     meta: NotRequired[dict[str, Any] | None]
 
 
 class Verdict(TypedDict):
     key: str
     judge: str
-    order: Literal["challenger-first", "challenger-second"]
     look: NotRequired[int]  # 3: the reader's test, a finding
+    order: Literal["challenger-first", "challenger-second"]
     calls: dict[str, Annotated[int, Field(ge=0, le=2)] | str] | None  # None: it cannot be read
     reason: str
     usage: dict[str, int] | None
@@ -54,10 +63,10 @@ class Score(TypedDict):
     points: int | None
     max_points: int | None
     score: FiniteFloat | None
-    parsed: bool
-    status: Literal["parsed", "parse-fail", "unfinished", "stopped"]  # the last: older versions
     metrics: dict[str, FiniteFloat | None] | None
     by_judge: dict[str, FiniteFloat | None]
+    parsed: bool
+    status: Literal["parsed", "parse-fail", "unfinished", "stopped"]  # the last: older versions
     reason: str | None
     sha: Annotated[dict[str, str], Field(min_length=4)]  # of the chat and of each side
     verdicts: list[Verdict]

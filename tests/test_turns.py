@@ -143,6 +143,12 @@ def test_an_answer_that_is_not_ours_is_named(here, change, why):
         read_answer(path)
 
 
+def test_an_answer_keeps_the_order_of_its_keys(here):
+    put(here / f"{STEM}.json", make_answer(0))
+    keys = ["instance_id", "king", "challenger", "assistant", "messages", "meta"]
+    assert list(read_answer(here / f"{STEM}.json")) == list(make_answer(0)) == keys
+
+
 def test_an_answer_of_an_older_version_is_whole(here):
     path = here / f"answer_0/{STEM}.json"
     put(path, make_answer(0, challenger=None, assistant=None, meta=None))
