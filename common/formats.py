@@ -40,7 +40,7 @@ class Answer(TypedDict):
     challenger: str | None
     assistant: str | None
     messages: Messages
-    meta: NotRequired[dict[str, Any] | None]
+    meta: NotRequired[Any]  # what is no object counts as {}
 
 
 class Verdict(TypedDict):

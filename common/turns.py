@@ -188,9 +188,11 @@ def read_answer(path: Path) -> dict:
         raise BadFile(path, "a name that no stage of this pipeline gives")
     for side in SIDES:
         answer[side] = answer[side] or ""
-    meta = answer["meta"] = answer.get("meta") or {}
+    if not isinstance(answer.get("meta"), dict):
+        answer["meta"] = {}
     for side in ("king", "challenger"):
-        meta[side] = meta.get(side) or {}
+        if not isinstance(answer["meta"].get(side), dict):
+            answer["meta"][side] = {}
     return answer
 
 

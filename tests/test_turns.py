@@ -143,6 +143,15 @@ def test_an_answer_that_is_not_ours_is_named(here, change, why):
         read_answer(path)
 
 
+@pytest.mark.parametrize("odd", ["x", ["x"], 5, True, None])
+def test_what_is_no_object_in_meta_counts_as_empty(here, odd):
+    path = here / f"{STEM}.json"
+    put(path, make_answer(0, meta=odd))
+    assert read_answer(path)["meta"] == {"king": {}, "challenger": {}}
+    put(path, make_answer(0, meta={"repo": "r", "king": odd, "challenger": odd}))
+    assert read_answer(path)["meta"] == {"repo": "r", "king": {}, "challenger": {}}
+
+
 def test_an_answer_keeps_the_order_of_its_keys(here):
     put(here / f"{STEM}.json", make_answer(0))
     keys = ["instance_id", "king", "challenger", "assistant", "messages", "meta"]
