@@ -62,7 +62,7 @@ class Score(TypedDict):
     mode: Literal[1, 2]
     points: int | None
     max_points: int | None
-    score: FiniteFloat | None
+    score: NotRequired[FiniteFloat | None]
     metrics: dict[str, FiniteFloat | None] | None
     by_judge: dict[str, FiniteFloat | None]
     parsed: bool

@@ -231,7 +231,7 @@ def read_score(path: Path) -> dict:
     today = set(METRICS)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
-    figures = (score["score"], score["points"], score["max_points"])
+    figures = (score.setdefault("score", None), score["points"], score["max_points"])
     if score["parsed"] != (score["status"] == "parsed") or score["parsed"] and None in figures:
         raise BadFile(path, "keys 'parsed', 'status' and 'points' contradict each other")
     # An older version stopped early; a parsed one may be of other metrics than today's.
