@@ -25,6 +25,7 @@ def _end_with_user(messages: list[Message]) -> list[Message]:
     return messages
 
 
+Part = Literal["chat", "king", "challenger", "assistant"]  # of a turn, each with its digest
 Messages = Annotated[list[Message], Field(min_length=1), AfterValidator(_end_with_user)]
 
 
@@ -68,7 +69,7 @@ class Score(TypedDict):
     parsed: bool
     status: Literal["parsed", "parse-fail", "unfinished", "stopped"]  # the last: older versions
     reason: str | None
-    sha: Annotated[dict[str, str], Field(min_length=4)]  # of the chat and of each side
+    sha: Annotated[dict[Part, str], Field(min_length=4)]
     verdicts: list[Verdict]
     on_other_metrics: NotRequired[list[Verdict]]  # than today's
 

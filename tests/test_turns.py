@@ -276,6 +276,7 @@ def verdicts_with(**change) -> dict:
         ({"status": "unfinished"}, "'parsed', 'status' and 'points' contradict"),
         ({"points": None}, "'parsed', 'status' and 'points' contradict"),
         ({"sha": {}}, "key 'sha'"),
+        ({"sha": dict.fromkeys("abcd", "")}, "key 'sha': key 'a': .*should be 'chat', 'king'"),
         ({"points": True}, "key 'points'"),
         ({"score": float("nan")}, "key 'score'"),
         ({"metrics": {"correctness": "high"}}, "key 'metrics'"),
