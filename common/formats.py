@@ -69,9 +69,16 @@ class Score(TypedDict):
     parsed: bool
     status: Literal["parsed", "parse-fail", "unfinished", "stopped"]  # the last: older versions
     reason: str | None
+    held_back: NotRequired[str | None]
     sha: Annotated[dict[Part, str], Field(min_length=4)]
+    counted: NotRequired[list[str]]  # keys of verdicts
     verdicts: list[Verdict]
     on_other_metrics: NotRequired[list[Verdict]]  # than today's
+    counted_confirmed: NotRequired[list[str]]
+    points_confirmed: NotRequired[int | None]
+    max_points_confirmed: NotRequired[int | None]
+    score_confirmed: NotRequired[FiniteFloat | None]
+    reader: NotRequired[dict[Part, str] | None]  # by side, what was quoted
 
 
 def read_as(form: TypeAdapter, path: Path) -> Any:

@@ -231,9 +231,14 @@ def read_score(path: Path) -> dict:
     today = set(METRICS)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
-    figures = (score.setdefault("score", None), score["points"], score["max_points"])
-    if score["parsed"] != (score["status"] == "parsed") or score["parsed"] and None in figures:
-        raise BadFile(path, "keys 'parsed', 'status' and 'points' contradict each other")
+    score.setdefault("score", None)
+    if score["parsed"] != (score["status"] == "parsed"):
+        raise BadFile(path, "keys 'parsed' and 'status' contradict each other")
+    for look in ("", "_confirmed"):
+        figures = [score.get(f"{figure}{look}") for figure in ("points", "max_points", "score")]
+        is_there = score["parsed"] and (not look or figures != [None, None, None])
+        if is_there and not is_share(*figures):
+            raise BadFile(path, f"score{look} {figures[2]} is not 100 * points / max_points")
     # An older version stopped early; a parsed one may be of other metrics than today's.
     if score["status"] == "stopped" or score["parsed"] and set(score["metrics"] or ()) != today:
         score |= {"parsed": False, "status": Status.UNFINISHED.value}
@@ -241,11 +246,20 @@ def read_score(path: Path) -> dict:
     score["verdicts"] = []
     for verdict in every:
         is_finding = verdict.setdefault("look", 1) == 3
-        if is_finding or verdict["calls"] is None or verdict["calls"].keys() == today:
+        calls = verdict["calls"]
+        if calls and not is_finding and not {*calls.values()} <= {0, 1, 2}:
+            raise BadFile(path, f"{verdict['judge']}, key 'calls': expected 0, 1 or 2 of each")
+        if is_finding or calls is None or calls.keys() == today:
             score["verdicts"].append(verdict)
         else:
             score.setdefault("on_other_metrics", []).append(verdict)
     return score
+
+
+def is_share(points: int | None, most: int | None, score: float | None) -> bool:
+    """Tell whether a score is that of these points, with none of the three missing."""
+    is_sound = None not in (points, score) and most and 0 <= points <= most
+    return bool(is_sound) and abs(score - 100 * points / most) < 1e-6
 
 
 def read_duel() -> dict | None:
