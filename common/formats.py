@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, Field, FiniteFloat, TypeAdapter, ValidationError
-from typing_extensions import NotRequired, TypedDict
+from typing_extensions import NotRequired, Required, TypedDict
 
 from common.files import BadFile, read_json, read_whole
 
@@ -79,6 +79,31 @@ class Score(TypedDict):
     max_points_confirmed: NotRequired[int | None]
     score_confirmed: NotRequired[FiniteFloat | None]
     reader: NotRequired[dict[Part, str] | None]  # by side, what was quoted
+
+
+# Of a part of the duel: a judge, the panel without one, the second look, the panel's agreement.
+_NUMBERS = """score parse_rate position_consistency pull equal_share mean_score value turns read
+mean_first mean_confirmed kept kept_mean kept_again"""
+_FIGURES = {**dict.fromkeys(_NUMBERS.split(), int | float | None), "accepted": bool | None}
+Figures = TypedDict("Figures", {**_FIGURES, "named": dict[Part, int]}, total=False)
+
+
+class Duel(TypedDict, total=False):
+    mode: Required[int]
+    accepted: Required[bool | None]
+    why: Required[str | None]
+    turns: Required[dict[str, int] | None]
+    instances: int | None
+    alpha: float | None
+    mean_score: float | None
+    interval: list[float] | None
+    metrics: dict[str, float | None] | None
+    judges: dict[str, Figures] | None
+    leave_one_out: dict[str, Figures] | None
+    agreement: Figures | None
+    kept_again: Figures | None
+    second_look: Figures | None
+    config: dict[str, Any] | None
 
 
 def read_as(form: TypeAdapter, path: Path) -> Any:

@@ -24,7 +24,7 @@ from pydantic import Field, TypeAdapter
 from common import files
 from common.config import METRICS
 from common.files import BadFile, ItemFailed, UserError, digest, natural_key, read_json
-from common.formats import Answer, Prompt, Score, read_as
+from common.formats import Answer, Duel, Prompt, Score, read_as
 
 # Instances that must never become training data.
 EXCLUDED_IDS: frozenset[str] = frozenset()
@@ -216,6 +216,7 @@ def text_digests(answer: dict) -> dict[str, str]:
 # ----------------------------------------------------------------------------------------- scores
 
 _SCORE = TypeAdapter(Score)
+_DUEL = TypeAdapter(Duel)
 MOST_HALF_POINTS = 2 * len(METRICS)  # of one verdict
 UNREAD = -1  # in place of half-points, where a judge's answer could not be read
 # The challenger's half-points by the call, 0 a draw, 1 and 2 the reply shown first and second.
@@ -265,13 +266,7 @@ def is_share(points: int | None, most: int | None, score: float | None) -> bool:
 def read_duel() -> dict | None:
     """Return score/_duel.json, None without one. Raises BadFile."""
     path = Path("score", "_duel.json")
-    if not path.exists():
-        return None
-    duel = read_json(path, ("mode", "accepted", "why", "turns"))
-    for key in ("turns", "judges", "config", "metrics", "leave_one_out", "without_generator"):
-        if not isinstance(duel.get(key) or {}, dict):
-            raise BadFile(path, f"key {key!r}: expected an object")
-    return duel
+    return read_as(_DUEL, path) if path.exists() else None
 
 
 def half_points(verdict: dict) -> list[int]:

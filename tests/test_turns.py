@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -319,11 +318,28 @@ def test_scores_of_older_versions_are_read_as_of_today(here):
     assert read["status"] == "unfinished" and bucket(read)[0] is read["score"] is None
 
 
-def test_the_duel_is_read_or_named(here):
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"turns": [1]}, "key 'turns'"),
+        ({"mean_score": "high"}, "key 'mean_score'"),
+        ({"judges": {"a": None}}, "key 'judges': key 'a'"),
+        ({"judges": {"a": {"pull": "x"}}}, "key 'judges': key 'a': key 'pull'"),
+        ({"leave_one_out": {"a": 5}}, "key 'leave_one_out': key 'a'"),
+        ({"leave_one_out": {"a": {"accepted": "x"}}}, "key 'accepted'"),
+        ({"second_look": [1]}, "key 'second_look'"),
+        ({"second_look": {"named": ["x"]}}, "key 'second_look': key 'named'"),
+        ({"agreement": 0.4}, "key 'agreement'"),
+    ],
+)
+def test_the_duel_is_read_or_named(here, change, why):
     assert read_duel() is None
-    put(here / "score/_duel.json", {"mode": 2, "accepted": True, "why": "", "turns": [1]})
-    with pytest.raises(BadFile, match="key 'turns'"):
+    duel = {"mode": 2, "accepted": True, "why": "", "turns": {}, "judges": {"a": {}}}
+    put(here / "score/_duel.json", duel)
+    assert read_duel() == duel
+    put(here / "score/_duel.json", {**duel, **change})
+    with pytest.raises(BadFile, match=why):
         read_duel()
-    (here / "score/_duel.json").write_text(json.dumps({"mode": 2}))
-    with pytest.raises(BadFile, match="'accepted' is missing"):
+    put(here / "score/_duel.json", {"mode": 2})
+    with pytest.raises(BadFile, match="'accepted': missing"):
         read_duel()
