@@ -112,6 +112,8 @@ def main() -> int:
             calls = ((call, prompt_of(stem)["messages"]) for stem in pending)
             return dry_run(environment, calls, tally.skipped, own_replies("king"), flags.batch)
 
+        for left in folder.glob(".*.king.*.tmp"):  # by a killed shard, whose own folder this is
+            left.unlink()
         llm = LLM(environment, flags, "king")
 
         async def ask_king(stem: str) -> None:

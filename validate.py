@@ -139,7 +139,9 @@ def survey(answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tall
     bills = defaultdict(Counter)
     count = 0
     excluded = cache(why_excluded)
+    progress = Progress(len(answers), "reading")
     for stem, path in answers.items():
+        progress.update()
         turn = load_turn(stem, path, mode, tally, write=not flags.dry_run)
         if turn is None:
             continue
@@ -160,6 +162,7 @@ def survey(answers: dict[str, Path], panel: Panel, mode: int, flags, tally: Tall
         else:
             record.enter_score(row, score, panel.names, bills)
             tally.skipped["nothing to confirm" if flags.confirm else "judged already"] += 1
+    progress.close()
     return table[:count], waiting, bills
 
 

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from io import StringIO
 from pathlib import Path
 from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
@@ -29,8 +30,9 @@ DEFAULT_BASE_URL = "https://llm.chutes.ai/v1"
 ModelId = Annotated[str, Field(pattern=r"\S")]
 Prices = dict[Literal["prompt", "completion"], Annotated[float, Field(ge=0)]]
 # Request fields that have a setting of their own, or that are ours.
-_OUR_FIELDS = {"messages", "model", "stream", "stream_options", "temperature", "top_p"}
-_OUR_FIELDS |= {"max_tokens", "max_completion_tokens"}
+_MAY_BE_OMITTED = {"temperature", "top_p", "stream_options"}
+_MOST_TOKENS = {"max_tokens", "max_completion_tokens"}
+_OUR_FIELDS = {"messages", "model", "stream", *_MAY_BE_OMITTED, *_MOST_TOKENS}
 
 
 class _Section(BaseModel, frozen=True, strict=True, allow_inf_nan=False):
@@ -200,6 +202,7 @@ def _problems(config: Config) -> Iterator[str]:
         calls += [(f"[{section}]", call_of(model)) for model in models]
         if len(set(models)) < len(models):
             yield f"[{section}] models = {models}: expected none twice"
+    may_be_omitted = _MAY_BE_OMITTED.union(*(call.extra_body for _, call in calls))
     for section, call in calls:
         key = f"{call.model}, {section}"
         if call.provider not in ("", *config.provider):
@@ -210,6 +213,12 @@ def _problems(config: Config) -> Iterator[str]:
             yield f"{key} max_tokens = {call.max_tokens}: expected {most}"
         if ours := call.extra_body.keys() & {*_OUR_FIELDS, call.max_tokens_field}:
             yield f"{key} extra_body: {min(ours)!r} has no place there"
+        for name in sorted({*call.omit} - may_be_omitted):
+            known = ", ".join(sorted(may_be_omitted))
+            yield f"{key} omit: {name!r} is no field that can be left out; such are {known}"
+        if call.max_tokens_field in _OUR_FIELDS - _MOST_TOKENS:
+            expected = "that is another field; expected such as 'max_completion_tokens'"
+            yield f"{key} max_tokens_field = {call.max_tokens_field!r}: {expected}"
         if len(call.prices) == 1:
             yield f"{key} prices = {call.prices}: expected {{ prompt = ..., completion = ... }}"
 
@@ -262,7 +271,7 @@ def load_environment(config: Config, calls: Iterable[CallSettings]) -> Environme
     own_url = values.get("CHUTES_BASE_URL") or DEFAULT_BASE_URL
     own = Provider(base_url=own_url, key_env="CHUTES_API_KEY")
     endpoints = {}
-    for name in {call.provider for call in calls}:
+    for name in sorted({call.provider for call in calls}):
         provider = config.provider[name] if name else own
         key = provider.key_env
         place = f"[provider.{name}] base_url in chain.toml"
@@ -313,11 +322,10 @@ def environment_values() -> dict[str, str]:
     if path is not None:
         from dotenv import dotenv_values  # here, because many machines have no .env
 
-        try:
-            values = dotenv_values(path, encoding="utf-8-sig")
-        except UnicodeDecodeError:
-            words = "not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8."
-            raise UserError(f"{path}: {words}") from None
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        if "\0" in text or "\ufffd" in text:
+            raise UserError(f"{path}: not UTF-8 (UTF-16 or Latin-1?). Save it as UTF-8.")
+        values = dotenv_values(stream=StringIO(text))
     return {name: (value or "").strip() for name, value in {**values, **os.environ}.items()}
 
 

@@ -34,9 +34,12 @@ class BadFile(Exception):
     """A file that is there but torn or not ours: `path` and, in plain words, `why`."""
 
     def __init__(self, path: Path | str, why: str):
-        super().__init__(printable(f"{path}: {why}"))
+        super().__init__(path, why)  # from which pickle makes it anew
         self.path = Path(path)
         self.why = why
+
+    def __str__(self) -> str:
+        return printable(f"{self.path}: {self.why}")
 
 
 class ItemFailed(Exception):
@@ -107,9 +110,17 @@ def json_bytes(value: object) -> bytes:
         return text.encode("utf-8", "backslashreplace") + b"\n"  # its escapes are JSON's as well
 
 
+def read_whole(path: Path | str) -> bytes:
+    """Return what a file holds. Raises OSError, and BadFile for what is there and no file."""
+    if not os.path.isfile(path) and os.path.exists(path):  # to read a pipe would wait for ever
+        raise BadFile(path, "a folder or a pipe where a file was expected")
+    with open(path, "rb", buffering=0) as file:  # a buffer would double the time
+        return file.read()
+
+
 def read_json(path: Path | str, keys: tuple[str, ...] = ()) -> dict | list:
     """Return a JSON document; with `keys`, an object of them. Raises OSError, BadFile."""
-    data = Path(path).read_bytes()
+    data = read_whole(path)
     try:
         value = from_json(data)
     except ValueError:

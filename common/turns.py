@@ -24,7 +24,7 @@ from pydantic import Field, TypeAdapter
 from common import files
 from common.config import METRICS
 from common.files import BadFile, ItemFailed, UserError, digest, natural_key, read_json
-from common.formats import Answer, Prompt, Score, read_as
+from common.formats import Answer, Duel, Prompt, Score, read_as
 
 # Instances that must never become training data.
 EXCLUDED_IDS: frozenset[str] = frozenset()
@@ -188,9 +188,11 @@ def read_answer(path: Path) -> dict:
         raise BadFile(path, "a name that no stage of this pipeline gives")
     for side in SIDES:
         answer[side] = answer[side] or ""
-    meta = answer["meta"] = answer.get("meta") or {}
+    if not isinstance(answer.get("meta"), dict):
+        answer["meta"] = {}
     for side in ("king", "challenger"):
-        meta[side] = meta.get(side) or {}
+        if not isinstance(answer["meta"].get(side), dict):
+            answer["meta"][side] = {}
     return answer
 
 
@@ -214,6 +216,7 @@ def text_digests(answer: dict) -> dict[str, str]:
 # ----------------------------------------------------------------------------------------- scores
 
 _SCORE = TypeAdapter(Score)
+_DUEL = TypeAdapter(Duel)
 MOST_HALF_POINTS = 2 * len(METRICS)  # of one verdict
 UNREAD = -1  # in place of half-points, where a judge's answer could not be read
 # The challenger's half-points by the call, 0 a draw, 1 and 2 the reply shown first and second.
@@ -229,9 +232,14 @@ def read_score(path: Path) -> dict:
     today = set(METRICS)
     if score["stem"] != path.stem:
         raise BadFile(path, f"holds the score of {score['stem']!r}")
-    figures = (score["score"], score["points"], score["max_points"])
-    if score["parsed"] != (score["status"] == "parsed") or score["parsed"] and None in figures:
-        raise BadFile(path, "keys 'parsed', 'status' and 'points' contradict each other")
+    score.setdefault("score", None)
+    if score["parsed"] != (score["status"] == "parsed"):
+        raise BadFile(path, "keys 'parsed' and 'status' contradict each other")
+    for look in ("", "_confirmed"):
+        figures = [score.get(f"{figure}{look}") for figure in ("points", "max_points", "score")]
+        is_there = score["parsed"] and (not look or figures != [None, None, None])
+        if is_there and not is_share(*figures):
+            raise BadFile(path, f"score{look} {figures[2]} is not 100 * points / max_points")
     # An older version stopped early; a parsed one may be of other metrics than today's.
     if score["status"] == "stopped" or score["parsed"] and set(score["metrics"] or ()) != today:
         score |= {"parsed": False, "status": Status.UNFINISHED.value}
@@ -239,23 +247,26 @@ def read_score(path: Path) -> dict:
     score["verdicts"] = []
     for verdict in every:
         is_finding = verdict.setdefault("look", 1) == 3
-        if is_finding or verdict["calls"] is None or verdict["calls"].keys() == today:
+        calls = verdict["calls"]
+        if calls and not is_finding and not {*calls.values()} <= {0, 1, 2}:
+            raise BadFile(path, f"{verdict['judge']}, key 'calls': expected 0, 1 or 2 of each")
+        if is_finding or calls is None or calls.keys() == today:
             score["verdicts"].append(verdict)
         else:
             score.setdefault("on_other_metrics", []).append(verdict)
     return score
 
 
+def is_share(points: int | None, most: int | None, score: float | None) -> bool:
+    """Tell whether a score is that of these points, with none of the three missing."""
+    is_sound = None not in (points, score) and most and 0 <= points <= most
+    return bool(is_sound) and abs(score - 100 * points / most) < 1e-6
+
+
 def read_duel() -> dict | None:
     """Return score/_duel.json, None without one. Raises BadFile."""
     path = Path("score", "_duel.json")
-    if not path.exists():
-        return None
-    duel = read_json(path, ("mode", "accepted", "why", "turns"))
-    for key in ("turns", "judges", "config", "metrics", "leave_one_out", "without_generator"):
-        if not isinstance(duel.get(key) or {}, dict):
-            raise BadFile(path, f"key {key!r}: expected an object")
-    return duel
+    return read_as(_DUEL, path) if path.exists() else None
 
 
 def half_points(verdict: dict) -> list[int]:

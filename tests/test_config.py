@@ -58,6 +58,14 @@ def test_every_key_is_commented_where_it_first_stands():
         ("[confirm]\nband = [90, 73]", ["[confirm] band = [90", "the lower score first"]),
         ("[duel]\nalpha = 0.001\nresamples = 998", ["resamples = 998: expected", "999 or more"]),
         ("[generate]\nextra_body = {model = 1}", ["[generate] extra_body: 'model'"]),
+        (
+            '[generate]\nomit = ["top_k", "seed", "top_p"]',
+            ["[generate] omit: 'seed' is no", "such are stream_options, temperature, top_k, top_p"],
+        ),
+        (
+            '[judge]\nmax_tokens_field = "model"',
+            ["[judge] max_tokens_field = 'model'", "'max_completion_tokens'"],
+        ),
         ("generate = 5", ["generate = 5", "a valid dictionary"]),
     ],
 )
@@ -125,9 +133,11 @@ def test_a_wrong_environment_is_named(empty_environment, monkeypatch, name, valu
         load_own()
 
 
+@pytest.mark.parametrize("start", ["# clé\n", ""])
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "latin-1"])
-def test_a_dot_env_that_is_not_utf_8_is_named(empty_environment, encoding):
-    Path(".env").write_bytes("# clé\nCHUTES_API_KEY=cpk_x\n".encode(encoding))
+def test_a_dot_env_that_is_not_utf_8_is_named(empty_environment, encoding, start):
+    text = f"{start}CHUTES_API_KEY=cpk_é\n" if encoding == "latin-1" else f"{start}A=b\n"
+    Path(".env").write_bytes(text.encode(encoding))
     with pytest.raises(UserError, match=".env: not UTF-8"):
         load_own()
 

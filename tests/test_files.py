@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 from common import files
 from common.files import (
     BadFile,
+    ItemFailed,
     UserError,
     clean_text,
     digest,
@@ -21,6 +24,7 @@ from common.files import (
     turn_files,
     write_json,
 )
+from common.turns import read_score
 from runner import REPO
 
 
@@ -97,6 +101,23 @@ def test_a_foreign_file_is_named_with_what_is_wrong(tmp_path, text, why):
     with pytest.raises(BadFile, match=why) as bad:
         read_json(path, ("king", "messages"))
     assert bad.value.path == path
+
+
+@pytest.mark.parametrize("make", [os.mkdir, os.mkfifo])
+def test_what_is_no_file_is_named_and_not_waited_for(tmp_path, make):
+    make(tmp_path / "a.json")
+    for reader in (read_json, read_score):
+        with pytest.raises(BadFile, match="a.json: a folder or a pipe where a file was expected"):
+            reader(tmp_path / "a.json")
+
+
+@pytest.mark.parametrize(
+    "error", [BadFile("a.json", "torn \x1b"), UserError("no \x1b"), ItemFailed("kind", "detail")]
+)
+def test_an_error_comes_whole_through_a_pipe(error):
+    received = pickle.loads(pickle.dumps(error))
+    assert (type(received), str(received), vars(received)) == (type(error), str(error), vars(error))
+    assert "\x1b" not in str(received)
 
 
 def test_quarantine_never_overwrites(tmp_path):

@@ -111,6 +111,14 @@ def test_a_shard_excludes_a_whole_run_and_shards_of_another_number(tmp_path, ser
     assert len(server.chats) == len(answers(tmp_path)) == 4  # 0, 2, 4 of the first; 2 and 5
 
 
+def test_a_shard_removes_what_its_killed_run_left(tmp_path, server):
+    make_sample(tmp_path, 2)
+    for name in (".a.json.king.1.tmp", ".a.json.ch.1.tmp"):
+        put(tmp_path / "answer_1" / name, {})
+    assert stage("king.py", "--shard", "1/2", cwd=tmp_path, server=server).returncode == 0
+    assert [path.name for path in tmp_path.glob("answer_1/.*")] == [".a.json.ch.1.tmp"]
+
+
 def test_another_sample_under_the_same_names_is_not_taken_for_answered(tmp_path, server):
     make_sample(tmp_path, 2)
     dry = stage("king.py", "--dry-run", cwd=tmp_path, server=server)

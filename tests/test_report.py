@@ -218,7 +218,7 @@ def test_text_from_data_stays_text(tmp_path):
         by_judge = {JUDGES[0]: 100.0, JUDGES[1]: 0.0}
         edit(tmp_path / f"score/{stem}.json", reason=HOSTILE, by_judge=by_judge)
         meta = get(tmp_path / f"answer_0/{stem}.json")["meta"]
-        meta["repo"] = HOSTILE
+        meta["repo"] = HOSTILE + "\ud800"  # half a character
         meta["challenger"]["model"] = HOSTILE
         meta["challenger"]["leaks"] = {"version": 0, "hits": [leak]}
         rewrite(tmp_path, stem, instance_id=HOSTILE, meta=meta)

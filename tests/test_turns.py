@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 
 import pytest
@@ -143,6 +142,21 @@ def test_an_answer_that_is_not_ours_is_named(here, change, why):
         read_answer(path)
 
 
+@pytest.mark.parametrize("odd", ["x", ["x"], 5, True, None])
+def test_what_is_no_object_in_meta_counts_as_empty(here, odd):
+    path = here / f"{STEM}.json"
+    put(path, make_answer(0, meta=odd))
+    assert read_answer(path)["meta"] == {"king": {}, "challenger": {}}
+    put(path, make_answer(0, meta={"repo": "r", "king": odd, "challenger": odd}))
+    assert read_answer(path)["meta"] == {"repo": "r", "king": {}, "challenger": {}}
+
+
+def test_an_answer_keeps_the_order_of_its_keys(here):
+    put(here / f"{STEM}.json", make_answer(0))
+    keys = ["instance_id", "king", "challenger", "assistant", "messages", "meta"]
+    assert list(read_answer(here / f"{STEM}.json")) == list(make_answer(0)) == keys
+
+
 def test_an_answer_of_an_older_version_is_whole(here):
     path = here / f"answer_0/{STEM}.json"
     put(path, make_answer(0, challenger=None, assistant=None, meta=None))
@@ -258,9 +272,15 @@ def verdicts_with(**change) -> dict:
         ({"stem": "other"}, "holds the score of 'other'"),
         ({"mode": 3}, "key 'mode'"),
         ({"status": "fine"}, "key 'status'"),
-        ({"status": "unfinished"}, "'parsed', 'status' and 'points' contradict"),
-        ({"points": None}, "'parsed', 'status' and 'points' contradict"),
+        ({"status": "unfinished"}, "'parsed' and 'status' contradict"),
+        ({"points": None}, "score 50.0 is not 100"),
+        ({"score": None}, "score None is not 100"),
+        ({"score": 90.0}, "score 90.0 is not 100"),
+        ({"points": -1}, "score 50.0 is not 100"),
+        ({"points_confirmed": 9}, "score_confirmed None is not 100"),
+        ({"reader": ["x"]}, "key 'reader'"),
         ({"sha": {}}, "key 'sha'"),
+        ({"sha": dict.fromkeys("abcd", "")}, "key 'sha': key 'a': .*should be 'chat', 'king'"),
         ({"points": True}, "key 'points'"),
         ({"score": float("nan")}, "key 'score'"),
         ({"metrics": {"correctness": "high"}}, "key 'metrics'"),
@@ -268,6 +288,7 @@ def verdicts_with(**change) -> dict:
         ({"verdicts": [{}]}, "key 'verdicts': record 1: key 'key': missing"),
         ({"repo": None}, "key 'repo'"),
         (verdicts_with(calls=dict.fromkeys(METRICS, 3)), "key 'verdicts': record 3"),
+        (verdicts_with(calls=dict.fromkeys(METRICS, "1")), "key 'calls': expected 0, 1 or 2"),
         (verdicts_with(calls=dict.fromkeys(METRICS, True)), "key 'verdicts': record 3"),
         (verdicts_with(usage={"prompt_tokens": "many"}), "key 'verdicts': record 3"),
         (verdicts_with(cost_usd="cheap"), "key 'verdicts': record 3"),
@@ -290,17 +311,35 @@ def test_scores_of_older_versions_are_read_as_of_today(here):
     score = make_score(STEM, make_answer(0), EVEN, parsed=False, status="stopped")
     for verdict in score["verdicts"]:
         del verdict["look"]
+    del score["score"]
     put(here / f"score/{STEM}.json", {**score, "bounds": [50, 80], "flags": []})
     read = read_score(Path("score", f"{STEM}.json"))
     assert [verdict["look"] for verdict in read["verdicts"]] == [1] * 2 * len(JUDGES)
-    assert read["status"] == "unfinished" and bucket(read)[0] is None
+    assert read["status"] == "unfinished" and bucket(read)[0] is read["score"] is None
 
 
-def test_the_duel_is_read_or_named(here):
+@pytest.mark.parametrize(
+    "change, why",
+    [
+        ({"turns": [1]}, "key 'turns'"),
+        ({"mean_score": "high"}, "key 'mean_score'"),
+        ({"judges": {"a": None}}, "key 'judges': key 'a'"),
+        ({"judges": {"a": {"pull": "x"}}}, "key 'judges': key 'a': key 'pull'"),
+        ({"leave_one_out": {"a": 5}}, "key 'leave_one_out': key 'a'"),
+        ({"leave_one_out": {"a": {"accepted": "x"}}}, "key 'accepted'"),
+        ({"second_look": [1]}, "key 'second_look'"),
+        ({"second_look": {"named": ["x"]}}, "key 'second_look': key 'named'"),
+        ({"agreement": 0.4}, "key 'agreement'"),
+    ],
+)
+def test_the_duel_is_read_or_named(here, change, why):
     assert read_duel() is None
-    put(here / "score/_duel.json", {"mode": 2, "accepted": True, "why": "", "turns": [1]})
-    with pytest.raises(BadFile, match="key 'turns'"):
+    duel = {"mode": 2, "accepted": True, "why": "", "turns": {}, "judges": {"a": {}}}
+    put(here / "score/_duel.json", duel)
+    assert read_duel() == duel
+    put(here / "score/_duel.json", {**duel, **change})
+    with pytest.raises(BadFile, match=why):
         read_duel()
-    (here / "score/_duel.json").write_text(json.dumps({"mode": 2}))
-    with pytest.raises(BadFile, match="'accepted' is missing"):
+    put(here / "score/_duel.json", {"mode": 2})
+    with pytest.raises(BadFile, match="'accepted': missing"):
         read_duel()

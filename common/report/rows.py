@@ -14,7 +14,7 @@ from common.audit.protocol import action_style, count_doubt, fence_of, protocol_
 from common.config import METRICS
 from common.duel.record import LOOKS
 from common.duel.verdicts import FIRST_LOOK, READING
-from common.files import BadFile, digest
+from common.files import BadFile, clean_text, digest
 from common.report.left_out import LeftOut, dicts
 from common.report.markdown import Markdown, shown
 from common.turns import OPPONENT, SIDES, Status, bucket, read_answer, read_score, text_digests
@@ -118,7 +118,7 @@ def enter_answer(row: Row, answer: dict, left_out: LeftOut) -> None:
     challenger = answer["challenger"]
     meta = answer["meta"]
     row.instance_id = answer["instance_id"]
-    row.repo = str(meta.get("repo") or row.instance_id)
+    row.repo = clean_text(str(meta.get("repo") or row.instance_id))
     instance = left_out.look_up(row.instance_id)
     row.license = instance["license"]
     row.excluded = instance["excluded"]
