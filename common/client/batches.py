@@ -152,6 +152,8 @@ class Batches:
             path = path_of(entry)
             if entry["stage"] != self._stage or not path.exists():  # removed by the user
                 continue
+            for left in [] if self._shard else path.parent.glob(f".{path.stem}.out.*.tmp"):
+                left.unlink()  # a killed run's
             if entry["status"] in ENDED:
                 self.told.add(entry["file"])
             elif entry["input_file_id"] and (fault := await self._at_provider(entry, self._follow)):
