@@ -340,6 +340,8 @@ def test_line_ends_of_unicode_end_no_event():
         b": wait\n",
         A + b'data: {"error": {"message": "x", "code": 502}}\n\n',
         b"data: {torn\n\n",
+        A + b"data: upstream worker died, retrying\n\n" + END,
+        A + b"data: [1]\n\n" + END,
         event(index=0, delta={"content": "a"}, finish_reason="error"),
     ],
 )

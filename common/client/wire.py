@@ -205,9 +205,10 @@ def read_completion(body: bytes) -> Completion:
     pieces = []
     try:
         for line in [body] if body.startswith(b"{") else body.splitlines():
+            # No comment, no event's name; on Chutes a fault comes without `data:`.
+            is_event = line.startswith((b"data:", b"{"))
             line = line.removeprefix(b"data:").strip()
-            # No comment, no event's name, no [DONE]; on Chutes a fault comes without `data:`.
-            if line.startswith(b"{"):
+            if is_event and line not in (b"", b"[DONE]"):
                 _read_event(line, completion, pieces)
     except Fault:
         raise
