@@ -340,6 +340,8 @@ def test_an_override_adds_to_what_is_known_of_the_judges():
 def test_usage_of_the_whole_reply_goes_over_that_of_a_choice():
     usage = {"prompt_tokens": 5, "completion_tokens": 2}
     choice = {"message": {"content": "a"}, "finish_reason": "stop", "usage": usage}
-    for more, prompt in (({}, 5), ({"usage": {**usage, "prompt_tokens": 7}}, 7)):
+    whole = {**usage, "prompt_tokens": 7}
+    odd = {"reasoning_tokens": -1, "prompt_tokens_details": {"cached_tokens": 1.0}}
+    for more, prompt in (({}, 5), ({"usage": whole}, 7), ({"usage": {**whole, **odd}}, 7)):
         body = json.dumps({"choices": [choice], **more}).encode()
         assert read_completion(body).usage["prompt_tokens"] == prompt
