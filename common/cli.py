@@ -58,9 +58,13 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def dollars(text: str) -> float:
-    if not re.fullmatch(r"[0-9]*\.?[0-9]+", text) or not float(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
         raise ArgumentTypeError(f"expected dollars, above 0, found {text[:40]!r}")
-    return float(text)
+    return value
 
 
 def run(main: Callable[[], int]) -> None:
