@@ -116,6 +116,16 @@ def test_a_refusal_of_one_prompt_is_of_that_item(tmp_path, refused, at):
         assert len(asked) <= 8 + 1 + 2, "the one-word chat was asked at most once a run"
 
 
+def test_a_provider_that_begins_to_refuse_everything_ends_the_run(tmp_path):
+    make_sample(tmp_path, 30)
+    write_settings(tmp_path, generate={**QUICK, "concurrency": 1})
+    # The first item is refused, the one-word chat passes, three more items do, then nothing.
+    fault = lambda n, body: None if 1 < n < 6 else "400-param"  # noqa: E731
+    with Server(lambda body: REPLY, key=KEY, faults=fault) as server:
+        result = stage("king.py", cwd=tmp_path, server=server)
+    assert result.returncode == 2 and len(server.chats) == 5 + 4 + 1, result.stdout
+
+
 def test_a_429_of_any_words_is_waited_for(tmp_path):
     make_sample(tmp_path, 3)
     words = b'{"error": {"code": "insufficient_quota", "message": "exceeded your current quota"}}'

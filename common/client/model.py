@@ -41,6 +41,7 @@ _NO_MONEY = (402, 429)  # where not transient: no chat would pass
 _HELLO = [{"role": "user", "content": "Hello"}]
 _HELLO_TOKENS = 16  # enough for a sign of life
 _HELLO_HOLDS_S = 60.0  # one that passed speaks for the next refused items, too: each is paid
+_REFUSED_IN_A_ROW = 4  # items: with these it may have begun to refuse every call
 _WAIT_WORTH_A_WORD_S = 5.0
 _CHARS_SHOWN = 200  # of a refused reply
 
@@ -75,6 +76,7 @@ class Model:
         self._refused_replies = 0  # of these
         self._hello: asyncio.Future | None = None  # the last one-word chat
         self._hello_passed_s = -math.inf
+        self._refused_items = 0  # since a call has passed
         self._cleared_s = -math.inf  # when that showed that the items are at fault
         self._quiet_until_s = 0.0
 
@@ -141,6 +143,7 @@ class Model:
             run.count_reply(call, completion, cost)
             hear(0)
             self._is_proven = True
+            self._refused_items = 0
             return completion, cost
         except Fault as fault:
             # What came before a reply broke is paid for; an error from the start is not.
@@ -174,7 +177,9 @@ class Model:
             self._run.say(f"{self._where}: {fault}; {words}")
 
         is_no_api = fault.advice == CHECK_ADDRESS and not self._is_proven  # a page of HTML
-        is_known = fault.category == "item" and now_s - self._hello_passed_s < _HELLO_HOLDS_S
+        self._refused_items += fault.category == "item"
+        is_fresh = now_s - self._hello_passed_s < _HELLO_HOLDS_S
+        is_known = fault.category == "item" and is_fresh and self._refused_items < _REFUSED_IN_A_ROW
         shared = None
         if fault.category == "cap" or (not is_transient and fault.status in _NO_MONEY):
             shared = fault
