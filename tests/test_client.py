@@ -479,6 +479,8 @@ def test_a_full_disk_is_a_clear_stop_and_tears_nothing(tmp_path):
         )
         assert result.returncode == 2 and "Traceback" not in result.stderr
         assert "File too large: no new calls, trying again" in result.stderr
+        lost = len(server.chats) - len(kings(tmp_path))
+        assert lost and f"lost    {lost} paid replies: the disk took no file" in result.stdout
         assert all(king == REPLY for king in kings(tmp_path))
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     assert len(answers(tmp_path)) == 5

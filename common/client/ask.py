@@ -177,6 +177,9 @@ class LLM(Run):
         if self.given_up:
             words = "calls in flight when the run ended, which may be billed all the same"
             lines.append(f"left    {self.given_up:,} {words}")
+        if self.lost_replies:
+            words = "paid replies: the disk took no file for them"
+            lines.append(f"lost    {self.lost_replies:,} {words}")
         return lines
 
 
