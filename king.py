@@ -112,7 +112,7 @@ def main() -> int:
             calls = ((call, prompt_of(stem)["messages"]) for stem in pending)
             return dry_run(environment, calls, tally.skipped, own_replies("king"), flags.batch)
 
-        llm = LLM(environment, flags, "king")
+        llm = LLM(environment, flags, "king", tally.failed_before(folder))
 
         async def ask_king(stem: str) -> None:
             prompt = prompt_of(stem)

@@ -169,6 +169,12 @@ class Tally:
         row = {"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind}
         self.failed.append({**row, "lasting": lasting, **more})
 
+    def failed_before(self, folder: Path | str) -> str:
+        """Return the rows of what this stage's last run in a folder failed at, as text."""
+        mark = f'"stage": {json.dumps(self.stage)},'
+        texts = [path.read_text("utf-8", "replace") for path in Path(folder).glob("_failed*.jsonl")]
+        return "\n".join(row for row in "".join(texts).splitlines() if mark in row)
+
     def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
         """Replace this stage's rows in the folder's list, or its shard's list, of failed items."""
         part = f"_{shard[0]}_of_{shard[1]}" if shard else ""

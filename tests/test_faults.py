@@ -48,7 +48,10 @@ def test_a_useless_writer_is_left_soon_and_named(tmp_path, script, at_once, most
         rows = failed_rows(tmp_path)
         kept = [reply for row in rows for reply in row.get("replies", [])]
         assert kept and all(0 < len(reply["text"]) <= 400 for reply in kept)
-        # The same line again: a model that was mended goes on.
+        # The same line again: it is left sooner, and goes on where it was mended.
+        before = len(server.chats)
+        assert stage(script, cwd=tmp_path, server=server).returncode == 1
+        assert len(server.chats) - before <= 10
         server.reply = lambda body: REPLY.replace("-la", "-l")
         assert stage(script, cwd=tmp_path, server=server).returncode == 0
     assert not failed_rows(tmp_path)

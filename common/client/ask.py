@@ -59,8 +59,9 @@ class NoAcceptableReply(ItemFailed):
 class LLM(Run):
     """A run, and what its stage asks of its models."""
 
-    def __init__(self, environment: Environment, flags, stage: str):
+    def __init__(self, environment: Environment, flags, stage: str, failed_before: str = ""):
         super().__init__(environment, flags.max_cost)
+        self.failed_before = failed_before  # the rows of the stage's last run, as text
         self.batches = Batches(self, stage, flags)
         self.concurrency = flags.concurrency
         self._largest_prompts = {}  # see _context_lack

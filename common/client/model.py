@@ -29,7 +29,9 @@ from common.files import ItemFailed
 # None good of ten items with 2.5 replies on the average: a writer of which the audit takes one
 # reply in four is left by mistake once in a thousand runs.
 _ITEMS_OF_A_TRIAL = 10
-_REPLIES_OF_A_TRIAL = 25
+_USELESS = "gives nothing usable"
+_ITEMS_OF_A_SECOND_TRIAL = 3  # after a run that left it so: chosen
+_REPLIES_EACH = 2.5
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 # Over a quarter of `outage_s`: a provider that fails one call in five strikes one item in 600 so
@@ -61,12 +63,14 @@ class Model:
 
     def __init__(self, run: Run, call: CallSettings, connection, width: int):
         self.limiter = RateLimiter(width)
-        self.limiter.pace.most = _ITEMS_OF_A_TRIAL // 2  # until one reply was good
         self.gone: ItemFailed | None = None  # why nothing more is asked of it
         self.is_useless = False  # that is since nothing that it said was of use
         self._run = run
         self.connection = connection
         self._where = f"{call.model} at {connection.endpoint.base_url}"
+        is_second = f"{self._where} {_USELESS}" in run.failed_before
+        self._trial_items = _ITEMS_OF_A_SECOND_TRIAL if is_second else _ITEMS_OF_A_TRIAL
+        self.limiter.pace.most = self._trial_items // 2  # until one reply was good
         self._now_s = asyncio.get_running_loop().time
         self._heard_s = self._now_s()  # when words of a reply last arrived
         self._is_reached = False  # anything has answered
@@ -261,12 +265,12 @@ class Model:
         self._tried_items += nth == 1
         if not is_cut or nth == call.bad_reply_tries:  # else more tokens are yet to come
             self._refused_replies += nth if is_cut else 1
-        is_enough = self._refused_replies >= _REPLIES_OF_A_TRIAL
-        if is_enough and self._tried_items >= _ITEMS_OF_A_TRIAL:
+        is_enough = self._refused_replies >= _REPLIES_EACH * self._trial_items
+        if is_enough and self._tried_items >= self._trial_items:
             self.is_useless = True
             example = " ".join(f"{why}: {text}".split())[:_CHARS_SHOWN]
             began = f"of its first {self._refused_replies} replies none was accepted"
-            words = f"{self._where} gives nothing usable: {began}; last: {example}"
+            words = f"{self._where} {_USELESS}: {began}; last: {example}"
             advice = "Ask for another model in chain.toml, or change its settings there."
             self._leave(NOTHING_USABLE, words, advice)
 
