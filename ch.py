@@ -248,7 +248,7 @@ def main() -> int:
             replies = own_replies("king" if generate.challenger == "chosen" else "challenger")
             return dry_run(environment, calls, tally.skipped, replies, flags.batch)
 
-        llm = LLM(environment, flags, "ch")
+        llm = LLM(environment, flags, "ch", tally.failed_before(held[0]))
         work = partial(fill, llm, generate, files)
         width = flags.concurrency or generate.concurrency
         progress = Progress(len(pending), "challenger")

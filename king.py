@@ -114,7 +114,7 @@ def main() -> int:
 
         for left in folder.glob(".*.king.*.tmp"):  # by a killed shard, whose own folder this is
             left.unlink()
-        llm = LLM(environment, flags, "king")
+        llm = LLM(environment, flags, "king", tally.failed_before(folder))
 
         async def ask_king(stem: str) -> None:
             prompt = prompt_of(stem)

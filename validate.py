@@ -321,7 +321,7 @@ def main() -> int:
             return code
 
         # Step 1: ask for the verdicts that are missing.
-        llm = LLM(environment, flags, stage)
+        llm = LLM(environment, flags, stage, tally.failed_before(SCORE))
         code = run_turns(
             llm,
             todo,

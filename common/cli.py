@@ -58,9 +58,13 @@ def shard(text: str) -> tuple[int, int]:
 
 
 def dollars(text: str) -> float:
-    if not re.fullmatch(r"[0-9]*\.?[0-9]+", text) or not float(text):
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
         raise ArgumentTypeError(f"expected dollars, above 0, found {text[:40]!r}")
-    return float(text)
+    return value
 
 
 def run(main: Callable[[], int]) -> None:
@@ -164,6 +168,12 @@ class Tally:
         """Count a failed item by `kind`; `lasting`: the same line again would fail alike."""
         row = {"item": item, "stage": self.stage, "kind": kind, "reason": detail or kind}
         self.failed.append({**row, "lasting": lasting, **more})
+
+    def failed_before(self, folder: Path | str) -> str:
+        """Return the rows of what this stage's last run in a folder failed at, as text."""
+        mark = f'"stage": {json.dumps(self.stage)},'
+        texts = [path.read_text("utf-8", "replace") for path in Path(folder).glob("_failed*.jsonl")]
+        return "\n".join(row for row in "".join(texts).splitlines() if mark in row)
 
     def write_failed(self, folder: Path | str, shard: tuple[int, int] | None = None) -> None:
         """Replace this stage's rows in the folder's list, or its shard's list, of failed items."""

@@ -197,16 +197,16 @@ def test_what_could_not_be_sent_is_sent_within_the_next_runs_max_cost(tmp_path, 
 
 def test_a_full_disk_is_told_as_the_disks(tmp_path, server):
     make_sample(tmp_path, 2)
-    state = tmp_path / "batch/_state.json"
+    lock = tmp_path / "batch/_lock_state"
 
     def take(headers, data):
-        state.unlink()
-        state.mkdir()  # it can be neither read nor written
+        lock.unlink()
+        lock.mkdir()  # no file can be opened there
         return {"id": "file-1"}
 
     server.desk._upload = take
     result = batch("king.py", tmp_path, server, code=2)
-    assert "_state.json: Is a directory" in result.stderr and "Make room" in result.stderr
+    assert "_lock_state: Is a directory" in result.stderr and "Make room" in result.stderr
     assert "2 waiting" in result.stdout and "change what is said above" in result.stdout
 
 

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import time
+from argparse import ArgumentTypeError
 
 import pytest
 
-from common.cli import Progress, Tally
+from common.cli import Progress, Tally, dollars
 
 
 def test_a_log_gets_a_plain_line_now_and_then(capsys, monkeypatch):
@@ -75,3 +76,10 @@ def test_each_stage_and_each_shard_keeps_its_own_list_of_failed_items(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["_failed.jsonl"]
     Tally("king.py").write_failed(tmp_path)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_dollars_are_any_finite_number_above_0():
+    assert [dollars(text) for text in ("1e1", "5.", ".5", "2")] == [10.0, 5.0, 0.5, 2.0]
+    for text in ("0", "-1", "nan", "inf", "1e999", "x", ""):
+        with pytest.raises(ArgumentTypeError):
+            dollars(text)

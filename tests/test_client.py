@@ -340,6 +340,8 @@ def test_line_ends_of_unicode_end_no_event():
         b": wait\n",
         A + b'data: {"error": {"message": "x", "code": 502}}\n\n',
         b"data: {torn\n\n",
+        A + b"data: upstream worker died, retrying\n\n" + END,
+        A + b"data: [1]\n\n" + END,
         event(index=0, delta={"content": "a"}, finish_reason="error"),
     ],
 )
@@ -477,6 +479,8 @@ def test_a_full_disk_is_a_clear_stop_and_tears_nothing(tmp_path):
         )
         assert result.returncode == 2 and "Traceback" not in result.stderr
         assert "File too large: no new calls, trying again" in result.stderr
+        lost = len(server.chats) - len(kings(tmp_path))
+        assert lost and f"lost    {lost} paid replies: the disk took no file" in result.stdout
         assert all(king == REPLY for king in kings(tmp_path))
         assert stage("king.py", cwd=tmp_path, server=server).returncode == 0
     assert len(answers(tmp_path)) == 5

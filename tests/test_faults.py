@@ -48,7 +48,10 @@ def test_a_useless_writer_is_left_soon_and_named(tmp_path, script, at_once, most
         rows = failed_rows(tmp_path)
         kept = [reply for row in rows for reply in row.get("replies", [])]
         assert kept and all(0 < len(reply["text"]) <= 400 for reply in kept)
-        # The same line again: a model that was mended goes on.
+        # The same line again: it is left sooner, and goes on where it was mended.
+        before = len(server.chats)
+        assert stage(script, cwd=tmp_path, server=server).returncode == 1
+        assert len(server.chats) - before <= 10
         server.reply = lambda body: REPLY.replace("-la", "-l")
         assert stage(script, cwd=tmp_path, server=server).returncode == 0
     assert not failed_rows(tmp_path)
@@ -114,6 +117,16 @@ def test_a_refusal_of_one_prompt_is_of_that_item(tmp_path, refused, at):
             assert result.returncode == 1, result.stderr
             assert len(answers(tmp_path)) == 7 and len(failed_rows(tmp_path)) == 1
         assert len(asked) <= 8 + 1 + 2, "the one-word chat was asked at most once a run"
+
+
+def test_a_provider_that_begins_to_refuse_everything_ends_the_run(tmp_path):
+    make_sample(tmp_path, 30)
+    write_settings(tmp_path, generate={**QUICK, "concurrency": 1})
+    # The first item is refused, the one-word chat passes, three more items do, then nothing.
+    fault = lambda n, body: None if 1 < n < 6 else "400-param"  # noqa: E731
+    with Server(lambda body: REPLY, key=KEY, faults=fault) as server:
+        result = stage("king.py", cwd=tmp_path, server=server)
+    assert result.returncode == 2 and len(server.chats) == 5 + 4 + 1, result.stdout
 
 
 def test_a_429_of_any_words_is_waited_for(tmp_path):

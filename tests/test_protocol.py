@@ -81,6 +81,7 @@ def test_visible_text_drops_reasoning(content, answer):
     reply("ls", "THOUGHT: The stray `</think>` stays.\nSo does \"<think>\"."),
     reply("ls", "THOUGHT: The tags <think> and </think> are cut here."),
     reply("ls", "THOUGHT: it drops <think></think>\nand more"),
+    reply("ls", "THOUGHT: it drops the tag\n<think> in the reader, so I search."),
     reply("ls", "THOUGHT: it drops (</think>) and '</think>'\nand more"),
     reply("cat > a.md <<'EOF'\n<think>\nhm\n</think>\nEOF"),
     reply("ls", "<Widget> renders twice."),

@@ -140,8 +140,9 @@ def test_a_prompt_that_the_server_cut_is_a_failed_call(tmp_path, context):
         assert f"{context:,} prompt tokens" in row["reason"] and "characters" in row["reason"]
 
 
-def test_one_count_for_chats_of_every_length_is_a_cut_prompt(tmp_path):
-    write_chats(tmp_path, [of_chars(ENGLISH, chars) for chars in (6_000, 14_000, 15_000, 300)])
+@pytest.mark.parametrize("sizes", [(6_000, 14_000, 15_000, 300), (15_000, 6_000, 7_000, 300)])
+def test_one_count_for_chats_of_every_length_is_a_cut_prompt(tmp_path, sizes):
+    write_chats(tmp_path, [of_chars(ENGLISH, chars) for chars in sizes])
     with Server(counting(lambda chars: min(3000, chars)), key=KEY) as server:
         result = king(tmp_path, server, concurrency=1)
     assert result.returncode == 1
@@ -339,6 +340,8 @@ def test_an_override_adds_to_what_is_known_of_the_judges():
 def test_usage_of_the_whole_reply_goes_over_that_of_a_choice():
     usage = {"prompt_tokens": 5, "completion_tokens": 2}
     choice = {"message": {"content": "a"}, "finish_reason": "stop", "usage": usage}
-    for more, prompt in (({}, 5), ({"usage": {**usage, "prompt_tokens": 7}}, 7)):
+    whole = {**usage, "prompt_tokens": 7}
+    odd = {"reasoning_tokens": -1, "prompt_tokens_details": {"cached_tokens": 1.0}}
+    for more, prompt in (({}, 5), ({"usage": whole}, 7), ({"usage": {**whole, **odd}}, 7)):
         body = json.dumps({"choices": [choice], **more}).encode()
         assert read_completion(body).usage["prompt_tokens"] == prompt

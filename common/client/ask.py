@@ -59,8 +59,9 @@ class NoAcceptableReply(ItemFailed):
 class LLM(Run):
     """A run, and what its stage asks of its models."""
 
-    def __init__(self, environment: Environment, flags, stage: str):
+    def __init__(self, environment: Environment, flags, stage: str, failed_before: str = ""):
         super().__init__(environment, flags.max_cost)
+        self.failed_before = failed_before  # the rows of the stage's last run, as text
         self.batches = Batches(self, stage, flags)
         self.concurrency = flags.concurrency
         self._largest_prompts = {}  # see _context_lack
@@ -177,6 +178,9 @@ class LLM(Run):
         if self.given_up:
             words = "calls in flight when the run ended, which may be billed all the same"
             lines.append(f"left    {self.given_up:,} {words}")
+        if self.lost_replies:
+            words = "paid replies: the disk took no file for them"
+            lines.append(f"lost    {self.lost_replies:,} {words}")
         return lines
 
 
@@ -200,7 +204,7 @@ def _context_lack(
 ) -> ItemFailed | None:
     """Return the failure where a context did not hold a chat; another ask would meet it, too.
 
-    `largest`, by model: the most prompt tokens told, and less the fewest characters of such a chat;
+    `largest`, by model: the most prompt tokens told, the fewest and most characters of such chats;
     `was_cut`: the max_tokens of a reply that was cut off, 0 of one that came to its own end.
     """
     kind = ""
@@ -208,9 +212,14 @@ def _context_lack(
     if told:
         came = completion.usage["completion_tokens"] + completion.usage["reasoning_tokens"]
         chars = prompt_chars(messages)
-        largest[model] = max((told, -chars), largest.get(model, (0, 0)))
-        most, fewer = largest[model]
-        is_same = told == most and chars > _OTHER_LENGTH * -fewer
+        most, fewest_chars, most_chars = largest.get(model, (0, chars, chars))
+        if told > most:
+            most, fewest_chars, most_chars = told, chars, chars
+        elif told == most:
+            fewest_chars = min(fewest_chars, chars)
+            most_chars = max(most_chars, chars)
+        largest[model] = (most, fewest_chars, most_chars)
+        is_same = told == most and most_chars > _OTHER_LENGTH * fewest_chars
         least = 0
         if told < chars / _CHARS_OF_A_TOKEN:
             words = sum(len(_WORD.findall(message["content"])) for message in messages)

@@ -29,7 +29,9 @@ from common.files import ItemFailed
 # None good of ten items with 2.5 replies on the average: a writer of which the audit takes one
 # reply in four is left by mistake once in a thousand runs.
 _ITEMS_OF_A_TRIAL = 10
-_REPLIES_OF_A_TRIAL = 25
+_USELESS = "gives nothing usable"
+_ITEMS_OF_A_SECOND_TRIAL = 3  # after a run that left it so: chosen
+_REPLIES_EACH = 2.5
 _FIRST_WAIT_S = 0.5
 _LONGEST_WAIT_S = 60.0
 # Over a quarter of `outage_s`: a provider that fails one call in five strikes one item in 600 so
@@ -41,6 +43,7 @@ _NO_MONEY = (402, 429)  # where not transient: no chat would pass
 _HELLO = [{"role": "user", "content": "Hello"}]
 _HELLO_TOKENS = 16  # enough for a sign of life
 _HELLO_HOLDS_S = 60.0  # one that passed speaks for the next refused items, too: each is paid
+_REFUSED_IN_A_ROW = 4  # items: with these it may have begun to refuse every call
 _WAIT_WORTH_A_WORD_S = 5.0
 _CHARS_SHOWN = 200  # of a refused reply
 
@@ -60,12 +63,14 @@ class Model:
 
     def __init__(self, run: Run, call: CallSettings, connection, width: int):
         self.limiter = RateLimiter(width)
-        self.limiter.pace.most = _ITEMS_OF_A_TRIAL // 2  # until one reply was good
         self.gone: ItemFailed | None = None  # why nothing more is asked of it
         self.is_useless = False  # that is since nothing that it said was of use
         self._run = run
         self.connection = connection
         self._where = f"{call.model} at {connection.endpoint.base_url}"
+        is_second = f"{self._where} {_USELESS}" in run.failed_before
+        self._trial_items = _ITEMS_OF_A_SECOND_TRIAL if is_second else _ITEMS_OF_A_TRIAL
+        self.limiter.pace.most = self._trial_items // 2  # until one reply was good
         self._now_s = asyncio.get_running_loop().time
         self._heard_s = self._now_s()  # when words of a reply last arrived
         self._is_reached = False  # anything has answered
@@ -75,6 +80,7 @@ class Model:
         self._refused_replies = 0  # of these
         self._hello: asyncio.Future | None = None  # the last one-word chat
         self._hello_passed_s = -math.inf
+        self._refused_items = 0  # since a call has passed
         self._cleared_s = -math.inf  # when that showed that the items are at fault
         self._quiet_until_s = 0.0
 
@@ -141,6 +147,7 @@ class Model:
             run.count_reply(call, completion, cost)
             hear(0)
             self._is_proven = True
+            self._refused_items = 0
             return completion, cost
         except Fault as fault:
             # What came before a reply broke is paid for; an error from the start is not.
@@ -174,7 +181,9 @@ class Model:
             self._run.say(f"{self._where}: {fault}; {words}")
 
         is_no_api = fault.advice == CHECK_ADDRESS and not self._is_proven  # a page of HTML
-        is_known = fault.category == "item" and now_s - self._hello_passed_s < _HELLO_HOLDS_S
+        self._refused_items += fault.category == "item"
+        is_fresh = now_s - self._hello_passed_s < _HELLO_HOLDS_S
+        is_known = fault.category == "item" and is_fresh and self._refused_items < _REFUSED_IN_A_ROW
         shared = None
         if fault.category == "cap" or (not is_transient and fault.status in _NO_MONEY):
             shared = fault
@@ -256,12 +265,12 @@ class Model:
         self._tried_items += nth == 1
         if not is_cut or nth == call.bad_reply_tries:  # else more tokens are yet to come
             self._refused_replies += nth if is_cut else 1
-        is_enough = self._refused_replies >= _REPLIES_OF_A_TRIAL
-        if is_enough and self._tried_items >= _ITEMS_OF_A_TRIAL:
+        is_enough = self._refused_replies >= _REPLIES_EACH * self._trial_items
+        if is_enough and self._tried_items >= self._trial_items:
             self.is_useless = True
             example = " ".join(f"{why}: {text}".split())[:_CHARS_SHOWN]
             began = f"of its first {self._refused_replies} replies none was accepted"
-            words = f"{self._where} gives nothing usable: {began}; last: {example}"
+            words = f"{self._where} {_USELESS}: {began}; last: {example}"
             advice = "Ask for another model in chain.toml, or change its settings there."
             self._leave(NOTHING_USABLE, words, advice)
 

@@ -102,4 +102,7 @@ def _is_reasoning(mark: re.Match) -> bool:
 
 def _is_amid_a_sentence(mark: re.Match) -> bool:
     before = mark.string[max(0, mark.start() - 200) : mark.start()]  # all is slow for a flood
+    if before.rstrip(" \t")[-1:] in ("", "\n"):  # a wrapped line of the sentence, if it goes on
+        after = mark.string[mark.end() : mark.end() + 2]
+        return after[:1] == " " and after[1:].islower()
     return bool(_AMID_A_SENTENCE.search(before))

@@ -165,6 +165,7 @@ class Run:
         self.say: Callable[[str], None] = print
         self.models: dict = {}  # model.Model by provider and name
         self.given_up = 0  # calls in flight that the end did not wait for
+        self.lost_replies = 0  # which the disk did not take
         self.end: tuple[int, str] | None = None  # exit code and reason, once it is over
         self.over = asyncio.Event()
         self.disk_patience_s = _DISK_PATIENCE_S
@@ -227,6 +228,7 @@ class Run:
                     error.filename = error.filename or str(path)
                     waited_s = time.monotonic() - began_s
                     if waited_s > self.disk_patience_s:
+                        self.lost_replies += 1
                         self.disk_patience_s = 0.0  # what one waited for in vain, no other does
                         raise
                     if not self.refused_writes:

@@ -205,9 +205,10 @@ def read_completion(body: bytes) -> Completion:
     pieces = []
     try:
         for line in [body] if body.startswith(b"{") else body.splitlines():
+            # No comment, no event's name; on Chutes a fault comes without `data:`.
+            is_event = line.startswith((b"data:", b"{"))
             line = line.removeprefix(b"data:").strip()
-            # No comment, no event's name, no [DONE]; on Chutes a fault comes without `data:`.
-            if line.startswith(b"{"):
+            if is_event and line not in (b"", b"[DONE]"):
                 _read_event(line, completion, pieces)
     except Fault:
         raise
@@ -259,19 +260,19 @@ def _name(given: object) -> str:
 
 
 def _usage(given: object) -> dict:
-    """Return the token counts of a reply; {} where they are not told, or odd."""
+    """Return the token counts of a reply; {} where prompt or completion is not told, or odd."""
     if not isinstance(given, dict):
         return {}
     told = dict(given)
     for part in ("prompt_tokens_details", "completion_tokens_details"):
         if isinstance(given.get(part), dict):
             told |= given[part]
-    if told.get("prompt_tokens") is None or told.get("completion_tokens") is None:
-        return {}
-    names = ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens")
-    usage = {name: told.get(name) or 0 for name in names}
-    if any(type(count) is not int or not 0 <= count < _MOST_TOKENS for count in usage.values()):
-        return {}
+    usage = {}
+    for name in ("prompt_tokens", "completion_tokens", "reasoning_tokens", "cached_tokens"):
+        is_count = type(told.get(name)) is int and 0 <= told[name] < _MOST_TOKENS
+        if not is_count and name in ("prompt_tokens", "completion_tokens"):
+            return {}
+        usage[name] = told[name] if is_count else 0  # an odd detail is none
     if usage["cached_tokens"] > usage["prompt_tokens"]:
         # Anthropic's way, which some gateways pass on: the prompt's are those read anew alone.
         usage["prompt_tokens"] += usage["cached_tokens"]
