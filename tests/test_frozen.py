@@ -28,7 +28,8 @@ PROMPT = ("--dataset", "data/trajectories", "--prs", "data/pull_requests", "--co
 def unpack(folder: Path) -> Path:
     """Unpack the frozen run into `folder` and lay its data beside it."""
     with tarfile.open(FROZEN) as archive:
-        archive.extractall(folder, filter="data")
+        safe = {"filter": "data"} if hasattr(tarfile, "data_filter") else {}  # not in 3.11.2
+        archive.extractall(folder, **safe)
     write_parquet(folder / "data")
     return folder
 
