@@ -104,16 +104,17 @@ def main() -> int:
             raise UserError(f"{source}/ holds no {content}.\nRun python prompt.py first.")
 
     # Shards share the lock of prompt/ and hold their own folder; a run of the whole holds all.
-    ours = [folder] if flags.shard else sorted({folder, *turns.answer_folders()})
-    with lock_folders([] if flags.dry_run else ["prompt", *ours], "king", flags.shard):
+    shared = [] if flags.dry_run else ["prompt"]
+    ours = [] if flags.dry_run else [folder]
+    if shared and not flags.shard:
+        ours = sorted({folder, *turns.answer_folders()})
+    with lock_folders(shared, "king", flags.shard), lock_folders(ours, "king"):
         pending = find_pending(shard, call.max_record_chars, tally, write=not flags.dry_run)
         pending = pending[: flags.limit]
         if flags.dry_run:
             calls = ((call, prompt_of(stem)["messages"]) for stem in pending)
             return dry_run(environment, calls, tally.skipped, own_replies("king"), flags.batch)
 
-        for left in folder.glob(".*.king.*.tmp"):  # by a killed shard, whose own folder this is
-            left.unlink()
         llm = LLM(environment, flags, "king", tally.failed_before(folder))
 
         async def ask_king(stem: str) -> None:
